@@ -24,30 +24,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import purerpc
 import trio
 
-from meshtrio.client import registry_client
-from meshtrio.client.channel import Channel, connect_to, open_channel
+from meshtrio.client.channel import Channel, open_channel
 from meshtrio.client.interceptors import Interceptor
-from meshtrio.client.mesh_connection import connect_to_mesh, mesh_socket_endpoint
+from meshtrio.client.remote_mesh import connect, register
 from meshtrio.config import MeshConfig
 from meshtrio.config.async_loading import load_in_thread
-from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.discovery.registry import UnknownServiceError, watch_service
-from meshtrio.discovery.registry_messages import make_register_request
-from meshtrio.discovery.service_state import ServiceState
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.errors import UsageError
 from meshtrio.gateway.mesh_server import MeshServer
-from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
-from meshtrio.http2.limits import UNLIMITED
+from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.runtime_dir import directory
-from meshtrio.runtime_dir.claim import ClaimedRuntimeDir, claim_runtime_dir
+from meshtrio.runtime_dir.claim import claim_runtime_dir
 from meshtrio.services.event_log import EventLog
 from meshtrio.services.log_level_controller import LogLevelController, PluginLevel
 from meshtrio.services.telemetry_setup import mesh_telemetry
@@ -55,11 +51,7 @@ from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import InstanceStatus
 from meshtrio.supervisor.operations import DrainResult, Operations, ReloadResult
 from meshtrio.supervisor.process.cleanup.mesh_exit import wait_for_mesh_exit
-from meshtrio.supervisor.process.cleanup.mesh_run import (
-    PROC_PASS_TIMEOUT,
-    PROC_SCAN_TIMED_OUT,
-    kill_earlier_runs,
-)
+from meshtrio.supervisor.process.cleanup.mesh_run import kill_earlier_runs
 from meshtrio.supervisor.process.output.output_lines import OutputLine
 from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import MeshStatistics
@@ -75,21 +67,19 @@ _log = logging.getLogger("meshtrio.mesh")
 __all__ = ["Mesh", "connect", "main", "register"]
 
 
+@attrs.define(eq=False, repr=False)
 class Mesh:
     """A running mesh, in the process that runs it. Made by `main`."""
 
-    def __init__(
-        self,
-        supervisor: Supervisor,
-        registry: MemoryRegistry,
-        operations: Operations,
-        log_levels: LogLevelController,
-    ) -> None:
-        self.socket = supervisor.mesh_socket
-        self._supervisor = supervisor
-        self._registry = registry
-        self._operations = operations
-        self._log_levels = log_levels
+    _supervisor: Supervisor
+    _registry: MemoryRegistry
+    _operations: Operations
+    _log_levels: LogLevelController
+
+    @property
+    def socket(self) -> Path:
+        """The path of the mesh socket."""
+        return self._supervisor.mesh_socket
 
     def __repr__(self) -> str:
         return f"<Mesh at {self.socket}>"
@@ -143,7 +133,7 @@ class Mesh:
             resolver,
             resolver_key=key,
             initial_state=known,
-            service_config=_parse_service_config(service_config),
+            service_config=None if service_config is None else parse_service_config(service_config),
             timeouts=timeouts,
             interceptors=interceptors,
             metadata=metadata,
@@ -259,7 +249,7 @@ class Mesh:
         Raises:
             UnknownNameError: The mesh has no such plugin or group.
         """
-        return await self._operations.drain(name)
+        return await self._operations.stop(name)
 
     async def restart(self, name: str) -> None:
         """Restart a plugin or a group, instance by instance, without losing a call.
@@ -352,7 +342,7 @@ async def main(
     directory.validate(config)
     folder = directory.resolve_runtime_dir(config)
     with claim_runtime_dir(folder) as claim:
-        await _kill_leftover_processes(claim)
+        await kill_earlier_runs(claim)
         registry, event_log = MemoryRegistry(), EventLog()
         supervisor = Supervisor(config, registry, folder, [log_event, event_log.on_event])
         operations = Operations(supervisor)
@@ -378,125 +368,3 @@ async def _stop_with_outer_mesh(scope: trio.CancelScope) -> None:
     if await wait_for_mesh_exit():
         _log.warning("the mesh that started this process has ended; stopping")
         scope.cancel()
-
-
-async def _kill_leftover_processes(claim: ClaimedRuntimeDir) -> None:
-    """Kill the processes of earlier meshes that were killed together with their wardens."""
-    runs = claim.recorded_mesh_runs()
-    if not runs:
-        return
-    try:
-        with trio.move_on_after(PROC_PASS_TIMEOUT, shield=True):
-            killed = await trio.to_thread.run_sync(kill_earlier_runs, runs, abandon_on_cancel=True)
-            claim.remove_mesh_runs(killed)
-            return
-        _log.warning("%s", PROC_SCAN_TIMED_OUT)
-    except (OSError, RuntimeError) as exc:
-        _log.warning("cannot look for processes of an earlier mesh: %s", exc)
-
-
-@asynccontextmanager
-async def connect(
-    service: str,
-    *,
-    mesh_socket: Path | str | None = None,
-    service_config: Mapping[str, Any] | None = None,
-    timeouts: Timeouts | None = None,
-    interceptors: Sequence[Interceptor] = (),
-    metadata: MetadataLike = (),
-    max_receive_message_length: int | None = None,
-    max_send_message_length: int | None = None,
-) -> AsyncIterator[Channel]:
-    """Open a channel to a service of a mesh in another process, for the block.
-
-    The mesh only reports the endpoints: calls go straight to the plugins, and continue to work
-    after the mesh has ended.
-
-    Args:
-        service: Name of the service: `plugin.<name>`, or one that is registered.
-        mesh_socket: The path of the mesh socket. Defaults to the environment's MESH_SOCKET, else
-            `mesh.sock` in the default runtime directory, which must belong to the same user or
-            root.
-        service_config: As in `Mesh.connect`.
-        timeouts: As in `Mesh.connect`.
-        interceptors: As in `Mesh.connect`.
-        metadata: As in `Mesh.connect`.
-        max_receive_message_length: As in `Mesh.connect`.
-        max_send_message_length: As in `Mesh.connect`.
-
-    Yields:
-        A channel, whose calls end with the block.
-
-    Raises:
-        NoMeshError: No mesh answers.
-        UntrustedMeshError: Another user serves, or could serve, in the mesh's place.
-        NotFoundError: The mesh does not know the service; the text lists those it knows.
-        ConfigError: The service config is malformed.
-        UsageError: A message length is out of range.
-    """
-    require_trio("mesh.connect")
-    async with connect_to_mesh(mesh_socket) as mesh:
-        known = await registry_client.resolve_remote_service(mesh, service)
-        where = mesh_socket_endpoint(mesh_socket)
-    resolver = partial(_watch_service, where, service)
-    async with open_channel(
-        service,
-        resolver,
-        resolver_key=(where, service),
-        initial_state=known,
-        service_config=_parse_service_config(service_config),
-        timeouts=timeouts,
-        interceptors=interceptors,
-        metadata=metadata,
-        max_receive_message_length=max_receive_message_length,
-        max_send_message_length=max_send_message_length,
-    ) as channel:
-        yield channel
-
-
-async def _watch_service(
-    mesh_endpoint: Endpoint, service: str, update: Callable[[ServiceState], None]
-) -> None:
-    """Watch a service on the mesh socket: the resolver of all channels that a process has to it."""
-    async with connect_to(mesh_endpoint, max_receive_message_length=UNLIMITED) as mesh:
-        await registry_client.watch_remote_service(mesh, service, update)
-
-
-@asynccontextmanager
-async def register(
-    service: str,
-    address: Path | str,
-    *,
-    mesh_socket: Path | str | None = None,
-    weight: int = 1,
-    local: bool | None = None,
-    tls: ClientTlsConfig | None = None,
-) -> AsyncIterator[None]:
-    """Register an endpoint with a mesh in another process, for the block.
-
-    The registration is renewed whenever the mesh restarts, and ends with the block or the process.
-
-    Args:
-        service: Name of the service.
-        address: The path of a Unix socket, `unix:/path` or `tcp:host:port`.
-        mesh_socket: As in `connect`.
-        weight: As in `Mesh.register`.
-        local: As in `Mesh.register`.
-        tls: As in `Mesh.register`.
-
-    Raises:
-        NoMeshError: No mesh answers when the block is entered.
-        InvalidArgumentError: The endpoint cannot be registered.
-        PermissionDeniedError: The mesh does not let this user register it.
-        AbortedError: In the block: another client registered the same address.
-    """
-    require_trio("mesh.register")
-    registration = make_register_request(service, address, weight, tls, local=local)
-    async with connect_to_mesh(mesh_socket) as channel, open_collapsing_nursery() as nursery:
-        await nursery.start(registry_client.keep_registered, channel, registration)
-        yield
-        nursery.cancel_scope.cancel()
-
-
-def _parse_service_config(config: Mapping[str, Any] | None) -> ServiceConfig | None:
-    return None if config is None else parse_service_config(config)

@@ -36,23 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from meshtrio.contract import (
-    DRAIN_CUT_CALL,
-    DRAIN_DONE,
-    GRPC_BINARY_LOG_FILTER,
-    MESH_LAUNCH_ID,
-    MESH_PIDFD,
-    PLUGIN_LISTEN,
-    PLUGIN_LOG_LEVEL,
-    PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH,
-    PLUGIN_MAX_SEND_MESSAGE_LENGTH,
-    PLUGIN_METRICS,
-    PLUGIN_SOCKET,
-    PLUGIN_STOP_TIMEOUT,
-    PLUGIN_TLS_CERTIFICATE,
-    PLUGIN_TLS_CLIENT_CA,
-    PLUGIN_TLS_KEY,
-)
+from meshtrio import contract
 from meshtrio.errors import UsageError
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.context import current_call
@@ -63,14 +47,12 @@ from meshtrio.services.standard import standard_server
 from meshtrio.telemetry.logs import plugin_logging as logs
 from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.util import standard_streams
-from meshtrio.util.after_fork import reset_signals_in_forks
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.log_level import ProcessLogLevel
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
-from meshtrio.util.session import session_parent_pid
+from meshtrio.util.signals import reset_signals_in_forks, stop_signals
 from meshtrio.util.stack_dump import dump_on_sigquit
-from meshtrio.util.stop_signals import stop_signals
 from meshtrio.util.trio_check import is_in_asyncio, require_trio
 
 if TYPE_CHECKING:
@@ -187,7 +169,7 @@ async def _serve(
 ) -> None:
     """Serve, and drain. `exits_afterwards`: the process will do nothing else."""
     require_trio("plugin.serve")
-    if MESH_LAUNCH_ID in os.environ:
+    if contract.MESH_LAUNCH_ID in os.environ:
         # The mesh sends SIGQUIT before it kills a process that does not stop in time.
         dump_on_sigquit()
     DESCRIPTOR_LIMIT.raise_to_hard_limit()
@@ -203,14 +185,13 @@ async def _serve(
                 log_level=level,
             )
             # The mesh forwards calls of many clients, and their cancellations: no rapid reset.
-            server.trusted_pid = session_parent_pid()
+            server.trusted_pid = _session_parent_pid()
             with _open_listener() as listener:
                 stop = server.on_exit = partial(_drain, server, health)
                 server.owns_process = exits_afterwards
                 async with _stop_when_mesh_ends(), open_collapsing_nursery() as nursery:
-                    await nursery.start(
-                        partial(server.serve, ssl_context=_make_ssl_context()), listener
-                    )
+                    tls = _make_ssl_context()
+                    await nursery.start(partial(server.serve, ssl_context=tls), listener)
                     if exits_afterwards:
                         gc.freeze()  # Collections look at newer objects only, and are shorter.
                     task_status.started()
@@ -218,14 +199,27 @@ async def _serve(
                     await stop()
 
 
+def _session_parent_pid() -> int:
+    """Return the parent of this process's session leader: in a plugin, the pid of the mesh.
+
+    A mesh starts each plugin in a session of its own, whose leader may be a shell that has started
+    this process.
+    """
+    try:
+        with open(f"/proc/{os.getsid(0)}/stat", "rb") as file:
+            # The command name in parentheses may contain anything.
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return os.getppid()
+
+
 @asynccontextmanager
 async def _stop_when_mesh_ends() -> AsyncIterator[None]:
     """Stop this process if the mesh's process ends during the block, for whatever reason."""
     async with open_collapsing_nursery() as nursery:
-        if MESH_PIDFD in os.environ:
-            from meshtrio.supervisor.process.cleanup.mesh_exit import (
-                stop_on_mesh_exit,  # only in a mesh
-            )
+        if contract.MESH_PIDFD in os.environ:
+            # Only in a mesh:
+            from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
 
             nursery.start_soon(stop_on_mesh_exit)
         yield
@@ -241,16 +235,16 @@ def _report_cut_calls(paths: Sequence[str]) -> None:
     """Log the calls that the drain has cut, and report them to the mesh, if there is one."""
     for path in paths:
         _log.warning("call cut at the end of the drain: %s", path)
-    if MESH_LAUNCH_ID in os.environ:
-        lines = [f"{DRAIN_CUT_CALL}{json.dumps(path)}}}\n" for path in paths]
+    if contract.MESH_LAUNCH_ID in os.environ:
+        lines = [f"{contract.DRAIN_CUT_CALL}{json.dumps(path)}}}\n" for path in paths]
         with suppress(OSError):
             # The program may have replaced sys.stderr.
-            for line in (*lines, f"{DRAIN_DONE}\n"):
+            for line in (*lines, f"{contract.DRAIN_DONE}\n"):
                 os.write(_STDERR_FD, line.encode())
 
 
 def _telemetry() -> AbstractAsyncContextManager[Metrics | None]:
-    variables = (PLUGIN_METRICS, "OTEL_TRACES_EXPORTER", GRPC_BINARY_LOG_FILTER)
+    variables = (contract.PLUGIN_METRICS, "OTEL_TRACES_EXPORTER", contract.GRPC_BINARY_LOG_FILTER)
     if not any(variable in os.environ for variable in variables):
         return nullcontext()
     from meshtrio.telemetry.plugin_setup import plugin_telemetry
@@ -260,17 +254,16 @@ def _telemetry() -> AbstractAsyncContextManager[Metrics | None]:
 
 def _apply_log_level_variable(level: ProcessLogLevel) -> None:
     try:
-        level.set(os.environ.get(PLUGIN_LOG_LEVEL, ""))
+        level.set(os.environ.get(contract.PLUGIN_LOG_LEVEL, ""))
     except UsageError as exc:
-        _log.warning("%s: %s", PLUGIN_LOG_LEVEL, exc)
+        _log.warning("%s: %s", contract.PLUGIN_LOG_LEVEL, exc)
 
 
 def _apply_message_length_variables(limits: Limits | None) -> Limits | None:
     """Override the lengths of `limits` by those of the mesh's config."""
-    receive = _read_message_length(PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH)
-    return with_message_lengths(
-        limits, receive, _read_message_length(PLUGIN_MAX_SEND_MESSAGE_LENGTH)
-    )
+    receive = _read_message_length(contract.PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH)
+    send = _read_message_length(contract.PLUGIN_MAX_SEND_MESSAGE_LENGTH)
+    return with_message_lengths(limits, receive, send)
 
 
 def _read_message_length(variable: str) -> int | None:
@@ -283,20 +276,23 @@ def _read_message_length(variable: str) -> int | None:
 
 
 def _open_listener() -> AbstractContextManager[socket.socket]:
-    address = os.environ.get(PLUGIN_LISTEN)
-    return tcp_listener(address) if address else unix_listener(_get_socket_path())
+    if address := os.environ.get(contract.PLUGIN_LISTEN):
+        return tcp_listener(address)
+    if path := os.environ.get(contract.PLUGIN_SOCKET):
+        return unix_listener(path)
+    raise UsageError(
+        "PLUGIN_SOCKET is not set. A mesh sets it: list this program as a [[plugin]] and run "
+        "`python -m meshtrio serve`. To run it alone: PLUGIN_SOCKET=/tmp/plugin.sock"
+    )
 
 
 def _make_ssl_context() -> ssl.SSLContext | None:
-    """Make the TLS context that the mesh's config asks for, or return None for plaintext.
-
-    Raises:
-        UsageError: A file cannot be used.
-    """
-    certificate = os.environ.get(PLUGIN_TLS_CERTIFICATE)
+    """Make the TLS context of the mesh's config; None for plaintext. Raises UsageError."""
+    certificate = os.environ.get(contract.PLUGIN_TLS_CERTIFICATE)
     if certificate is None:
         return None
-    key, client_ca = os.environ.get(PLUGIN_TLS_KEY), os.environ.get(PLUGIN_TLS_CLIENT_CA)
+    key = os.environ.get(contract.PLUGIN_TLS_KEY)
+    client_ca = os.environ.get(contract.PLUGIN_TLS_CLIENT_CA)
     from meshtrio.transport.tls import make_server_ssl_context
 
     try:
@@ -305,18 +301,8 @@ def _make_ssl_context() -> ssl.SSLContext | None:
         raise UsageError(f"cannot use the TLS files: {exc.strerror or exc}") from None
 
 
-def _get_socket_path() -> str:
-    path = os.environ.get(PLUGIN_SOCKET)
-    if not path:
-        raise UsageError(
-            "PLUGIN_SOCKET is not set. A mesh sets it: list this program as a [[plugin]] and run "
-            "`python -m meshtrio serve`. To run it alone: PLUGIN_SOCKET=/tmp/plugin.sock"
-        )
-    return path
-
-
 def _get_drain_timeout() -> float:
     try:
-        return float(os.environ[PLUGIN_STOP_TIMEOUT]) * _DRAIN_FRACTION_OF_STOP_TIMEOUT
+        return float(os.environ[contract.PLUGIN_STOP_TIMEOUT]) * _DRAIN_FRACTION_OF_STOP_TIMEOUT
     except (KeyError, ValueError):
         return _DEFAULT_DRAIN_TIMEOUT

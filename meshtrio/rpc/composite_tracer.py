@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders
-from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.status import CallStatus
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc.context import ServerContext
@@ -34,6 +34,9 @@ from meshtrio.rpc.tracer import (
     ServerTracer,
 )
 from meshtrio.rpc.tracer_dispatch import log_or_raise_exit, notify_tracer
+
+if TYPE_CHECKING:
+    from meshtrio.grpc.outlier_detection import Ejection
 
 
 @attrs.frozen

@@ -6,12 +6,16 @@ each stream has the `MessageLimits` that apply to it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 import purerpc
 
 from meshtrio.errors import UsageError
-from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE, UNLIMITED, Limits
+
+if TYPE_CHECKING:  # Servers, and so plugins, start without the parser of service configs.
+    from meshtrio.grpc.service_config import MethodConfig
 
 _RECEIVE_OPTION, _SEND_OPTION = "max_receive_message_length", "max_send_message_length"
 _CLIENT_OPTION_PLACE = "of connect"

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from meshtrio.grpc.headers import RequestHeaders
-from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.status import CallStatus
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
+
+if TYPE_CHECKING:
+    from meshtrio.grpc.outlier_detection import Ejection
 
 
 class AttemptKind(Enum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,18 +26,12 @@ class ClaimedRuntimeDir:
             ConfigError: It is in use, others own it or may write to it, or it cannot be made.
         """
         self.path = path
-        self._fd = _open_runtime_dir(path)
-        try:
-            self._lock_fd = _acquire_lock(path, self._fd)
-        except BaseException:
-            os.close(self._fd)
-            raise
+        self._fd, self._lock_fd = _open_and_lock(path)
         try:
             _remove_recorded_sockets(self._fd, self._lock_fd)
-            self._write_lock_file(self._lock_fd, _format_mesh_runs(self._lock_fd))
+            self._write_lock_file(_format_mesh_runs(self._lock_fd))
         except BaseException:
-            os.close(self._lock_fd)
-            os.close(self._fd)
+            self._close()
             raise
 
     @property
@@ -57,21 +51,15 @@ class ClaimedRuntimeDir:
         If only the lock file was removed, the directory is recognized by its inode, which our
         descriptor keeps in use. The sockets of running plugins in it are kept then.
         """
-        opened = _open_runtime_dir(self.path, known_fd=self._fd)
-        try:
-            lock = _acquire_lock(self.path, opened)
-        except BaseException:
-            os.close(opened)
-            raise
+        opened, lock = _open_and_lock(self.path, known_fd=self._fd)
         is_same = os.path.samestat(os.fstat(opened), os.fstat(self._fd))
         if not is_same:
             _remove_recorded_sockets(opened, lock)
         lines = lock_file.read_sockets(self._lock_fd) if is_same else []
         lines += _format_mesh_runs(self._lock_fd)
-        os.close(self._lock_fd)
-        os.close(self._fd)
-        self._lock_fd, self._fd = lock, opened
-        self._write_lock_file(lock, lines)
+        self._close()
+        self._fd, self._lock_fd = opened, lock
+        self._write_lock_file(lines)
 
     def recorded_mesh_runs(self) -> dict[str, list[int]]:
         """Return the uids of the processes of each recorded mesh run, by its id.
@@ -82,16 +70,12 @@ class ClaimedRuntimeDir:
 
     def remove_mesh_runs(self, ids: Iterable[str]) -> None:
         """Remove the records of mesh runs of which nothing is left. Raises ConfigError."""
-        removed = set(ids)
-        kept = {
-            key: users for key, users in self.recorded_mesh_runs().items() if key not in removed
-        }
-        lines = [lock_file.format_mesh_run(key, users) for key, users in kept.items()]
-        self._write_lock_file(self._lock_fd, lock_file.read_sockets(self._lock_fd) + lines)
+        kept = _format_mesh_runs(self._lock_fd, without=frozenset(ids))
+        self._write_lock_file(lock_file.read_sockets(self._lock_fd) + kept)
 
-    def _write_lock_file(self, lock: int, lines: list[str]) -> None:
+    def _write_lock_file(self, lines: list[str]) -> None:
         try:
-            lock_file.write_contents(lock, lines)
+            lock_file.write_contents(self._lock_fd, lines)
         except OSError as exc:
             where = f"{replace_surrogates(str(self.path))}: {lock_file.LOCK_FILE_NAME}"
             raise ConfigError([f"{where} cannot be written: {exc.strerror}"]) from None
@@ -107,6 +91,9 @@ class ClaimedRuntimeDir:
             with contextlib.suppress(OSError):
                 # The next mesh looks for what could not be killed.
                 lock_file.write_contents(self._lock_fd, _format_mesh_runs(self._lock_fd))
+        self._close()
+
+    def _close(self) -> None:
         os.close(self._lock_fd)
         os.close(self._fd)
 
@@ -121,7 +108,22 @@ def claim_runtime_dir(path: Path) -> Iterator[ClaimedRuntimeDir]:
         claimed.release()
 
 
-def _open_runtime_dir(path: Path, known_fd: int | None = None) -> int:
+def _open_and_lock(path: Path, known_fd: int | None = None) -> tuple[int, int]:
+    """Open and lock the directory; return its descriptor and the lock file's."""
+    opened = _open_runtime_dir(path, known_fd)
+    try:
+        return opened, lock_file.acquire(lock_file.LOCK_FILE_NAME, opened)
+    except BaseException as exc:
+        try:
+            if isinstance(exc, OSError):
+                reason = _describe_lock_failure(exc, path, opened)
+                raise ConfigError([f"{replace_surrogates(str(path))}: {reason}"]) from None
+            raise
+        finally:
+            os.close(opened)
+
+
+def _open_runtime_dir(path: Path, known_fd: int | None) -> int:
     """Open the directory; make it if it does not exist.
 
     A directory with content is accepted if it has the lock file of a mesh, or if it is that of the
@@ -143,9 +145,8 @@ def _open_runtime_dir(path: Path, known_fd: int | None = None) -> int:
         os.close(opened)
         if not isinstance(exc, OSError):
             raise
-        raise ConfigError(
-            [f"{what} cannot be used: {exc.strerror}; {_CHOOSE_ANOTHER_HINT}"]
-        ) from None
+        reason = f"{what} cannot be used: {exc.strerror}; {_CHOOSE_ANOTHER_HINT}"
+        raise ConfigError([reason]) from None
     return opened
 
 
@@ -186,39 +187,24 @@ def _check_content(fd: int, what: str) -> None:
     listed = ", ".join(ascii(replace_surrogates(name)) for name in found[:_MAX_LISTED_NAMES])
     more = f" and {len(found) - _MAX_LISTED_NAMES} more" if len(found) > _MAX_LISTED_NAMES else ""
     content = f"it has {listed}{more}, and no {lock_file.LOCK_FILE_NAME} of a mesh of this user"
-    raise ConfigError(
-        [f"{what} is in use: {content}; nothing in it was changed; {_CHOOSE_ANOTHER_HINT}"]
-    )
+    reason = f"{what} is in use: {content}; nothing in it was changed; {_CHOOSE_ANOTHER_HINT}"
+    raise ConfigError([reason])
 
 
-def _acquire_lock(path: Path, fd: int) -> int:
-    """Lock the directory; return the descriptor of the lock file. Raises ConfigError."""
-    try:
-        return lock_file.acquire(lock_file.LOCK_FILE_NAME, fd)
-    except BlockingIOError:
-        pid = lock_file.read_holder_pid(lock_file.LOCK_FILE_NAME, fd)
-        raise ConfigError([_describe_holder(path, pid)]) from None
-    except OSError as exc:
-        raise ConfigError(
-            [f"{replace_surrogates(str(path))}: cannot be locked: {exc.strerror}"]
-        ) from None
-
-
-def _describe_holder(path: Path, pid: str) -> str:
-    """Explain that another mesh uses the directory, such as the one that has started this one."""
-    where = replace_surrogates(str(path))
+def _describe_lock_failure(exc: OSError, path: Path, fd: int) -> str:
+    """Explain why the directory cannot be locked, as by the mesh that has started this one."""
+    if not isinstance(exc, BlockingIOError):
+        return f"cannot be locked: {exc.strerror}"
+    pid = lock_file.read_holder_pid(lock_file.LOCK_FILE_NAME, fd)
+    use = "use --runtime-dir or `runtime_dir` in [mesh]"
     outer_socket = os.environ.get(contract.MESH_SOCKET)
     if outer_socket and os.path.realpath(outer_socket) == os.path.realpath(mesh_socket_path(path)):
         name = os.environ.get(contract.PLUGIN_NAME, "?")
         return (
-            f"{where}: the mesh (pid {pid}) that started this program as its plugin {name!r} runs "
-            "here; a mesh inside a plugin needs a runtime dir of its own: use --runtime-dir or "
-            "`runtime_dir` in [mesh]"
+            f"the mesh (pid {pid}) that started this program as its plugin {name!r} runs here; "
+            f"a mesh inside a plugin needs a runtime dir of its own: {use}"
         )
-    return (
-        f"{where}: another mesh runs here (pid {pid}); stop it, or use --runtime-dir or "
-        "`runtime_dir` in [mesh]"
-    )
+    return f"another mesh runs here (pid {pid}); stop it, or {use}"
 
 
 def _remove_recorded_sockets(fd: int, lock_fd: int) -> None:
@@ -238,7 +224,7 @@ def _remove_recorded_sockets(fd: int, lock_fd: int) -> None:
             os.rmdir(path.parts[0], dir_fd=fd)
 
 
-def _format_mesh_runs(lock_fd: int) -> list[str]:
-    """Format the lines of the mesh runs that a lock file records."""
-    recorded = lock_file.read_mesh_runs(lock_fd)
-    return [lock_file.format_mesh_run(mesh_id, users) for mesh_id, users in recorded.items()]
+def _format_mesh_runs(lock_fd: int, without: Collection[str] = ()) -> list[str]:
+    """Format the lines of the mesh runs that a lock file records, except for some ids."""
+    recorded = lock_file.read_mesh_runs(lock_fd).items()
+    return [lock_file.format_mesh_run(key, users) for key, users in recorded if key not in without]

@@ -41,18 +41,15 @@ def mesh_socket_path(runtime_dir: Path) -> Path:
     return runtime_dir / "mesh.sock"
 
 
-def plugin_socket_path(
-    runtime_dir: Path, plugin: PluginConfig, instance: int, slot: int = 0
-) -> Path:
+def plugin_socket_path(parent: Path, plugin: PluginConfig, instance: int, slot: int = 0) -> Path:
     """Return the path of an instance's socket.
 
     An instance has two slots, 0 and 1, so that its successor can be started while it still runs. A
     plugin that runs as another user has a directory of its own for its sockets.
     """
     name = f"{plugin.name}-{instance}{'.b' if slot else ''}.sock"
-    return (
-        runtime_dir / _plugin_directory_name(plugin) if _runs_as_other_user(plugin) else runtime_dir
-    ) / name
+    own_dir = _plugin_directory_name(plugin) if _runs_as_other_user(plugin) else ""
+    return parent / own_dir / name
 
 
 def _runs_as_other_user(plugin: PluginConfig) -> bool:
@@ -79,31 +76,24 @@ def prepare_plugin_socket(runtime_dir: Path, plugin: PluginConfig, socket: Path)
         except FileNotFoundError:
             return
         if os.fstat(runtime_fd).st_uid != os.geteuid():
-            raise PermissionError(
-                errno.EPERM, f"{replace_surrogates(str(runtime_dir))} belongs to another user now"
-            )
+            text = f"{replace_surrogates(str(runtime_dir))} belongs to another user now"
+            raise PermissionError(errno.EPERM, text)
         is_foreign = _runs_as_other_user(plugin)
         if is_foreign:
             socket_fd = stack.enter_context(_make_plugin_directory(runtime_fd, plugin))
             allow_traversal(runtime_fd)
-        lock_file.append_line(
-            lock_file.LOCK_FILE_NAME, os.path.relpath(socket, runtime_dir), dir_fd=runtime_fd
-        )
+        line = os.path.relpath(socket, runtime_dir)
+        lock_file.append_line(lock_file.LOCK_FILE_NAME, line, dir_fd=runtime_fd)
         # In a directory of its own there is only what the plugin itself has put there.
         directories.remove_socket(socket.name, socket_fd, include_symlinks=is_foreign)
         if directories.get_file_type(socket.name, socket_fd) is not None:
-            raise FileExistsError(
-                errno.EEXIST,
-                f"{replace_surrogates(str(socket))} exists and is not a socket; remove it",
-            )
+            text = f"{replace_surrogates(str(socket))} exists and is not a socket; remove it"
+            raise FileExistsError(errno.EEXIST, text)
 
 
 @contextmanager
 def _make_plugin_directory(runtime_dir_fd: int, plugin: PluginConfig) -> Iterator[int]:
-    """Make the directory of a plugin that runs as another user, and open it for the block.
-
-    Raises OSError and KeyError.
-    """
+    """Make and open the directory of a plugin with another user. Raises OSError and KeyError."""
     uid, gid = resolve_ids(plugin.containment.user, plugin.containment.group)
     name = _plugin_directory_name(plugin)
     with contextlib.suppress(FileExistsError):

@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 LOCK_FILE_NAME = "mesh.lock"
@@ -30,20 +30,18 @@ _SAFE_OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def is_mesh_lock(path: Path | str, dir_fd: int | None = None) -> bool:
-    """Whether a file is the lock file of a mesh of this user.
-
-    Args:
-        path: The path of the file.
-        dir_fd: Descriptor of the directory that `path` is relative to.
-    """
-    try:
-        lock = os.open(path, os.O_RDONLY | _SAFE_OPEN_FLAGS, dir_fd=dir_fd)
-    except OSError:
-        return False
-    try:
+    """Whether a file, relative to `dir_fd` if given, is the lock file of a mesh of this user."""
+    with contextlib.suppress(OSError), _opened(path, os.O_RDONLY, dir_fd) as lock:
         return not _find_ownership_problem(lock)
-    except OSError:
-        return False
+    return False
+
+
+@contextmanager
+def _opened(path: Path | str, flags: int, dir_fd: int | None) -> Iterator[int]:
+    """Open the lock file, for the block. Raises OSError."""
+    lock = os.open(path, flags | _SAFE_OPEN_FLAGS, dir_fd=dir_fd)
+    try:
+        yield lock
     finally:
         os.close(lock)
 
@@ -55,9 +53,8 @@ def _find_ownership_problem(lock_fd: int) -> str:
         return "is not a regular file"
     if status.st_uid != os.geteuid():
         return f"belongs to uid {status.st_uid}"
-    return (
-        "" if _parse_header(os.pread(lock_fd, 64, 0)) is not None else "was not written by a mesh"
-    )
+    is_ours = _parse_header(os.pread(lock_fd, 64, 0)) is not None
+    return "" if is_ours else "was not written by a mesh"
 
 
 def _parse_header(content: bytes) -> str | None:
@@ -71,10 +68,7 @@ def acquire(path: Path | str, dir_fd: int | None = None) -> int:
 
     Nothing is written to an existing file. If it has more than one hard link it is replaced by a
     copy, so that a link to another file of ours neither gets that overwritten nor prevents a mesh
-    from starting.
-
-    Returns:
-        The descriptor that holds the lock.
+    from starting. Returns the descriptor that holds the lock.
 
     Raises:
         BlockingIOError: Another process holds the lock.
@@ -84,14 +78,12 @@ def acquire(path: Path | str, dir_fd: int | None = None) -> int:
     lock, made = _open_or_create(path, dir_fd)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        problem = _find_ownership_problem(lock)
-        if problem:
+        if problem := _find_ownership_problem(lock):
             raise FileExistsError(errno.EEXIST, f"{LOCK_FILE_NAME} {problem}")
-        if not os.path.samestat(
-            os.fstat(lock), os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
-        ):
+        locked, named = os.fstat(lock), os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+        if not os.path.samestat(locked, named):
             raise BlockingIOError(errno.EAGAIN, "another mesh has just replaced it")
-        if os.fstat(lock).st_nlink > 1:
+        if locked.st_nlink > 1:
             return _replace_linked(lock, path, dir_fd)
     except OSError as exc:
         os.close(lock)
@@ -134,16 +126,9 @@ def _replace_linked(lock_fd: int, path: Path | str, dir_fd: int | None) -> int:
 
 def read_holder_pid(path: Path | str, dir_fd: int | None = None) -> str:
     """Return the pid of the mesh that holds a lock, or "unknown" if it cannot be read."""
-    try:
-        lock = os.open(path, os.O_RDONLY | _SAFE_OPEN_FLAGS, dir_fd=dir_fd)
-    except OSError:
-        return "unknown"
-    try:
+    with contextlib.suppress(OSError), _opened(path, os.O_RDONLY, dir_fd) as lock:
         return _parse_header(os.pread(lock, 64, 0)) or "unknown"
-    except OSError:
-        return "unknown"
-    finally:
-        os.close(lock)
+    return "unknown"
 
 
 def write_contents(lock_fd: int, lines: list[str]) -> None:
@@ -156,9 +141,7 @@ def write_contents(lock_fd: int, lines: list[str]) -> None:
 
 def read_sockets(lock_fd: int) -> list[str]:
     """Return the relative paths of the recorded sockets."""
-    return list(
-        dict.fromkeys(line for line in _read_lines(lock_fd) if _SOCKET_LINE.fullmatch(line))
-    )
+    return list(dict.fromkeys(filter(_SOCKET_LINE.fullmatch, _read_lines(lock_fd))))
 
 
 def format_mesh_run(mesh_id: str, users: Iterable[int]) -> str:
@@ -196,24 +179,21 @@ def remove_mesh_run(path: Path | str, mesh_id: str, dir_fd: int | None = None) -
     """Remove the record of a mesh run. Only the holder of the lock may call this."""
     with _open_for_append(path, dir_fd) as lock:
         if lock is not None:
-            write_contents(
-                lock, [line for line in _read_lines(lock) if f"launch {mesh_id} " not in line]
-            )
+            kept = [line for line in _read_lines(lock) if f"launch {mesh_id} " not in line]
+            write_contents(lock, kept)
 
 
 @contextmanager
 def _open_for_append(path: Path | str, dir_fd: int | None) -> Iterator[int | None]:
     """Open the lock file at its end; yield None if there is none of a mesh of this user."""
-    try:
-        lock = os.open(path, os.O_RDWR | _SAFE_OPEN_FLAGS, dir_fd=dir_fd)
-    except FileNotFoundError:
-        yield None
-        return
-    try:
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(_opened(path, os.O_RDWR, dir_fd))
+        except FileNotFoundError:
+            yield None
+            return
         if _find_ownership_problem(lock):
             yield None
         else:
             os.lseek(lock, 0, os.SEEK_END)
             yield lock
-    finally:
-        os.close(lock)

@@ -35,11 +35,10 @@ def trusted_uids(mesh_socket: Path | str | None) -> frozenset[int] | None:
     if mesh_socket or os.environ.get(contract.MESH_SOCKET):
         return None
     trusted = frozenset({os.geteuid(), 0})
-    problem = _find_trust_problem(default_runtime_dir(), trusted)
-    if problem:
-        raise UntrustedMeshError(
-            f"{replace_surrogates(str(default_runtime_dir()))} {problem}; {_UNTRUSTED_HINT}"
-        )
+    path = default_runtime_dir()
+    if problem := _find_trust_problem(path, trusted):
+        where = replace_surrogates(str(path))
+        raise UntrustedMeshError(f"{where} {problem}; {_UNTRUSTED_HINT}")
     return trusted
 
 

@@ -199,7 +199,7 @@ class ControlServicer:
 
     async def Drain(self, request: Any) -> Any:
         with _translate_errors():
-            found = await self._operations.drain(request.name)
+            found = await self._operations.stop(request.name)
         return control.DrainResponse(instances=map(messages.make_drained, found))
 
     async def Restart(self, request: Any) -> Any:

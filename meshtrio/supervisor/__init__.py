@@ -31,7 +31,7 @@ The order of calls, for a start:
 and for an end without a request:
 
     ProcessRun.run -> Registration.deregister -> Supervisor._handle_exit
-    -> Instance.handle_exit -> decide_restart (policy/restart) -> Instance.retry, complete or fail
+    -> Instance.handle_exit -> decide_restart (policy/restart) -> Instance.retry or finish
 
 Invariants:
 

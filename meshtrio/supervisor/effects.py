@@ -15,6 +15,7 @@ import attrs
 
 from meshtrio.config import PluginConfig
 from meshtrio.supervisor.probe import Probe
+from meshtrio.supervisor.process.cleanup.cgroup import Cgroups
 from meshtrio.supervisor.process.cleanup.leftover_killer import LeftoverReport, RunIdentity
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process_observer import Observe
@@ -47,16 +48,6 @@ class Guard(Protocol):
         """Set the users that processes of plugins run as. Raises OSError."""
 
 
-class CgroupManager(Protocol):
-    """Makes a cgroup for each process."""
-
-    def create(self, launch_id: str, memory: int | None) -> Path:
-        """Create the cgroup of a launch, limited to `memory` bytes. Raises OSError."""
-
-    def was_oom_killed(self, launch_id: str) -> bool:
-        """Whether the kernel killed a process of a launch for its memory."""
-
-
 @attrs.frozen
 class Effects:
     """The system as the supervisor uses it."""
@@ -83,5 +74,5 @@ class Effects:
     """Explains why a plugin's program cannot be executed; "" if there is no reason to be found."""
     rng: Random = attrs.field(factory=Random)
     """Randomizes delays and ages."""
-    cgroups: CgroupManager | None = None
+    cgroups: Cgroups | None = None
     """Makes the cgroups of processes, if the config has a cgroup for them."""

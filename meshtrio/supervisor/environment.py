@@ -21,12 +21,11 @@ from __future__ import annotations
 
 import pwd
 from collections.abc import Mapping
-from pathlib import Path
 
 import attrs
 
 from meshtrio import contract
-from meshtrio.config import PluginConfig, TelemetryConfig
+from meshtrio.config import PluginConfig
 from meshtrio.config.otlp_endpoint import (
     OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_EXPORTER_OTLP_HEADERS,
@@ -34,45 +33,31 @@ from meshtrio.config.otlp_endpoint import (
     OTEL_EXPORTER_OTLP_TRACES_HEADERS,
 )
 from meshtrio.config.telemetry import METRICS_FROM_MESH, METRICS_OFF, parse_host_port
+from meshtrio.supervisor.run_spec import RunSpec
 
 
 def child_environment(
-    plugin: PluginConfig,
-    instance: int,
-    slot: int,
-    *,
-    telemetry: TelemetryConfig,
-    launch_id: str,
-    socket: Path,
-    mesh_socket: Path,
-    inherited: Mapping[str, str],
-    user: pwd.struct_passwd | None,
+    spec: RunSpec, *, inherited: Mapping[str, str], user: pwd.struct_passwd | None
 ) -> dict[str, str]:
     """Build the environment of one process of a plugin.
 
     Args:
-        plugin: The plugin's configuration.
-        instance: The number of the instance, from 0.
-        slot: Which of the instance's two addresses the process uses, 0 or 1; a replacement
-            uses the one that its predecessor does not.
-        telemetry: The mesh's telemetry configuration.
-        launch_id: The id by which the processes of this launch are found.
-        socket: The Unix socket that the plugin binds, unless its config has `listen`.
-        mesh_socket: The mesh's own socket, in its runtime directory.
+        spec: The process run.
         inherited: The environment of the mesh.
         user: The user that the plugin runs as; None for the mesh's.
     """
+    user_variables = {}  # as login(1) sets them
+    if user is not None:
+        user_variables = {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name}
     return {
         "PYTHONUNBUFFERED": "1",
-        **_inherited(plugin, inherited),
-        **_user(user),
-        **plugin.env,
-        **_identity(plugin, instance, launch_id, socket, mesh_socket),
-        **_settings(plugin),
-        **_serving(plugin, instance, slot),
-        **_metrics(plugin, instance, slot, telemetry),
-        **_tracing(plugin, instance, telemetry),
-        **_binary_log(plugin, telemetry, mesh_socket.parent),
+        **_inherited(spec.config, inherited),
+        **user_variables,
+        **spec.config.env,
+        **_contract(spec),
+        **_metrics(spec),
+        **_tracing(spec),
+        **_binary_log(spec),
     }
 
 
@@ -87,82 +72,54 @@ def _inherited(plugin: PluginConfig, inherited: Mapping[str, str]) -> dict[str, 
     }
 
 
-def _user(user: pwd.struct_passwd | None) -> dict[str, str]:
-    """Give what login(1) sets for a user."""
-    if user is None:
-        return {}
-    return {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name}
-
-
-def _identity(
-    plugin: PluginConfig, instance: int, launch_id: str, socket: Path, mesh_socket: Path
-) -> dict[str, str]:
-    return {
-        contract.PLUGIN_SOCKET: str(socket),
+def _contract(spec: RunSpec) -> dict[str, str]:
+    plugin, tls, level = spec.config, spec.config.serve_tls, spec.config.output.log_level
+    variables = {
+        contract.PLUGIN_SOCKET: spec.socket,
         contract.PLUGIN_NAME: plugin.name,
-        contract.PLUGIN_INSTANCE: str(instance),
-        contract.MESH_SOCKET: str(mesh_socket),
-        contract.MESH_LAUNCH_ID: launch_id,
+        contract.PLUGIN_INSTANCE: spec.number,
+        contract.MESH_SOCKET: spec.mesh_socket,
+        contract.MESH_LAUNCH_ID: spec.launch_id,
+        contract.PLUGIN_STOP_TIMEOUT: f"{plugin.stop_timeout:g}",
+        contract.PLUGIN_LOG_LEVEL: level and level.value,
+        contract.PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH: plugin.max_receive_message_length,
+        contract.PLUGIN_MAX_SEND_MESSAGE_LENGTH: plugin.max_send_message_length,
+        contract.PLUGIN_LISTEN: spec.listen,
+        contract.PLUGIN_TLS_CERTIFICATE: tls and tls.certificate,
+        contract.PLUGIN_TLS_KEY: tls and tls.key,
+        contract.PLUGIN_TLS_CLIENT_CA: tls and tls.client_ca,
     }
+    return {name: str(value) for name, value in variables.items() if value is not None}
 
 
-def _settings(plugin: PluginConfig) -> dict[str, str]:
-    level = plugin.output.log_level
-    return _present(
-        {
-            contract.PLUGIN_STOP_TIMEOUT: f"{plugin.stop_timeout:g}",
-            contract.PLUGIN_LOG_LEVEL: None if level is None else level.value,
-            contract.PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH: plugin.max_receive_message_length,
-            contract.PLUGIN_MAX_SEND_MESSAGE_LENGTH: plugin.max_send_message_length,
-        }
-    )
-
-
-def _serving(plugin: PluginConfig, instance: int, slot: int) -> dict[str, str]:
-    tls = plugin.serve_tls
-    return _present(
-        {
-            contract.PLUGIN_LISTEN: plugin.instance_address(instance, slot),
-            contract.PLUGIN_TLS_CERTIFICATE: None if tls is None else tls.certificate,
-            contract.PLUGIN_TLS_KEY: None if tls is None else tls.key,
-            contract.PLUGIN_TLS_CLIENT_CA: None if tls is None else tls.client_ca,
-        }
-    )
-
-
-def _metrics(
-    plugin: PluginConfig, instance: int, slot: int, telemetry: TelemetryConfig
-) -> dict[str, str]:
-    if plugin.metrics == METRICS_OFF:
+def _metrics(spec: RunSpec) -> dict[str, str]:
+    plugin, where = spec.config, spec.config.metrics
+    if where == METRICS_OFF or (where == METRICS_FROM_MESH and spec.telemetry.metrics is None):
         return {}
-    if plugin.metrics == METRICS_FROM_MESH:
-        if telemetry.metrics is None:
-            return {}
-        where = METRICS_FROM_MESH
-    else:
-        base = parse_host_port(plugin.metrics)
-        port = base.port + instance + slot * plugin.instances
+    if where != METRICS_FROM_MESH:
+        base = parse_host_port(where)
+        port = base.port + spec.number + spec.slot * plugin.instances
         where = str(attrs.evolve(base, port=port)).removeprefix("tcp:")
     variables = {contract.PLUGIN_METRICS: where}
-    if telemetry.experimental:
+    if spec.telemetry.experimental:
         variables[contract.PLUGIN_METRICS_EXPERIMENTAL] = "1"
     return variables
 
 
-def _tracing(plugin: PluginConfig, instance: int, telemetry: TelemetryConfig) -> dict[str, str]:
+def _tracing(spec: RunSpec) -> dict[str, str]:
     """Give OpenTelemetry's variables, except for those that the plugin's `env` sets.
 
     Source: OpenTelemetry Environment Variable Specification.
     """
-    endpoint, own = telemetry.otlp_endpoint, plugin.env.keys()
+    plugin, endpoint, own = spec.config, spec.telemetry.otlp_endpoint, spec.config.env.keys()
     if endpoint is None:
         return {}
     variables = {
         "OTEL_TRACES_EXPORTER": "otlp",
         "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-        "OTEL_TRACES_SAMPLER_ARG": f"{telemetry.sampling:g}",
+        "OTEL_TRACES_SAMPLER_ARG": f"{spec.telemetry.sampling:g}",
         "OTEL_SERVICE_NAME": plugin.service,
-        "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={instance}",
+        "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={spec.number}",
     }
     # A plugin with a collector of its own is configured by its own variables alone.
     if not {OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT} & own:
@@ -173,20 +130,15 @@ def _tracing(plugin: PluginConfig, instance: int, telemetry: TelemetryConfig) ->
     return {name: value for name, value in variables.items() if name not in own}
 
 
-def _binary_log(
-    plugin: PluginConfig, telemetry: TelemetryConfig, runtime_dir: Path
-) -> dict[str, str]:
-    wanted = plugin.env.get(contract.GRPC_BINARY_LOG_FILTER, telemetry.binary_log)
+def _binary_log(spec: RunSpec) -> dict[str, str]:
+    telemetry = spec.telemetry
+    wanted = spec.config.env.get(contract.GRPC_BINARY_LOG_FILTER, telemetry.binary_log)
     if wanted is None:
         return {}
-    directory = telemetry.binary_log_directory(runtime_dir)
+    directory = telemetry.binary_log_directory(spec.mesh_socket.parent)
     return {
         contract.GRPC_BINARY_LOG_FILTER: wanted,
         contract.PLUGIN_BINARY_LOG_FOLDER: str(directory.absolute()),
         contract.PLUGIN_BINARY_LOG_SIZE: str(telemetry.max_binary_log_bytes),
         contract.PLUGIN_BINARY_LOG_FILES: str(telemetry.binary_log_files),
     }
-
-
-def _present(variables: Mapping[str, object]) -> dict[str, str]:
-    return {name: str(value) for name, value in variables.items() if value is not None}

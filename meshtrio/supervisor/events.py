@@ -23,11 +23,17 @@ class LifecycleEvent:
 
 
 @attrs.frozen
-class Starting(LifecycleEvent):
-    """A process was started."""
+class ProcessEvent(LifecycleEvent):
+    """An event of one process of an instance."""
 
     pid: int
     """The process id."""
+
+
+@attrs.frozen
+class Starting(ProcessEvent):
+    """A process was started."""
+
     launch_id: str = ""
     """The id that the processes of this launch inherit (`MESH_LAUNCH_ID`)."""
 
@@ -41,31 +47,25 @@ class NotStarted(LifecycleEvent):
 
 
 @attrs.frozen
-class Ready(LifecycleEvent):
+class Ready(ProcessEvent):
     """The process became ready, for the first time or again."""
 
-    pid: int
-    """The process id."""
     startup_time: float
     """Seconds since the process was started."""
 
 
 @attrs.frozen
-class Unready(LifecycleEvent):
+class Unready(ProcessEvent):
     """The process reports NOT_SERVING; it is out of the registry until it reports SERVING again."""
 
-    pid: int
-    """The process id."""
     reason: str
     """Why it is not ready, as a phrase."""
 
 
 @attrs.frozen
-class CheckFailed(LifecycleEvent):
+class CheckFailed(ProcessEvent):
     """A health check was not answered; after several in a row the process is killed."""
 
-    pid: int
-    """The process id."""
     reason: str
     """What the check found, as a phrase."""
     condition: Condition | None = Condition.STUCK
@@ -73,11 +73,9 @@ class CheckFailed(LifecycleEvent):
 
 
 @attrs.frozen
-class Exited(LifecycleEvent):
+class Exited(ProcessEvent):
     """The process ended without a request to stop, or the mesh ended it as a failure."""
 
-    pid: int
-    """The process id."""
     exit: Exit
     """How it ended."""
 
@@ -129,11 +127,9 @@ class Swept(LifecycleEvent):
 
 
 @attrs.frozen
-class LeftRunning(LifecycleEvent):
+class LeftRunning(ProcessEvent):
     """A process of the instance cannot be killed, and still runs after the instance's end."""
 
-    pid: int
-    """The process id."""
     name: str
     """The name of the process."""
     reason: str
@@ -141,29 +137,22 @@ class LeftRunning(LifecycleEvent):
 
 
 @attrs.frozen
-class Traced(LifecycleEvent):
+class Traced(ProcessEvent):
     """The process has ended, but stays a zombie as long as another process traces it."""
 
-    pid: int
-    """The process id."""
     tracer: str
     """The pid and the name of the process that traces it."""
 
 
 @attrs.frozen
-class Stopping(LifecycleEvent):
+class Stopping(ProcessEvent):
     """The process is being stopped on request."""
-
-    pid: int
-    """The process id."""
 
 
 @attrs.frozen
-class Stopped(LifecycleEvent):
+class Stopped(ProcessEvent):
     """The process was stopped on request."""
 
-    pid: int
-    """The process id."""
     exit: Exit
     """How it ended."""
     was_killed: bool
@@ -183,11 +172,9 @@ class LogLevelSet(LifecycleEvent):
 
 
 @attrs.frozen
-class LineWritten(LifecycleEvent):
+class LineWritten(ProcessEvent):
     """The process wrote a line to stdout or stderr."""
 
-    pid: int
-    """The process id."""
     stream: str
     """`stdout` or `stderr`."""
     line: str
@@ -201,11 +188,9 @@ class LineWritten(LifecycleEvent):
 
 
 @attrs.frozen
-class LinesDropped(LifecycleEvent):
+class LinesDropped(ProcessEvent):
     """The process wrote lines faster than its config allows, and they were dropped."""
 
-    pid: int
-    """The process id."""
     stream: str
     """`stdout` or `stderr`."""
     count: int

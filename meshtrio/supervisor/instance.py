@@ -11,12 +11,7 @@ import attrs
 from meshtrio.config import PluginConfig
 from meshtrio.supervisor.event_text import format_last_stderr_line
 from meshtrio.supervisor.policy.restart import Exit, RestartHistory
-from meshtrio.supervisor.policy.state import (
-    InstanceEvent,
-    InstancePhase,
-    InstanceState,
-    next_phase,
-)
+from meshtrio.supervisor.policy.state import InstanceEvent, InstancePhase, InstanceState, next_phase
 from meshtrio.supervisor.process.cleanup.leftover_killer import UnkillableProcess
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
@@ -163,9 +158,8 @@ class Instance:
     @property
     def state(self) -> InstanceState:
         """Its state as it is shown."""
-        if self.active_run is not None:
-            return self.active_run.state
-        return _IDLE_STATES.get(self.phase, InstanceState.STOPPING)
+        idle = _IDLE_STATES.get(self.phase, InstanceState.STOPPING)
+        return idle if self.active_run is None else self.active_run.state
 
     @property
     def process(self) -> PluginProcess | None:
@@ -174,8 +168,7 @@ class Instance:
 
     def status(self, next_socket: Path) -> InstanceStatus:
         """Return its status; `next_socket` is that of its next run, should it have none now."""
-        run = self.active_run
-        process = self.process
+        run, process = self.active_run, self.process
         reasons = ["" if self.is_ready else self.exit_reason, *map(str, self.unkillable)]
         return InstanceStatus(
             name=self.plugin,
@@ -241,14 +234,12 @@ class Instance:
     # -- what the supervisor carries out -----------------------------------------------------
 
     def launch(self, run: ProcessRun) -> None:
-        """Make a new run the active one."""
+        """Make a new run the active one, or the replacement of the active one."""
         self._apply(InstanceEvent.LAUNCH)
-        self.active_run, self.batch = run, 0
-
-    def launch_replacement(self, run: ProcessRun) -> None:
-        """Record the run that is to become the active one once it is ready."""
-        self._apply(InstanceEvent.LAUNCH)
-        self.replacement_run = run
+        if self.phase is InstancePhase.REPLACING:
+            self.replacement_run = run
+        else:
+            self.active_run, self.batch = run, 0
 
     def promote(self, drain_delay: float) -> None:
         """Make the replacement the active run, and stop the other; see `ProcessRun.stop`."""
@@ -273,11 +264,10 @@ class Instance:
     # -- ends of runs ------------------------------------------------------------------------
 
     def handle_exit(self, run: ProcessRun) -> bool:
-        """Remove a run that has ended.
+        """Remove a run that has ended; return whether the restart policy decides what follows.
 
-        Returns:
-            Whether the restart policy has to decide what follows, by `retry`, `complete` or
-            `fail`: the active run has ended, without a request and without a replacement.
+        It does, by `retry` or `finish`, if the active run has ended without a request and
+        without a replacement.
         """
         assert run.exit is not None
         is_active, is_replacement = run is self.active_run, run is self.replacement_run
@@ -301,10 +291,9 @@ class Instance:
         if is_replacement:
             self.replace_failures += 1
             self._apply(InstanceEvent.ABANDON)
-            self._finish_replacement(
-                f"the replacement of {self.name} {run.exit}"
-                f"{format_last_stderr_line(run.exit.stderr_tail)}; the active process keeps running"
-            )
+            ended = f"{run.exit}{format_last_stderr_line(run.exit.stderr_tail)}"
+            text = f"the replacement of {self.name} {ended}; the active process keeps running"
+            self._finish_replacement(text)
         return is_active
 
     def retry(self, history: RestartHistory, start_at: float) -> None:
@@ -312,13 +301,9 @@ class Instance:
         self._handle_active_exit(InstanceEvent.RETRY)
         self.history, self.start_at = history, start_at
 
-    def complete(self) -> None:
-        """Leave it down, its work done."""
-        self._handle_active_exit(InstanceEvent.COMPLETE)
-
-    def fail(self) -> None:
-        """Leave it down, as failed."""
-        self._handle_active_exit(InstanceEvent.FAIL)
+    def finish(self, *, is_failure: bool) -> None:
+        """Leave it down, as failed or with its work done."""
+        self._handle_active_exit(InstanceEvent.FAIL if is_failure else InstanceEvent.COMPLETE)
 
     def _handle_active_exit(self, event: InstanceEvent) -> None:
         self._apply(event)

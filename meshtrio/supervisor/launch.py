@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from meshtrio.config import PluginConfig, TelemetryConfig
+import attrs
+
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.environment import child_environment
@@ -19,102 +19,58 @@ from meshtrio.supervisor.process.spawn.start_failures import (
     explain_start_failure,
     is_resource_exhaustion,
 )
+from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.util.users import look_up_user, resolve_ids
 
 LAUNCH_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
 """What launching raises if the process cannot be started; RuntimeError if no thread can be."""
 
 
+@attrs.define(eq=False)
 class Launch:
     """Prepares and spawns one process; both steps raise one of `LAUNCH_ERRORS`."""
 
-    def __init__(
-        self,
-        config: PluginConfig,
-        number: int,
-        slot: int,
-        *,
-        launch_id: str,
-        socket: Path,
-        mesh_socket: Path,
-        telemetry: TelemetryConfig,
-        effects: Effects,
-    ) -> None:
-        """Create a launch; see `ProcessRun` for the arguments."""
-        self._config = config
-        self._number = number
-        self._slot = slot
-        self._launch_id = launch_id
-        self._socket = socket
-        self._mesh_socket = mesh_socket
-        self._telemetry = telemetry
-        self._effects = effects
-        self._command: Sequence[str] = ()
-        self._env: Mapping[str, str] = {}
+    _spec: RunSpec
+    _effects: Effects
+    _command: Sequence[str] = ()
+    _env: Mapping[str, str] = attrs.field(factory=dict)
 
     async def prepare(self) -> frozenset[int] | None:
         """Make room for the socket, and check the port and the executable.
 
-        Returns:
-            The users of which the plugin's server has to have one, None for any.
+        Returns the users of which the plugin's server has to have one, None for any.
         """
-        runtime_dir.prepare_plugin_socket(self._mesh_socket.parent, self._config, self._socket)
-        await self._check_port()
-        await check_executable(self._config)
-        return self._allowed_server_uids()
+        spec, config = self._spec, self._spec.config
+        runtime_dir.prepare_plugin_socket(spec.mesh_socket.parent, config, spec.socket)
+        address, is_in_use = spec.listen, self._effects.is_address_in_use
+        if address is not None and config.verify_server and await is_in_use(address):
+            reason = f"another program answers at {address} already; stop it, or let the plugin"
+            raise OSError(errno.EADDRINUSE, f"{reason} have another port (`listen`)")
+        await check_executable(config)
+        if (user := config.containment.user) is not None:
+            return frozenset({resolve_ids(user, None)[0]})
+        return frozenset({os.geteuid(), 0}) if config.verify_server else None
 
     async def spawn(self) -> PluginProcess:
         """Start the process in its cgroup, with its command and environment."""
-        config, effects = self._config, self._effects
+        spec, config, effects = self._spec, self._spec.config, self._effects
         cgroup = None
         if effects.cgroups is not None:
-            cgroup = effects.cgroups.create(self._launch_id, config.containment.memory)
+            cgroup = effects.cgroups.create(spec.launch_id, config.containment.memory)
         self._command = build_command(config, cgroup)
-        self._env = self._build_environment()
+        user = None if config.containment.user is None else look_up_user(config.containment.user)
+        self._env = child_environment(spec, inherited=os.environ, user=user)
         return await effects.spawn(self._command, env=self._env, cwd=config.cwd, cgroup=cgroup)
-
-    def _build_environment(self) -> dict[str, str]:
-        """Build the process's environment. Raises KeyError for a user that does not exist."""
-        user = self._config.containment.user
-        return child_environment(
-            self._config,
-            self._number,
-            self._slot,
-            telemetry=self._telemetry,
-            launch_id=self._launch_id,
-            socket=self._socket,
-            mesh_socket=self._mesh_socket,
-            inherited=os.environ,
-            user=None if user is None else look_up_user(user),
-        )
 
     async def make_exit(self, exc: Exception) -> Exit:
         """Make the exit of a process that could not be started because of `exc`."""
-        return Exit(
-            reason=f"could not be started: {await self._explain(exc)}",
-            explicit_cause=ExitCause.NOT_STARTED,
-            is_resource_exhaustion=is_resource_exhaustion(exc),
-        )
-
-    async def _explain(self, exc: Exception) -> str:
-        config = self._config
+        config = self._spec.config
         reason = explain_start_failure(exc, config.argv()[0], self._command, self._env)
         if isinstance(exc, OSError) and exc.errno in PROGRAM_ERRNOS:
             problem = await self._effects.diagnose_program(config)
-            return f"{reason}: {problem}" if problem else reason
-        return reason
-
-    async def _check_port(self) -> None:
-        """Refuse to start a process whose address another program serves. Raises OSError."""
-        address = self._config.instance_address(self._number, self._slot)
-        if address is None or not self._config.verify_server:
-            return
-        if await self._effects.is_address_in_use(address):
-            reason = f"another program answers at {address} already; stop it, or let the plugin"
-            raise OSError(errno.EADDRINUSE, f"{reason} have another port (`listen`)")
-
-    def _allowed_server_uids(self) -> frozenset[int] | None:
-        user = self._config.containment.user
-        if user is not None:
-            return frozenset({resolve_ids(user, None)[0]})
-        return frozenset({os.geteuid(), 0}) if self._config.verify_server else None
+            reason = f"{reason}: {problem}" if problem else reason
+        return Exit(
+            reason=f"could not be started: {reason}",
+            explicit_cause=ExitCause.NOT_STARTED,
+            is_resource_exhaustion=is_resource_exhaustion(exc),
+        )

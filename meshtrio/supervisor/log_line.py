@@ -25,18 +25,15 @@ _TRACE_ID_KEYS = ("trace_id", "traceId", "trace.id", "otelTraceID")
 _SPAN_ID_KEYS = ("span_id", "spanId", "span.id", "otelSpanID")
 _EXCEPTION_KEYS = ("exception", "exc_info", "stack_trace", "stacktrace")
 _LEVELS = {
-    "TRACE": logging.DEBUG,
-    "DEBUG": logging.DEBUG,
-    "INFO": logging.INFO,
-    "NOTICE": logging.INFO,
-    "WARN": logging.WARNING,
-    "WARNING": logging.WARNING,
-    "ERR": logging.ERROR,
-    "ERROR": logging.ERROR,
-    "CRIT": logging.CRITICAL,
-    "CRITICAL": logging.CRITICAL,
-    "FATAL": logging.CRITICAL,
-    "PANIC": logging.CRITICAL,
+    name: level
+    for level, names in (
+        (logging.DEBUG, "TRACE DEBUG"),
+        (logging.INFO, "INFO NOTICE"),
+        (logging.WARNING, "WARN WARNING"),
+        (logging.ERROR, "ERR ERROR"),
+        (logging.CRITICAL, "CRIT CRITICAL FATAL PANIC"),
+    )
+    for name in names.split()
 }
 
 
@@ -66,12 +63,7 @@ class ParsedLine:
 
 
 def parse_line(line: str, fields: Mapping[str, Any] | None) -> ParsedLine:
-    """Parse a line.
-
-    Args:
-        line: The line.
-        fields: Its fields if it is a JSON object, otherwise None.
-    """
+    """Parse a line; `fields` are its fields if it is a JSON object, otherwise None."""
     if fields is None:
         return ParsedLine(line)
     rest = dict(fields)

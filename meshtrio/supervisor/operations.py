@@ -8,7 +8,7 @@ another.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 
 import attrs
@@ -80,45 +80,25 @@ class Operations:
 
         An instance that has failed, or waits to be restarted, is started at once.
 
-        Args:
-            name: The name of a plugin or a group.
-
-        Raises:
-            PluginFailedError: An instance, or one that it depends on, failed to start; its restart
-                policy still applies.
+        Raises PluginFailedError if an instance, or one that it depends on, failed to start; its
+        restart policy still applies.
         """
         instances = self._instances_of(name)
         for instance in instances:
             self._supervisor.request_start(instance)
         await self._wait_ready(instances)
 
-    async def stop(self, name: str) -> None:
-        """Stop all instances and wait until their processes are gone.
+    async def stop(self, name: str) -> tuple[DrainResult, ...]:
+        """Stop all instances and wait until their processes are gone; return how each ended.
 
         They stay stopped until `start`, whatever their restart policy.
-
-        Args:
-            name: The name of a plugin or a group.
-        """
-        await self.drain(name)
-
-    async def drain(self, name: str) -> tuple[DrainResult, ...]:
-        """Stop all instances, as `stop` does.
-
-        Args:
-            name: The name of a plugin or a group.
-
-        Returns:
-            For each instance, how it ended and which calls were cut, if that is known.
         """
         return await self._stop_and_wait(self._instances_of(name))
 
     def make_filter(self, names: Iterable[str]) -> Callable[[str], bool]:
         """Make a predicate that tells whether a plugin is selected by names.
 
-        Args:
-            names: Names of plugins and groups; without any all plugins are selected, including
-                those that are added later.
+        Without any all plugins are selected, including those that are added later.
         """
         names = set(names)  # A client may repeat a name a million times.
         if not names:
@@ -142,12 +122,8 @@ class Operations:
         Each replacement is ready before the active process is stopped. Instances that do not run
         are started.
 
-        Args:
-            name: The name of a plugin or a group.
-
-        Raises:
-            PluginFailedError: A replacement did not get ready, in which case the active process
-                keeps running; or the instance was stopped meanwhile; or as `start` does.
+        Raises PluginFailedError if a replacement did not get ready, in which case the active
+        process keeps running, if the instance was stopped meanwhile, or as `start` does.
         """
         for plugin in dict.fromkeys(each.plugin for each in self._instances_of(name)):
             async with self._plugin_locks[plugin]:
@@ -159,14 +135,8 @@ class Operations:
 
         The instances with the highest numbers are removed first.
 
-        Args:
-            name: The name of a plugin.
-            instances: The new number of instances, at least 1.
-
-        Raises:
-            PluginFailedError: As `start` does.
-            ConfigError: There are more instances than `max_instances` of the plugin or the mesh
-                allows, or too few ports. Nothing has been changed.
+        Raises PluginFailedError as `start` does; ConfigError if `max_instances` or the ports do not
+        suffice, when nothing has been changed.
         """
         plugin = self._plugin(name)
         if instances < 1:
@@ -180,17 +150,8 @@ class Operations:
         """Set the log level of plugins until the next reload.
 
         The level applies to the lines that the mesh logs, and to processes that are started later;
-        `services.log_level_controller` sets that of running processes.
-
-        Args:
-            name: The name of a plugin or a group.
-            level: The lowest level that is logged.
-
-        Returns:
-            The names of the plugins.
-
-        Raises:
-            UsageError: The level is unknown.
+        `services.log_level_controller` sets that of running processes. Returns the names of the
+        plugins.
         """
         names, config = self._plugin_names(name), self._supervisor.config
         for plugin in config.plugins:
@@ -206,12 +167,6 @@ class Operations:
         Settings of supervision (restart, liveness, groups and others) apply at once. A plugin whose
         process differs has a rolling restart.
 
-        Args:
-            config: The new config.
-
-        Returns:
-            What was changed.
-
         Raises:
             UsageError: A setting cannot be changed while the mesh runs. Nothing has been changed.
             ConfigError: The config cannot be used on this machine. Nothing has been changed.
@@ -223,18 +178,16 @@ class Operations:
             if getattr(config, fixed) != getattr(self._supervisor.config, fixed):
                 raise UsageError(f"{fixed} cannot be changed while the mesh runs")
         directory.validate(config)
+        plugins = (*self._supervisor.config.plugins, *config.plugins)
         async with AsyncExitStack() as stack:
             # In one order, so that two reloads cannot deadlock.
-            for name in sorted(
-                {p.name for p in (*self._supervisor.config.plugins, *config.plugins)}
-            ):
+            for name in sorted({plugin.name for plugin in plugins}):
                 await stack.enter_async_context(self._plugin_locks[name])
             return await self._apply_config(config)
 
     async def _apply_config(self, config: MeshConfig) -> ReloadResult:
-        changes = compare_configs(
-            self._supervisor.config, config, self._find_outdated_plugins(config)
-        )
+        outdated = self._find_outdated_plugins(config)
+        changes = compare_configs(self._supervisor.config, config, outdated)
         for name in changes.removed:
             removed = self._instances_of(name)
             await self._stop_and_wait(removed)
@@ -290,10 +243,10 @@ class Operations:
     async def _wait_ready(self, instances: Sequence[Instance]) -> None:
         """Wait until all instances are ready.
 
-        Raises:
-            PluginFailedError: An instance, or all those of a plugin it depends on, failed to start.
+        Raises PluginFailedError if one, or all those of a plugin it depends on, failed to start.
         """
-        failed_before = {each: each.failed_starts for each in self._supervisor.instances}
+        supervisor = self._supervisor
+        failed_before = {each: each.failed_starts for each in supervisor.instances}
 
         def is_up(instance: Instance) -> bool:
             return instance.is_ready and not instance.phase.is_leaving
@@ -304,23 +257,17 @@ class Operations:
             return not is_up(instance) and (failed or is_down)
 
         def failures() -> list[str]:
-            found = [_describe_failure(each) for each in instances if has_failed(each)]
-            if not found:
-                found = [
-                    f"{each.name} waits for {_describe_failure(needed[0])}"
-                    for each in instances
-                    for needed in self._unready_dependencies(each)
-                    if all(map(has_failed, needed))
-                ]
-            return found
+            table, dependencies = supervisor.instances, supervisor.dependencies
+            return [_describe_failure(each) for each in instances if has_failed(each)] or [
+                f"{each.name} waits for {_describe_failure(needed[0])}"
+                for each in instances
+                for needed in find_unready_dependencies(each, table, dependencies)
+                if all(map(has_failed, needed))
+            ]
 
-        await self._supervisor.wait_until(lambda: all(map(is_up, instances)) or bool(failures()))
+        await supervisor.wait_until(lambda: all(map(is_up, instances)) or bool(failures()))
         if failed := failures():
             raise PluginFailedError("\n".join(failed))
-
-    def _unready_dependencies(self, instance: Instance) -> list[list[Instance]]:
-        supervisor = self._supervisor
-        return find_unready_dependencies(instance, supervisor.instances, supervisor.dependencies)
 
     async def _stop_and_wait(self, instances: Sequence[Instance]) -> tuple[DrainResult, ...]:
         runs = {each: each.active_run for each in instances}
@@ -334,12 +281,10 @@ class Operations:
             self._supervisor.request_start(instance)
             await self._wait_ready([instance])
             return
-        replacement = instance.request_replacement(reason)
-        await self._supervisor.wait_until(
-            lambda: replacement.is_finished and not instance.draining_runs
-        )
-        if replacement.failure:
-            raise PluginFailedError(replacement.failure)
+        request, draining = instance.request_replacement(reason), instance.draining_runs
+        await self._supervisor.wait_until(lambda: request.is_finished and not draining)
+        if request.failure:
+            raise PluginFailedError(request.failure)
 
     async def _apply_instance_count(self, name: str) -> None:
         """Add or remove instances until there are as many as the config has."""
@@ -388,15 +333,9 @@ def _replace_plugin(config: MeshConfig, plugin: PluginConfig) -> MeshConfig:
 
 
 def compare_configs(
-    before: MeshConfig, after: MeshConfig, outdated: frozenset[str] = frozenset()
+    before: MeshConfig, after: MeshConfig, outdated: Collection[str] = ()
 ) -> ReloadResult:
-    """Compare two configs by their plugins. Pure.
-
-    Args:
-        before: The config in use.
-        after: The new config.
-        outdated: Plugins with a process that differs from `after`.
-    """
+    """Compare two configs by their plugins; those with an outdated process are restarted. Pure."""
     old = {plugin.name: plugin for plugin in before.plugins}
     new = {plugin.name: plugin for plugin in after.plugins}
     kept = [n for n in new if n in old and (new[n] != old[n] or n in outdated)]

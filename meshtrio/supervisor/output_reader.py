@@ -53,13 +53,11 @@ class OutputReader:
     def __init__(
         self, config: OutputConfig, line_buffer: LineBuffer, emit: Callable[..., None]
     ) -> None:
-        """Create a reader.
-
-        Args:
-            config: How many lines to pass on and to keep.
-            line_buffer: Where the last lines are kept.
-            emit: Called as `emit(kind, **values)` for each line, and for lines that were dropped.
-        """
+        self.config = config
+        self.line_buffer = line_buffer
+        """Where the last lines are kept."""
+        self.emit = emit
+        """Called as `emit(kind, **values)` for each line, and for lines that were dropped."""
         self.cut_calls: list[str] = []
         """Paths of the calls that the process reported as cut when it drained."""
         self.has_drain_report = False
@@ -67,19 +65,17 @@ class OutputReader:
         that were killed, do not."""
         self.log_level = config.log_level
         """The level below which lines are not logged; may change while the process runs."""
-        self.config = config
-        self.line_buffer = line_buffer
-        self.emit = emit
         self._stderr_lines: deque[str] = deque(maxlen=_MAX_STDERR_LINES)
         self._pipes: list[_OutputPipe] = []
 
     @property
     def stderr_tail(self) -> tuple[str, ...]:
         """The last lines that the process wrote to stderr, with the message of those in JSON."""
-        lines = (parse_line(line, parse_json_fields(line)).lines for line in self._stderr_lines)
-        return _last_lines(
-            list(itertools.chain.from_iterable(lines))[-_MAX_STDERR_LINES:], _MAX_STDERR_TAIL_LENGTH
-        )
+        parsed = (parse_line(line, parse_json_fields(line)) for line in self._stderr_lines)
+        lines = [line for each in parsed for line in each.lines][-_MAX_STDERR_LINES:]
+        lengths = itertools.accumulate(len(line) for line in reversed(lines))
+        kept = sum(length <= _MAX_STDERR_TAIL_LENGTH for length in lengths)
+        return tuple(lines[len(lines) - kept :])
 
     def read_remaining(self) -> None:
         """Read what is left in the pipes of a process that has ended.
@@ -94,8 +90,7 @@ class OutputReader:
     async def reading(self, process: PluginProcess) -> AsyncIterator[trio.Event]:
         """Read the process's output during the block, and then to its end.
 
-        Yields:
-            An event that is set when both pipes have ended.
+        Yields an event that is set when both pipes have ended.
 
         Cancellation: The output is read to its end even so, for up to 0.2 s after the block.
         """
@@ -130,10 +125,7 @@ class OutputReader:
         """Handle a line that may be part of the plugin's drain report.
 
         There is one report. What follows it, or exceeds its maximum length, is a line like any
-        other.
-
-        Returns:
-            Whether the line is part of the report, and so not for the log.
+        other. Returns whether the line is part of the report, and so not for the log.
         """
         if self.has_drain_report:
             return False
@@ -220,18 +212,14 @@ class _OutputPipe:
     def _handle_line(self, line: str, cut: int) -> bool:
         """Keep a line and emit an event for it; returns False if it exceeds the rate limit."""
         reader = self._reader
-        if (
-            self._is_stderr
-            and (at := line.find(_REPORT_PREFIX)) >= 0
-            and reader.handle_report(line[at:])
-        ):
+        at = line.find(_REPORT_PREFIX) if self._is_stderr else -1
+        if at >= 0 and reader.handle_report(line[at:]):
             if not at:
                 return True
             line = line[:at]
         now = self._read_at
-        reader.line_buffer.append(
-            OutputLine(now, self._pid, self._stream, line), reader.config.kept
-        )
+        kept = OutputLine(now, self._pid, self._stream, line)
+        reader.line_buffer.append(kept, reader.config.kept)
         if not self._rate_limiter.try_acquire(now):
             return False
         self._emit_dropped(now)
@@ -250,8 +238,6 @@ class _OutputPipe:
         """Keep the remaining lines without parsing them, since they exceed the rate limit."""
         self.is_flooding = True
         data, count = self._splitter.next_block()
-        if not count:
-            return
         if self._is_stderr:
             data, count = self._remove_reports(data, count)
         if count:
@@ -274,18 +260,6 @@ class _OutputPipe:
         return _REPORT_PATTERN.sub(remove, data + b"\n")[:-1], count
 
     def _emit_dropped(self, now: float = math.inf) -> None:
-        count = self._rate_limiter.drain_dropped(now)
-        if count:
+        if count := self._rate_limiter.drain_dropped(now):
             values = {"pid": self._pid, "stream": self._stream, "count": count}
             self._reader.emit(events.LinesDropped, **values)
-
-
-def _last_lines(lines: list[str], max_length: int) -> tuple[str, ...]:
-    """Return the last lines, with at most `max_length` characters together."""
-    kept: deque[str] = deque()
-    for line in reversed(lines):
-        max_length -= len(line)
-        if max_length < 0:
-            break
-        kept.appendleft(line)
-    return tuple(kept)

@@ -17,18 +17,13 @@ import trio
 
 from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS, CallRefusedError, ConnectionLostError
 from meshtrio.messages import health
-from meshtrio.rpc.one_shot_call import (
-    ClosedWithoutResponseError,
-    OneShotCall,
-    PeerOverloadedError,
-)
+from meshtrio.rpc.one_shot_call import ClosedWithoutResponseError, OneShotCall, PeerOverloadedError
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.supervisor.policy.diagnosis import Condition, Symptom
 from meshtrio.supervisor.process.proc.activity import read_thread_cpu_wait
 from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.transport.unix_connect import WrongServerError
-from meshtrio.util.tls_config import ClientTlsConfig
 
 _HEALTH_CHECK = OneShotCall(
     method_from_descriptor(health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]),
@@ -77,93 +72,59 @@ class HealthCheckResult:
     """What the plugin was observed to do instead, if it is not alive."""
 
 
-_SERVING = HealthCheckResult(is_alive=True, is_serving=True)
+_SERVING = HealthCheckResult(True, True)
 
-Connect = Callable[[str, ClientTlsConfig | None], Awaitable[Transport]]
-"""Connects to a server as `dial` does. Raises WrongServerError if it is not the plugin's."""
+Connect = Callable[[str], Awaitable[Transport]]
+"""Connects to the server at an address. Raises WrongServerError if it is not the plugin's."""
+_Connect = Callable[[], Awaitable[Transport]]
+
+
+async def _dial(address: str) -> Transport:
+    return await dial(address, None)
 
 
 class Probe(Protocol):
     """Checks the health of plugins."""
 
-    async def wait_ready(
-        self,
-        address: str,
-        timeout_seconds: float,
-        tls: ClientTlsConfig | None = None,
-        connect: Connect = dial,
-    ) -> None: ...
+    async def wait_ready(self, address: str, max_time: float, connect: Connect = _dial) -> None:
+        """Wait until the server at an address is ready. Raises NotReadyError after the timeout."""
 
     async def check(
-        self,
-        address: str,
-        timeout_seconds: float,
-        tls: ClientTlsConfig | None = None,
-        connect: Connect = dial,
-    ) -> HealthCheckResult: ...
+        self, address: str, max_time: float, connect: Connect = _dial
+    ) -> HealthCheckResult:
+        """Make one health check, which waits up to the timeout for the answer."""
 
 
+@attrs.frozen
 class SocketProbe:
     """Checks health over the plugin's own socket, with a connection for each check."""
 
-    def __init__(self, read_cpu_wait: Callable[[], float] = read_thread_cpu_wait) -> None:
-        """Create a probe.
+    _read_cpu_wait: Callable[[], float] = read_thread_cpu_wait
+    """Returns how long this thread has waited for a CPU so far, in seconds."""
 
-        Args:
-            read_cpu_wait: Returns how long this thread has waited for a CPU so far, in seconds.
-        """
-        self._read_cpu_wait = read_cpu_wait
-
-    async def wait_ready(
-        self,
-        address: str,
-        timeout_seconds: float,
-        tls: ClientTlsConfig | None = None,
-        connect: Connect = dial,
-    ) -> None:
-        """Wait until the server at an address is ready.
-
-        Args:
-            address: Where it serves.
-            timeout_seconds: How long to wait.
-            tls: How to connect, None without TLS.
-            connect: Connects to the address.
-
-        Raises:
-            NotReadyError: It was not ready in time.
-        """
+    async def wait_ready(self, address: str, max_time: float, connect: Connect = _dial) -> None:
         while True:
             progress = _Progress()
-            with trio.move_on_after(timeout_seconds) as scope:
-                await _poll_until_serving(partial(connect, address, tls), progress)
+            with trio.move_on_after(max_time) as scope:
+                await _poll_until_serving(partial(connect, address), progress)
                 return
             if not _was_stalled(scope):
-                raise NotReadyError(timeout_seconds, str(progress))
+                raise NotReadyError(max_time, str(progress))
 
     async def check(
-        self,
-        address: str,
-        timeout_seconds: float,
-        tls: ClientTlsConfig | None = None,
-        connect: Connect = dial,
+        self, address: str, max_time: float, connect: Connect = _dial
     ) -> HealthCheckResult:
         """Make one health check.
 
         A check that the mesh could not make, for lack of descriptors, memory or threads or because
         it was suspended, is repeated.
-
-        Args:
-            address: Where the plugin serves.
-            timeout_seconds: How long to wait for the answer.
-            tls: How to connect, None without TLS.
-            connect: Connects to the address.
         """
         while True:
             started_at, waited = trio.current_time(), self._read_cpu_wait()
             progress = _Progress()
             try:
-                with trio.move_on_after(timeout_seconds) as scope:
-                    found = await _check_once(partial(connect, address, tls), progress)
+                with trio.move_on_after(max_time) as scope:
+                    found = await _check_once(partial(connect, address), progress)
                     return attrs.evolve(found, latency=trio.current_time() - started_at)
             except _ProbeResourceError:
                 # Outside the scope, whose end would count as a missing answer.
@@ -171,9 +132,8 @@ class SocketProbe:
                 continue
             if not _was_stalled(scope):
                 latency = trio.current_time() - started_at
-                return _make_timeout_result(
-                    progress, timeout_seconds, latency, self._read_cpu_wait() - waited
-                )
+                run_delay = self._read_cpu_wait() - waited
+                return _make_timeout_result(progress, max_time, latency, run_delay)
 
 
 def _make_timeout_result(
@@ -185,9 +145,8 @@ def _make_timeout_result(
     if run_delay > _MAX_CPU_WAIT_FRACTION * timeout:
         condition = Condition.MESH_OVERLOADED
         reason += f"; but the mesh waited for a CPU {100 * run_delay / timeout:.0f} % of the time"
-    return HealthCheckResult(
-        False, False, reason, latency, symptom=progress.symptom, condition=condition
-    )
+    found = HealthCheckResult(False, False, reason, latency, symptom=progress.symptom)
+    return attrs.evolve(found, condition=condition)
 
 
 def _was_stalled(scope: trio.CancelScope) -> bool:
@@ -221,9 +180,7 @@ class _Progress:
         return self.step if had_time or not self.last_problem else self.last_problem
 
 
-async def _poll_until_serving(
-    connect: Callable[[], Awaitable[Transport]], progress: _Progress
-) -> None:
+async def _poll_until_serving(connect: _Connect, progress: _Progress) -> None:
     pause = _MIN_POLL_INTERVAL
     while True:
         try:
@@ -239,9 +196,7 @@ async def _poll_until_serving(
         pause = min(pause * 1.1, _MAX_POLL_INTERVAL)
 
 
-async def _check_once(
-    connect: Callable[[], Awaitable[Transport]], progress: _Progress
-) -> HealthCheckResult:
+async def _check_once(connect: _Connect, progress: _Progress) -> HealthCheckResult:
     """Make one check; `progress` is updated, and valid even if this is cancelled.
 
     Raises _ProbeResourceError if the mesh lacks descriptors, memory or threads.
@@ -251,15 +206,12 @@ async def _check_once(
     except FileNotFoundError:
         return _make_failed_result("it has not bound its socket", Symptom.UNREACHABLE)
     except WrongServerError as exc:
-        return HealthCheckResult(
-            is_alive=False, is_serving=False, reason=exc.reason, is_wrong_server=True
-        )
+        return HealthCheckResult(False, False, exc.reason, is_wrong_server=True)
     except OSError as exc:
         if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
             raise _ProbeResourceError(exc.strerror) from None
-        found = _make_failed_result(
-            f"its socket refuses connections ({exc.strerror})", Symptom.UNREACHABLE
-        )
+        reason = f"its socket refuses connections ({exc.strerror})"
+        found = _make_failed_result(reason, Symptom.UNREACHABLE)
         if exc.errno == errno.EADDRNOTAVAIL:
             # No local port is left (ip_local_port_range); a wrong address is reported so as well.
             return attrs.evolve(found, condition=Condition.MESH_OVERLOADED)
@@ -286,17 +238,14 @@ async def _query_health(transport: Transport) -> HealthCheckResult:
         closed = isinstance(exc, ClosedWithoutResponseError)
         return _make_failed_result(text, Symptom.CLOSED if closed else Symptom.WRONG_ANSWER)
     except purerpc.RpcFailedError as exc:
-        return _make_failed_result(
-            f"its health check failed with {exc.status}", Symptom.WRONG_ANSWER
-        )
+        text = f"its health check failed with {exc.status}"
+        return _make_failed_result(text, Symptom.WRONG_ANSWER)
     if reply.status == health.HealthCheckResponse.SERVING:
         return _SERVING
-    return HealthCheckResult(
-        is_alive=True, is_serving=False, reason="its health check says NOT_SERVING"
-    )
+    return HealthCheckResult(True, False, "its health check says NOT_SERVING")
 
 
-async def _connect(connect: Callable[[], Awaitable[Transport]], progress: _Progress) -> Transport:
+async def _connect(connect: _Connect, progress: _Progress) -> Transport:
     """Connect, and retry while the backlog of a Unix socket is full (EAGAIN)."""
     while True:
         try:
@@ -308,8 +257,8 @@ async def _connect(connect: Callable[[], Awaitable[Transport]], progress: _Progr
 
 
 def _make_busy_result(reason: str) -> HealthCheckResult:
-    return HealthCheckResult(is_alive=True, is_serving=False, reason=reason, is_busy=True)
+    return HealthCheckResult(True, False, reason, is_busy=True)
 
 
 def _make_failed_result(reason: str, symptom: Symptom) -> HealthCheckResult:
-    return HealthCheckResult(is_alive=False, is_serving=False, reason=reason, symptom=symptom)
+    return HealthCheckResult(False, False, reason, symptom=symptom)

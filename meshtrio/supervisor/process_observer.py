@@ -68,19 +68,10 @@ class ProcessObserver:
         """Forget earlier samples, since the process has answered a check."""
         self._previous, self._unanswered_checks = None, 0
 
-    async def diagnose(
-        self, result: HealthCheckResult, timeout_seconds: float
-    ) -> HealthCheckResult:
-        """Find out why a check failed.
+    async def diagnose(self, result: HealthCheckResult, max_time: float) -> HealthCheckResult:
+        """Find out why a check failed; its result gets a condition, and what was observed.
 
         Takes up to a second after the first failure in a row, and no longer than the check.
-
-        Args:
-            result: The result of the check.
-            timeout_seconds: How long the check waited for its answer.
-
-        Returns:
-            The result with its condition, and what was observed in its reason.
         """
         if result.condition is not None:
             return result
@@ -88,19 +79,14 @@ class ProcessObserver:
         self._unanswered_checks += symptom is Symptom.NO_ANSWER
         if symptom in (Symptom.UNREACHABLE, Symptom.WRONG_ANSWER):
             return attrs.evolve(result, condition=diagnose(symptom, None))
-        activity, queue = await self._measure_activity(timeout_seconds)
+        activity, queue = await self._measure(max_time)
         counts = None if queue is None else (queue.waiting, queue.backlog)
         symptom = correct_symptom(symptom, counts, self._unanswered_checks)
         seen = [str(each) for each in (activity, queue) if each is not None]
-        return attrs.evolve(
-            result,
-            condition=diagnose(symptom, activity),
-            reason="; ".join([result.reason, *seen]),
-        )
+        reason = "; ".join([result.reason, *seen])
+        return attrs.evolve(result, condition=diagnose(symptom, activity), reason=reason)
 
-    async def _measure_activity(
-        self, max_time: float
-    ) -> tuple[Activity | None, AcceptQueue | None]:
+    async def _measure(self, max_time: float) -> tuple[Activity | None, AcceptQueue | None]:
         before = self._previous
         if before is None:
             before = await self._observe(self._leader, self._address)
@@ -116,9 +102,9 @@ class ProcessObserver:
             activity = attrs.evolve(activity, is_queue_draining=drained)
         return activity, after.accept_queue
 
-    async def ready_timeout_extension(self, timeout_seconds: float, extended: float) -> float:
+    async def ready_timeout_extension(self, max_time: float, extended: float) -> float:
         """See `policy.diagnosis.ready_timeout_extension`."""
         found = await self._observe(self._leader, self._address)
         if found is None:
             return 0.0
-        return ready_timeout_extension(timeout_seconds, found.processes.max_cpu_wait, extended)
+        return ready_timeout_extension(max_time, found.processes.max_cpu_wait, extended)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 import signal
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import attrs
 import trio
 from trio_util import wait_any
 
-from meshtrio.config import PluginConfig, TelemetryConfig
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
@@ -24,17 +21,13 @@ from meshtrio.supervisor.output_reader import OutputReader
 from meshtrio.supervisor.policy.restart import Exit, ExitCause, RunFailure, make_exit
 from meshtrio.supervisor.policy.state import InstanceState, next_run_state
 from meshtrio.supervisor.probe import HealthCheckResult
-from meshtrio.supervisor.process.cleanup.leftover_killer import (
-    RunIdentity,
-    get_boot_ticks,
-)
+from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity, get_boot_ticks
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
-from meshtrio.supervisor.process.spawn.start_failures import (
-    EXEC_FAILED_STATUSES,
-)
+from meshtrio.supervisor.process.spawn.start_failures import EXEC_FAILED_STATUSES
 from meshtrio.supervisor.registration import Registration
+from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
 from meshtrio.util.text import replace_surrogates
@@ -50,13 +43,8 @@ class ProcessRun:
 
     def __init__(
         self,
-        config: PluginConfig,
-        number: int,
-        slot: int,
+        spec: RunSpec,
         *,
-        socket: Path,
-        mesh_socket: Path,
-        telemetry: TelemetryConfig,
         registry: Registry,
         effects: Effects,
         line_buffer: LineBuffer,
@@ -65,26 +53,14 @@ class ProcessRun:
     ) -> None:
         """Create a run; `run` starts its process.
 
-        Args:
-            config: The plugin's configuration.
-            number: The number of the instance.
-            slot: Which of the instance's two addresses the process uses.
-            socket: The Unix socket at which it serves, unless its config has `listen`.
-            mesh_socket: The mesh's own socket, in its runtime directory.
-            telemetry: What the plugin is to measure and trace.
-            registry: Where it is registered while it is ready.
-            effects: Starts, probes and guards the process.
-            line_buffer: Where the last lines that it writes are kept.
-            emit: Called as `emit(kind, **values)` for each lifecycle event of the instance.
-            on_change: Called after each change of `state`.
+        It is in the registry while it is ready. `emit(kind, **values)` is called for each lifecycle
+        event of the instance, and `on_change` after each change of `state`.
         """
-        self.config = config
-        self.number = number
-        self.socket = socket
+        config = spec.config
+        self.config, self.number, self.socket = config, spec.number, spec.socket
+        self.launch_id = spec.launch_id
         self.state = InstanceState.PENDING
         self.process: PluginProcess | None = None
-        self.launch_id = secrets.token_hex(8)
-        """The id that its processes inherit, by which they are found if they leave their group."""
         self.identity: RunIdentity | None = None
         """What its processes are found by; None before there can be any."""
         self.started_at = trio.current_time()
@@ -105,25 +81,17 @@ class ProcessRun:
         self.applied_log_level = config.output.log_level
         """The log level that its process uses: at first, the one in its environment."""
         self.output_reader = OutputReader(config.output, line_buffer, emit)
-        self._launcher = Launch(
-            config,
-            number,
-            slot,
-            launch_id=self.launch_id,
-            socket=socket,
-            mesh_socket=mesh_socket,
-            telemetry=telemetry,
-            effects=effects,
-        )
+        self._spec = spec
+        self._launcher = Launch(spec, effects)
         self._effects = effects
         self._emit = emit
         self._on_change = on_change
-        self._address = config.instance_address(number, slot) or f"unix:{socket}"
-        self._registration = Registration(registry, config, number, self.launch_id, self._address)
+        self._registration = Registration(registry, spec)
         self._verifier: ServerVerifier | None = None
         self._health: HealthMonitor | None = None
         self._drain_delay = 0.0
         self._failure = RunFailure("")
+        """Why the process has to be ended, unless it has ended by itself."""
         self._kill_requested = trio.Event()
         self._cancel_scope = trio.CancelScope()
 
@@ -131,8 +99,7 @@ class ProcessRun:
 
     @property
     def is_kill_requested(self) -> bool:
-        """Whether it is about to be ended for its memory, or because another server has its
-        address."""
+        """Whether it is about to be ended for its memory, or for a server at its address."""
         return self._kill_requested.is_set()
 
     @property
@@ -162,23 +129,18 @@ class ProcessRun:
 
     # -- requests ----------------------------------------------------------------------------
 
-    def stop(self, drain_delay: float = 0.0) -> None:
+    def stop(self, drain_delay: float) -> None:
         """Stop it: SIGTERM, then SIGKILL after its `stop_timeout`. `run` returns when it is gone.
 
-        Args:
-            drain_delay: Seconds from leaving the registry to SIGTERM, in which calls that are on
-                their way arrive. Plugins made with meshtrio serve those in any case; other servers
-                may reject them.
+        The delay, in seconds, is from leaving the registry to SIGTERM: calls that are on their way
+        arrive. Plugins made with meshtrio serve those in any case; other servers may reject them.
         """
         self.is_stop_requested = True
         self._drain_delay = drain_delay
         self._cancel_scope.cancel()
 
     def record_rss(self, rss: int) -> None:
-        """Record the resident memory of its process group, in bytes; above the limit it is ended.
-
-        A limit below is the config's: `Containment.memory`.
-        """
+        """Record the resident memory of its process group; above the limit it is ended."""
         self.rss = rss
         limit = self.config.containment.memory
         if limit is not None and rss > limit:
@@ -241,10 +203,12 @@ class ProcessRun:
             self._emit(events.NotStarted, exit=self.exit)
             return
         self.process = process
+        owner = ProcessTree(process.pid, self.launch_id)
         self._verifier = ServerVerifier(
-            self._address,
-            ProcessTree(process.pid, self.launch_id),
+            self._spec.address,
+            owner,
             uids,
+            tls=self.config.tls,
             verify_process=self.config.verify_server,
         )
         self.identity = attrs.evolve(self.identity, session_id=process.pid)
@@ -266,16 +230,14 @@ class ProcessRun:
     async def _supervise_to_end(
         self, process: PluginProcess, verifier: ServerVerifier, output_ended: trio.Event
     ) -> None:
-        is_supervised = False
         try:
             try:
                 failure = await self._supervise(process, verifier)
             except (Exception, BaseExceptionGroup) as exc:
                 failure = self._internal_failure(exc)
-            is_supervised = True
-        finally:
-            if not is_supervised:
-                await self._stop(process, output_ended)
+        except BaseException:
+            await self._stop(process, output_ended)
+            raise
         if not process.has_exited:
             failure = await self._terminate(process, failure)
         with trio.move_on_after(_OUTPUT_TIMEOUT, shield=True):
@@ -289,16 +251,10 @@ class ProcessRun:
         self._emit(events.Exited, pid=process.pid, exit=self.exit)
 
     async def _supervise(self, process: PluginProcess, verifier: ServerVerifier) -> RunFailure:
-        """Probe the process and wait for its end.
-
-        Returns:
-            Why the process has to be ended; one without a reason if it has ended by itself.
-        """
-        failure = RunFailure("")
+        """Probe the process and wait for its end; return why it has to be ended, if it has to."""
         self._health = health = HealthMonitor(
-            self.config,
+            self._spec,
             process.pid,
-            self._address,
             verifier,
             self._effects,
             on_ready=partial(self._mark_ready, process),
@@ -306,16 +262,10 @@ class ProcessRun:
         )
 
         async def check_health() -> None:
-            nonlocal failure
-            failure = await health.run()
+            self._failure = await health.run()
 
-        async def wait_for_kill_request() -> None:
-            nonlocal failure
-            await self._kill_requested.wait()
-            failure = self._failure
-
-        await wait_any(check_health, wait_for_kill_request, process.wait)
-        return RunFailure("") if process.has_exited else failure
+        await wait_any(check_health, self._kill_requested.wait, process.wait)
+        return RunFailure("") if process.has_exited else self._failure
 
     async def _terminate(self, process: PluginProcess, failure: RunFailure) -> RunFailure:
         """End a process that has failed; one that is stuck is made to dump its stacks first."""
@@ -345,7 +295,7 @@ class ProcessRun:
             self.was_killed = await process.stop(self.config.stop_timeout)
             with trio.move_on_after(_OUTPUT_TIMEOUT):
                 await output_ended.wait()
-        self.exit = self._make_exit(process, "")
+        self.exit = self._make_exit(process, "", None)
         # Callers whose calls broke with the process learn how it ended.
         self._deregister(self._describe_stop(self.exit), self.exit)
         self._emit(
@@ -362,9 +312,7 @@ class ProcessRun:
             return f"did not stop within {self.config.stop_timeout:g} s and {exit}"
         return "was stopped" if exit.is_clean else f"was stopped; it {exit}"
 
-    def _make_exit(
-        self, process: PluginProcess, reason: str, cause: ExitCause | None = None
-    ) -> Exit:
+    def _make_exit(self, process: PluginProcess, reason: str, cause: ExitCause | None) -> Exit:
         self.output_reader.read_remaining()
         if process.tracer is not None:
             self._emit(events.Traced, pid=process.pid, tracer=str(process.tracer))
@@ -384,9 +332,8 @@ class ProcessRun:
     # -- health ------------------------------------------------------------------------------
 
     def _mark_ready(self, process: PluginProcess) -> None:
-        self._registration.register(
-            process.pid, None if self._verifier is None else self._verifier.uid
-        )
+        assert self._verifier is not None
+        self._registration.register(process.pid, self._verifier.uid)
         if self.ready_at is None:
             self.ready_at = trio.current_time()
         self._set_state(InstanceState.READY)
@@ -399,10 +346,8 @@ class ProcessRun:
             self._handle_wrong_server(process, result.reason)
             return
         if not result.is_alive or result.is_busy:
-            condition = result.condition
-            self._emit(
-                events.CheckFailed, pid=process.pid, reason=result.reason, condition=condition
-            )
+            found = {"reason": result.reason, "condition": result.condition}
+            self._emit(events.CheckFailed, pid=process.pid, **found)
         if result.is_busy:
             return
         if result.is_serving and self.state is InstanceState.UNREADY:

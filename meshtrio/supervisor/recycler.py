@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from random import Random
 
+import attrs
 import trio
 
 from meshtrio.supervisor.effects import Effects
@@ -19,25 +18,15 @@ _log = logging.getLogger("meshtrio.mesh")
 _CHECK_INTERVAL = 1.0
 
 
+@attrs.define(eq=False)
 class Recycler:
     """Checks all instances once a second and requests replacements."""
 
-    def __init__(
-        self,
-        effects: Effects,
-        list_instances: Callable[[], Sequence[Instance]],
-        on_request: Callable[[], None],
-    ) -> None:
-        """Create a recycler.
-
-        Args:
-            effects: Reads the memory of process groups and the sockets' files.
-            list_instances: Returns the instances that there are now.
-            on_request: Called after a replacement was requested.
-        """
-        self._effects = effects
-        self._list_instances = list_instances
-        self._on_request = on_request
+    _effects: Effects
+    _list_instances: Callable[[], Sequence[Instance]]
+    """Returns the instances that there are now."""
+    _on_request: Callable[[], None]
+    """Called after a replacement was requested."""
 
     async def run(self) -> None:
         """Check once a second until cancelled; a check that raises is logged."""
@@ -49,19 +38,15 @@ class Recycler:
                 _log.exception("cannot check which instances to replace")
 
     async def _check(self, instances: Sequence[Instance]) -> None:
-        with_process = [instance for instance in instances if instance.process is not None]
+        with_process = [each for each in instances if each.process is not None]
         for instance in instances:
             instance.unkillable = tuple(each for each in instance.unkillable if each.is_running)
-        if any(instance.config.monitors_memory for instance in with_process):
+        if any(each.config.monitors_memory for each in with_process):
             await self._check_memory(with_process)
         for instance in with_process:
             for run in instance.runs():
                 run.check_socket()
-            if instance.phase is not InstancePhase.RUNNING:
-                continue
-            effects = self._effects
-            reason = find_replace_reason(instance, effects.rng, effects.is_socket_removed)
-            if reason:
+            if reason := find_replace_reason(instance, self._effects):
                 instance.request_replacement(reason)
                 self._on_request()
 
@@ -75,22 +60,20 @@ class Recycler:
             instance.record_rss(rss_by_group)
 
 
-def find_replace_reason(
-    instance: Instance, rng: Random, is_socket_removed: Callable[[Path], bool]
-) -> str:
+def find_replace_reason(instance: Instance, effects: Effects) -> str:
     """Find why the active run should be replaced, as a phrase; "" if there is no reason."""
     run, config = instance.active_run, instance.config
-    if run is None or not run.is_ready or run.is_kill_requested:
+    if instance.phase is not InstancePhase.RUNNING or run is None or not run.is_ready:
         return ""
-    if trio.current_time() < instance.next_replace_at:
+    if run.is_kill_requested or trio.current_time() < instance.next_replace_at:
         return ""
     if config.max_age is not None:
         if run.max_age_factor is None:
-            run.max_age_factor = 1 + config.max_age_variance * (2 * rng.random() - 1)
+            run.max_age_factor = 1 + config.max_age_variance * (2 * effects.rng.random() - 1)
         if run.uptime > config.max_age * run.max_age_factor:
             return f"it is {run.uptime:.0f} s old"
     if config.renew_above is not None and run.rss > config.renew_above:
         return f"it uses {run.rss:,} bytes of memory"
-    if config.listen is None and is_socket_removed(run.socket):
+    if config.listen is None and effects.is_socket_removed(run.socket):
         return f"its socket {run.socket} was removed"
     return ""

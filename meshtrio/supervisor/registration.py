@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
-from meshtrio.config import PluginConfig
+import attrs
+
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor.policy.restart import Exit
+from meshtrio.supervisor.run_spec import RunSpec
 
 
+@attrs.define(eq=False)
 class Registration:
     """Registers the endpoint of a run, and reports to its callers how it ended.
 
     Each time that a run becomes ready it is a new endpoint, with an id of its own.
     """
 
-    def __init__(
-        self, registry: Registry, config: PluginConfig, number: int, launch_id: str, address: str
-    ) -> None:
-        self._registry = registry
-        self._config = config
-        self._number = number
-        self._launch_id = launch_id
-        self._address = address
-        self._serials = itertools.count()
-        self._endpoint_id = ""
+    _registry: Registry
+    _spec: RunSpec
+    _serials: Iterator[int] = attrs.field(factory=itertools.count, init=False)
+    _endpoint_id: str = attrs.field(default="", init=False)
 
     @property
     def was_registered(self) -> bool:
@@ -38,37 +36,32 @@ class Registration:
         self._endpoint_id = self._next_endpoint_id()
         endpoint = Endpoint(
             id=self._endpoint_id,
-            address=self._address,
-            instance=self._number,
+            address=self._spec.address,
+            instance=self._spec.number,
             pid=pid,
-            tls=self._config.tls,
+            tls=self._spec.config.tls,
             server_uid=server_uid,
         )
-        self._registry.register(self._config.service, endpoint)
+        self._registry.register(self._spec.config.service, endpoint)
 
-    def deregister(self, reason: str, pid: int | None, exit: Exit | None = None) -> None:
+    def deregister(self, reason: str, pid: int | None, exit: Exit | None) -> None:
         """Remove the run from the registry, or add how it ended to an earlier removal.
 
         A run that was never registered has exit info too: callers learn from it why there is no
-        endpoint.
-
-        Args:
-            reason: Why, as a phrase that follows "instance 0 (pid 4711)".
-            pid: The process id, None if there was no process.
-            exit: How the process ended, None if it has not.
+        endpoint. `reason` is a phrase that follows "instance 0 (pid 4711)".
         """
         self._endpoint_id = self._endpoint_id or self._next_endpoint_id()
         process = "" if pid is None else f" (pid {pid})"
         exit_info = ExitInfo(
             endpoint_id=self._endpoint_id,
-            reason=f"instance {self._number}{process} {reason}",
+            reason=f"instance {self._spec.number}{process} {reason}",
             exit_status=exit.status if exit else None,
             signal=exit.signal if exit else None,
             stderr_tail=exit.stderr_tail if exit else (),
-            launch_id=self._launch_id,
+            launch_id=self._spec.launch_id,
         )
-        self._registry.deregister(self._config.service, exit_info)
+        self._registry.deregister(self._spec.config.service, exit_info)
 
     def _next_endpoint_id(self) -> str:
-        serial = next(self._serials)
-        return f"{self._config.name}-{self._number}-{self._launch_id}-{serial}"
+        spec = self._spec
+        return f"{spec.config.name}-{spec.number}-{spec.launch_id}-{next(self._serials)}"

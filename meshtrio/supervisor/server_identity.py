@@ -20,11 +20,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import attrs
 import trio
 
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
@@ -52,37 +53,32 @@ FileId = tuple[int, int]
 """Device and inode."""
 
 
+@attrs.define(eq=False)
 class ServerVerifier:
     """Connects to the server of one process of a plugin and verifies that it is the plugin's."""
 
-    def __init__(
-        self,
-        address: str,
-        owner: ProcessTree,
-        uids: frozenset[int] | None,
-        *,
-        verify_process: bool,
-    ) -> None:
-        """Create a verifier.
+    _address: str
+    """Where the plugin serves."""
+    _owner: ProcessTree
+    """The processes of the plugin."""
+    _uids: frozenset[int] | None
+    """The users of which the server of a Unix socket has to have one; None for any."""
+    _verify_process: bool = attrs.field(kw_only=True)
+    """Whether the server has to be one of the processes."""
+    _tls: ClientTlsConfig | None = attrs.field(default=None, kw_only=True)
+    uid: int | None = attrs.field(default=None, init=False)
+    """The user that the server was last found to run as; None on TCP and before that."""
+    _path: str = attrs.field(init=False)
+    """The path of its Unix socket; "" on TCP."""
+    _socket_file_id: FileId | None = attrs.field(default=None, init=False)
+    """The file of the socket when it was last connected to."""
+    _verified: object = attrs.field(default=None, init=False)
+    """The listener that was last verified: a pid, or inodes of sockets."""
+    _last_rejection: tuple[object, str, float] = attrs.field(default=(None, "", 0.0), init=False)
+    """The listener that was last rejected, why, and when."""
 
-        Args:
-            address: Where the plugin serves.
-            owner: The processes of the plugin.
-            uids: The users of which the server of a Unix socket has to have one; None for any.
-            verify_process: Whether the server has to be one of the processes.
-        """
-        self.uid: int | None = None
-        """The user that the server was last found to run as; None on TCP and before that."""
-        self._path = Address.parse(address).path
-        self._owner = owner
-        self._uids = uids
-        self._verify_process = verify_process
-        self._socket_file_id: FileId | None = None
-        """The file of the socket when it was last connected to."""
-        self._verified: object = None
-        """The listener that was last verified: a pid, or inodes of sockets."""
-        self._last_rejection: tuple[object, str, float] = (None, "", 0.0)
-        """The listener that was last rejected, why, and when."""
+    def __attrs_post_init__(self) -> None:
+        self._path = Address.parse(self._address).path
 
     @property
     def is_socket_replaced(self) -> bool:
@@ -92,16 +88,11 @@ class ServerVerifier:
         found = _get_file_id(self._path)
         return found is not None and found != self._socket_file_id
 
-    async def dial(self, address: str, tls: ClientTlsConfig | None) -> Transport:
-        """Connect to the server, as `transport.dial.dial` does.
-
-        Raises:
-            WrongServerError: Another program answers there.
-            OSError: No program does.
-        """
+    async def connect(self, address: str) -> Transport:
+        """Connect to the server, as `transport.dial.dial` does; WrongServerError if it is not."""
         # Before connecting, so that a file that replaces the socket afterwards is noticed.
         self._socket_file_id = _get_file_id(self._path) if self._path else None
-        transport = await dial(address, tls, self._uids)
+        transport = await dial(address, self._tls, self._uids)
         try:
             await self._verify(transport.sock)
         except BaseException:
@@ -149,18 +140,15 @@ class ServerVerifier:
             return ""
         if not pid:
             return "its socket is served by a process of another PID namespace"
-        return (
-            f"its socket is served by {_describe_process(pid)}, which is not one of its processes"
-        )
+        other = _describe_process(pid)
+        return f"its socket is served by {other}, which is not one of its processes"
 
     def _find_listeners(self, host: str, port: int) -> list[TcpListener]:
         """Find what listens at an address, in our network namespace or else in the plugin's."""
         found = find_listeners(list_tcp_listeners(), host, port)
-        if not found and _network_namespace(self._owner.leader_pid) not in (
-            None,
-            _network_namespace("self"),
-        ):
-            found = find_listeners(list_tcp_listeners(self._owner.leader_pid), host, port)
+        leader = self._owner.leader_pid
+        if not found and _network_namespace(leader) not in (None, _network_namespace("self")):
+            found = find_listeners(list_tcp_listeners(leader), host, port)
         return found
 
     def _check_sockets(self, listeners: list[TcpListener]) -> str:
@@ -183,11 +171,13 @@ async def _run_in_thread(function: Callable[[], T]) -> T:
         raise OSError(errno.ENOMEM, str(exc)) from None
 
 
-async def is_address_in_use(address: str) -> bool:
+async def is_address_in_use(
+    address: str, connect: Callable[[str], Awaitable[socket.socket]] = connect_socket
+) -> bool:
     """Whether a server accepts connections at a TCP address."""
     with trio.move_on_after(_CONNECT_TIMEOUT):
         try:
-            sock = await connect_socket(address)
+            sock = await connect(address)
         except (OSError, ValueError):
             return False
         with sock:

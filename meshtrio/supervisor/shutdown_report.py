@@ -59,30 +59,18 @@ class ShutdownReporter:
         """Add an event to the report."""
         if not self._is_started:
             return
+        name = f"{event.plugin}/{event.instance}"
         if isinstance(event, events.LeftRunning):
-            self._add_unkillable(event)
+            # A process that an instance has started; its own process is reported as Stopped.
+            if name not in self.report.unkillable:
+                self._append("unkillable", f"{name} pid {event.pid}")
         elif isinstance(event, events.Stopped):
-            self._add_stopped(event)
+            how = "killed" if event.was_killed else "stopped"
+            self._append("unkillable" if event.exit.is_unkillable else how, name)
+            self._append("cut_calls", *event.cut_calls)
+            if not event.cut_calls_known:
+                unknown = tuple(sorted((*self.report.cut_calls_unknown, name)))
+                self.report = attrs.evolve(self.report, cut_calls_unknown=unknown)
 
-    def _add_stopped(self, event: events.Stopped) -> None:
-        name, report = f"{event.plugin}/{event.instance}", self.report
-        unknown = report.cut_calls_unknown
-        report = attrs.evolve(
-            report,
-            cut_calls=(*report.cut_calls, *event.cut_calls),
-            cut_calls_unknown=unknown if event.cut_calls_known else tuple(sorted((*unknown, name))),
-        )
-        if event.exit.is_unkillable:
-            report = attrs.evolve(report, unkillable=(*report.unkillable, name))
-        elif event.was_killed:
-            report = attrs.evolve(report, killed=(*report.killed, name))
-        else:
-            report = attrs.evolve(report, stopped=(*report.stopped, name))
-        self.report = report
-
-    def _add_unkillable(self, event: events.LeftRunning) -> None:
-        """Add a process that an instance has started; its own process is reported as Stopped."""
-        instance = f"{event.plugin}/{event.instance}"
-        if instance not in self.report.unkillable:
-            name = f"{instance} pid {event.pid}"
-            self.report = attrs.evolve(self.report, unkillable=(*self.report.unkillable, name))
+    def _append(self, field: str, *names: str) -> None:
+        self.report = attrs.evolve(self.report, **{field: (*getattr(self.report, field), *names)})

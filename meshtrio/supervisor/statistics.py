@@ -106,20 +106,17 @@ class LifecycleCounters:
 
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Count an event."""
-        counts = self._by_plugin[event.plugin]
+        counts, key = self._by_plugin[event.plugin], (event.plugin, event.instance)
         name = _COUNTER_NAMES.get(type(event))
         if name is not None:
             counts[name] += 1
-        if isinstance(event, events.LinesDropped):
-            counts["lines_dropped"] += event.count
-        elif isinstance(event, events.Stopped):
-            counts["killed"] += event.was_killed
-        elif not isinstance(event, events.LineWritten):  # By far the most frequent event.
-            self._count_by_instance(event)
-
-    def _count_by_instance(self, event: events.LifecycleEvent) -> None:
-        key = (event.plugin, event.instance)
         match event:
+            case events.LineWritten():
+                return  # By far the most frequent event.
+            case events.LinesDropped(count=count):
+                counts["lines_dropped"] += count
+            case events.Stopped(was_killed=was_killed):
+                counts["killed"] += was_killed
             case events.CheckFailed(condition=condition):
                 # A check that was rejected was answered.
                 self.failed_checks[key] += condition is not None
@@ -128,33 +125,23 @@ class LifecycleCounters:
             case events.Renewing():
                 self.restarts[key, REPLACEMENT_REASON] += 1
             case events.GroupRestarting(plugins=plugins):
-                for instance in self._list_instances():
-                    if instance.plugin in plugins:
-                        self.restarts[instance.key, GROUP_REASON] += 1
+                restarted = (i.key for i in self._list_instances() if i.plugin in plugins)
+                self.restarts.update((key, GROUP_REASON) for key in restarted)
 
     def summarize(
         self, name: str, plugins: Iterable[str], instances: Mapping[str, Sequence[Instance]]
     ) -> PluginStatistics:
-        """Sum up plugins.
-
-        Args:
-            name: The name of the sum.
-            plugins: The names of the plugins.
-            instances: All instances, by plugin.
-        """
+        """Sum up plugins under a name; `instances` are all instances, by plugin."""
         names = frozenset(plugins)
         included = [instance for plugin in names for instance in instances.get(plugin, ())]
-        total: Counter[str] = Counter()
-        for plugin in names:
-            total.update(self._by_plugin[plugin])
+        total: Counter[str] = sum((self._by_plugin[name] for name in names), Counter())
         runs = [each.active_run for each in included if each.active_run is not None]
+        latencies = [run.last_check.latency for run in runs if run.last_check]
         return PluginStatistics(
             name=name,
             instances=len(included),
             states=tuple(Counter(instance.state for instance in included).items()),
             counts=LifecycleCounts(**total),
             rss=sum(run.rss for run in runs),
-            slowest_check=max(
-                (run.last_check.latency for run in runs if run.last_check), default=0.0
-            ),
+            slowest_check=max(latencies, default=0.0),
         )

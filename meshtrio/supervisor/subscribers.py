@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
+import attrs
 import trio
 
 from meshtrio.supervisor.events import LifecycleEvent, Subscriber
@@ -22,17 +23,15 @@ _LOG_INTERVAL = 60.0
 """Seconds between two log records about one subscriber, which may raise for each line of output."""
 
 
+@attrs.define(eq=False)
 class Subscribers:
     """Calls each subscriber with each event, in the order that they were added."""
 
-    def __init__(
-        self, subscribers: Iterable[Subscriber], on_exit: Callable[[BaseException], None]
-    ) -> None:
-        """Create the list; `on_exit` is called with a SystemExit or KeyboardInterrupt of one."""
-        self._subscribers = list(subscribers)
-        self._on_exit = on_exit
-        self._last_logged: dict[Subscriber, tuple[float, int]] = {}
-        """When the failures of a subscriber were last logged, and how many there were since."""
+    _subscribers: list[Subscriber]
+    _on_exit: Callable[[BaseException], None]
+    """Called with a SystemExit or KeyboardInterrupt of one."""
+    _last_logged: dict[Subscriber, tuple[float, int]] = attrs.field(factory=dict, init=False)
+    """When the failures of a subscriber were last logged, and how many there were since."""
 
     def add(self, subscriber: Subscriber) -> None:
         """Add a subscriber, which is called after those before it."""

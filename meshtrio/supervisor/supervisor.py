@@ -12,6 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -27,7 +28,6 @@ from meshtrio.supervisor.instance import Instance, InstanceStatus
 from meshtrio.supervisor.policy.escalation import (
     EscalateToMesh,
     GroupRestartTimes,
-    NoEscalation,
     escalate,
     plugins_restarted_with,
 )
@@ -43,6 +43,7 @@ from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.recycler import Recycler
+from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.shutdown_report import ShutdownReport, ShutdownReporter
 from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics
 from meshtrio.supervisor.subscribers import Subscribers
@@ -71,12 +72,8 @@ class Supervisor:
     ) -> None:
         """Create a supervisor; nothing is started before `run`.
 
-        Args:
-            config: The plugins and groups, and how many may start at once.
-            registry: Where the endpoints of ready instances are registered.
-            directory: The runtime directory, with the sockets.
-            subscribers: Called with each lifecycle event.
-            effects: Replaces real processes, in tests.
+        The registry gets the endpoints of ready instances. The runtime directory has the sockets.
+        `effects` replaces real processes, in tests.
         """
         self.mesh_socket = runtime_dir.mesh_socket_path(directory)
         self._effects = effects or make_system_effects(directory, config.cgroup)
@@ -112,7 +109,14 @@ class Supervisor:
     def configure(self, config: MeshConfig) -> None:
         """Use `config` from now on; `add` and `remove` change the set of instances."""
         self.config = config
-        self._set_guard_users()
+        try:
+            self._effects.guard.set_users(runtime_dir.resolve_plugin_uids(config))
+        except OSError as exc:
+            _log.error(
+                "cannot record the users of plugins in the runtime dir: %s; should this mesh and "
+                "its warden be killed, the next mesh there leaves their processes alone",
+                exc.strerror,
+            )
         self._topology = config.topology()
         self.dependencies = self._topology.dependencies()
         by_name = {plugin.name: plugin for plugin in config.plugins}
@@ -130,17 +134,6 @@ class Supervisor:
         for service in self._declared_services - services:
             self._registry.remove_service(service)
         self._service_tables, self._declared_services = config.services, services
-
-    def _set_guard_users(self) -> None:
-        """Configure the guard with the users whose processes the plugins are."""
-        try:
-            self._effects.guard.set_users(runtime_dir.resolve_plugin_uids(self.config))
-        except OSError as exc:
-            _log.error(
-                "cannot record the users of plugins in the runtime dir: %s; should this mesh and "
-                "its warden be killed, the next mesh there leaves their processes alone",
-                exc.strerror,
-            )
 
     def add(self, instances: Iterable[Instance]) -> None:
         """Add instances, which are started. Raises UsageError if the mesh is stopping."""
@@ -229,8 +222,7 @@ class Supervisor:
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` is true after the supervisor has acted on all requests.
 
-        Raises:
-            UsageError: The mesh is stopping and the condition is not true.
+        Raises UsageError if the mesh is stopping and the condition is not true.
         """
         self._wake()
         await trio.lowlevel.checkpoint()
@@ -285,25 +277,27 @@ class Supervisor:
                 return  # A run that drains still has the address of the replacement.
             assert instance.replacement is not None
             self._emit(instance, events.Renewing, reason=instance.replacement.reason)
-            instance.launch_replacement(self._start_run(instance, 1 - instance.slot, runs))
+            instance.launch(self._start_run(instance, 1 - instance.slot, runs))
         elif instance.phase is InstancePhase.REPLACING:
             assert instance.replacement_run is not None
             if instance.replacement_run.is_ready:
                 instance.promote(_DRAIN_DELAY)
 
     def _socket_path(self, instance: Instance, slot: int) -> Path:
-        return runtime_dir.plugin_socket_path(
-            self._directory, instance.config, instance.number, slot
-        )
+        directory, config = self._directory, instance.config
+        return runtime_dir.plugin_socket_path(directory, config, instance.number, slot)
 
     def _start_run(self, instance: Instance, slot: int, runs: trio.Nursery) -> ProcessRun:
-        run = ProcessRun(
-            instance.config,
-            instance.number,
-            slot,
+        spec = RunSpec(
+            config=instance.config,
+            number=instance.number,
+            slot=slot,
             socket=self._socket_path(instance, slot),
             mesh_socket=self.mesh_socket,
             telemetry=self.config.telemetry,
+        )
+        run = ProcessRun(
+            spec,
             registry=self._registry,
             effects=self._effects,
             line_buffer=instance.line_buffer,
@@ -337,9 +331,8 @@ class Supervisor:
             self._emit(instance, events.Swept, count=report.killed)
         instance.unkillable += report.unkillable
         for each in report.unkillable:
-            self._emit(
-                instance, events.LeftRunning, pid=each.pid, name=each.name, reason=each.reason
-            )
+            found = {"pid": each.pid, "name": each.name, "reason": each.reason}
+            self._emit(instance, events.LeftRunning, **found)
 
     # -- ends of runs ------------------------------------------------------------------------
 
@@ -358,7 +351,7 @@ class Supervisor:
             text = f"{process_exit}, as do {len(instance.unkillable) - 1} others of its processes"
             process_exit = attrs.evolve(process_exit, reason=f"{text}; it is not started again")
             instance.last_exit = process_exit
-            instance.fail()
+            instance.finish(is_failure=True)
             self._emit(instance, events.GaveUp, exit=process_exit)
             return
         decision = decide_restart(
@@ -372,28 +365,21 @@ class Supervisor:
                 if companions:
                     self._restart_together([instance, *self._instances_of(companions)])
             case Finish(is_failure=is_failure):
-                instance.fail() if is_failure else instance.complete()
+                instance.finish(is_failure=is_failure)
                 self._emit(instance, events.GaveUp, exit=process_exit)
             case GiveUp(restarts=restarts):
-                instance.fail()
+                instance.finish(is_failure=True)
                 self._emit(instance, events.GaveUp, exit=process_exit, restarts=restarts)
                 self._escalate(instance, process_exit, decision, now)
 
     def _escalate(self, instance: Instance, exit: Exit, given_up: GiveUp, now: float) -> None:
         result = escalate(self._topology, instance.config, self._recent_group_restarts, now)
-        if isinstance(result, NoEscalation):
+        if result is None:
             return
         if isinstance(result, EscalateToMesh):
-            failure = MeshFailedError(
-                instance.plugin,
-                instance.number,
-                given_up.restarts,
-                given_up.period,
-                result.failed_groups,
-                str(exit),
-                exit.stderr_tail,
-            )
-            self._fail(failure)
+            limits = given_up.restarts, given_up.period, result.failed_groups
+            ended = str(exit), exit.stderr_tail
+            self._fail(MeshFailedError(instance.plugin, instance.number, *limits, *ended))
             return
         self._recent_group_restarts = result.restart_times
         self._emit(instance, events.GroupRestarting, group=result.group, plugins=result.plugins)
@@ -412,7 +398,5 @@ class Supervisor:
         wanted = frozenset(plugins)
         return [instance for instance in self.instances if instance.plugin in wanted]
 
-    def _emit(
-        self, instance: Instance, kind: type[events.LifecycleEvent], **values: object
-    ) -> None:
+    def _emit(self, instance: Instance, kind: type[events.LifecycleEvent], **values: Any) -> None:
         self._subscribers.emit(kind(instance.plugin, instance.number, **values))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -25,8 +24,6 @@ from meshtrio.supervisor.process.spawn.start_failures import explain_exec_failur
 from meshtrio.supervisor.process_observer import observe
 from meshtrio.supervisor.server_identity import is_address_in_use
 from meshtrio.util.concurrency import background_service
-
-_log = logging.getLogger("meshtrio.mesh")
 
 
 def make_system_effects(directory: Path, cgroup: Path | None = None) -> Effects:
@@ -59,9 +56,7 @@ def is_socket_removed(socket: Path) -> bool:
 
 
 @asynccontextmanager
-async def _run_guard(
-    mesh_run: MeshRun, warden: Warden, cgroups: Cgroups | None
-) -> AsyncIterator[None]:
+async def _run_guard(run: MeshRun, warden: Warden, cgroups: Cgroups | None) -> AsyncIterator[None]:
     """Run the warden during the block, and reap reparented processes.
 
     After the block, what remains of this run of the mesh is killed.
@@ -70,8 +65,8 @@ async def _run_guard(
         if cgroups is not None:
             stack.callback(cgroups.close)
         stack.enter_context(default_signals_in_children())
-        stack.enter_context(mesh_run.hold_pidfd())
-        reparented = ReparentedProcesses(mesh_run, warden)
+        stack.enter_context(run.hold_pidfd())
+        reparented = ReparentedProcesses(run, warden)
         async with (
             background_service(run_zombie_reaper),
             background_service(warden.run),
@@ -81,11 +76,4 @@ async def _run_guard(
                 yield
             finally:
                 with trio.CancelScope(shield=True):
-                    await _kill_remaining(mesh_run)
-
-
-async def _kill_remaining(mesh_run: MeshRun) -> None:
-    try:
-        await mesh_run.kill_remaining()
-    except (OSError, RuntimeError) as exc:
-        _log.warning("cannot look for processes that the mesh has left behind: %s", exc)
+                    await run.kill_remaining()

@@ -76,10 +76,8 @@ async def test_an_error_of_the_mesh_ends_one_process_only(
     failures = iter([RuntimeError("of the probe")])
 
     class Failing(FakeEffects):
-        async def check(
-            self, address: str, timeout_seconds: float, tls: Any = None, connect: Any = None
-        ) -> Any:
-            found = await super().check(address, timeout_seconds, tls, connect)
+        async def check(self, address: str, timeout_seconds: float, connect: Any = None) -> Any:
+            found = await super().check(address, timeout_seconds, connect)
             if "/a-0" in address:
                 for failure in failures:
                     raise failure

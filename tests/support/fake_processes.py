@@ -198,9 +198,7 @@ class FakeEffects:
 
     # -- as the probe ------------------------------------------------------------------------
 
-    async def wait_ready(
-        self, address: str, timeout_seconds: float, tls: Any = None, connect: Any = None
-    ) -> None:
+    async def wait_ready(self, address: str, timeout_seconds: float, connect: Any = None) -> None:
         process = self._by_socket[address]
         with trio.move_on_after(timeout_seconds):
             await trio.sleep_until(process.ready_at)
@@ -208,7 +206,7 @@ class FakeEffects:
         raise NotReadyError(timeout_seconds, "it is a fake")
 
     async def check(
-        self, address: str, timeout_seconds: float, tls: Any = None, connect: Any = None
+        self, address: str, timeout_seconds: float, connect: Any = None
     ) -> HealthCheckResult:
         await trio.lowlevel.checkpoint()
         return self._by_socket[address].next_health_check()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from meshtrio.config import PluginConfig, TelemetryConfig
 from meshtrio.supervisor.environment import child_environment
+from meshtrio.supervisor.run_spec import RunSpec
 
 
 def environment_of(
@@ -20,14 +21,13 @@ def environment_of(
     user: pwd.struct_passwd | None = None,
 ) -> dict[str, str]:
     """Build the environment of a process of `plugin` whose mesh has `/run/mesh` as its folder."""
-    return child_environment(
-        plugin,
-        instance,
-        slot,
+    spec = RunSpec(
+        config=plugin,
+        number=instance,
+        slot=slot,
         telemetry=telemetry or TelemetryConfig(),
         launch_id="launch",
         socket=Path(f"/run/mesh/{plugin.name}-{instance}.sock"),
         mesh_socket=Path("/run/mesh/mesh.sock"),
-        inherited=inherited or {},
-        user=user,
     )
+    return child_environment(spec, inherited=inherited or {}, user=user)

@@ -42,7 +42,7 @@ def test_as_pid_1_orphans_are_reaped_and_exit_statuses_are_not_lost(short_dir: P
     steady = plugin_table("steady", "-I", "-S", "minimal.py")
     with serve_mesh_as_pid_1(short_dir, ORPHANING + steady) as (process, init):
         log = short_dir / "log"
-        wait_until(lambda: "gives up" in log.read_text() and "steady/0: ready" in log.read_text())
+        wait_until(lambda: "giving up" in log.read_text() and "steady/0: ready" in log.read_text())
         wait_until(lambda: not zombies(init))
         text = log.read_text()
         assert text.count("orphans were made") == 2
@@ -65,7 +65,7 @@ def test_as_pid_1_what_was_started_from_outside_is_left_alone(short_dir: Path) -
         subprocess.run([*enter, "setsid", "sh", "-c", script], check=True)
         (started,) = wait_until(lambda: [pid for pid in child_pids(init) if is_sleeping(pid)])
         with hold_pidfds([started]) as pidfds:
-            wait_until(lambda: "gives up" in log.read_text())
+            wait_until(lambda: "giving up" in log.read_text())
             wait_until(lambda: not zombies(init))
             assert not any(map(has_ended, pidfds.values()))
 
@@ -151,6 +151,6 @@ def test_exit_statuses_are_kept_where_the_parent_ignores_sigchld(short_dir: Path
         [*command, "--runtime-dir", str(short_dir / "run")], stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        ended = next(line for line in process.stderr if "p/0: pid" in line or "gives up" in line)
+        ended = next(line for line in process.stderr if "p/0: pid" in line or "giving up" in line)
         process.terminate()
         assert "exited with status 7" in ended

@@ -210,7 +210,7 @@ def test_deaths_with_much_stderr_leave_the_service_reachable(folder: Path) -> No
     often = {"backoff": backoff, "max_restarts": 20, "restart_period": 600}
     config = plugin_table("loud", "-c", program, output={"log_level": "error"}, **often)
     with serve_shared_mesh(folder, config) as (mesh, grpcurl):
-        mesh.wait_for_log("gives up")
+        mesh.wait_for_log("giving up")
         text = grpcurl.call(ROOT, RESOLVE, service="plugin.loud")
         departures = json.loads(text)["departures"]
         assert len(departures) == 16

@@ -52,20 +52,10 @@ class Condition(Enum):
     @property
     def is_overload(self) -> bool:
         """Whether the process is overloaded, so that it gets more time."""
-        return self in _OVERLOAD_CONDITIONS
+        return self not in _FAILURES
 
 
-_OVERLOAD_CONDITIONS = frozenset(
-    {
-        Condition.COMPUTING,
-        Condition.WAITING_FOR_CPU,
-        Condition.WAITING_FOR_DISK,
-        Condition.BACKLOG_FULL,
-        Condition.ACCEPTING,
-        Condition.CLOSING,
-        Condition.MESH_OVERLOADED,
-    }
-)
+_FAILURES = {Condition.STUCK, Condition.STOPPED, Condition.UNREACHABLE, Condition.FAULTY}
 
 
 @attrs.frozen
@@ -98,24 +88,17 @@ class Activity:
         return f"{text}; it waits for the disk" if self.has_blocked_thread else text
 
 
-def correct_symptom(
-    symptom: Symptom, queue: tuple[int, int] | None, unanswered_checks: int
-) -> Symptom:
+def correct_symptom(symptom: Symptom, queue: tuple[int, int] | None, unanswered: int) -> Symptom:
     """Correct a symptom by the socket's accept queue.
 
     On TCP, a connection to a server whose backlog is full gets no answer. On the other hand, the
     connections of checks that timed out are in the queue too: without others, clients do not fill
-    the backlog.
-
-    Args:
-        symptom: How the check failed.
-        queue: The number of connections in the queue and the backlog, None if not known.
-        unanswered_checks: Number of checks whose connections may be in the queue.
+    the backlog. `queue` is the number of connections in it and the backlog, None if not known.
     """
     if queue is None or symptom not in (Symptom.NO_ANSWER, Symptom.BACKLOG_FULL):
         return symptom
     waiting, backlog = queue
-    full = waiting > backlog and waiting > unanswered_checks
+    full = waiting > backlog and waiting > unanswered
     return Symptom.BACKLOG_FULL if full else Symptom.NO_ANSWER
 
 
@@ -180,12 +163,8 @@ class FailureStreak:
 def ready_timeout_extension(timeout: float, run_delay: float, extended: float) -> float:
     """Compute how much longer a process may take to get ready, in seconds; 0 for no longer.
 
-    Time in which it waited for a CPU does not count, up to three times the timeout.
-
-    Args:
-        timeout: The configured timeout, in seconds.
-        run_delay: How long the process has waited for a CPU so far, in seconds.
-        extended: By how much its timeout was extended before, in seconds.
+    Time in which it waited for a CPU (`run_delay`) does not count, up to three times the timeout.
+    `extended` is by how much its timeout was extended before.
     """
     extension = min(run_delay, 3 * timeout) - extended
     return extension if extension >= MIN_ACTIVITY_FRACTION * timeout else 0.0

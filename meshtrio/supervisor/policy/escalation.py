@@ -18,31 +18,21 @@ GroupRestartTimes = Mapping[str, tuple[float, ...]]
 """The times of a group's restarts after a member gave up, within its period, by group."""
 
 
-def members_to_restart(group: GroupConfig, member: str) -> tuple[str, ...]:
-    """Return the members that are restarted when one fails, including itself, in order."""
-    if group.strategy is Strategy.ONE_FOR_ALL:
-        return group.members
-    if group.strategy is Strategy.REST_FOR_ONE:
-        return group.members[group.members.index(member) :]
-    return (member,)
-
-
 def plugins_restarted_with(relations: Topology, plugin: str) -> tuple[str, ...]:
     """Return the other plugins that are restarted with an instance, by its group's strategy."""
     group = relations.group_of(plugin)
-    if group is None:
-        return ()
-    return tuple(
-        name
-        for member in members_to_restart(group, plugin)
-        for name in relations.plugins_in(member)
-        if name != plugin
-    )
+    restarted = () if group is None else _plugins_to_restart(relations, group, plugin)
+    return tuple(name for name in restarted if name != plugin)
 
 
-@attrs.frozen
-class NoEscalation:
-    """The failure has no effect on other plugins."""
+def _plugins_to_restart(relations: Topology, group: GroupConfig, member: str) -> tuple[str, ...]:
+    """Return the plugins that are restarted when a member fails, including its own, in order."""
+    members: tuple[str, ...] = (member,)
+    if group.strategy is Strategy.ONE_FOR_ALL:
+        members = group.members
+    elif group.strategy is Strategy.REST_FOR_ONE:
+        members = group.members[group.members.index(member) :]
+    return tuple(name for each in members for name in relations.plugins_in(each))
 
 
 @attrs.frozen
@@ -65,22 +55,12 @@ class EscalateToMesh:
     """The groups that failed on the way, innermost first."""
 
 
-EscalationResult = NoEscalation | RestartGroup | EscalateToMesh
-
-
 def escalate(
     relations: Topology, plugin: PluginConfig, restart_times: GroupRestartTimes, now: float
-) -> EscalationResult:
-    """Decide what happens after a plugin gave up.
-
-    Args:
-        relations: The groups.
-        plugin: The plugin.
-        restart_times: The earlier restarts of groups.
-        now: The time, in seconds of the monotonic clock.
-    """
+) -> RestartGroup | EscalateToMesh | None:
+    """Decide what happens to others after a plugin gave up at `now`; None for nothing."""
     if plugin.escalate is EscalationScope.PLUGIN:
-        return NoEscalation()
+        return None
     failed: list[str] = []
     name: str = plugin.name
     to: EscalationScope = plugin.escalate
@@ -90,11 +70,7 @@ def escalate(
             break
         times = recent_times(restart_times.get(group.name, ()), group.restart_period, now)
         if len(times) < group.max_restarts:
-            plugins = tuple(
-                p
-                for member in members_to_restart(group, name)
-                for p in relations.plugins_in(member)
-            )
+            plugins = _plugins_to_restart(relations, group, name)
             return RestartGroup(group.name, plugins, {**restart_times, group.name: (*times, now)})
         failed.append(group.name)
         name, to = group.name, group.escalate

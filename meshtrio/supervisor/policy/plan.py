@@ -8,7 +8,7 @@ those of its dependents that are to be stopped have stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 import attrs
@@ -64,15 +64,18 @@ class Plan(Generic[E]):
     """When the next start is due, if nothing happens before."""
 
 
-def plan(
-    instances: Sequence[E], dependencies: Dependencies, now: float, max_starting: int
-) -> Plan[E]:
+def plan(table: Sequence[E], dependencies: Dependencies, now: float, max_starting: int) -> Plan[E]:
     """Find what can be done at `now`, with at most `max_starting` instances starting at once."""
-    ready = {entry.plugin for entry in instances if entry.is_ready}
-    emptying = {entry.batch for entry in instances if entry.batch and _empties_batch(entry)}
+    ready = {entry.plugin for entry in table if entry.is_ready}
+    # Batches of which an instance has yet to stop.
+    emptying = {
+        entry.batch
+        for entry in table
+        if entry.phase.is_restarting or (entry.phase.is_waiting and entry.is_running)
+    } - {0}
     startable = [
         entry
-        for entry in instances
+        for entry in table
         if entry.phase.is_waiting
         and not entry.is_running
         and entry.batch not in emptying
@@ -81,22 +84,14 @@ def plan(
     later = (entry.start_at for entry in startable if entry.start_at > now)
     # The longest due first, so that those which fail again and again do not delay the others.
     due = sorted((e for e in startable if e.start_at <= now), key=lambda entry: entry.start_at)
-    room = max_starting - sum(entry.is_starting for entry in instances)
+    room = max_starting - sum(entry.is_starting for entry in table)
+    leaving = [e for e in table if e.is_running and (e.phase.is_leaving or e.phase.is_final)]
+    needed = {name for entry in leaving for name in dependencies.get(entry.plugin, ())}
     return Plan(
         start=tuple(due[: max(room, 0)]),
-        stop=tuple(_find_stoppable(instances, dependencies)),
+        stop=tuple(e for e in leaving if e.phase.is_stop_queued and e.plugin not in needed),
         wake_at=min(later, default=math.inf),
     )
-
-
-def _empties_batch(entry: InstanceView) -> bool:
-    return entry.phase.is_restarting or (entry.phase.is_waiting and entry.is_running)
-
-
-def _find_stoppable(instances: Sequence[E], dependencies: Dependencies) -> Iterable[E]:
-    leaving = [e for e in instances if e.is_running and (e.phase.is_leaving or e.phase.is_final)]
-    needed = {name for entry in leaving for name in dependencies.get(entry.plugin, ())}
-    return (e for e in leaving if e.phase.is_stop_queued and e.plugin not in needed)
 
 
 def find_unready_dependencies(

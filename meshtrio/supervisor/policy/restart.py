@@ -71,15 +71,10 @@ class Exit:
 
     def __str__(self) -> str:
         """Return a phrase that follows "instance 0 (pid 4711)"."""
+        ended = "" if self.status is None else f"exited with status {self.status}"
         if self.signal is not None:
             ended = f"was killed by {signal_name(self.signal)}"
-        elif self.status is not None:
-            ended = f"exited with status {self.status}"
-        else:
-            ended = ""
-        if self.reason and ended:
-            return f"{self.reason}; it {ended}"
-        return self.reason or ended
+        return "; it ".join(filter(None, (self.reason, ended)))
 
 
 def make_exit(
@@ -92,12 +87,8 @@ def make_exit(
 ) -> Exit:
     """Make the exit of a process that was started.
 
-    Args:
-        returncode: Its exit status, or the negative number of a signal; None if it is not known.
-        reason: Why the mesh ended it, as a phrase; "" if it did not.
-        cause: The cause by which that is counted, None if the mesh did not end it.
-        is_unkillable: Whether it could not be killed and still runs.
-        stderr_tail: The last lines that it wrote to stderr.
+    The return code is as in subprocess, None if it is not known. `reason` and `cause` are why the
+    mesh ended the process, if it did.
     """
     if is_unkillable:
         reason = f"{reason or 'was to stop'}; it cannot be killed, left running"
@@ -190,15 +181,8 @@ def decide_restart(
     """Decide what follows a process that ended without a request to stop.
 
     Only a process that was ready for `min_uptime` ends a row of failures: one that never gets ready
-    may well live longer than that.
-
-    Args:
-        config: The plugin's configuration.
-        history: The restarts so far.
-        exit: How the process ended.
-        since_ready: Seconds from when it was first ready to its end, None if it never was.
-        now: The time of its end, in seconds of the monotonic clock.
-        rng: Randomizes the delay.
+    may well live longer than that. `since_ready` are the seconds from when it was first ready to
+    its end at `now`, None if it never was.
     """
     if not _should_restart(config, exit):
         return Finish(is_failure=not exit.is_clean)
@@ -218,9 +202,9 @@ def decide_restart(
 def _should_restart(config: PluginConfig, exit: Exit) -> bool:
     # The status of a process that the mesh ended was not its own choice.
     status = None if exit.reason else exit.status
-    if status is not None and status in config.never_restart_on:
+    if status in config.never_restart_on:
         return False
-    if status is not None and status in config.always_restart_on:
+    if status in config.always_restart_on:
         return True
     if config.restart is RestartPolicy.ON_FAILURE:
         return not exit.is_clean

@@ -18,7 +18,7 @@ two while one replaces the other. So there are two machines, each an Enum and a 
       any of these with a process --STOP--> STOP_QUEUED --TERMINATE--> STOPPING --> STOPPED
                                   --RESTART--> RESTART_QUEUED --> RESTARTING --> WAITING
 
-A pair that the tables do not list is an error of the supervisor and raises ValueError.
+A pair that the tables do not allow is an error of the supervisor and raises ValueError.
 """
 
 from __future__ import annotations
@@ -138,52 +138,26 @@ class InstanceEvent(Enum):
 
 
 _S = InstanceState
-_RUN_STATES: dict[InstanceState, frozenset[InstanceState]] = {
-    _S.PENDING: frozenset({_S.STARTING, _S.ENDED}),
-    _S.STARTING: frozenset({_S.READY, _S.STOPPING, _S.ENDED}),
-    _S.READY: frozenset({_S.UNREADY, _S.STOPPING, _S.ENDED}),
-    _S.UNREADY: frozenset({_S.READY, _S.STOPPING, _S.ENDED}),
-    _S.STOPPING: frozenset({_S.ENDED}),
-    _S.ENDED: frozenset(),
+_RUN_STATES = {
+    _S.PENDING: {_S.STARTING, _S.ENDED},
+    _S.STARTING: {_S.READY, _S.STOPPING, _S.ENDED},
+    _S.READY: {_S.UNREADY, _S.STOPPING, _S.ENDED},
+    _S.UNREADY: {_S.READY, _S.STOPPING, _S.ENDED},
+    _S.STOPPING: {_S.ENDED},
 }
 
 _P, _E = InstancePhase, InstanceEvent
+_REQUESTS = (_E.START, _E.STOP, _E.RESTART)
+"""Accepted in each phase; a request that a phase does not list leaves it as it is."""
+_LEAVE = {_E.STOP: _P.STOP_QUEUED, _E.RESTART: _P.RESTART_QUEUED}
+_END = {_E.RETRY: _P.BACKOFF, _E.COMPLETE: _P.EXITED, _E.FAIL: _P.FAILED}
 _PHASES: dict[InstancePhase, dict[InstanceEvent, InstancePhase]] = {
-    _P.WAITING: {
-        _E.START: _P.WAITING,
-        _E.STOP: _P.STOPPED,
-        _E.RESTART: _P.WAITING,
-        _E.LAUNCH: _P.RUNNING,
-    },
-    _P.BACKOFF: {
-        _E.START: _P.BACKOFF,
-        _E.STOP: _P.STOPPED,
-        _E.RESTART: _P.BACKOFF,
-        _E.LAUNCH: _P.RUNNING,
-    },
-    _P.RUNNING: {
-        _E.START: _P.RUNNING,
-        _E.STOP: _P.STOP_QUEUED,
-        _E.RESTART: _P.RESTART_QUEUED,
-        _E.REPLACE: _P.REPLACE_QUEUED,
-        _E.RETRY: _P.BACKOFF,
-        _E.COMPLETE: _P.EXITED,
-        _E.FAIL: _P.FAILED,
-    },
-    _P.REPLACE_QUEUED: {
-        _E.START: _P.REPLACE_QUEUED,
-        _E.STOP: _P.STOP_QUEUED,
-        _E.RESTART: _P.RESTART_QUEUED,
-        _E.REPLACE: _P.REPLACE_QUEUED,
-        _E.LAUNCH: _P.REPLACING,
-        _E.RETRY: _P.BACKOFF,
-        _E.COMPLETE: _P.EXITED,
-        _E.FAIL: _P.FAILED,
-    },
+    _P.WAITING: {_E.STOP: _P.STOPPED, _E.LAUNCH: _P.RUNNING},
+    _P.BACKOFF: {_E.STOP: _P.STOPPED, _E.LAUNCH: _P.RUNNING},
+    _P.RUNNING: {**_LEAVE, **_END, _E.REPLACE: _P.REPLACE_QUEUED},
+    _P.REPLACE_QUEUED: {**_LEAVE, **_END, _E.REPLACE: _P.REPLACE_QUEUED, _E.LAUNCH: _P.REPLACING},
     _P.REPLACING: {
-        _E.START: _P.REPLACING,
-        _E.STOP: _P.STOP_QUEUED,
-        _E.RESTART: _P.RESTART_QUEUED,
+        **_LEAVE,
         _E.REPLACE: _P.REPLACING,
         _E.PROMOTE: _P.RUNNING,
         _E.ABANDON: _P.RUNNING,
@@ -191,33 +165,19 @@ _PHASES: dict[InstancePhase, dict[InstanceEvent, InstancePhase]] = {
     # A request to stop holds until the instance is started on request: a group's restart is not.
     _P.STOP_QUEUED: {
         _E.START: _P.RESTART_QUEUED,
-        _E.STOP: _P.STOP_QUEUED,
-        _E.RESTART: _P.STOP_QUEUED,
         _E.TERMINATE: _P.STOPPING,
         _E.ALL_EXITED: _P.STOPPED,
     },
-    _P.STOPPING: {
-        _E.START: _P.RESTARTING,
-        _E.STOP: _P.STOPPING,
-        _E.RESTART: _P.STOPPING,
-        _E.ALL_EXITED: _P.STOPPED,
-    },
+    _P.STOPPING: {_E.START: _P.RESTARTING, _E.ALL_EXITED: _P.STOPPED},
     _P.RESTART_QUEUED: {
-        _E.START: _P.RESTART_QUEUED,
         _E.STOP: _P.STOP_QUEUED,
-        _E.RESTART: _P.RESTART_QUEUED,
         _E.TERMINATE: _P.RESTARTING,
         _E.ALL_EXITED: _P.WAITING,
     },
-    _P.RESTARTING: {
-        _E.START: _P.RESTARTING,
-        _E.STOP: _P.STOPPING,
-        _E.RESTART: _P.RESTARTING,
-        _E.ALL_EXITED: _P.WAITING,
-    },
-    _P.STOPPED: {_E.START: _P.WAITING, _E.STOP: _P.STOPPED, _E.RESTART: _P.STOPPED},
-    _P.EXITED: {_E.START: _P.WAITING, _E.STOP: _P.EXITED, _E.RESTART: _P.EXITED},
-    _P.FAILED: {_E.START: _P.WAITING, _E.STOP: _P.FAILED, _E.RESTART: _P.BACKOFF},
+    _P.RESTARTING: {_E.STOP: _P.STOPPING, _E.ALL_EXITED: _P.WAITING},
+    _P.STOPPED: {_E.START: _P.WAITING},
+    _P.EXITED: {_E.START: _P.WAITING},
+    _P.FAILED: {_E.START: _P.WAITING, _E.RESTART: _P.BACKOFF},
 }
 
 
@@ -230,7 +190,7 @@ def next_run_state(state: InstanceState, new_state: InstanceState) -> InstanceSt
 
 def next_phase(phase: InstancePhase, event: InstanceEvent) -> InstancePhase:
     """Return the phase that an event leads to. Raises ValueError if the pair is not listed."""
-    following = _PHASES[phase].get(event)
+    following = _PHASES[phase].get(event, phase if event in _REQUESTS else None)
     if following is None:
         raise ValueError(f"an instance that is {phase.value} cannot {event.value}")
     return following

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from meshtrio.config import EscalationScope, GroupConfig, MeshConfig, PluginConfig, Strategy
 from meshtrio.supervisor.policy.escalation import (
     EscalateToMesh,
-    NoEscalation,
     RestartGroup,
     escalate,
     plugins_restarted_with,
@@ -143,7 +142,7 @@ def test_a_plugin_may_keep_its_failure_to_itself_or_take_it_to_the_mesh() -> Non
         for to in (EscalationScope.PLUGIN, EscalationScope.MESH)
     ]
     relations = MeshConfig(plugins, [GroupConfig("g", ["plugin", "mesh"])]).topology()
-    assert escalate(relations, plugins[0], {}, 0) == NoEscalation()
+    assert escalate(relations, plugins[0], {}, 0) is None
     assert escalate(relations, plugins[1], {}, 0) == EscalateToMesh(())
 
 

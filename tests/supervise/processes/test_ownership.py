@@ -180,15 +180,14 @@ async def test_what_answers_already_is_found() -> None:
     assert not await is_address_in_use(address)
 
 
-async def test_a_socket_that_meets_itself_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_socket_that_meets_itself_is_no_answer() -> None:
     async def connect(address: str) -> socket.socket:
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         sock.connect(sock.getsockname())
         return sock
 
-    monkeypatch.setattr("meshtrio.supervisor.server_identity.connect_socket", connect)
-    assert not await is_address_in_use("tcp:127.0.0.1:1")
+    assert not await is_address_in_use("tcp:127.0.0.1:1", connect)
 
 
 def test_peer_credentials_are_those_of_the_process_that_called_listen() -> None:

@@ -15,7 +15,6 @@ import pytest
 import trio
 
 from meshtrio import contract
-from meshtrio.supervisor.process.cleanup import leftover_killer
 from meshtrio.supervisor.process.cleanup.leftover_killer import (
     LeftoverKiller,
     RunIdentity,
@@ -173,7 +172,6 @@ async def test_an_environment_that_cannot_be_read_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """Reading it takes a lock of the process, which the kernel may hold indefinitely."""
-    monkeypatch.setattr(leftover_killer, "_PASS_TIMEOUT", 2.0)
     leaves = "import os, time; os.write(1, b'x'); time.sleep(3600)"
     since, launch_id, over = get_boot_ticks(), secrets.token_hex(8), threading.Event()
     read = procfs.read_environment
@@ -188,7 +186,7 @@ async def test_an_environment_that_cannot_be_read_is_not_waited_for(
             return read(pid)
 
         monkeypatch.setattr(procfs, "read_environment", environment_of)
-        sweeper = LeftoverKiller(MeshRun(tmp_path))
+        sweeper = LeftoverKiller(MeshRun(tmp_path), pass_timeout=2.0)
         assert (await sweeper.kill_leftovers(RunIdentity(launch_id, since))).killed == 1
         await process.wait()
         assert f"cannot read the environment of pid {odd.pid}" in caplog.text

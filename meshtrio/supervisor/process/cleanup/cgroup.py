@@ -29,23 +29,20 @@ class Cgroups:
         It stays locked until `close`, or until this object is collected, because what is in it is
         killed and removed, which must not be another mesh's.
 
-        Args:
-            parent: The delegated directory.
-            mesh_id: The id of the mesh run, which is part of the names of its cgroups.
-
-        Raises:
-            ConfigError: The directory is not a cgroup, is in use, or may not be used.
+        Raises ConfigError if the directory is not a cgroup, is in use, or may not be used.
         """
         self._parent = parent
-        self._prefix = cgroup_prefix(mesh_id)
+        self._prefix = f"{CGROUP_PREFIX}{mesh_id}-"
+        """Prefix of the names of its cgroups; the warden, which has no lock, kills only these."""
         try:
             self.close = weakref.finalize(self, os.close, _lock_directory(parent))
             self.can_limit_memory = _enable_memory_controller(parent)
-            self._remove_stale()
+            for entry in parent.iterdir():  # Left by meshes that were killed.
+                if entry.is_dir() and entry.name.startswith(CGROUP_PREFIX):
+                    _kill_and_remove(entry)
         except BlockingIOError:
-            raise ConfigError(
-                [f"mesh: cgroup: {parent} is used by another mesh; give each its own"]
-            ) from None
+            text = f"mesh: cgroup: {parent} is used by another mesh; give each its own"
+            raise ConfigError([text]) from None
         except OSError as exc:
             raise ConfigError([f"mesh: cgroup: {parent} cannot be used: {exc}"]) from None
 
@@ -78,20 +75,9 @@ class Cgroups:
     def _path_for(self, launch_id: str) -> Path:
         return self._parent / f"{self._prefix}{launch_id}"
 
-    def _remove_stale(self) -> None:
-        """Remove the cgroups of meshes that were killed."""
-        for entry in self._parent.iterdir():
-            if entry.is_dir() and entry.name.startswith(CGROUP_PREFIX):
-                _kill_and_remove(entry)
-
 
 CGROUP_PREFIX = "meshtrio-"
 """Prefix of the names of all cgroups that the holder of the lock may remove."""
-
-
-def cgroup_prefix(mesh_id: str) -> str:
-    """Return the prefix of a run's cgroups; its warden, which has no lock, kills only these."""
-    return f"{CGROUP_PREFIX}{mesh_id}-"
 
 
 def _lock_directory(directory: Path) -> int:
@@ -124,10 +110,8 @@ def _kill_and_remove(cgroup: Path) -> None:
     end = time.monotonic() + _REMOVE_TIMEOUT
     while True:
         try:
-            cgroup.rmdir()
+            return cgroup.rmdir()
         except OSError:
             if time.monotonic() > end:
                 raise
             time.sleep(_REMOVE_RETRY_PAUSE)
-        else:
-            return

@@ -22,7 +22,7 @@ import trio
 from meshtrio import contract
 from meshtrio.supervisor.process.cleanup import process_marker
 from meshtrio.supervisor.process.cleanup.cgroup import Cgroups
-from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
+from meshtrio.supervisor.process.cleanup.mesh_run import PROC_PASS_TIMEOUT, MeshRun
 from meshtrio.supervisor.process.cleanup.zombie_reaper import reap_pids
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import ProcessStat
@@ -33,9 +33,6 @@ _log = logging.getLogger("meshtrio.mesh")
 _MAX_ROUNDS = 20
 _ROUND_PAUSE = 0.05
 """Seconds between two rounds: a killed process exits with a delay and may have forked before."""
-_PASS_TIMEOUT = 10.0
-"""Seconds that a pass over /proc may take. Reading the environment of a process waits for the
-filesystem that its memory is mapped from, which may never respond; the process is skipped then."""
 _MAX_PASSES = 3
 
 
@@ -67,10 +64,8 @@ class UnkillableProcess:
 def describe_unkillable(stat: ProcessStat) -> UnkillableProcess:
     """Describe a process that was not killed, and why it was not."""
     status = procfs.read_status(stat.pid)
-    name = "?" if status is None else status.name
-    return UnkillableProcess(
-        stat.pid, name, _find_unkillable_reason(stat, status), stat.start_ticks
-    )
+    name, reason = "?" if status is None else status.name, _find_unkillable_reason(stat, status)
+    return UnkillableProcess(stat.pid, name, reason, stat.start_ticks)
 
 
 def _find_unkillable_reason(stat: ProcessStat, status: procfs.ProcessStatus | None) -> str:
@@ -83,11 +78,9 @@ def _find_unkillable_reason(stat: ProcessStat, status: procfs.ProcessStatus | No
         pass
     if (tracer := procfs.find_tracer(stat.pid)) is not None:
         return f"{tracer} traces it"
-    if stat.state == "D":
-        return (
-            "it is blocked in the kernel, as by a disk or network filesystem that does not respond"
-        )
-    return "it did not exit after SIGKILL"
+    if stat.state != "D":
+        return "it did not exit after SIGKILL"
+    return "it is blocked in the kernel, as by a disk or network filesystem that does not respond"
 
 
 def _user_name(uid: int) -> str:
@@ -133,11 +126,21 @@ _EMPTY_REPORT = LeftoverReport()
 
 
 class LeftoverKiller:
-    """Kills what plugins have left, in one pass for all that have exited meanwhile."""
+    """Kills what plugins have left, in one pass for all that have exited meanwhile.
 
-    def __init__(self, mesh_run: MeshRun, cgroups: Cgroups | None = None) -> None:
-        self._mesh_run = mesh_run
-        self._cgroups = cgroups
+    Reading the environment of a process waits for the filesystem that its memory is mapped from,
+    which may never respond. So a pass may take `pass_timeout` seconds; the process is skipped then.
+    """
+
+    def __init__(
+        self,
+        mesh_run: MeshRun,
+        cgroups: Cgroups | None = None,
+        pass_timeout: float = PROC_PASS_TIMEOUT,
+    ) -> None:
+        self.mesh_run = mesh_run
+        self.cgroups = cgroups
+        self._pass_timeout = pass_timeout
         self._lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(_MAX_PASSES)
         self._pending: dict[str, RunIdentity] = {}
@@ -152,15 +155,14 @@ class LeftoverKiller:
             if identity.launch_id in self._pending:
                 wanted, self._pending = self._pending, {}
                 self._reports |= await self._kill_all(tuple(wanted.values()))
-        self._mesh_run.remove_run(identity.launch_id)
+        self.mesh_run.run_limits.pop(identity.launch_id, None)
         return self._reports.pop(identity.launch_id, _EMPTY_REPORT)
 
     async def _kill_all(self, identities: Sequence[RunIdentity]) -> Mapping[str, LeftoverReport]:
         for _ in range(_MAX_PASSES):
-            unreadable = frozenset(self._unreadable)
-            attempt = _KillPass(self._mesh_run, identities, self._cgroups, unreadable)
+            attempt = _KillPass(self, identities, frozenset(self._unreadable))
             try:
-                with trio.move_on_after(_PASS_TIMEOUT):
+                with trio.move_on_after(self._pass_timeout):
                     return await trio.to_thread.run_sync(
                         attempt.run, abandon_on_cancel=True, limiter=self._limiter
                     )
@@ -168,10 +170,8 @@ class LeftoverKiller:
                 _log.warning("cannot look for processes that plugins have left: %s", exc)
                 return {}
             if attempt.process_being_read is not None:
-                _log.warning(
-                    "cannot read the environment of pid %d: the kernel does not respond; skipped",
-                    attempt.process_being_read[0],
-                )
+                text = "cannot read the environment of pid %d: the kernel does not respond; skipped"
+                _log.warning(text, attempt.process_being_read[0])
                 self._unreadable.add(attempt.process_being_read)
         return {}
 
@@ -181,40 +181,38 @@ class _KillPass:
 
     def __init__(
         self,
-        mesh_run: MeshRun,
+        killer: LeftoverKiller,
         identities: Sequence[RunIdentity],
-        cgroups: Cgroups | None,
         unreadable: Collection[tuple[int, int]],
     ) -> None:
         self.process_being_read: tuple[int, int] | None = None
         """Pid and start time of the process whose environment is being read."""
-        self._mesh_run = mesh_run
+        self._mesh_run, self._cgroups = killer.mesh_run, killer.cgroups
         self._identities = identities
-        self._limits = {mesh_run.get_run_limit(each.launch_id): each for each in identities}
-        self._limits.pop(0, None)
-        self._variables = {
-            f"{contract.MESH_LAUNCH_ID}={identity.launch_id}".encode(): identity
-            for identity in identities
+        self._launch_ids = [each.launch_id for each in identities]
+        limits = self._mesh_run.run_limits
+        self._limits = {
+            limits[each.launch_id]: each for each in identities if each.launch_id in limits
         }
-        self._min_start_ticks = min(math.floor(identity.started_ticks) for identity in identities)
-        self._cgroups = cgroups
+        name = contract.MESH_LAUNCH_ID
+        self._variables = {f"{name}={each.launch_id}".encode(): each for each in identities}
+        self._min_start_ticks = min(math.floor(each.started_ticks) for each in identities)
         self._unreadable = unreadable
 
     def run(self) -> dict[str, LeftoverReport]:
         """Kill in rounds until none finds a process that can be killed; report what was found."""
         killed: defaultdict[str, set[int]] = defaultdict(set)
         found: dict[str, list[ProcessStat]] = {}
-        killed_in_cgroup = {
-            identity.launch_id: self._remove_cgroup(identity) for identity in self._identities
-        }
+        in_cgroup: dict[str, int] = {}
+        if self._cgroups is not None:
+            in_cgroup = {key: self._cgroups.remove(key) for key in self._launch_ids}
         for _ in range(_MAX_ROUNDS):
             found = self._find_leftovers()
             has_killed = False
             for launch_id, stats in found.items():
-                for stat in stats:
-                    if self._kill(stat):
-                        has_killed = True
-                        killed[launch_id].add(stat.pid)
+                pids = {stat.pid for stat in stats if self._kill(stat)}
+                killed[launch_id] |= pids
+                has_killed = has_killed or bool(pids)
             if not has_killed:
                 break
             time.sleep(_ROUND_PAUSE)
@@ -223,15 +221,9 @@ class _KillPass:
             reap_pids(pids)
             pids -= {each.pid for each in left.get(launch_id, ())}
         return {
-            identity.launch_id: LeftoverReport(
-                killed_in_cgroup[identity.launch_id] + len(killed[identity.launch_id]),
-                tuple(left.get(identity.launch_id, ())),
-            )
-            for identity in self._identities
+            key: LeftoverReport(in_cgroup.get(key, 0) + len(killed[key]), tuple(left.get(key, ())))
+            for key in self._launch_ids
         }
-
-    def _remove_cgroup(self, identity: RunIdentity) -> int:
-        return 0 if self._cgroups is None else self._cgroups.remove(identity.launch_id)
 
     def _find_leftovers(self) -> dict[str, list[ProcessStat]]:
         """Find the live processes of each process run."""
@@ -241,15 +233,14 @@ class _KillPass:
                 identity = self._match_identity(stat)
                 if identity is not None:
                     found[identity.launch_id].append(stat)
-        return dict(found)
+        return found
 
     def _match_identity(self, stat: ProcessStat) -> RunIdentity | None:
         for each in self._identities:
             if each.has_in_session(stat):
                 return each
-        identity = self._limits.get(
-            process_marker.read_rss_limit(stat.pid)
-        ) or self._match_environment(stat)
+        limit = process_marker.read_rss_limit(stat.pid)
+        identity = self._limits.get(limit) or self._match_environment(stat)
         if identity is None or not self._mesh_run.can_own(process_marker.ProcessInfo(stat.pid)):
             return None
         return identity

@@ -28,11 +28,10 @@ _CHECK_INTERVAL = 0.2
 
 
 async def wait_for_mesh_exit() -> bool:
-    """Wait until the mesh that has started this process has exited.
+    """Wait until the mesh that has started this process has exited, and return True.
 
-    Returns:
-        True when it has; False at once if no mesh has started this process, or if a program in
-        between, such as a wrapper, has closed the descriptor.
+    Returns False at once if no mesh has started this process, or if a program in between, such as a
+    wrapper, has closed the descriptor.
     """
     pidfd = _open_mesh_pidfd()
     if pidfd is None:
@@ -58,7 +57,7 @@ async def stop_on_mesh_exit() -> None:
         _discard_if_broken(stream)
     _log.warning("the mesh exited without stopping this process; stopping now")
     # Not a daemon thread: the process stays until all that it has started has exited.
-    threading.Thread(target=_stop_run, args=[_stop_timeout()], name="stop-with-mesh").start()
+    threading.Thread(target=_stop_run, name="stop-with-mesh").start()
 
 
 def _open_mesh_pidfd() -> int | None:
@@ -75,19 +74,13 @@ def _open_mesh_pidfd() -> int | None:
     try:
         if "pidfd" not in os.readlink(f"/proc/self/fd/{inherited}"):
             return None
-        if _is_own_child(inherited):
-            return None
-        return os.dup(inherited)
+        os.waitid(os.P_PIDFD, inherited, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # It is no child.
+        with contextlib.suppress(OSError):
+            return os.dup(inherited)
     except OSError:
-        return None
-
-
-def _is_own_child(pidfd: int) -> bool:
-    try:
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
+        pass
+    return None
 
 
 def _stop_timeout() -> float:
@@ -106,9 +99,9 @@ def _discard_if_broken(stream: int) -> None:
             standard_streams.redirect_to_null(stream)
 
 
-def _stop_run(timeout: float) -> None:
+def _stop_run() -> None:
     """Stop this process and what it has started. Blocks; runs in a thread of its own."""
-    end = time.monotonic() + timeout
+    end = time.monotonic() + _stop_timeout()
     _signal_group(signal.SIGTERM)
     marker = _make_run_marker()
     while time.monotonic() < end:
@@ -131,14 +124,11 @@ def _signal_group(number: int) -> None:
 def _make_run_marker() -> process_marker.ProcessMarker:
     """Make the mark that this process and all that it has started carry."""
     variable = f"{contract.MESH_LAUNCH_ID}={os.environ.get(contract.MESH_LAUNCH_ID, '')}"
-    users = {os.getuid(), os.geteuid()}
-    try:
+    limit = 0
+    with contextlib.suppress(OSError):
         limit = process_marker.read_rss_limit("self")
-    except OSError:
-        limit = 0
-    return process_marker.ProcessMarker(
-        variable, users, limit if process_marker.is_marker_limit(limit) else 0
-    )
+    limit = limit if process_marker.is_marker_limit(limit) else 0
+    return process_marker.ProcessMarker(variable, {os.getuid(), os.geteuid()}, limit)
 
 
 def _has_other_processes(marker: process_marker.ProcessMarker) -> bool:

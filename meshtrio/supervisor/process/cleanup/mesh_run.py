@@ -22,6 +22,7 @@ import trio
 
 from meshtrio import contract
 from meshtrio.runtime_dir import lock_file
+from meshtrio.runtime_dir.claim import ClaimedRuntimeDir
 from meshtrio.supervisor.process.cleanup import process_marker, zombie_reaper
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 
@@ -30,7 +31,6 @@ _log = logging.getLogger("meshtrio.mesh")
 PROC_PASS_TIMEOUT = 10.0
 """Seconds that a pass over /proc may take. Reading the environment of a process waits for the
 filesystem that its memory is mapped from, which may never respond."""
-PROC_SCAN_TIMED_OUT = "cannot look for what is left of a mesh: reading /proc of a process hangs"
 _WARDEN_EXIT_TIMEOUT = 2.0
 """Seconds in which the warden of an earlier run may exit by itself, before it is killed."""
 _WARDEN_CHECK_INTERVAL = 0.05
@@ -47,8 +47,8 @@ class MeshRun:
         self._lock_path = runtime_dir / lock_file.LOCK_FILE_NAME
         self._pidfd: int | None = None
         self._run_numbers = itertools.count(1)
-        self._run_limits: dict[str, int] = {}
-        """The limit that marks a process run, by its launch id."""
+        self.run_limits: dict[str, int] = {}
+        """The soft limit that marks a process run, by its launch id, until its end is handled."""
 
     @contextmanager
     def hold_pidfd(self) -> Iterator[None]:
@@ -78,10 +78,8 @@ class MeshRun:
     ) -> PluginProcess:
         """Start a process of this run; see `PluginProcess.spawn`."""
         assert self._pidfd is not None
-        launch_id = env[contract.MESH_LAUNCH_ID]
-        limit = self._run_limits[launch_id] = process_marker.encode_marker_limit(
-            self.id, next(self._run_numbers)
-        )
+        limit = process_marker.encode_marker_limit(self.id, next(self._run_numbers))
+        self.run_limits[env[contract.MESH_LAUNCH_ID]] = limit
         marks = {contract.MESH_ID: self.id, contract.MESH_PIDFD: str(self._pidfd)}
         return await PluginProcess.spawn(
             command,
@@ -92,54 +90,55 @@ class MeshRun:
             on_started=partial(process_marker.set_marker_limit, limit=limit),
         )
 
-    def get_run_limit(self, launch_id: str) -> int:
-        """Return the soft limit that marks a process run; 0 if it was not started."""
-        return self._run_limits.get(launch_id, 0)
-
-    def remove_run(self, launch_id: str) -> None:
-        """Forget a process run, whose processes are not looked for any more."""
-        self._run_limits.pop(launch_id, None)
-
-    def can_own(self, process: process_marker.ProcessInfo) -> bool:
-        """Whether a process that carries a mark of this run belongs to it; see `ProcessMarker`."""
-        return process_marker.make_mesh_marker(
-            self.id, self.users, parent_pid=os.getpid()
-        ).can_belong(process)
-
-    async def kill_remaining(self) -> None:
-        """Kill what is left of this run, and remove the run from the lock file.
-
-        It stays recorded, for the next mesh, if something is left all the same.
-
-        Raises:
-            OSError: The processes cannot be listed, or the lock file cannot be written.
-            RuntimeError: No thread can be started.
-        """
-        marker = process_marker.make_mesh_marker(self.id, self.users, parent_pid=os.getpid())
-        with trio.move_on_after(PROC_PASS_TIMEOUT):
-            report = await trio.to_thread.run_sync(_kill_marked, marker, abandon_on_cancel=True)
-            if report.is_complete:
-                lock_file.remove_mesh_run(self._lock_path, self.id)
-            return
-        _log.warning("%s", PROC_SCAN_TIMED_OUT)
-
     @property
     def marker(self) -> process_marker.ProcessMarker:
         """The mark that all processes of this run carry."""
         return process_marker.make_mesh_marker(self.id, self.users)
 
+    def can_own(self, process: process_marker.ProcessInfo) -> bool:
+        """Whether a process that carries a mark of this run belongs to it; see `ProcessMarker`."""
+        return self._marker_of_children().can_belong(process)
 
-def kill_earlier_runs(mesh_runs: Mapping[str, Iterable[int]]) -> list[str]:
-    """Kill what earlier runs in a runtime dir have left, and log it. Blocks.
+    def _marker_of_children(self) -> process_marker.ProcessMarker:
+        return process_marker.make_mesh_marker(self.id, self.users, parent_pid=os.getpid())
 
-    Args:
-        mesh_runs: The uids of each run's processes by its id, as recorded in the lock file.
+    async def kill_remaining(self) -> None:
+        """Kill what is left of this run, and remove the run from the lock file.
 
-    Returns:
-        The ids of the runs of which nothing is left.
+        It stays recorded, for the next mesh, if something is left all the same.
+        """
+        marker = self._marker_of_children()
+        with _pass_over_proc("that the mesh has left behind"):
+            report = await trio.to_thread.run_sync(_kill_marked, marker, abandon_on_cancel=True)
+            if report.is_complete:
+                lock_file.remove_mesh_run(self._lock_path, self.id)
 
-    Raises:
-        OSError: The processes cannot be listed, or this process is out of descriptors.
+
+async def kill_earlier_runs(claim: ClaimedRuntimeDir) -> None:
+    """Kill what earlier meshes here have left that were killed together with their wardens."""
+    if runs := claim.recorded_mesh_runs():
+        with _pass_over_proc("of an earlier mesh"):
+            killed = await trio.to_thread.run_sync(_kill_runs, runs, abandon_on_cancel=True)
+            claim.remove_mesh_runs(killed)
+
+
+@contextmanager
+def _pass_over_proc(which: str) -> Iterator[None]:
+    """Limit the time of a pass over /proc, shielded, and log why it fails."""
+    try:
+        with trio.move_on_after(PROC_PASS_TIMEOUT, shield=True) as scope:
+            yield
+        if scope.cancelled_caught:
+            _log.warning("cannot look for processes %s: reading /proc of a process hangs", which)
+    except (OSError, RuntimeError) as exc:
+        _log.warning("cannot look for processes %s: %s", which, exc)
+
+
+def _kill_runs(mesh_runs: Mapping[str, Iterable[int]]) -> list[str]:
+    """Kill what is left of mesh runs, and log it. Blocks. Raises OSError.
+
+    The runs are given as in the lock file, by id with the uids of their processes. Returns the ids
+    of those of which nothing is left.
     """
     done = []
     for mesh_id, users in mesh_runs.items():
@@ -158,13 +157,10 @@ def kill_earlier_runs(mesh_runs: Mapping[str, Iterable[int]]) -> list[str]:
 
 def _stop_wardens(mesh_id: str, users: Iterable[int]) -> None:
     """Kill the wardens of a run: stopped ones at once, others after `_WARDEN_EXIT_TIMEOUT`."""
-    marker = process_marker.ProcessMarker(
-        "", frozenset(users), process_marker.encode_marker_limit(mesh_id, 0)
-    )
+    limit = process_marker.encode_marker_limit(mesh_id, 0)
+    marker = process_marker.ProcessMarker("", frozenset(users), limit)
     end = time.monotonic() + _WARDEN_EXIT_TIMEOUT
-    while any(not warden.is_stopped for warden in marker.find_processes()):
-        if time.monotonic() > end:
-            break
+    while any(not each.is_stopped for each in marker.find_processes()) and time.monotonic() <= end:
         time.sleep(_WARDEN_CHECK_INTERVAL)
     _kill_marked(marker)
 
@@ -173,7 +169,6 @@ def _kill_marked(marker: process_marker.ProcessMarker) -> process_marker.KillRep
     report = process_marker.kill_marked_processes(marker)
     zombie_reaper.reap_pids(report.killed)
     for pid, reason in report.unkillable.items():
-        _log.warning(
-            "cannot kill pid %d, which a plugin has started (%s); left running", pid, reason
-        )
+        text = "cannot kill pid %d, which a plugin has started (%s); left running"
+        _log.warning(text, pid, reason)
     return report

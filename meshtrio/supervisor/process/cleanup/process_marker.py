@@ -48,28 +48,20 @@ class ProcessMarker:
         variable: str,
         users: Collection[int],
         first_limit: int = 0,
-        last_limit: int | None = None,
+        last_limit: int = 0,
         *,
         parent_pid: int | None = None,
     ) -> None:
         """Make a mark.
 
-        Args:
-            variable: The environment variable, as `NAME=value`; "" for none.
-            users: The uids whose processes match.
-            first_limit: The lowest soft limit that matches; 0 for none.
-            last_limit: The highest soft limit that matches; None for `first_limit`.
-            parent_pid: The pid of the mesh. A marked process has become a child of it when its
-                parent exited, if the mesh is PID 1 or a subreaper.
+        The variable is given as `NAME=value`, "" for none; the first soft limit that matches is 0
+        for none. A marked process has become a child of the mesh (`parent_pid`) when its parent
+        exited, if the mesh is PID 1 or a subreaper.
         """
         self._parent_pid = parent_pid
         self._variable = os.fsencode(variable)
         self._users = frozenset(users)
-        self._limits = (
-            range(first_limit, (first_limit if last_limit is None else last_limit) + 1)
-            if first_limit
-            else range(0)
-        )
+        self._limits = range(first_limit, max(first_limit, last_limit) + 1 if first_limit else 0)
 
     def is_carried_by(self, name: int | str) -> bool:
         """Whether `/proc/NAME` carries the mark. False if it cannot be read."""
@@ -194,24 +186,17 @@ class ProcessInfo:
         """
         if self.namespace_depth != ProcessInfo("self").namespace_depth:
             return False
-        return (
-            self.namespace_depth == 1
-            or _read_pid_namespace(self.name) == _read_pid_namespace("self") is not None
-        )
-
-
-def _read_pid_namespace(name: int | str) -> str | None:
-    try:
-        return os.readlink(f"/proc/{name}/ns/pid")
-    except OSError:
-        return None
+        with contextlib.suppress(OSError):
+            return self.namespace_depth == 1 or (
+                os.readlink(f"/proc/{self.name}/ns/pid") == os.readlink("/proc/self/ns/pid")
+            )
+        return False
 
 
 def read_proc_file(name: int | str, file: str) -> bytes:
     """Return the content of `/proc/NAME/FILE`, which need not be UTF-8; b"" if it cannot be read.
 
-    Raises:
-        OSError: This process is out of descriptors or memory.
+    Raises OSError if this process is out of descriptors or memory.
     """
     try:
         with open(f"/proc/{name}/{file}", "rb", buffering=0) as opened:
@@ -237,10 +222,8 @@ class KillReport:
 def kill_marked_processes(marker: ProcessMarker) -> KillReport:
     """Kill all processes that match, in passes until one finds nothing; at most 20 passes. Blocks.
 
-    A process that may not be killed is skipped.
-
-    Raises:
-        OSError: The processes cannot be listed, or this process is out of descriptors or memory.
+    A process that may not be killed is skipped. Raises OSError if the processes cannot be listed,
+    or this process is out of descriptors or memory.
     """
     report = KillReport()
     for _ in range(_MAX_KILL_PASSES):

@@ -15,8 +15,8 @@ import attrs
 
 from meshtrio import contract
 from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
-from meshtrio.supervisor.process.cleanup import cgroup as cgroups
 from meshtrio.supervisor.process.cleanup import process_marker
+from meshtrio.supervisor.process.cleanup.cgroup import CGROUP_PREFIX
 from meshtrio.supervisor.process.proc import procfs
 
 _MAX_ANCESTORS = 64
@@ -35,17 +35,13 @@ class ProcessTree:
 
     def contains(self, pid: int) -> bool:
         """Whether a process, which exists, is one of them."""
-        return pid > 0 and (
-            self._is_led(pid) or self._is_descendant(pid) or self._has_launch_id(pid)
-        )
+        is_led = self.is_led(pid)
+        return is_led or (pid > 0 and (self._is_descendant(pid) or self._has_launch_id(pid)))
 
     def is_led(self, pid: int) -> bool:
         """Whether it is one by group or session: two system calls, fit for the event loop."""
-        return pid > 0 and self._is_led(pid)
-
-    def _is_led(self, pid: int) -> bool:
         try:
-            return self.leader_pid in (pid, os.getpgid(pid), os.getsid(pid))
+            return pid > 0 and self.leader_pid in (pid, os.getpgid(pid), os.getsid(pid))
         except OSError:
             return False
 
@@ -60,7 +56,7 @@ class ProcessTree:
             if found is None or found.ppid <= 1:
                 return False
             pid = found.ppid
-            if self._is_led(pid):
+            if self.is_led(pid):
                 return True
         return False
 
@@ -70,17 +66,11 @@ class ProcessTree:
             return True
         end = f"-{self.launch_id}".encode()
         directories = process_marker.read_proc_file(pid, "cgroup").replace(b"\n", b"/").split(b"/")
-        return any(
-            each.startswith(cgroups.CGROUP_PREFIX.encode()) and each.endswith(end)
-            for each in directories
-        )
+        prefix = CGROUP_PREFIX.encode()
+        return any(each.startswith(prefix) and each.endswith(end) for each in directories)
 
     def find_pids(self) -> Iterator[int]:
-        """Yield the pids of all of them, cheaply found ones first.
-
-        Raises:
-            OSError: /proc cannot be listed.
-        """
+        """Yield the pids of all of them, cheaply found ones first. Raises OSError."""
         stats = {stat.pid: stat for stat in procfs.iter_stats() if stat.is_alive}
         known = {s.pid for s in stats.values() if self.leader_pid in (s.pid, s.pgrp, s.session)}
         yield from sorted(known)
@@ -88,15 +78,11 @@ class ProcessTree:
         yield from (pid for pid in rest if self._is_descendant(pid) or self._has_launch_id(pid))
 
     def holds_sockets(self, inodes: Iterable[int]) -> bool | None:
-        """Whether each of some sockets, by inode, is held by one of them.
+        """Whether each of some sockets, by inode, is held by one of them. Raises OSError.
 
-        Returns:
-            None if that is unknown: the mesh may not read the descriptors of one of them, which
-            runs as another user (proc(5), PTRACE_MODE_READ_FSCREDS), or they have more than
-            `_MAX_DESCRIPTORS`.
-
-        Raises:
-            OSError: /proc cannot be listed.
+        Returns None if that is unknown: the mesh may not read the descriptors of one of them, which
+        runs as another user (proc(5), PTRACE_MODE_READ_FSCREDS), or they have more than
+        `_MAX_DESCRIPTORS`.
         """
         left = {b"socket:[%d]" % inode for inode in inodes}
         count, hidden = 0, False

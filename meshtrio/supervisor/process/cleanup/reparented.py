@@ -12,15 +12,14 @@ import os
 import signal
 from collections.abc import Iterable
 
-import attrs
 import trio
 
 from meshtrio.supervisor.process.cleanup import process_marker, subreaper
 from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
 from meshtrio.supervisor.process.cleanup.warden import Warden
 from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
-from meshtrio.util import pidfd
 from meshtrio.util.concurrency import sleep_until_tick
+from meshtrio.util.pidfd import has_exited
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -31,24 +30,15 @@ _WARDEN_EXIT_TIMEOUT = 2.0
 """Seconds in which the wardens of nested meshes have to exit."""
 
 
-@attrs.frozen
-class _ReparentedProcess:
-    pidfd: int
-    plugin_pids: frozenset[int]
-    """Pids of the plugins that were running when it was found, one of which has started it."""
-
-    @property
-    def has_exited(self) -> bool:
-        return pidfd.has_exited(self.pidfd)
-
-
 class ReparentedProcesses:
     """Watches unmarked children of the mesh, and kills each when its plugin has exited."""
 
     def __init__(self, mesh_run: MeshRun, warden: Warden) -> None:
         self._mesh_run = mesh_run
         self._warden = warden
-        self._processes: dict[int, _ReparentedProcess] = {}
+        self._processes: dict[int, tuple[int, frozenset[int]]] = {}
+        """By pid, the pidfd and the plugins that were running when the process was found, of which
+        one has started it."""
         self._marked: set[int] = set()
         """Pids of children that carry a mark, by which `leftover_killer` finds them."""
         self._unkillable: set[int] = set()
@@ -65,7 +55,9 @@ class ReparentedProcesses:
             while True:
                 await sleep_until_tick(_CHECK_INTERVAL)
                 self._update()
-                self._kill_abandoned()
+                for pid, (_, plugin_pids) in self._processes.items():
+                    if not plugin_pids & self._warden.plugin_pids:
+                        self._kill(pid)
         finally:
             self._warden.on_plugin_reaped = lambda: None
             with trio.CancelScope(shield=True):
@@ -87,10 +79,11 @@ class ReparentedProcesses:
 
     def _update(self) -> None:
         """Remove processes that have exited, and add new ones."""
-        for pid, process in list(self._processes.items()):
-            if process.has_exited:
+        for pid, (pidfd, _) in list(self._processes.items()):
+            if has_exited(pidfd):
                 self._warden.unwatch_reparented(pid)
-                os.close(self._processes.pop(pid).pidfd)
+                del self._processes[pid]
+                os.close(pidfd)
         # The warden of a nested mesh has plugins to kill, and exits by itself.
         self._add_all(pid for pid in self._find_new() if not process_marker.is_warden(pid))
 
@@ -122,22 +115,14 @@ class ReparentedProcesses:
                 opened = os.pidfd_open(pid)
             except OSError:
                 continue
-            self._processes[pid] = _ReparentedProcess(opened, self._warden.plugin_pids)
+            self._processes[pid] = (opened, self._warden.plugin_pids)
             self._warden.watch_reparented(pid, opened)
-            _log.info(
-                "watching reparented pid %d, which a plugin has left without a mark of the mesh",
-                pid,
-            )
-
-    def _kill_abandoned(self) -> None:
-        for pid, process in self._processes.items():
-            if not process.plugin_pids & self._warden.plugin_pids:
-                self._kill(pid)
+            text = "watching reparented pid %d, which a plugin has left without a mark of the mesh"
+            _log.info(text, pid)
 
     def _kill(self, pid: int) -> None:
-        process = self._processes[pid]
         try:
-            signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(self._processes[pid][0], signal.SIGKILL)
         except ProcessLookupError:
             return
         except OSError as exc:

@@ -49,9 +49,8 @@ def list_child_pids() -> list[int]:
         return found
     try:
         for task in os.listdir("/proc/self/task"):
-            found += map(
-                int, process_marker.read_proc_file(f"self/task/{task}", "children").split()
-            )
+            children = process_marker.read_proc_file(f"self/task/{task}", "children")
+            found += map(int, children.split())
     except OSError as exc:
         _failure_log.log(exc.errno, "cannot list children of this process: %s", exc.strerror)
     else:

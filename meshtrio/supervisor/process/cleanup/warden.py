@@ -56,8 +56,7 @@ class Warden:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a warden running until cancelled, then stop it.
 
-        Raises:
-            OSError: The first warden cannot be started.
+        Raises OSError if the first warden cannot be started.
         """
         await self._run_one(task_status.started)
         while True:
@@ -73,12 +72,10 @@ class Warden:
         own_socket.setblocking(False)
         with own_socket:
             with warden_socket:
+                limit = process_marker.encode_marker_limit(self._mesh_run.id, 0)
                 process = await start_child(
                     self._command(),
-                    partial(
-                        process_marker.set_marker_limit,
-                        limit=process_marker.encode_marker_limit(self._mesh_run.id, 0),
-                    ),
+                    partial(process_marker.set_marker_limit, limit=limit),
                     stdin=warden_socket,
                     cwd=Path("/"),
                     env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
@@ -95,10 +92,17 @@ class Warden:
         return [sys.executable, "-I", "-S", str(_SCRIPT), *arguments]
 
     async def _supervise(self, process: ChildProcess, own_socket: socket.socket) -> None:
-        """Wait until the warden has exited; when cancelled, stop it."""
+        """Wait until the warden has exited; when cancelled, stop it.
+
+        A warden that is stopped (SIGSTOP), and so of no use, is killed.
+        """
         has_exited = False
         try:
-            await self._wait_for_exit(process, own_socket)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_kill_if_stopped, process)
+                nursery.start_soon(self._send_all_pidfds, own_socket)
+                await process.wait_for_exit()
+                nursery.cancel_scope.cancel()
             has_exited = True
         finally:
             with trio.CancelScope(shield=True):
@@ -109,14 +113,6 @@ class Warden:
             if not process.is_reaped:
                 CHILD_REGISTRY.reap_later(process)
             self._socket = None
-
-    async def _wait_for_exit(self, process: ChildProcess, own_socket: socket.socket) -> None:
-        """Wait until the warden has exited. Kill it if it is stopped (SIGSTOP) and so of no use."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_kill_if_stopped, process)
-            nursery.start_soon(self._send_all_pidfds, own_socket)
-            await process.wait_for_exit()
-            nursery.cancel_scope.cancel()
 
     @property
     def plugin_pids(self) -> frozenset[int]:
@@ -210,7 +206,9 @@ async def _kill_if_stopped(process: ChildProcess) -> None:
     was_stopped = False
     while True:
         await sleep_until_tick(_CHECK_INTERVAL)
-        stopped = _is_stopped(process.pid)
+        stopped = False
+        with contextlib.suppress(OSError):
+            stopped = process_marker.ProcessInfo(process.pid).is_stopped
         if stopped and was_stopped:
             _log.error(
                 "the warden (pid %d) is stopped by SIGSTOP or a debugger and could not kill the "
@@ -220,11 +218,3 @@ async def _kill_if_stopped(process: ChildProcess) -> None:
             process.kill()
             return
         was_stopped = stopped
-
-
-def _is_stopped(pid: int) -> bool:
-    """Whether a process is stopped by a signal or by its tracer; False if that is unknown."""
-    try:
-        return process_marker.ProcessInfo(pid).is_stopped
-    except OSError:
-        return False

@@ -21,7 +21,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -41,25 +40,6 @@ _PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2
 """Flag PIDFD_SIGNAL_PROCESS_GROUP of pidfd_send_signal(2), since Linux 6.9."""
 
 
-class _GuardedProcesses:
-    """The processes and users that the mesh has sent to the warden."""
-
-    def __init__(self, users: Iterable[int]) -> None:
-        self.users = set(users)
-        self.plugins: dict[int, int] = {}
-        """Pidfds of plugins and their reparented descendants, by pid."""
-
-    def handle_message(self, message: bytes, descriptors: array.array[int]) -> None:
-        if message[:1] in (b"+", b"-"):
-            replaced = self.plugins.pop(int(message[1:]), None)
-            if replaced is not None:
-                os.close(replaced)
-        if message[:1] == b"+" and descriptors:
-            self.plugins[int(message[1:])] = descriptors[0]
-        elif message[:1] == b"u":
-            self.users.add(int(message[1:]))
-
-
 def main() -> None:
     mesh_pid, mesh_id, users, *cgroup = int(sys.argv[1]), *sys.argv[2:]
     # Replaces the mark that this process inherits if the mesh is itself a plugin of an outer mesh,
@@ -68,15 +48,16 @@ def main() -> None:
     _raise_descriptor_limit()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    guarded = _GuardedProcesses(map(int, users.split(",")))
+    uids = set(map(int, users.split(",")))
+    plugins: dict[int, int] = {}  # Pidfds of plugins and their reparented descendants, by pid.
     with socket.socket(fileno=0) as channel:
-        if not _wait_for_mesh_exit(channel, mesh_pid, guarded):
+        if not _wait_for_mesh_exit(channel, mesh_pid, plugins, uids):
             return
     # A failure with one process or directory must not keep the others from being killed.
     descendants: dict[int, int] = {}
     with contextlib.suppress(OSError):
-        descendants = _find_descendants(guarded.plugins)
-    for pid, pidfd in guarded.plugins.items():
+        descendants = _find_descendants(plugins)
+    for pid, pidfd in plugins.items():
         _kill_group(pid, pidfd)
     for pidfd in descendants.values():
         with contextlib.suppress(OSError):
@@ -88,9 +69,7 @@ def main() -> None:
     # have its limit yet.
     for pause in (_SECOND_PASS_DELAY, 0):
         with contextlib.suppress(OSError):
-            process_marker.kill_marked_processes(
-                process_marker.make_mesh_marker(mesh_id, guarded.users)
-            )
+            process_marker.kill_marked_processes(process_marker.make_mesh_marker(mesh_id, uids))
         time.sleep(pause)
 
 
@@ -101,7 +80,9 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _wait_for_mesh_exit(channel: socket.socket, mesh_pid: int, guarded: _GuardedProcesses) -> bool:
+def _wait_for_mesh_exit(
+    channel: socket.socket, mesh_pid: int, plugins: dict[int, int], uids: set[int]
+) -> bool:
     """Handle messages until the mesh has exited; return whether processes are to be killed."""
     try:
         mesh_fd = os.pidfd_open(mesh_pid)
@@ -119,8 +100,15 @@ def _wait_for_mesh_exit(channel: socket.socket, mesh_pid: int, guarded: _Guarded
             message, descriptors = _receive_message(channel)
             if message in (b"", b"."):
                 # If plugins are left, they are killed even though the mesh has stopped in order.
-                return message == b"" or bool(guarded.plugins)
-            guarded.handle_message(message, descriptors)
+                return message == b"" or bool(plugins)
+            kind, number = message[:1], int(message[1:])
+            if kind == b"u":
+                uids.add(number)
+                continue
+            if (replaced := plugins.pop(number, None)) is not None:
+                os.close(replaced)
+            if kind == b"+" and descriptors:
+                plugins[number] = descriptors[0]
         elif os.getppid() != mesh_pid:
             return True
 

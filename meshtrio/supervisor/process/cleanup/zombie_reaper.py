@@ -87,11 +87,9 @@ def reap_pids(pids: Iterable[int]) -> None:
 
 def _has_zombies() -> bool:
     """Whether any child is a zombie; it is left as one."""
-    try:
-        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return found is not None
+    with contextlib.suppress(ChildProcessError):
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return False
 
 
 def _receives_orphans() -> bool:

@@ -53,9 +53,7 @@ class OutputBlock:
         if max_lines <= 0:
             return []
         pieces = self.data.rsplit(b"\n", max_lines)[-max_lines:]
-        return [
-            OutputLine(self.time, self.pid, self.stream, decode_line(piece)) for piece in pieces
-        ]
+        return [OutputLine(self.time, self.pid, self.stream, decode_line(each)) for each in pieces]
 
 
 def decode_line(line: bytes | bytearray) -> str:
@@ -88,12 +86,10 @@ class LineBuffer:
         """Return the lines that are kept, oldest first."""
         found: deque[OutputLine] = deque()
         for each in reversed(self._items):
-            lines = (
-                each.last_lines(self._max_lines - len(found))
-                if isinstance(each, OutputBlock)
-                else [each]
-            )
-            found.extendleft(reversed(lines))
+            if isinstance(each, OutputBlock):
+                found.extendleft(reversed(each.last_lines(self._max_lines - len(found))))
+            else:
+                found.appendleft(each)
         return tuple(found)[-self._max_lines :]
 
 

@@ -13,6 +13,7 @@ import os
 from typing import Protocol
 
 import trio
+from trio.lowlevel import FdStream
 
 from meshtrio.util.token_bucket import TokenBucket
 
@@ -56,17 +57,14 @@ def _get_lock() -> trio.Lock:
 
 
 async def read_pipe(pipe: int, consumer: PipeConsumer, exited: trio.Event) -> None:
-    """Read a pipe until its end and pass everything to a consumer.
+    """Read a pipe until its end, pass everything to a consumer, and close the pipe.
 
-    Args:
-        pipe: The file descriptor, which is closed in the end.
-        consumer: Handles the bytes.
-        exited: Set when the process has exited; the rest is read without delay then.
+    When `exited` is set, as the process has exited, the rest is read without delay.
 
     Cancellation: Stops reading. What was already read is handled.
     """
     reads = TokenBucket(_READ_BURST, MAX_READS_PER_SECOND)
-    async with trio.lowlevel.FdStream(pipe) as stream:
+    async with FdStream(pipe) as stream:
         try:
             while data := await stream.receive_some(_READ_SIZE):
                 consumer.feed(data)
@@ -78,9 +76,7 @@ async def read_pipe(pipe: int, consumer: PipeConsumer, exited: trio.Event) -> No
             consumer.finish()
 
 
-async def _handle_all(
-    consumer: PipeConsumer, stream: trio.lowlevel.FdStream, exited: trio.Event
-) -> None:
+async def _handle_all(consumer: PipeConsumer, stream: FdStream, exited: trio.Event) -> None:
     if not consumer.handle():
         return
     has_drained = False

@@ -42,11 +42,10 @@ def sample_activity(leader_pid: int) -> ActivitySample | None:
     found = ActivitySample(time=time.monotonic())
     states: set[tuple[int, str]] = set()
     try:
-        pids = [
-            s.pid for s in procfs.iter_stats() if leader_pid in (s.pgrp, s.session) and s.is_alive
-        ]
+        stats = [stat for stat in procfs.iter_stats() if stat.is_alive]
     except OSError:
         return None
+    pids = (stat.pid for stat in stats if leader_pid in (stat.pgrp, stat.session))
     threads = itertools.chain.from_iterable(map(_list_threads, pids))
     for path in itertools.islice(threads, _MAX_THREADS):
         _add_thread(found, states, path)

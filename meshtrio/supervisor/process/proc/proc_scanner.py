@@ -48,9 +48,8 @@ class ProcScanner:
     async def read_stats(self, *, urgent: bool = True) -> Sequence[ProcessStat]:
         """Return the stat of every process, from a scan that was begun after the call.
 
-        Args:
-            urgent: Whether to begin at once; if not, up to a second passes between two scans, which
-                suits tasks that scan repeatedly.
+        If it is not urgent, up to a second passes between two scans, which suits tasks that scan
+        repeatedly.
 
         Raises:
             OSError: /proc cannot be listed, or this process is out of descriptors or memory.
@@ -92,10 +91,7 @@ async def find_group_pids(
 ) -> list[int]:
     """Return the pids of a group's processes that are not zombies.
 
-    Args:
-        pgrp: The id of the process group.
-        cgroup: A cgroup that none of them can leave, whose processes alone are searched then.
-        urgent: As for `ProcScanner.read_stats`.
+    If there is a cgroup, which none of them can leave, its processes alone are searched.
 
     Raises:
         OSError: /proc or the cgroup cannot be read.

@@ -63,12 +63,7 @@ def parse_stat(content: bytes) -> ProcessStat | None:
     """
     before, _, after = content.rpartition(b")")
     fields = after.split()
-    if (
-        not before
-        or len(fields) < _MIN_STAT_FIELDS
-        or len(fields[0]) != 1
-        or not fields[0].isalpha()
-    ):
+    if len(fields) < _MIN_STAT_FIELDS or len(fields[0]) != 1 or not fields[0].isalpha():
         return None
     try:
         return ProcessStat(
@@ -88,19 +83,14 @@ def parse_stat(content: bytes) -> ProcessStat | None:
 
 
 def list_pids() -> list[int]:
-    """List the pids of visible processes; with `hidepid`, of the user's own ones only.
-
-    Raises:
-        OSError: /proc cannot be listed.
-    """
+    """List the pids of visible processes; with `hidepid`, of the user's own. Raises OSError."""
     return [int(name) for name in os.listdir(b"/proc") if name.isdigit()]
 
 
 def iter_stats() -> Iterator[ProcessStat]:
     """Yield the stat of each process that can be read.
 
-    Raises:
-        OSError: /proc cannot be listed, or this process is out of descriptors or memory.
+    Raises OSError if /proc cannot be listed, or this process is out of descriptors or memory.
     """
     for pid in list_pids():
         try:
@@ -116,8 +106,7 @@ def iter_stats() -> Iterator[ProcessStat]:
 def read_stat(pid: int) -> ProcessStat | None:
     """Read the stat of one process; None if it is malformed.
 
-    Raises:
-        OSError: It has exited, is hidden from us, or this process is out of descriptors or memory.
+    Raises OSError if it has exited, is hidden from us, or no descriptor or memory is left.
     """
     return parse_stat(read_file(f"/proc/{pid}/stat"))
 
@@ -161,11 +150,7 @@ def parse_status(content: bytes) -> ProcessStatus | None:
 
 
 def read_status(pid: int | str) -> ProcessStatus | None:
-    """Read the status of a process; None if it cannot be read.
-
-    Args:
-        pid: Its pid, "self", or `PID/task/TID` for one of its threads.
-    """
+    """Read the status of a process, or of a thread (`PID/task/TID`); None if it cannot be read."""
     try:
         return parse_status(read_file(f"/proc/{pid}/status"))
     except OSError:
@@ -223,16 +208,3 @@ def read_file(path: str) -> bytes:
     """Read a file of /proc in one go, unbuffered. Raises OSError."""
     with open(path, "rb", buffering=0) as file:
         return file.read()
-
-
-def read_own_rss_pages() -> int:
-    """Read the resident memory of this process, in pages.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    content = read_file("/proc/self/statm")
-    try:
-        return int(content.split()[1])
-    except (ValueError, IndexError):
-        raise OSError(f"/proc/self/statm has {content!r}") from None

@@ -29,9 +29,8 @@ async def read_usage_by_group() -> dict[int, ResourceUsage]:
         OSError: /proc cannot be read.
         RuntimeError: No thread can be started.
     """
-    return await trio.to_thread.run_sync(
-        _sum_by_group, await get_scanner().read_stats(), abandon_on_cancel=True
-    )
+    stats = await get_scanner().read_stats()
+    return await trio.to_thread.run_sync(_sum_by_group, stats, abandon_on_cancel=True)
 
 
 def _sum_by_group(stats: Iterable[ProcessStat]) -> dict[int, ResourceUsage]:
@@ -52,4 +51,8 @@ async def read_rss_by_group() -> dict[int, int]:
 
 def read_own_rss() -> int:
     """Return the resident memory of this process in bytes. Raises OSError."""
-    return procfs.read_own_rss_pages() * procfs.PAGE_SIZE
+    content = procfs.read_file("/proc/self/statm")
+    try:
+        return int(content.split()[1]) * procfs.PAGE_SIZE
+    except (ValueError, IndexError):
+        raise OSError(f"/proc/self/statm has {content!r}") from None

@@ -52,18 +52,13 @@ def _parse_table(lines: Iterable[bytes]) -> Iterator[TcpListener]:
         fields = line.split()
         if len(fields) < 10 or fields[3] != _LISTEN:
             return
-        found = _parse_listener(fields)
-        if found is not None:
-            yield found
-
-
-def _parse_listener(fields: list[bytes]) -> TcpListener | None:
-    """Parse the fields of a line; None if they are malformed."""
-    host, _, port = fields[1].partition(b":")
-    try:
-        return TcpListener(parse_proc_address(host), int(port, 16), int(fields[7]), int(fields[9]))
-    except (ValueError, struct.error):
-        return None
+        host, _, port = fields[1].partition(b":")
+        try:
+            address, uid, inode = parse_proc_address(host), int(fields[7]), int(fields[9])
+            found = TcpListener(address, int(port, 16), uid, inode)
+        except (ValueError, struct.error):
+            continue  # It is malformed.
+        yield found
 
 
 def parse_proc_address(text: bytes) -> IPv4Address | IPv6Address:
@@ -77,18 +72,13 @@ def find_listeners(listeners: list[TcpListener], host: str, port: int) -> list[T
     """Find the listeners that a connection to an address may have reached.
 
     A listener on the address itself takes precedence over wildcard listeners of its family, and
-    these over dual-stack wildcard listeners. Several may share an address by SO_REUSEPORT.
-
-    Args:
-        listeners: All listeners of a network namespace.
-        host: The peer's address, from `getpeername`.
-        port: The peer's port, from `getpeername`.
+    these over dual-stack wildcard listeners. Several may share an address by SO_REUSEPORT. The host
+    and the port are the peer's, from `getpeername`.
     """
     wanted = _unmap_ipv4(ip_address(host.partition("%")[0]))
     candidates = [each for each in listeners if each.port == port]
     for address in (wanted, _WILDCARDS[wanted.version], _WILDCARDS[6]):
-        found = [each for each in candidates if each.address == address]
-        if found:
+        if found := [each for each in candidates if each.address == address]:
             return found
     return []
 

@@ -8,6 +8,7 @@ waited for with WNOHANG. A child that its tracer holds counts as exited, and is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -89,10 +90,8 @@ class ChildProcess:
     def kill(self) -> None:
         """Send it SIGKILL, unless it has been reaped or may not be signalled."""
         if not self.is_reaped:
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                return
 
     def _set_reaped(self, code: int | None) -> None:
         if not self.has_exited:

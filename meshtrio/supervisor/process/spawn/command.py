@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import attrs
@@ -54,36 +55,33 @@ async def check_executable(config: PluginConfig) -> None:
     expected = config.containment.sha256
     if expected is None:
         return
-    name, path = config.argv()[0], config.env.get("PATH")
-    executable_hash = _ExecutableHash(name, path)
+    cancelled = threading.Event()
     try:
         program, found = await trio.to_thread.run_sync(
-            executable_hash.run, abandon_on_cancel=True, limiter=_hash_limiter.get()
+            _hash_program,
+            config.argv()[0],
+            config.env.get("PATH"),
+            cancelled,
+            abandon_on_cancel=True,
+            limiter=_hash_limiter.get(),
         )
     finally:
-        executable_hash.is_wanted = False
+        cancelled.set()
     if found != expected:
         raise ExecutableMismatchError(f"{program} has SHA-256 {found}, not {expected}")
 
 
-class _ExecutableHash:
-    """Finds a program and hashes it in a thread, unless `is_wanted` is reset meanwhile."""
-
-    def __init__(self, name: str, path: str | None) -> None:
-        self.is_wanted = True
-        self._name = name
-        self._path = path
-
-    def run(self) -> tuple[str, str]:
-        program = shutil.which(self._name, path=self._path)
-        if program is None:
-            raise ExecutableMismatchError(f"{self._name!r} is not there")
-        # Opening a FIFO would wait for a writer, and reading a device may never end.
-        descriptor = os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ExecutableMismatchError(f"{program} is not a regular file")
-            found = hashlib.sha256()
-            while self.is_wanted and (data := file.read(_HASH_CHUNK_SIZE)):
-                found.update(data)
-        return program, found.hexdigest()
+def _hash_program(name: str, path: str | None, cancelled: threading.Event) -> tuple[str, str]:
+    """Find a program and hash it, until it is `cancelled`."""
+    program = shutil.which(name, path=path)
+    if program is None:
+        raise ExecutableMismatchError(f"{name!r} is not there")
+    # Opening a FIFO would wait for a writer, and reading a device may never end.
+    descriptor = os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ExecutableMismatchError(f"{program} is not a regular file")
+        found = hashlib.sha256()
+        while not cancelled.is_set() and (data := file.read(_HASH_CHUNK_SIZE)):
+            found.update(data)
+    return program, found.hexdigest()

@@ -29,9 +29,7 @@ def drop_privileges(user: str | None, group: str | None) -> None:
     """Change from root to a user and group, given by name or number."""
     if user is not None:
         entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-        gid = entry.pw_gid
-        if group is not None:
-            gid = resolve_gid(group)
+        gid = entry.pw_gid if group is None else resolve_gid(group)
         os.initgroups(entry.pw_name, gid)
         os.setgid(gid)
         os.setuid(entry.pw_uid)

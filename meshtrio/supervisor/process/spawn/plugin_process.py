@@ -6,11 +6,12 @@ the group's id too, is not reused, so that a signal reaches only our own process
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -56,22 +57,10 @@ class PluginProcess(ChildProcess):
         pass_fds: Sequence[int] = (),
         on_started: Callable[[int], None] = lambda pid: None,
     ) -> PluginProcess:
-        """Start a process in a session and process group of its own.
+        """Start a process in a session and process group of its own; see `start_program`.
 
-        Args:
-            command: The program and its arguments.
-            env: Its environment.
-            cwd: Its working directory.
-            cgroup: The cgroup that the command puts itself in, if any.
-            pass_fds: Descriptors that it inherits under the same numbers.
-            on_started: Called with its pid in a worker thread as soon as it was started.
-
-        Raises:
-            OSError: It cannot be started.
-            ValueError: An argument or a variable contains a null byte.
-            RuntimeError: No thread can be started.
-
-        Cancellation: A process that was started is always returned; see `start_program`.
+        The command puts itself in the cgroup, if there is one. `on_started` is called with its pid
+        in a worker thread as soon as it was started.
         """
         started = await start_program(
             command,
@@ -125,7 +114,7 @@ class PluginProcess(ChildProcess):
         """
         # If other code of this program has reaped it, its pid may have been reused.
         if self._can_signal_leader() is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+            with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
 
     def _can_signal_leader(self) -> bool | None:
@@ -150,12 +139,15 @@ class PluginProcess(ChildProcess):
         found: list[int] = []
         with (
             trio.move_on_after(_FIND_GROUP_TIMEOUT),
-            contextlib.suppress(OSError, RuntimeError, ValueError),
+            suppress(OSError, RuntimeError, ValueError),
         ):
             found = await find_group_pids(self.pid, self._cgroup)
         handling = [pid for pid in found if handles_signal(pid, signal.SIGQUIT)]
         for pid in handling:
-            _signal_member(self.pid, pid, signal.SIGQUIT, signal.SIGCONT)
+            with suppress(OSError):
+                # If it is still in the group in which it was found.
+                is_member = partial(self._is_member, pid)
+                send_signals(pid, (signal.SIGQUIT, signal.SIGCONT), is_member)
         with trio.move_on_after(_STACK_DUMP_TIMEOUT if handling else 0):
             await self._wait_for_group_exit()
 
@@ -167,9 +159,6 @@ class PluginProcess(ChildProcess):
 
         Afterwards `has_exited` is true, unless the process is blocked in the kernel or may not be
         signalled.
-
-        Args:
-            grace_period: Seconds from SIGTERM to SIGKILL.
 
         Cancellation: The group is killed at once.
         """
@@ -184,9 +173,8 @@ class PluginProcess(ChildProcess):
                 await self.dump_stacks()
         finally:
             self.signal_group(signal.SIGKILL)
-            timeout = (
-                _UNPERMITTED_KILL_TIMEOUT if self._can_signal_leader() is False else _KILL_TIMEOUT
-            )
+            is_permitted = self._can_signal_leader() is not False
+            timeout = _KILL_TIMEOUT if is_permitted else _UNPERMITTED_KILL_TIMEOUT
             with trio.move_on_after(timeout, shield=True):
                 await self.wait()
         return forced
@@ -196,8 +184,5 @@ class PluginProcess(ChildProcess):
         await self.wait_for_exit()
         await wait_for_group(self.pid, self._cgroup)
 
-
-def _signal_member(group: int, pid: int, *numbers: int) -> None:
-    """Signal a process if it is still in the group in which it was found."""
-    with contextlib.suppress(OSError):
-        send_signals(pid, numbers, lambda: os.getpgid(pid) == group)
+    def _is_member(self, pid: int) -> bool:
+        return os.getpgid(pid) == self.pid

@@ -14,6 +14,7 @@ from typing import Any
 
 import outcome
 import trio
+from trio.lowlevel import start_thread_soon
 
 from meshtrio.supervisor.process.spawn.child_process import ChildProcess
 from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
@@ -51,9 +52,7 @@ class _ProgramStart:
 
     async def run(self) -> subprocess.Popen[bytes]:
         try:
-            trio.lowlevel.start_thread_soon(
-                self._start_in_thread, self._deliver, "start of a process"
-            )
+            start_thread_soon(self._start_in_thread, self._deliver, "start of a process")
         except BaseException:
             self._registration.close()
             raise
@@ -70,9 +69,8 @@ class _ProgramStart:
 
     def _start_in_thread(self) -> subprocess.Popen[bytes]:
         with _resolve_cwd(self._cwd) as cwd:
-            started = subprocess.Popen(
-                self._command, bufsize=0, start_new_session=True, cwd=cwd, **self._options
-            )
+            options = {**self._options, "bufsize": 0, "start_new_session": True, "cwd": cwd}
+            started = subprocess.Popen(self._command, **options)
         # Keeps Popen from waiting: `ChildProcess` does that, without blocking.
         started.returncode = 0
         with contextlib.suppress(Exception):  # The process has been started and must be returned.
@@ -136,14 +134,8 @@ async def start_program(
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session and process group of its own.
 
-    Args:
-        command: The program and its arguments.
-        on_started: Called with its pid, in the thread that has started it.
-        cwd: Its working directory; None for that of this process.
-        options: Further arguments of `subprocess.Popen`.
-
-    Returns:
-        The process, whose methods must not be used to wait for it.
+    `on_started` is called with its pid, in the thread that has started it. The methods of the
+    process that is returned must not be used to wait for it.
 
     Raises:
         OSError: It cannot be started.
@@ -157,15 +149,11 @@ async def start_program(
 
 
 async def start_child(
-    command: Sequence[str],
-    on_started: Callable[[int], None] = lambda pid: None,
-    **options: Any,
+    command: Sequence[str], on_started: Callable[[int], None] = lambda pid: None, **options: Any
 ) -> ChildProcess:
     """Start a program as `start_program` does, and open its pidfd.
 
-    Raises:
-        OSError: The program cannot be started, or its pidfd cannot be opened, most likely for lack
-            of descriptors; the process is killed then.
+    If that raises OSError, most likely for lack of descriptors, the process is killed.
     """
     started = await start_program(command, on_started, **options)
     try:

@@ -17,19 +17,12 @@ from typing import Any
 
 from meshtrio.supervisor.process.proc import procfs
 
-_UNCHANGED_SIGNALS = frozenset(
-    {
-        signal.SIGKILL,
-        signal.SIGSTOP,
-        # subprocess restores these in the child:
-        signal.SIGPIPE,
-        signal.SIGXFSZ,
-        # Catching these would interrupt writes to a terminal from the background again and again.
-        signal.SIGTSTP,
-        signal.SIGTTIN,
-        signal.SIGTTOU,
-    }
-)
+_UNCHANGED_SIGNALS = {
+    *(signal.SIGKILL, signal.SIGSTOP),
+    *(signal.SIGPIPE, signal.SIGXFSZ),  # subprocess restores these in the child
+    # Catching these would interrupt writes to a terminal from the background again and again.
+    *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
+}
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
@@ -64,9 +57,8 @@ def needs_signal_reset() -> bool:
     It must reset them itself then, as the launcher does. Unblocking them here, even briefly, would
     deliver signals that this program blocks.
     """
-    return bool(
-        _read_ignored_signals() - _UNCHANGED_SIGNALS or signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    )
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    return bool(_read_ignored_signals() - _UNCHANGED_SIGNALS or blocked)
 
 
 def _read_ignored_signals() -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Mapping, Sequence
@@ -36,20 +37,14 @@ _DIAGNOSIS_TIMEOUT = 2.0
 _limiter = ThreadLimiter(8)
 _MAX_ARGUMENT_SIZE = 32 * os.sysconf("SC_PAGE_SIZE")
 """Maximum number of bytes of one argument or variable (MAX_ARG_STRLEN)."""
-_PROCESS_LIMIT_HINT = (
-    "no more processes may be started (see `ulimit -u`, and pids.max of the cgroup)"
-)
 
 
 def is_resource_exhaustion(exc: Exception) -> bool:
     """Whether a start failed because descriptors, memory, processes or threads are exhausted."""
     number = getattr(exc, "errno", None)
     # RuntimeError: no thread can be started. EAGAIN: no process can be (fork(2)).
-    return (
-        isinstance(exc, RuntimeError)
-        or number in RESOURCE_EXHAUSTED_ERRNOS
-        or number == errno.EAGAIN
-    )
+    exhausted = (*RESOURCE_EXHAUSTED_ERRNOS, errno.EAGAIN)
+    return isinstance(exc, RuntimeError) or number in exhausted
 
 
 def explain_start_failure(
@@ -63,7 +58,8 @@ def explain_start_failure(
     if number == errno.E2BIG:
         return f"{reason}: {_describe_sizes(command, env)}"
     if number == errno.EAGAIN:
-        return f"{reason}: {_PROCESS_LIMIT_HINT}"
+        hint = "no more processes may be started (see `ulimit -u`, and pids.max of the cgroup)"
+        return f"{reason}: {hint}"
     if number == errno.ETXTBSY:
         return (
             f"{reason}: {replace_surrogates(program)!r} is open for writing in another process; to "
@@ -77,16 +73,13 @@ async def explain_exec_failure(config: PluginConfig) -> str:
 
     Cancellation: Shielded, and limited to two seconds, since a filesystem may not respond.
     """
-    with trio.move_on_after(_DIAGNOSIS_TIMEOUT, shield=True):
-        try:
-            return await trio.to_thread.run_sync(
-                explain_not_executable,
-                config,
-                abandon_on_cancel=True,
-                limiter=_limiter.get(),
-            )
-        except RuntimeError:
-            pass  # No thread can be started.
+    with (
+        trio.move_on_after(_DIAGNOSIS_TIMEOUT, shield=True),
+        contextlib.suppress(RuntimeError),  # No thread can be started.
+    ):
+        return await trio.to_thread.run_sync(
+            explain_not_executable, config, abandon_on_cancel=True, limiter=_limiter.get()
+        )
     return ""
 
 

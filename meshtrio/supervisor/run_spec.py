@@ -1,0 +1,41 @@
+"""What one process run of an instance is to be: its plugin, its place and its id."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import attrs
+
+from meshtrio.config import PluginConfig, TelemetryConfig
+
+
+@attrs.frozen(kw_only=True)
+class RunSpec:
+    """All that a process run is made of; the same for each of its parts."""
+
+    config: PluginConfig
+    """The plugin's configuration."""
+    number: int
+    """The number of the instance, from 0."""
+    slot: int
+    """Which of the instance's two addresses the process uses, 0 or 1; a replacement uses the one
+    that its predecessor does not."""
+    socket: Path
+    """The Unix socket at which it serves, unless its config has `listen`."""
+    mesh_socket: Path
+    """The mesh's own socket, in its runtime directory."""
+    telemetry: TelemetryConfig
+    """What the plugin is to measure and trace."""
+    launch_id: str = attrs.field(factory=lambda: secrets.token_hex(8))
+    """The id that its processes inherit, by which they are found if they leave their group."""
+
+    @property
+    def listen(self) -> str | None:
+        """The TCP address at which it serves; None if it serves at `socket`."""
+        return self.config.instance_address(self.number, self.slot)
+
+    @property
+    def address(self) -> str:
+        """The address at which it serves."""
+        return self.listen or f"unix:{self.socket}"
