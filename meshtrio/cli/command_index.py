@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -41,7 +40,13 @@ _SECTIONS = {
         "completion": "Print a script that completes commands and names.",
     },
 }
-_LIFECYCLE_COMMANDS = frozenset(_SECTIONS["Control a running mesh"]) - {"log-level"}
+_MODULES = {
+    **dict.fromkeys(_SECTIONS["Control a running mesh"], "lifecycle_commands"),
+    **dict.fromkeys(("ps", "tree", "services"), "inspect_commands"),
+    **dict.fromkeys(("events", "logs", "trace"), "stream_commands"),
+    "completion": "shell_completion",
+}
+"""Modules of the commands that share one; other commands are in modules of their own names."""
 
 
 class LazyCommandGroup(click.Group):
@@ -53,9 +58,8 @@ class LazyCommandGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.list_commands(ctx):
             return None
-        word = name.replace("-", "_")
-        module = "lifecycle_commands" if name in _LIFECYCLE_COMMANDS else word
-        command: click.Command = getattr(import_module(f"meshtrio.cli.{module}"), word)
+        module = import_module(f"meshtrio.cli.{_MODULES.get(name, name)}")
+        command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -66,7 +70,12 @@ class LazyCommandGroup(click.Group):
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[Any]]:
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
-        return list(_complete_commands(incomplete))
+        return [
+            CompletionItem(name, help=text)
+            for section in _SECTIONS.values()
+            for name, text in section.items()
+            if name.startswith(incomplete)
+        ]
 
     def invoke(self, ctx: click.Context) -> Any:
         # Click would print a message of its own.
@@ -76,10 +85,3 @@ class LazyCommandGroup(click.Group):
             raise click.exceptions.Exit(130) from None
         except BrokenPipeError:
             raise click.exceptions.Exit(141) from None
-
-
-def _complete_commands(incomplete: str) -> Iterator[CompletionItem[Any]]:
-    for section in _SECTIONS.values():
-        for name, text in section.items():
-            if name.startswith(incomplete):
-                yield CompletionItem(name, help=text)
