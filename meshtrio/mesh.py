@@ -65,10 +65,9 @@ from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import MeshStatistics
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.logs.event_logger import log_event
-from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
 from meshtrio.util.log_level import LogLevel
 from meshtrio.util.tls_config import ClientTlsConfig
-from meshtrio.util.trio_check import require_trio
 
 _log = logging.getLogger("meshtrio.mesh")
 

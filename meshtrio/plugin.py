@@ -32,6 +32,7 @@ from contextlib import (
     suppress,
 )
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -63,15 +64,11 @@ from meshtrio.services.standard import standard_server
 from meshtrio.telemetry.logs import plugin_logging as logs
 from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.util import standard_streams
-from meshtrio.util.after_fork import reset_signals_in_forks
-from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.concurrency import is_in_asyncio, open_collapsing_nursery, require_trio
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.log_level import ProcessLogLevel
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
-from meshtrio.util.session import session_parent_pid
-from meshtrio.util.stack_dump import dump_on_sigquit
-from meshtrio.util.stop_signals import stop_signals
-from meshtrio.util.trio_check import is_in_asyncio, require_trio
+from meshtrio.util.signals import dump_on_sigquit, reset_signals_in_forks, stop_signals
 
 if TYPE_CHECKING:
     from meshtrio.services.health import HealthServicer
@@ -203,7 +200,7 @@ async def _serve(
                 log_level=level,
             )
             # The mesh forwards calls of many clients, and their cancellations: no rapid reset.
-            server.trusted_pid = session_parent_pid()
+            server.trusted_pid = _session_parent_pid()
             with _open_listener() as listener:
                 stop = server.on_exit = partial(_drain, server, health)
                 server.owns_process = exits_afterwards
@@ -320,3 +317,17 @@ def _get_drain_timeout() -> float:
         return float(os.environ[PLUGIN_STOP_TIMEOUT]) * _DRAIN_FRACTION_OF_STOP_TIMEOUT
     except (KeyError, ValueError):
         return _DEFAULT_DRAIN_TIMEOUT
+
+
+def _session_parent_pid() -> int:
+    """Return the parent of this process's session leader: in a plugin, the pid of the mesh.
+
+    A mesh starts each plugin in a session of its own, whose leader may be a shell that has started
+    this process.
+    """
+    try:
+        stat = Path(f"/proc/{os.getsid(0)}/stat").read_bytes()
+        # The command name in parentheses may contain anything.
+        return int(stat.rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return os.getppid()

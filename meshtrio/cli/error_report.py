@@ -8,13 +8,8 @@ import os
 import click
 import purerpc
 
-from meshtrio.errors import (
-    ConfigError,
-    MeshFailedError,
-    MeshtrioError,
-    NoMeshError,
-    unwrap_exception_group,
-)
+from meshtrio.errors import ConfigError, MeshFailedError, MeshtrioError, NoMeshError
+from meshtrio.util.errors import unwrap_exception_group
 from meshtrio.util.text import escape_unprintable, escape_unprintable_lines
 
 _SELF_EXPLANATORY_STATUSES = frozenset(

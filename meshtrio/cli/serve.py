@@ -30,7 +30,7 @@ from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
-from meshtrio.util.stop_signals import stop_signals
+from meshtrio.util.signals import stop_signals
 
 _log = logging.getLogger("meshtrio.mesh")
 

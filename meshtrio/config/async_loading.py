@@ -9,7 +9,7 @@ import trio
 
 from meshtrio.config.mesh import MeshConfig
 from meshtrio.config.toml_reader import load
-from meshtrio.errors import ConfigError
+from meshtrio.util.errors import ConfigError
 
 _LOAD_TIMEOUT = 30.0
 """Seconds to read a file and check its programs; a file system that hangs would take forever."""

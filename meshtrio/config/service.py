@@ -8,16 +8,11 @@ from typing import Any
 
 import attrs
 
-from meshtrio.config.service_names import check_service_name
-from meshtrio.config.validators import at_least
-from meshtrio.errors import ConfigError
+from meshtrio.config.validators import at_least, check_service_name, parsed_by
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.util.address import Address
+from meshtrio.util.errors import ConfigError
 from meshtrio.util.tls_config import ClientTlsConfig
-
-
-def _check_name(_: object, __: object, value: str) -> None:
-    check_service_name(value)
 
 
 def _check_endpoints(_: object, __: object, value: tuple[str, ...]) -> None:
@@ -39,7 +34,7 @@ class StaticServiceConfig:
     Several tables may have the same name, for example for endpoints with different certificates.
     """
 
-    name: str = attrs.field(validator=_check_name)
+    name: str = attrs.field(validator=parsed_by(check_service_name))
     """Name that clients connect to; `plugin.<name>` adds endpoints to a plugin's instances."""
     endpoints: tuple[str, ...] = attrs.field(
         default=(), converter=tuple, validator=_check_endpoints

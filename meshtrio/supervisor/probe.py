@@ -15,7 +15,7 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS, CallRefusedError, ConnectionLostError
+from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.messages import health
 from meshtrio.rpc.one_shot_call import (
     ClosedWithoutResponseError,
@@ -28,6 +28,7 @@ from meshtrio.supervisor.process.proc.activity import read_thread_cpu_wait
 from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.transport.unix_connect import WrongServerError
+from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _HEALTH_CHECK = OneShotCall(

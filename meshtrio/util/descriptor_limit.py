@@ -16,7 +16,7 @@ import resource
 _log = logging.getLogger("meshtrio.mesh")
 
 _NOFILE = resource.RLIMIT_NOFILE
-MAX_SOFT_LIMIT = 2**20
+_MAX_SOFT_LIMIT = 2**20
 """The kernel's default maximum (fs.nr_open). Some containers have a hard limit of 2**30, with which
 programs that close all descriptors up to their limit before exec take minutes."""
 
@@ -24,7 +24,8 @@ programs that close all descriptors up to their limit before exec take minutes."
 class DescriptorLimit:
     """The soft limit of this process, which can be raised once."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_soft_limit: int = _MAX_SOFT_LIMIT) -> None:
+        self._max_soft_limit = max_soft_limit
         self._original: tuple[int, int] | None = None
         self._raised: tuple[int, int] | None = None
 
@@ -32,10 +33,10 @@ class DescriptorLimit:
         """Raise the soft limit to the hard limit minus one, and return the soft limit.
 
         Minus one, so that a child that has raised its own limit differs from one that has not. It
-        is raised to `MAX_SOFT_LIMIT` at most; a higher limit is left unchanged.
+        is raised to `max_soft_limit` at most; a higher limit is left unchanged.
         """
         soft, hard = resource.getrlimit(_NOFILE)
-        wanted = min(hard - 1, MAX_SOFT_LIMIT)
+        wanted = min(hard - 1, self._max_soft_limit)
         if hard == resource.RLIM_INFINITY or soft >= wanted:
             return soft
         try:

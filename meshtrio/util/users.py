@@ -7,12 +7,9 @@ import pwd
 
 
 def resolve_ids(user: str | None, group: str | None) -> tuple[int, int]:
-    """Return the uid and gid of a user and group, by name or number; -1 for None.
+    """Return the uid and gid of a user and group; -1 for None. Raises KeyError.
 
     A user without a group has its primary group.
-
-    Raises:
-        KeyError: The user or group does not exist.
     """
     uid = gid = -1
     if user is not None:
@@ -35,9 +32,5 @@ def look_up_user(user: str) -> pwd.struct_passwd:
 
 
 def resolve_uid(user: str) -> int:
-    """Return the uid of a user by name, or by number even if there is no such user.
-
-    Raises:
-        KeyError: There is no user of that name.
-    """
+    """Return the uid of a user; a number needs no user that has it. Raises KeyError."""
     return int(user) if user.isdigit() else resolve_ids(user, None)[0]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.util import descriptor_limit
 from meshtrio.util.descriptor_limit import DescriptorLimit
 from tests.support.mesh_processes import limit_descriptors, plugin_table, serve_mesh
 
@@ -60,11 +59,8 @@ def test_it_is_never_lowered(limits: tuple[int, int]) -> None:
     assert resource.getrlimit(NOFILE)[0] == limits[1]
 
 
-def test_it_is_not_raised_without_bounds(
-    limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(descriptor_limit, "MAX_SOFT_LIMIT", 1200)
-    assert DescriptorLimit().raise_to_hard_limit() == 1200
+def test_it_is_not_raised_without_bounds(limits: tuple[int, int]) -> None:
+    assert DescriptorLimit(max_soft_limit=1200).raise_to_hard_limit() == 1200
     assert resource.getrlimit(NOFILE) == (1200, limits[1])
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import trio
 
 from meshtrio.config import PluginConfig
-from meshtrio.config.executable_check import explain_not_executable
-from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.executable_check import explain_not_executable
 from meshtrio.util.text import replace_surrogates
 
 EXEC_FAILED_STATUSES = frozenset({126, 127})
@@ -80,7 +80,10 @@ async def explain_exec_failure(config: PluginConfig) -> str:
     with trio.move_on_after(_DIAGNOSIS_TIMEOUT, shield=True):
         try:
             return await trio.to_thread.run_sync(
-                explain_not_executable, config, abandon_on_cancel=True, limiter=_diagnosis_limiter
+                explain_not_executable,
+                config.program(),
+                abandon_on_cancel=True,
+                limiter=_diagnosis_limiter,
             )
         except RuntimeError:
             pass  # No thread can be started.
