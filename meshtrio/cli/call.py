@@ -26,7 +26,7 @@ from google.protobuf.message_factory import GetMessageClass
 from meshtrio.cli.call_types import load_types, resolve_method
 from meshtrio.cli.error_report import CallFailedError, MeshRequestError
 from meshtrio.cli.inspect_commands import describe_unavailable
-from meshtrio.cli.json_output import to_json_text
+from meshtrio.cli.json_output import print_json_line, to_json_text
 from meshtrio.cli.mesh_client import open_registry_stub, run_async
 from meshtrio.cli.options import json_option, mesh_socket_option, require_utf8
 from meshtrio.cli.protojson import message_to_json_value
@@ -67,6 +67,11 @@ def _reject_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     return value
 
 
+_files_option = partial(
+    click.option, multiple=True, type=click.Path(path_type=Path), metavar="FILE"
+)
+
+
 @click.command(short_help="Call a method with JSON, by reflection.")
 @click.argument("service", callback=require_utf8, shell_complete=complete_services)
 @click.argument("method")
@@ -93,28 +98,17 @@ def _reject_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     help="Longest reply to accept, after decompression; by default 4 MiB, -1 for no limit.",
 )
 @click.option("--wait", is_flag=True, help="Wait for a mesh to come up, within --timeout.")
-@click.option(
-    "--proto",
-    "protos",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
+@_files_option(
+    *("--proto", "protos"),
     help="Read types from a proto file, not by reflection; needs the extra gen. May be repeated.",
 )
-@click.option(
-    "-I",
-    "--proto-path",
-    multiple=True,
-    type=click.Path(path_type=Path),
+@_files_option(
+    *("-I", "--proto-path"),
     metavar="FOLDER",
     help="Folder to search for imports of --proto; by default the current one and FILE's.",
 )
-@click.option(
-    "--protoset",
-    "protosets",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
+@_files_option(
+    *("--protoset", "protosets"),
     help="Read types from a FileDescriptorSet made by protoc. May be repeated.",
 )
 @json_option("Print one line of JSON for each reply, even on a terminal.")
@@ -144,15 +138,7 @@ def call(
     the exit status is 1 and stderr has STATUS: MESSAGE.
     """
     pairs = [_parse_metadata_pair(text) for text in metadata]
-    is_direct = service.startswith(("unix:", "tcp:"))
-    try:
-        if is_direct:
-            Address.parse(service)
-        else:
-            encode_metadata(((TARGET_METADATA_KEY, service),))
-    except ValueError as exc:
-        text = str(exc) if is_direct else f"{service!r} is not a service name: {exc}"
-        raise UsageError(text) from None
+    is_direct = _is_address(service)
     connect = partial(_connect, service, mesh_socket, max_message_size, wait=wait)
     types = load_types(protosets, protos, proto_path)
     find = partial(resolve_method, method=method, server=service, types=types)
@@ -166,6 +152,20 @@ def call(
         if not is_direct:
             errors = run_async(_describe_missing_endpoints, service, mesh_socket)
         raise purerpc.DeadlineExceededError(": ".join([message, *errors])) from None
+
+
+def _is_address(service: str) -> bool:
+    """Whether `service` is an address. Raises UsageError if it is neither that nor a name."""
+    is_address = service.startswith(("unix:", "tcp:"))
+    try:
+        if is_address:
+            Address.parse(service)
+        else:
+            encode_metadata(((TARGET_METADATA_KEY, service),))
+    except ValueError as exc:
+        text = str(exc) if is_address else f"{service!r} is not a service name: {exc}"
+        raise UsageError(text) from None
+    return is_address
 
 
 async def _describe_missing_endpoints(service: str, mesh_socket: Path | None) -> list[str]:
@@ -244,12 +244,11 @@ async def _connect(
 ) -> AsyncIterator[Channel]:
     where: str | Endpoint = service
     metadata: tuple[tuple[str, str], ...] = ()
-    if not service.startswith(("unix:", "tcp:")):
+    if not _is_address(service):
         await _wait_for_mesh(mesh_socket, wait=wait)
         where, metadata = mesh_socket_endpoint(mesh_socket), ((TARGET_METADATA_KEY, service),)
-    async with connect_to(
-        where, metadata=metadata, max_receive_message_length=max_message_size
-    ) as channel:
+    limit = max_message_size
+    async with connect_to(where, metadata=metadata, max_receive_message_length=limit) as channel:
         channel.message_lengths = attrs.evolve(
             channel.message_lengths, receive_setting="--max-message-size"
         )
@@ -312,17 +311,18 @@ def parse_request(descriptor: MethodDescriptor, text: str) -> Any:
 
 def _make_reply_printer(*, as_json: bool) -> Callable[[Message, DescriptorPool], None]:
     if as_json or not sys.stdout.isatty():
-        return lambda message, pool: print(
-            to_json_text(message_to_json_value(message, pool)), flush=True
-        )
+        return lambda message, pool: print_json_line(message_to_json_value(message, pool))
     from rich.highlighter import JSONHighlighter
 
     from meshtrio.cli import rich_output
 
-    console, coloured = rich_output.make_console(), JSONHighlighter()
-    return lambda message, pool: console.print(
-        coloured(to_json_text(message_to_json_value(message, pool), indent=2)), soft_wrap=True
-    )
+    console, highlight = rich_output.make_console(), JSONHighlighter()
+
+    def print_reply(message: Message, pool: DescriptorPool) -> None:
+        text = to_json_text(message_to_json_value(message, pool), indent=2)
+        console.print(highlight(text), soft_wrap=True)
+
+    return print_reply
 
 
 def _format_details(data: bytes, pool: DescriptorPool) -> list[str]:

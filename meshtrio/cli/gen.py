@@ -66,12 +66,8 @@ def run_protoc(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise UsageError(f"--out {out}: cannot create: {exc.strerror}") from None
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"--plugin={protoc_plugin}"]
-    command += [f"-I{folder}" for folder in folders]
-    command += [f"--{kind}_out={out}" for kind in ("python", "pyi", "meshtrio")]
-    done = subprocess.run(
-        [*command, *map(str, protos)], capture_output=True, check=False, errors="replace", text=True
-    )
+    options = [f"--{kind}_out={out}" for kind in ("python", "pyi", "meshtrio")]
+    done = protoc(f"--plugin={protoc_plugin}", *options, protos=protos, folders=folders)
     if done.returncode != 0 or done.stderr:
         # It quotes names from the protos.
         print(escape_unprintable_lines(done.stderr.rstrip("\n")), file=sys.stderr)
@@ -82,6 +78,14 @@ def run_protoc(
             if proto.resolve().is_relative_to(folder.resolve()):
                 _repair_generated_files(out, str(proto.resolve().relative_to(folder.resolve())))
     return True
+
+
+def protoc(
+    *options: str, protos: Sequence[Path], folders: Sequence[Path]
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "grpc_tools.protoc", *options]
+    command += [*(f"-I{folder}" for folder in folders), *map(str, protos)]
+    return subprocess.run(command, capture_output=True, check=False, errors="replace", text=True)
 
 
 def _repair_generated_files(out: Path, proto: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,20 @@ def ps(names: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
     from meshtrio.cli import rich_output
 
     columns = ("NAME", "INSTANCE", "PID", "STATE", "RESTARTS", "UPTIME", "SOCKET", "REASON")
-    table = rich_output.make_table(columns)
-    for each in reply.instances:
-        table.add_row(
+    rows = (
+        (
             each.name,
-            str(each.instance),
-            formatting.format_number(each.pid if each.HasField("pid") else None),
+            each.instance,
+            each.pid if each.HasField("pid") else "-",
             rich_output.make_state_text(each.state),
-            str(each.restarts),
+            each.restarts,
             formatting.format_duration(each.uptime if each.HasField("uptime") else None),
             each.socket,
             each.reason,
         )
-    rich_output.print_renderable(table)
+        for each in reply.instances
+    )
+    rich_output.print_table(columns, rows)
 
 
 async def _list_instances(mesh_socket: Path | None, names: Sequence[str]) -> Any:
@@ -101,9 +102,8 @@ def _print_tree(root: control.Node, uptime: float, in_flight: CallsInFlight) -> 
 
     def add(below: Tree, nodes: Iterable[control.Node]) -> None:
         for node in nodes:
-            text = rich_output.make_text(node.name, "bold").append(
-                escape_unprintable(f" ({node.policy})"), "not bold"
-            )
+            text = rich_output.make_text(node.name, "bold")
+            text.append(escape_unprintable(f" ({node.policy})"), "not bold")
             if node.after:
                 text.append(escape_unprintable(f" after {', '.join(node.after)}"), "not bold dim")
             branch = below.add(text)
@@ -112,9 +112,8 @@ def _print_tree(root: control.Node, uptime: float, in_flight: CallsInFlight) -> 
                 branch.add(describe(instance))
 
     def describe(instance: control.Instance) -> Text:
-        text = Text(f"{instance.instance} ").append_text(
-            rich_output.make_state_text(instance.state)
-        )
+        state = rich_output.make_state_text(instance.state)
+        text = Text(f"{instance.instance} ").append_text(state)
         if instance.HasField("pid"):
             text.append(f", pid {instance.pid}, up {formatting.format_duration(instance.uptime)}")
         if instance.restarts:
@@ -126,10 +125,8 @@ def _print_tree(root: control.Node, uptime: float, in_flight: CallsInFlight) -> 
             text.append(escape_unprintable(f": {instance.reason}"))
         return text
 
-    shown = Tree(
-        rich_output.make_text(f"mesh {root.name}, up {formatting.format_duration(uptime)}"),
-        guide_style="dim",
-    )
+    title = f"mesh {root.name}, up {formatting.format_duration(uptime)}"
+    shown = Tree(rich_output.make_text(title), guide_style="dim")
     add(shown, root.nodes)
     rich_output.print_renderable(shown)
 
@@ -153,8 +150,20 @@ def services(services: tuple[str, ...], as_json: bool, mesh_socket: Path | None)
     found = run_async(_resolve, services, mesh_socket)
     if as_json:
         print_json([message_to_dict(state) for state in found])
-    else:
-        _print_services(found)
+        return
+    from meshtrio.cli import rich_output
+
+    columns = ("SERVICE", "ADDRESS", "INSTANCE", "PID", "WEIGHT", "PRIORITY", "NOTE")
+    rich_output.print_table(columns, (row for state in found for row in _service_rows(state)))
+
+
+def _service_rows(state: registry.ServiceState) -> Iterator[tuple[Any, ...]]:
+    if not state.endpoints:
+        yield state.service, *"-----", describe_unavailable(state)
+    for each in sorted(state.endpoints, key=lambda e: (e.priority, e.instance, e.address)):
+        note = "TLS" if each.HasField("tls") else ""
+        pid = each.pid or "-"
+        yield state.service, each.address, each.instance, pid, each.weight, each.priority, note
 
 
 async def _resolve(names: Sequence[str], mesh_socket: Path | None) -> list[registry.ServiceState]:
@@ -162,27 +171,6 @@ async def _resolve(names: Sequence[str], mesh_socket: Path | None) -> list[regis
         if not names:
             names = (await stub.ListServices(registry.ListServicesRequest())).services
         return [await stub.Resolve(registry.ResolveRequest(service=name)) for name in names]
-
-
-def _print_services(found: Iterable[registry.ServiceState]) -> None:
-    from meshtrio.cli import rich_output
-
-    columns = ("SERVICE", "ADDRESS", "INSTANCE", "PID", "WEIGHT", "PRIORITY", "NOTE")
-    table = rich_output.make_table(columns)
-    for state in found:
-        for each in sorted(state.endpoints, key=lambda e: (e.priority, e.instance, e.address)):
-            table.add_row(
-                state.service,
-                each.address,
-                str(each.instance),
-                str(each.pid) if each.pid else "-",
-                str(each.weight),
-                str(each.priority),
-                "TLS" if each.HasField("tls") else "",
-            )
-        if not state.endpoints:
-            table.add_row(state.service, *"-----", describe_unavailable(state))
-    rich_output.print_renderable(table)
 
 
 def describe_unavailable(state: registry.ServiceState) -> str:

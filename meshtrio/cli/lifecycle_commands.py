@@ -164,13 +164,12 @@ def log_level(name: str, level: str | None, as_json: bool, mesh_socket: Path | N
     if level is None:
         from meshtrio.cli import rich_output
 
-        table = rich_output.make_table(
-            ("PLUGIN", "INSTANCE", "LOGGED FROM", "WRITTEN FROM", "NOTE")
+        rows = (
+            (plugin.plugin, each.instance, plugin.level or "-", each.level or "-", each.note)
+            for plugin, each in instances
         )
-        for plugin, each in instances:
-            values = (plugin.level or "-", each.level or "-", each.note)
-            table.add_row(plugin.plugin, str(each.instance), *values)
-        rich_output.print_renderable(table)
+        columns = ("PLUGIN", "INSTANCE", "LOGGED FROM", "WRITTEN FROM", "NOTE")
+        rich_output.print_table(columns, rows)
         return
     count = formatting.format_count(sum(each.level == level for _, each in instances), "instance")
     print(escape_unprintable(f"{name} logs from {level} on: set in {count}"))
@@ -280,11 +279,15 @@ async def _print_warnings(stub: Any, names: Sequence[str]) -> AsyncIterator[None
 def _print_drained(name: str, instances: Sequence[messages.Drained]) -> None:
     from meshtrio.cli import rich_output
 
-    table = rich_output.make_table(("PLUGIN", "INSTANCE", "ENDED", "CUT CALLS"))
-    for each in instances:
-        how = f"{each.ended or 'was not running'}{' (not in time)' * each.forced}"
-        table.add_row(each.plugin, str(each.instance), how, _format_cut_calls(each))
-    rich_output.print_renderable(table)
+    rows = (
+        (
+            *(each.plugin, each.instance),
+            f"{each.ended or 'was not running'}{' (not in time)' * each.forced}",
+            _format_cut_calls(each),
+        )
+        for each in instances
+    )
+    rich_output.print_table(("PLUGIN", "INSTANCE", "ENDED", "CUT CALLS"), rows)
     cut = sum(len(each.cut_calls) for each in instances)
     unknown = sum(not each.cut_calls_known for each in instances)
     parts = [formatting.format_count(len(instances), "instance")]

@@ -47,28 +47,14 @@ class ProjectNames:
         return cls(name, package, "".join(w[0].upper() + w[1:] for w in words) + "Service")
 
     @property
-    def files(self) -> dict[str, str]:
-        """The files to create, each with the name of its template."""
-        return {
-            "pyproject.toml": "pyproject.toml",
-            "README.md": "README.md",
-            "mesh.toml": "mesh.toml",
-            "plugin.py": "plugin.py",
-            self.proto: "service.proto",
-            f"tests/test_{self.package}.py": "test_plugin.py",
-        }
-
-    @property
     def proto(self) -> str:
         return f"{self.package}/v1/{self.package}.proto"
 
 
 def _is_taken(package: str) -> bool:
-    """Return True if another module has this name."""
+    """Whether another module has this name."""
     installed = importlib.metadata.packages_distributions()
-    return (
-        package in sys.stdlib_module_names or package in _RESERVED_MODULES or package in installed
-    )
+    return package in {*sys.stdlib_module_names, *_RESERVED_MODULES, *installed}
 
 
 @click.command(short_help="Create a folder with a plugin that runs.")
@@ -112,9 +98,10 @@ def new(name: str, folder: Path | None) -> None:
 
 def _write_files(folder: Path, names: ProjectNames) -> None:
     templates = resources.files("meshtrio.cli") / "template"
-    values = attrs.asdict(names)
-    for path, template in names.files.items():
-        text = Template((templates / f"{template}.tmpl").read_text("utf-8")).substitute(values)
+    paths = {name: name for name in ("pyproject.toml", "README.md", "mesh.toml", "plugin.py")}
+    paths |= {"service.proto": names.proto, "test_plugin.py": f"tests/test_{names.package}.py"}
+    for template, path in paths.items():
+        text = (templates / f"{template}.tmpl").read_text("utf-8")
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, "utf-8")
+        target.write_text(Template(text).substitute(attrs.asdict(names)), "utf-8")

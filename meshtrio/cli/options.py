@@ -10,8 +10,6 @@ import click
 
 from meshtrio.cli.shell_completion import complete_names
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
 mesh_socket_option = click.option(
     "--mesh-socket",
     type=click.Path(path_type=Path),
@@ -37,15 +35,11 @@ def require_utf8(_: click.Context, __: click.Parameter, value: Any) -> Any:
     return value
 
 
-def json_option(text: str) -> Decorator:
+def json_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option("--json", "as_json", is_flag=True, help=text)
 
 
 name_argument = click.argument("name", callback=require_utf8, shell_complete=complete_names)
 names_argument = click.argument(
-    "names",
-    nargs=-1,
-    metavar="[NAME]...",
-    callback=require_utf8,
-    shell_complete=complete_names,
+    "names", nargs=-1, metavar="[NAME]...", callback=require_utf8, shell_complete=complete_names
 )

@@ -113,7 +113,7 @@ def test_rows_are_sorted_and_what_is_not_known_comes_last() -> None:
 
 
 def test_keys_as_a_terminal_sends_them() -> None:
-    assert list(_parse_keys(b"s\x1b[C\x1bOD\x1b[Axq")) == [
+    assert _parse_keys(b"s\x1b[C\x1bOD\x1b[Axq") == [
         "next",
         "next",
         "previous",
