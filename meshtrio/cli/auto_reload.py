@@ -16,7 +16,7 @@ from pathlib import Path
 import trio
 from watchfiles import Change, DefaultFilter, awatch
 
-from meshtrio.cli.lifecycle_commands import describe_changes
+from meshtrio.cli.formatting import describe_changes
 from meshtrio.config import ConfigSource
 from meshtrio.config.async_loading import load_in_thread
 from meshtrio.errors import ConfigError, MeshtrioError

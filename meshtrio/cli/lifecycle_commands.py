@@ -34,7 +34,6 @@ _EVENT_DELAY = 2.0
 """Seconds after which warnings are printed while an operation is still running."""
 _SETTLED_STATES = frozenset({"ready", "stopped", "exited", "failed"})
 """Instance states that an operation does not wait to end."""
-_CHANGE_KINDS = ("added", "removed", "restarted", "scaled", "adjusted")
 
 
 def _lifecycle_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -131,14 +130,7 @@ def reload(file: Path | None, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(message_to_dict(reply))
     else:
-        print("\n".join(map(escape_unprintable, describe_changes(reply))))
-
-
-def describe_changes(reloaded: Any) -> list[str]:
-    """Describe a reload, in one line for each kind of change."""
-    named = {kind: getattr(reloaded, kind) for kind in _CHANGE_KINDS}
-    lines = [f"{kind} {', '.join(names)}" for kind, names in named.items() if names]
-    return lines or ["nothing has changed"]
+        print("\n".join(map(escape_unprintable, formatting.describe_changes(reply))))
 
 
 @click.command("log-level", short_help="Show or set the log level of a plugin.")

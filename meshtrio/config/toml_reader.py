@@ -17,7 +17,6 @@ from meshtrio.config.group import GroupConfig
 from meshtrio.config.mesh import ConfigSource, MeshConfig
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.service import StaticServiceConfig
-from meshtrio.config.topology import Topology
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.executable_check import explain_not_executable
 from meshtrio.util.object_reader import (
@@ -111,10 +110,6 @@ class _MeshReader:
         services = self._read_tables(data, "service", read_service)
         reader = self._reader(data.get("mesh", {}), "mesh")
         values = self._read_values(reader, MeshConfig, _NOT_MESH_KEYS)
-        if self.errors:
-            return None
-        for problem in Topology(plugins, groups).validate():
-            self.errors.append(f"{self._path}: {problem}")
         if self.errors:
             return None
         try:
