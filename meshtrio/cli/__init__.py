@@ -65,18 +65,15 @@ _SECTIONS = {
         "log-level": "Show or set the log level of a plugin.",
         "reload": "Apply the changes in the config file.",
     },
-    "Call": {
-        "call": "Call a method with JSON, by reflection.",
-    },
-    "Shell": {
-        "completion": "Print a script that completes commands and names.",
-    },
+    "Call": {"call": "Call a method with JSON, by reflection."},
+    "Shell": {"completion": "Print a script that completes commands and names."},
 }
 _MODULES = {
     **dict.fromkeys(_SECTIONS["Control a running mesh"], "lifecycle_commands"),
     **dict.fromkeys(("ps", "tree", "services"), "inspect_commands"),
     **dict.fromkeys(("events", "logs", "trace"), "stream_commands"),
-    "completion": "shell_completion",
+    **dict.fromkeys(("gen", "new"), "code_commands"),
+    "completion": "options",
 }
 """Modules of the commands that share one; other commands are in modules of their own names."""
 

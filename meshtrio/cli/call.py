@@ -28,9 +28,8 @@ from meshtrio.cli.error_report import CallFailedError, MeshRequestError
 from meshtrio.cli.inspect_commands import describe_unavailable
 from meshtrio.cli.json_output import print_json_line, to_json_text
 from meshtrio.cli.mesh_client import open_registry_stub, run_async
-from meshtrio.cli.options import json_option, mesh_socket_option, require_utf8
+from meshtrio.cli.options import complete_services, json_option, mesh_socket_option, require_utf8
 from meshtrio.cli.protojson import message_to_json_value
-from meshtrio.cli.shell_completion import complete_services
 from meshtrio.cli.stdio import read_stdin, read_stdin_lines, wait_stdout_writable
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.mesh_connection import connect_to_mesh, mesh_socket_endpoint

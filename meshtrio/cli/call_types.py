@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
-from meshtrio.cli.gen import protoc
+from meshtrio.cli.code_commands import protoc
 from meshtrio.client.channel import Channel
 from meshtrio.client.descriptor_pool_builder import build_pool
 from meshtrio.client.reflection import (

@@ -11,8 +11,13 @@ import click
 from meshtrio.cli import formatting
 from meshtrio.cli.json_output import message_to_dict, print_json
 from meshtrio.cli.mesh_client import open_control_stub, open_registry_stub, run_async
-from meshtrio.cli.options import json_option, mesh_socket_option, names_argument, require_utf8
-from meshtrio.cli.shell_completion import complete_services
+from meshtrio.cli.options import (
+    complete_services,
+    json_option,
+    mesh_socket_option,
+    names_argument,
+    require_utf8,
+)
 from meshtrio.messages import control, registry
 from meshtrio.supervisor.log_line import find_last_line
 from meshtrio.util.text import escape_unprintable

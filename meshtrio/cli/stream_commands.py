@@ -92,13 +92,7 @@ def parse_time(text: str, now: float) -> float:
 @last_option
 @json_option("Print one JSON object per line.")
 @mesh_socket_option
-def events(
-    names: tuple[str, ...],
-    follow: bool,
-    last: int | None,
-    as_json: bool,
-    mesh_socket: Path | None,
-) -> None:
+def events(names: tuple[str, ...], follow: bool, last: int | None, **options: Any) -> None:
     """Print lifecycle events, oldest first: of all plugins, or of those named.
 
     A NAME is a plugin or a group. The mesh keeps the last thousand events. --follow continues until
@@ -106,7 +100,7 @@ def events(
     """
     past = _count_of_past_entries(last, follow=follow)
     request = control.WatchEventsRequest(names=names, last=past, follow=follow)
-    _print_stream(mesh_socket, "WatchEvents", request, as_json, _format_event, flush=follow)
+    _print_stream("WatchEvents", request, _format_event, flush=follow, **options)
 
 
 def _format_event(event: Any) -> Iterator[Line]:
@@ -134,12 +128,7 @@ def _format_event(event: Any) -> Iterator[Line]:
 @json_option("Print one JSON object per line.")
 @mesh_socket_option
 def logs(
-    names: tuple[str, ...],
-    follow: bool,
-    since: float,
-    last: int | None,
-    as_json: bool,
-    mesh_socket: Path | None,
+    names: tuple[str, ...], follow: bool, since: float, last: int | None, **options: Any
 ) -> None:
     """Print the stdout and stderr of plugins, oldest first: of all plugins, or of those named.
 
@@ -152,7 +141,7 @@ def logs(
     # The mesh takes 0 for no limit.
     since = math.inf if wanted == 0 else since
     request = control.ReadLogsRequest(names=names, since=since, last=wanted, follow=follow)
-    _print_stream(mesh_socket, "ReadLogs", request, as_json, _format_output, flush=follow)
+    _print_stream("ReadLogs", request, _format_output, flush=follow, **options)
 
 
 def _format_output(line: Any) -> Iterator[Line]:
@@ -197,12 +186,7 @@ def _format_output(line: Any) -> Iterator[Line]:
 @json_option("Print one JSON object per line.")
 @mesh_socket_option
 def trace(
-    names: tuple[str, ...],
-    method: str,
-    failed: bool,
-    slower_than: float,
-    as_json: bool,
-    mesh_socket: Path | None,
+    names: tuple[str, ...], method: str, failed: bool, slower_than: float, **options: Any
 ) -> None:
     """Print the calls that plugins serve: method, duration, status, size and caller.
 
@@ -212,7 +196,7 @@ def trace(
     """
     wanted = tap.WatchCallsRequest(method=method, failed=failed, at_least=slower_than)
     request = control.WatchCallsOfRequest(names=names, calls=wanted)
-    _print_stream(mesh_socket, "WatchCalls", request, as_json, _format_call, flush=True)
+    _print_stream("WatchCalls", request, _format_call, flush=True, **options)
 
 
 def _format_call(found: Any) -> Iterator[Line]:
@@ -237,13 +221,13 @@ def _format_call(found: Any) -> Iterator[Line]:
 
 
 def _print_stream(
-    mesh_socket: Path | None,
     method: str,
     request: Any,
-    as_json: bool,
     format_message: Callable[[Any], Iterator[Line]],
     *,
     flush: bool,
+    as_json: bool,
+    mesh_socket: Path | None,
 ) -> None:
     """Print the messages of a streaming method of meshtrio.v1.Control."""
     print_line = _make_line_printer(flush=flush)

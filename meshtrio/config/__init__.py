@@ -8,7 +8,7 @@ fields, or several plugins, is checked by `validate` methods, which return error
 raising; `MeshConfig` calls all of them and raises one ConfigError.
 
     mesh              MeshConfig, the root: plugins, groups, services, [mesh]
-    plugin, group, containment, service, access, telemetry
+    plugin, group, containment, access, telemetry
                       its parts
     topology          membership in groups, and dependencies: the graph, and its errors
     validators        validators of single fields
@@ -35,7 +35,14 @@ from meshtrio.config.access import (
 )
 from meshtrio.config.containment import Containment, Rlimits
 from meshtrio.config.group import GroupConfig, Strategy
-from meshtrio.config.mesh import ConfigSource, LogConfig, LogFormat, MeshConfig, MeshLimits
+from meshtrio.config.mesh import (
+    ConfigSource,
+    LogConfig,
+    LogFormat,
+    MeshConfig,
+    MeshLimits,
+    StaticServiceConfig,
+)
 from meshtrio.config.plugin import (
     EscalationScope,
     Liveness,
@@ -43,7 +50,6 @@ from meshtrio.config.plugin import (
     PluginConfig,
     RestartPolicy,
 )
-from meshtrio.config.service import StaticServiceConfig
 from meshtrio.config.telemetry import TelemetryConfig
 from meshtrio.config.toml_reader import load
 from meshtrio.util.log_level import LogLevel

@@ -265,17 +265,9 @@ class PluginConfig:
     def process_spec(self) -> tuple[object, ...]:
         """Return what processes are started with; a change of it requires a restart."""
         return (
-            self.command,
-            dict(self.env),
-            self.cwd,
-            self.listen,
-            self.serve_tls,
-            self.tls,
-            self.stop_timeout,
-            self.inherit_env,
-            self.metrics,
-            self.max_receive_message_length,
-            self.max_send_message_length,
+            *(self.command, dict(self.env), self.cwd, self.inherit_env, self.stop_timeout),
+            *(self.listen, self.serve_tls, self.tls, self.metrics),
+            *(self.max_receive_message_length, self.max_send_message_length),
             attrs.evolve(self.containment, memory=None),
         )
 

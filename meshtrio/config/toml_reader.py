@@ -14,9 +14,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import attrs
 
 from meshtrio.config.group import GroupConfig
-from meshtrio.config.mesh import ConfigSource, MeshConfig
+from meshtrio.config.mesh import ConfigSource, MeshConfig, StaticServiceConfig
 from meshtrio.config.plugin import PluginConfig
-from meshtrio.config.service import StaticServiceConfig
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.executable_check import explain_not_executable
 from meshtrio.util.object_reader import (
@@ -83,8 +82,6 @@ def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
         config = reader.read_mesh(data)
     except TooManyErrorsError:
         raise ConfigError([*reader.errors, f"{path}: there may be more mistakes"]) from None
-    if reader.errors or config is None:
-        raise ConfigError(reader.errors)
     return attrs.evolve(
         config,
         runtime_dir=runtime_dir or config.runtime_dir,
@@ -100,8 +97,8 @@ class _MeshReader:
         self._path = path
         self._directory = path.resolve().parent
 
-    def read_mesh(self, data: dict[str, Any]) -> MeshConfig | None:
-        """Return the config; None if there are errors."""
+    def read_mesh(self, data: dict[str, Any]) -> MeshConfig:
+        """Return the config. Raises ConfigError, or TooManyErrorsError."""
         for key in data.keys() - set(_TOP_LEVEL_TABLES):
             self._add_error(key, describe_unknown_key(key, _TOP_LEVEL_TABLES))
         plugins = self._read_tables(data, "plugin", self._read_plugin)
@@ -111,12 +108,11 @@ class _MeshReader:
         reader = self._reader(data.get("mesh", {}), "mesh")
         values = self._read_values(reader, MeshConfig, _NOT_MESH_KEYS)
         if self.errors:
-            return None
+            raise ConfigError(self.errors)
         try:
             return MeshConfig(plugins, groups, services, **values)
         except ConfigError as exc:
-            self.errors += [f"{self._path}: {problem}" for problem in exc.problems]
-            return None
+            raise ConfigError([f"{self._path}: {p}" for p in exc.problems]) from None
 
     def _reader(self, raw: Any, key_path: str) -> ObjectReader:
         return ObjectReader(raw, f"{self._path}: {key_path}", self.errors, _TOML)

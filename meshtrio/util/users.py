@@ -17,7 +17,7 @@ def resolve_ids(user: str | None, group: str | None) -> tuple[int, int]:
         uid, gid = entry.pw_uid, entry.pw_gid
     if group is not None:
         try:
-            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
         except KeyError:
             raise KeyError(f"there is no group {group!r}") from None
     return uid, gid
@@ -33,4 +33,4 @@ def look_up_user(user: str) -> pwd.struct_passwd:
 
 def resolve_uid(user: str) -> int:
     """Return the uid of a user; a number needs no user that has it. Raises KeyError."""
-    return int(user) if user.isdigit() else resolve_ids(user, None)[0]
+    return int(user) if user.isdecimal() else resolve_ids(user, None)[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.cli.new import ProjectNames
+from meshtrio.cli.code_commands import ProjectNames
 from meshtrio.errors import UsageError
 
 
