@@ -40,12 +40,7 @@ class _NotRepresentableError(Exception):
 
 
 def message_to_json_value(message: Message, pool: DescriptorPool | None = None) -> Any:
-    """Convert a message to JSON values, usually a dict.
-
-    Args:
-        message: The message.
-        pool: Types of messages within `Any`. Defaults to the message's own pool.
-    """
+    """Convert a message to JSON values, usually a dict; `pool` has the types within `Any`."""
     known: Any = pool or message.DESCRIPTOR.file.pool
     return _Converter(known).convert_message(message, 0)
 

@@ -146,10 +146,7 @@ async def _serve(config: MeshConfig, reload: bool) -> None:
 async def return_freed_memory(interval: float = 10.0) -> None:
     """Return free memory to the kernel while this process is much larger than it was.
 
-    Args:
-        interval: Seconds between two looks at the resident memory of this process.
-
-    Cancellation: at any time.
+    `interval`: seconds between two looks at the resident memory of this process.
     """
     least = math.inf
     while True:

@@ -41,8 +41,7 @@ OtlpHeaders = tuple[tuple[str, str], ...]
 def normalize_headers(fields: Mapping[str, str] | Iterable[tuple[str, str]]) -> OtlpHeaders:
     """Return header fields with names in lower case, as gRPC requires.
 
-    Raises:
-        ValueError: A name or value cannot be sent. The text has no values, which may be secret.
+    Raises ValueError if one cannot be sent. The text has no values, which may be secret.
     """
     found = tuple((name.lower(), value) for name, value in dict(fields).items())
     for name, value in found:
