@@ -25,6 +25,10 @@ this path, which a test keeps short:
         Attempt.open                      pick a connection, encode headers, open a stream
         Attempt.exchange                  send, wait for the reply, translate the status
 
+`request_headers` encodes the headers of an attempt, in which the caller's deadline becomes
+`grpc-timeout`. If the connection broke, `Channel.describe_failure` waits for the exit info of the
+endpoint, of which it makes a PluginDiedError. `retry/policy` decides on another attempt.
+
 Hedging runs several such loops at once. A `StreamingCall` is a state machine; it uses the loop
 until its first reply, which commits it. The gateway's `ProxiedCall` shares the decision and not
 the loop.
@@ -35,7 +39,7 @@ endpoints, over a single connection.
 Invariants
 ----------
 
-- Whoever opens an `Attempt` ends it; `end` may be repeated and never blocks.
+- The code that opens an `Attempt` ends it; `end` may be repeated and never blocks.
 - Every call and every attempt is counted once as started, and once as succeeded or failed.
 - A call is retried transparently without limit if it never left this process, and once if a
   server's library refused it; all other retries need a policy, a deposit in the budget and time
@@ -45,6 +49,6 @@ Invariants
 - Closing a channel fails the streams that it owns, on shared connections too, and no others.
 - A pick result is used without a checkpoint between a free stream slot and opening the stream, so
   that no waiter sleeps beside a free slot.
-- A failed call waits for exit info only if its connection broke, and for at most 80 ms; it then
-  fails with PluginDiedError instead of ConnectionLostError.
+- A failed call waits for exit info only if its connection broke, and for at most 80 ms (2 s after a
+  GOAWAY).
 """

@@ -48,7 +48,7 @@ _INFINITE, _PAST = math.inf, -math.inf
 
 
 class Attempt:
-    """One stream of a call. Whoever opens it calls `end`."""
+    """One stream of a call. The code that opens it calls `end`."""
 
     __slots__ = (
         "_call",

@@ -10,8 +10,9 @@ the mesh's own services (control, registry, health, reflection) and forward all 
 2. `Route` says what the request headers name: a service of the mesh (metadata `x-mesh-target`, or
    :authority), or only a gRPC service. In the latter case `ServiceIndex` knows the service of the
    mesh: from the config, or from the plugins' reflection.
-3. The router holds one channel for each service of the mesh. `ProxiedCall` picks an endpoint from
-   it as any client does, and opens an `UpstreamStream` there with headers from `header_rewrite`.
+3. The router holds one channel for each service of the mesh (`find_open_channel`). `ProxiedCall`
+   picks an endpoint, which is an instance of the plugin, from it as any client does, and opens an
+   `UpstreamStream` there with headers from `header_rewrite`.
 4. What arrives on one stream is written to the other by the read loop that has read it.
 
 Who owns what: the router owns channels and the service index; the server's connection owns the

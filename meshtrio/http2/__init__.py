@@ -28,7 +28,7 @@ Who owns what
 -------------
 
     H2Connection              public API, DATA in both directions
-      FrameReader             incomplete frames and header blocks
+      FrameReader             incomplete frames and header blocks (frame_reader, also for padding)
       HeadersReceiver         decoding (`HeaderDecoder`), requests, responses, trailers
       ControlFrameReceiver    all other frames
       StreamTable             records of open streams (`H2Stream`), which ids are idle or refused

@@ -12,7 +12,8 @@ Who owns what:
 - `Instance` is a row of that table: its phase, the active run, a replacement, runs that drain, and
   the history that the restart policy needs.
 - `ProcessRun` owns one process: launch, health checks, the entry in the registry, the end.
-  `Launch`, `HealthMonitor`, `OutputReader` and `Registration` are its parts.
+  `Launch`, `HealthMonitor`, `OutputReader` and `Registration` are its parts; `environment` builds
+  the variables that its process gets.
 - `policy/` decides, without clock, processes or trio: `state` (which phase follows), `plan` (what
   to start and stop), `restart` (whether to start again), `escalation` (what a failure means for
   others), `diagnosis` (stuck or overloaded).
@@ -30,7 +31,7 @@ The order of calls, for a start:
 and for an end without a request:
 
     ProcessRun.run -> Registration.deregister -> Supervisor._handle_exit
-    -> Instance.handle_exit -> policy.decide -> Instance.retry, complete or fail
+    -> Instance.handle_exit -> decide_restart (policy/restart) -> Instance.retry, complete or fail
 
 Invariants:
 

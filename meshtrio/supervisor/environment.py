@@ -1,4 +1,4 @@
-"""Builds the environment variables of a plugin's process: the one place that decides on them.
+"""Builds the environment variables of a plugin's process.
 
 The variables come in layers, each of which overrides those before it:
 
@@ -8,6 +8,8 @@ The variables come in layers, each of which overrides those before it:
 3. `HOME`, `USER` and `LOGNAME` of the user that the plugin runs as, if that is not the mesh's;
 4. the plugin's `env`;
 5. the contract between a mesh and its plugins (`meshtrio.contract`), and the telemetry settings.
+
+`process.cleanup.mesh_run` adds MESH_ID and MESH_PIDFD when the process is started.
 
 Telemetry has variables that are not the mesh's alone: OpenTelemetry's (`OTEL_...`) and gRPC's
 `GRPC_BINARY_LOG_FILTER` keep the value that the plugin's `env` gives them.

@@ -37,7 +37,7 @@ from meshtrio.supervisor.policy.restart import (
     Finish,
     GiveUp,
     Restart,
-    decide,
+    decide_restart,
 )
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
@@ -361,7 +361,7 @@ class Supervisor:
             instance.fail()
             self._emit(instance, events.GaveUp, exit=process_exit)
             return
-        decision = decide(
+        decision = decide_restart(
             instance.config, instance.history, process_exit, run.since_ready, now, self._effects.rng
         )
         match decision:

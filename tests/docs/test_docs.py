@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,12 +29,21 @@ NEEDED = {
 _PAGE_TIMEOUT = 900
 
 
+@contextmanager
+def machine_lock() -> Iterator[None]:
+    """Wait until no other test run on this machine runs a page: the ports are those in its text."""
+    lock = Path(tempfile.gettempdir(), f"meshtrio-docs-{os.geteuid()}.lock")
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.mark.timeout(_PAGE_TIMEOUT)
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page(page: str) -> None:
     if page in NEEDED:
         find_debian_tool(NEEDED[page])
-    with tempfile.TemporaryDirectory(prefix="mt-") as folder, ExitStack() as stack:
+    with machine_lock(), tempfile.TemporaryDirectory(prefix="mt-") as folder, ExitStack() as stack:
         PageRunner(ROOT / page, Path(folder), stack).run()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,10 @@ class Go:
         self._process = subprocess.Popen([find_tool("grpc-go-logging"), str(path)], env=environment)
         wait_until(path.exists)
         # It chooses the name itself.
-        opened = (Path(os.readlink(fd)) for fd in Path(f"/proc/{self._process.pid}/fd").iterdir())
+        opened = []
+        for descriptor in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # It may be closed meanwhile.
+                opened.append(descriptor.readlink())
         (self._log,) = (file for file in opened if "grpcgo_binarylog" in file.name)
 
     def entries(self) -> list[Any]:

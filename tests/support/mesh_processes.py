@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,8 @@ def child_pids(parent: int) -> list[int]:
     """The pids of a process's children, whichever of its threads started them."""
     found = []
     for thread in Path(f"/proc/{parent}/task").iterdir():
-        found += [int(pid) for pid in (thread / "children").read_text().split()]
+        with suppress(FileNotFoundError, ProcessLookupError):  # The thread may end meanwhile.
+            found += [int(pid) for pid in (thread / "children").read_text().split()]
     return found
 
 

@@ -179,7 +179,7 @@ class GiveUp:
 Decision = Restart | Finish | GiveUp
 
 
-def decide(
+def decide_restart(
     config: PluginConfig,
     history: RestartHistory,
     exit: Exit,

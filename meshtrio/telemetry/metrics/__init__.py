@@ -19,7 +19,8 @@ the calls that the mesh proxies. A call's figures are appended to the flat list 
 Each is a *source*: a function that returns families (`metric_families`). `Metrics.collect` joins
 the sources of a process. The mesh collects those of its plugins by RPC
 (`services.metrics_collector`); `family_merger` admits what Prometheus can read, point by point;
-`prometheus` converts; `exposition_server` answers GET /metrics, once for all concurrent scrapes.
+`prometheus` converts to prometheus_client's metrics; `exposition_server` has that library write the
+text, and answers GET /metrics, once for all concurrent scrapes.
 
 Labels are bounded whatever peers send: unknown methods and statuses become "other" and UNKNOWN.
 """

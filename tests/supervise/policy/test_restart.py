@@ -18,7 +18,7 @@ from meshtrio.supervisor.policy.restart import (
     Restart,
     RestartHistory,
     RunFailure,
-    decide,
+    decide_restart,
     make_exit,
 )
 from meshtrio.util.backoff import Backoff
@@ -39,15 +39,15 @@ def config(restart: Policy, **settings: Any) -> PluginConfig:
 @pytest.mark.parametrize("ended", [FAILED, KILLED, NOT_READY, NOT_STARTED], ids=str)
 @pytest.mark.parametrize("restart", [Policy.ALWAYS, Policy.ON_FAILURE])
 def test_a_failure_is_followed_by_a_restart(restart: Policy, ended: Exit) -> None:
-    decision = decide(config(restart), RestartHistory(), ended, 1.0, NOW, Random(0))
+    decision = decide_restart(config(restart), RestartHistory(), ended, 1.0, NOW, Random(0))
     assert decision == Restart(1.0, RestartHistory(1, 1))
 
 
 @pytest.mark.parametrize("ended", [FAILED, KILLED, NOT_READY, NOT_STARTED], ids=str)
 def test_never_means_never(ended: Exit) -> None:
-    assert decide(config(Policy.NEVER), RestartHistory(), ended, 1.0, NOW, Random(0)) == Finish(
-        is_failure=True
-    )
+    assert decide_restart(
+        config(Policy.NEVER), RestartHistory(), ended, 1.0, NOW, Random(0)
+    ) == Finish(is_failure=True)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_never_means_never(ended: Exit) -> None:
     ],
 )
 def test_a_clean_exit(restart: Policy, decision: object) -> None:
-    assert decide(config(restart), RestartHistory(), CLEAN, 1.0, NOW, Random(0)) == decision
+    assert decide_restart(config(restart), RestartHistory(), CLEAN, 1.0, NOW, Random(0)) == decision
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_delays_grow_with_failures_in_a_row_and_start_again_after_it_was_ready_f
 ) -> None:
     history, found = RestartHistory(), []
     for seconds in since_ready:
-        decision = decide(config(Policy.ALWAYS), history, FAILED, seconds, NOW, Random(0))
+        decision = decide_restart(config(Policy.ALWAYS), history, FAILED, seconds, NOW, Random(0))
         assert isinstance(decision, Restart)
         history = decision.history
         found.append(decision.delay)
@@ -105,30 +105,32 @@ def test_a_status_that_always_or_never_restarts_overrules_the_policy(
 ) -> None:
     ended = Exit(status=status)
     never = config(restart, never_restart_on=[status])
-    assert decide(never, RestartHistory(), ended, 1, NOW, Random(0)) == Finish(
+    assert decide_restart(never, RestartHistory(), ended, 1, NOW, Random(0)) == Finish(
         is_failure=status != 0
     )
     always = config(restart, always_restart_on=[status])
-    assert isinstance(decide(always, RestartHistory(), ended, 1, NOW, Random(0)), Restart)
+    assert isinstance(decide_restart(always, RestartHistory(), ended, 1, NOW, Random(0)), Restart)
     both = config(restart, never_restart_on=[status], always_restart_on=[status])
-    assert isinstance(decide(both, RestartHistory(), ended, 1, NOW, Random(0)), Finish)
+    assert isinstance(decide_restart(both, RestartHistory(), ended, 1, NOW, Random(0)), Finish)
 
 
 def test_a_status_the_mesh_brought_about_is_not_the_plugins_word() -> None:
     never = config(Policy.ALWAYS, never_restart_on=[0])
-    assert isinstance(decide(never, RestartHistory(), NOT_READY, 1, NOW, Random(0)), Restart)
+    assert isinstance(
+        decide_restart(never, RestartHistory(), NOT_READY, 1, NOW, Random(0)), Restart
+    )
 
 
 def test_too_many_restarts_within_the_period_and_it_gives_up() -> None:
     limited = config(Policy.ALWAYS, max_restarts=2, restart_period=10)
     history = RestartHistory()
     for now in (0.0, 5.0):
-        decision = decide(limited, history, FAILED, 1, now, Random(0))
+        decision = decide_restart(limited, history, FAILED, 1, now, Random(0))
         assert isinstance(decision, Restart)
         history = decision.history
-    assert decide(limited, history, FAILED, 1, 9.9, Random(0)) == GiveUp(2, 10)
+    assert decide_restart(limited, history, FAILED, 1, 9.9, Random(0)) == GiveUp(2, 10)
     # The first is forgotten once the period has passed.
-    assert isinstance(decide(limited, history, FAILED, 1, 10.0, Random(0)), Restart)
+    assert isinstance(decide_restart(limited, history, FAILED, 1, 10.0, Random(0)), Restart)
 
 
 def test_what_is_remembered_does_not_grow_without_end() -> None:
@@ -137,7 +139,7 @@ def test_what_is_remembered_does_not_grow_without_end() -> None:
     for settings, remembered in ((unlimited, 0), (limited, 10)):
         history = RestartHistory()
         for now in range(1000):
-            decision = decide(settings, history, FAILED, 1, float(now), Random(0))
+            decision = decide_restart(settings, history, FAILED, 1, float(now), Random(0))
             assert isinstance(decision, Restart)
             history = decision.history
         assert len(history.recent_restarts) == remembered
@@ -149,11 +151,11 @@ def test_a_start_for_which_the_mesh_has_no_resources_is_not_counted() -> None:
     few = config(Policy.ALWAYS, max_restarts=1)
     history = RestartHistory(recent_restarts=(NOW - 1,))
     for delay in (1.0, 2.0, 4.0):
-        decision = decide(few, history, lacking, None, NOW, Random(0))
+        decision = decide_restart(few, history, lacking, None, NOW, Random(0))
         assert isinstance(decision, Restart)
         assert decision.delay == delay
         history = decision.history
-    assert isinstance(decide(few, history, FAILED, None, NOW, Random(0)), GiveUp)
+    assert isinstance(decide_restart(few, history, FAILED, None, NOW, Random(0)), GiveUp)
 
 
 @pytest.mark.parametrize(
