@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from meshtrio.config import GatewayConfig, Liveness, MeshConfig, OutputConfig, PluginConfig
-from meshtrio.config.limits import MeshLimits
+from meshtrio.config.mesh import MeshLimits
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.timeouts import Timeouts
 

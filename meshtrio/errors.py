@@ -15,36 +15,16 @@ statuses alone handles them:
 
 from __future__ import annotations
 
-import errno
-
 import purerpc
 
+from meshtrio.util.errors import ConfigError as ConfigError
+from meshtrio.util.errors import MeshtrioError as MeshtrioError
+from meshtrio.util.errors import UnknownNameError as UnknownNameError
+from meshtrio.util.errors import UsageError as UsageError
 from meshtrio.util.text import escape_unprintable_lines
 
-RESOURCE_EXHAUSTED_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-"""errno values that mean that this process or the system is out of resources. Compare trio's
-`ACCEPT_CAPACITY_ERRNOS`."""
-
-
-class MeshtrioError(Exception):
-    """Base class of the errors that are not the outcome of a call."""
-
-
-class ConfigError(MeshtrioError):
-    """A config was rejected, before anything was started or changed."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-        """All that is wrong with the config, each with its file, key and reason."""
-
-
-class UsageError(MeshtrioError):
-    """A call of meshtrio's API with wrong arguments, or in the wrong place."""
-
-
-class UnknownNameError(UsageError):
-    """The mesh has no plugin, group or instance of this name; the text lists those it has."""
+for _error in (MeshtrioError, ConfigError, UsageError, UnknownNameError):
+    _error.__module__ = __name__  # Where users find them.
 
 
 class MeshFailedError(MeshtrioError):
@@ -134,10 +114,3 @@ class PluginDiedError(ConnectionLostError):
         """Number of the signal that killed the process; None if none did."""
         self.stderr_tail = stderr_tail
         """The last lines that the process wrote to stderr."""
-
-
-def unwrap_exception_group(exc: BaseException) -> BaseException:
-    """Return the single exception within nested groups, or `exc` itself if there are several."""
-    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]
-    return exc

@@ -37,7 +37,6 @@ from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.discovery.registry import UnknownServiceError, watch_service
 from meshtrio.discovery.static import make_external_endpoint
-from meshtrio.errors import UsageError
 from meshtrio.gateway.mesh_server import MeshServer
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.rpc.method import MetadataLike
@@ -57,10 +56,10 @@ from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import MeshStatistics
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.logs.event_logger import log_event
-from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
+from meshtrio.util.errors import UsageError
 from meshtrio.util.log_level import LogLevel
 from meshtrio.util.tls_config import ClientTlsConfig
-from meshtrio.util.trio_check import require_trio
 
 _log = logging.getLogger("meshtrio.mesh")
 

@@ -37,7 +37,6 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from meshtrio import contract
-from meshtrio.errors import UsageError
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.context import current_call
 from meshtrio.rpc.message_limits import parse_message_length, with_message_lengths
@@ -47,13 +46,12 @@ from meshtrio.services.standard import standard_server
 from meshtrio.telemetry.logs import plugin_logging as logs
 from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.util import standard_streams
-from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.concurrency import is_in_asyncio, open_collapsing_nursery, require_trio
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
+from meshtrio.util.errors import UsageError
 from meshtrio.util.log_level import ProcessLogLevel
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
-from meshtrio.util.signals import reset_signals_in_forks, stop_signals
-from meshtrio.util.stack_dump import dump_on_sigquit
-from meshtrio.util.trio_check import is_in_asyncio, require_trio
+from meshtrio.util.signals import dump_on_sigquit, reset_signals_in_forks, stop_signals
 
 if TYPE_CHECKING:
     from meshtrio.services.health import HealthServicer

@@ -29,10 +29,10 @@ from echo.v1.echo_pb2 import EchoRequest, RepeatRequest
 
 from meshtrio import mesh
 from meshtrio.config import Liveness, MeshConfig, PluginConfig
-from meshtrio.errors import MeshtrioError
 from meshtrio.supervisor import events
 from meshtrio.supervisor.policy.state import InstanceState
 from meshtrio.util.backoff import Backoff
+from meshtrio.util.errors import MeshtrioError
 from tests import ROOT
 from tests.support.mesh_processes import ECHO_PLUGIN_DIRECTORY, pids_with_environment
 

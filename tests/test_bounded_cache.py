@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshtrio.util.bounded_cache import BoundedCache
+from meshtrio.util.caches import BoundedCache
 
 
 def test_the_least_recently_used_entry_is_evicted() -> None:

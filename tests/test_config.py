@@ -20,8 +20,8 @@ from meshtrio.config import (
     Strategy,
     load,
 )
-from meshtrio.errors import ConfigError
 from meshtrio.util.backoff import Backoff
+from meshtrio.util.errors import ConfigError
 
 FULL = """
 [mesh]

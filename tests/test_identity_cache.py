@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshtrio.util.identity_cache import IdentityCache
+from meshtrio.util.caches import IdentityCache
 
 
 def test_the_function_is_called_once_per_object() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from meshtrio.config import GatewayConfig, MeshConfig, PluginConfig, TelemetryConfig
 from meshtrio.config.access import GatewaySecurity
-from meshtrio.errors import ConfigError
+from meshtrio.util.errors import ConfigError
 
 
 def plug(name: str, **settings: Any) -> PluginConfig:

@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 
 from meshtrio.config import PluginConfig
-from meshtrio.config.executable_check import explain_not_executable
+from meshtrio.util.executable_check import explain_not_executable
 from tests.support.process_tracking import require_namespaces
 
 PYTHON = sys.executable
+
+
+def explain(config: PluginConfig) -> str:
+    return explain_not_executable(config.program())
 
 
 def script(path: Path, content: bytes, mode: int = 0o755) -> Path:
@@ -108,7 +112,7 @@ def test_what_cannot_be_executed_is_named(
     make: Callable[[Path], Path], words: str, short_dir: Path
 ) -> None:
     program = make(short_dir)
-    problem = explain_not_executable(PluginConfig("p", [str(program)], cwd=short_dir))
+    problem = explain(PluginConfig("p", [str(program)], cwd=short_dir))
     assert words in problem
     assert "program" in problem
     # The kernel agrees, or env(1), which it executes.
@@ -152,55 +156,52 @@ RIGHT = [
 @pytest.mark.parametrize("make", RIGHT)
 def test_what_can_be_executed_has_no_problem(make: Callable[[Path], Path], short_dir: Path) -> None:
     program = make(short_dir)
-    assert explain_not_executable(PluginConfig("p", [str(program)], cwd=short_dir)) == ""
+    assert explain(PluginConfig("p", [str(program)], cwd=short_dir)) == ""
     subprocess.run([str(program)], cwd=short_dir, timeout=10, check=True)
 
 
 @pytest.mark.parametrize("program", ["{python}", "sh", "/bin/true", sys.executable])
 def test_ordinary_programs_have_no_problem(program: str) -> None:
-    assert explain_not_executable(PluginConfig("p", [program])) == ""
+    assert explain(PluginConfig("p", [program])) == ""
 
 
 def test_a_binary_of_an_unknown_kind_gets_the_benefit_of_the_doubt(short_dir: Path) -> None:
     """The kernel may have been given an interpreter for it (binfmt_misc)."""
     program = script(short_dir / "program", b"\xca\xfe\xba\xbe\0\0\0\x34" + bytes(100))
-    assert explain_not_executable(PluginConfig("p", [str(program)])) == ""
+    assert explain(PluginConfig("p", [str(program)])) == ""
 
 
 def test_the_path_is_that_of_the_plugin(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(short_dir / "mine", b"#!/bin/sh\n")
     missing = "'mine' is not on the PATH"
-    assert explain_not_executable(PluginConfig("p", ["mine"])) == missing
+    assert explain(PluginConfig("p", ["mine"])) == missing
     path = str(short_dir)
-    assert explain_not_executable(PluginConfig("p", ["mine"], env={"PATH": path})) == ""
+    assert explain(PluginConfig("p", ["mine"], env={"PATH": path})) == ""
     # Relative to where the process is started.
-    assert (
-        explain_not_executable(PluginConfig("p", ["mine"], cwd=short_dir, env={"PATH": "."})) == ""
-    )
+    assert explain(PluginConfig("p", ["mine"], cwd=short_dir, env={"PATH": "."})) == ""
     monkeypatch.setenv("PATH", path)
-    assert explain_not_executable(PluginConfig("p", ["mine"])) == ""
-    assert explain_not_executable(PluginConfig("p", ["mine"], inherit_env=["PATH"])) == ""
-    assert explain_not_executable(PluginConfig("p", ["mine"], inherit_env=[])) == missing
+    assert explain(PluginConfig("p", ["mine"])) == ""
+    assert explain(PluginConfig("p", ["mine"], inherit_env=["PATH"])) == ""
+    assert explain(PluginConfig("p", ["mine"], inherit_env=[])) == missing
     (short_dir / "folder").mkdir()
-    assert explain_not_executable(PluginConfig("p", ["folder"])) == "'folder' is not on the PATH"
+    assert explain(PluginConfig("p", ["folder"])) == "'folder' is not on the PATH"
 
 
 def test_a_cwd_that_is_removed_or_no_folder_is_named(short_dir: Path) -> None:
     gone = PluginConfig("p", ["sh"], cwd=short_dir / "gone")
     assert (
-        explain_not_executable(gone)
-        == f"its cwd '{short_dir}/gone' is not there: make it, or set another `cwd`"
+        explain(gone) == f"its cwd '{short_dir}/gone' is not there: make it, or set another `cwd`"
     )
     (short_dir / "gone").touch()
-    assert "is not a folder" in explain_not_executable(gone)
+    assert "is not a folder" in explain(gone)
 
 
 def test_a_filesystem_without_execution_is_named(short_dir: Path) -> None:
     require_namespaces()
     look = (
         "from meshtrio.config import PluginConfig as P; "
-        "from meshtrio.config.executable_check import explain_not_executable as f; "
-        f"print(f(P('p', ['{short_dir}/program'])))"
+        "from meshtrio.util.executable_check import explain_not_executable as f; "
+        f"print(f(P('p', ['{short_dir}/program']).program()))"
     )
     commands = (
         f"mount -t tmpfs -o noexec none {short_dir}; printf '#!/bin/sh\\n' > {short_dir}/program; "

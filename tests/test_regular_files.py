@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from meshtrio.config import load
-from meshtrio.errors import ConfigError
 from meshtrio.transport.tls import ClientTls, make_server_ssl_context
+from meshtrio.util.errors import ConfigError
 from meshtrio.util.regular_files import read_regular_file
 from meshtrio.util.tls_config import ClientTlsConfig
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from meshtrio.config import Access, AccessRule, Containment, MeshConfig, PluginConfig
-from meshtrio.errors import ConfigError
 from meshtrio.runtime_dir import directory
 from meshtrio.runtime_dir.claim import claim_runtime_dir
 from meshtrio.runtime_dir.trust import find_mesh_socket
+from meshtrio.util.errors import ConfigError
 
 
 def test_the_default_is_below_xdg_runtime_dir(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from meshtrio.config import Containment, PluginConfig
-from meshtrio.errors import ConfigError
 from meshtrio.runtime_dir import directory
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir, claim_runtime_dir
+from meshtrio.util.errors import ConfigError
 
 NOBODY = 65534
 ROUNDS = 300

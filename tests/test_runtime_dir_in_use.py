@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from meshtrio.config import Containment, MeshConfig, PluginConfig
-from meshtrio.errors import ConfigError
 from meshtrio.runtime_dir import directory
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir, claim_runtime_dir
+from meshtrio.util.errors import ConfigError
 from tests import ROOT
 
 PLUGIN = PluginConfig("p", ["true"])

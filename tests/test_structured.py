@@ -18,7 +18,7 @@ from echo.v1.echo_pb2 import EchoRequest
 from meshtrio import mesh, plugin
 from meshtrio.client.channel import connect_to
 from meshtrio.config import MeshConfig
-from meshtrio.errors import UsageError
+from meshtrio.util.errors import UsageError
 
 
 async def run_mesh() -> None:

@@ -16,37 +16,41 @@ import attrs
 import click
 import purerpc
 import trio
+from google.protobuf import any_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import Parse, ParseError
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio.cli.call_types import load_types, resolve_method
-from meshtrio.cli.error_report import MeshRequestError
-from meshtrio.cli.json_output import to_json_text
+from meshtrio.cli.error_report import CallFailedError, MeshRequestError
+from meshtrio.cli.inspect_commands import describe_unavailable
+from meshtrio.cli.json_output import print_json_line, to_json_text
 from meshtrio.cli.mesh_client import open_registry_stub, run_async
 from meshtrio.cli.options import complete_services, json_option, mesh_socket_option, require_utf8
 from meshtrio.cli.protojson import message_to_json_value
-from meshtrio.cli.services import describe_unavailable
-from meshtrio.cli.status_details import CallFailedError
 from meshtrio.cli.stdio import read_stdin, read_stdin_lines, wait_stdout_writable
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.mesh_connection import connect_to_mesh, mesh_socket_endpoint
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.contract import TARGET_METADATA_KEY
 from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.errors import NoMeshError, UntrustedMeshError, UsageError
+from meshtrio.errors import NoMeshError, UntrustedMeshError
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE
 from meshtrio.messages import registry as registry_messages
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.util.address import Address
+from meshtrio.util.errors import UsageError
+from meshtrio.util.protobuf_wire import MalformedProtobufError, iter_fields
 from meshtrio.util.text import escape_unprintable
 
 _STDIN = "-"
 _DEFAULT_TIMEOUT = 10.0
 _MESH_POLL_INTERVAL = 0.05
+_DETAILS_FIELD = 3
+"""Source: google/rpc/status.proto."""
 
 _PARSE_ERRORS = (
     *(ParseError, ValueError, TypeError, KeyError, AttributeError),
@@ -61,6 +65,11 @@ def _reject_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     if value is not None and math.isnan(value):
         raise click.BadParameter("not a number of seconds")
     return value
+
+
+_files_option = partial(
+    click.option, multiple=True, type=click.Path(path_type=Path), metavar="FILE"
+)
 
 
 @click.command(short_help="Call a method with JSON, by reflection.")
@@ -89,28 +98,17 @@ def _reject_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     help="Longest reply to accept, after decompression; by default 4 MiB, -1 for no limit.",
 )
 @click.option("--wait", is_flag=True, help="Wait for a mesh to come up, within --timeout.")
-@click.option(
-    "--proto",
-    "protos",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
+@_files_option(
+    *("--proto", "protos"),
     help="Read types from a proto file, not by reflection; needs the extra gen. May be repeated.",
 )
-@click.option(
-    "-I",
-    "--proto-path",
-    multiple=True,
-    type=click.Path(path_type=Path),
+@_files_option(
+    *("-I", "--proto-path"),
     metavar="FOLDER",
     help="Folder to search for imports of --proto; by default the current one and FILE's.",
 )
-@click.option(
-    "--protoset",
-    "protosets",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
+@_files_option(
+    *("--protoset", "protosets"),
     help="Read types from a FileDescriptorSet made by protoc. May be repeated.",
 )
 @json_option("Print one line of JSON for each reply, even on a terminal.")
@@ -140,49 +138,34 @@ def call(
     the exit status is 1 and stderr has STATUS: MESSAGE.
     """
     pairs = [_parse_metadata_pair(text) for text in metadata]
-    is_direct = service.startswith(("unix:", "tcp:"))
-    _check_service(service)
+    is_direct = _is_address(service)
     connect = partial(_connect, service, mesh_socket, max_message_size, wait=wait)
-    find = partial(
-        resolve_method,
-        method=method,
-        server=service,
-        types=load_types(protosets, protos, proto_path),
-    )
-    connection_errors: list[str] = []
+    types = load_types(protosets, protos, proto_path)
+    find = partial(resolve_method, method=method, server=service, types=types)
+    print_reply = _make_reply_printer(as_json=as_json)
+    errors: list[str] = []
     try:
-        run_async(
-            _call,
-            connect,
-            find,
-            messages,
-            pairs,
-            timeout,
-            _make_reply_printer(as_json=as_json),
-            connection_errors,
-        )
+        run_async(_call, connect, find, messages, pairs, timeout, print_reply, errors)
     except trio.TooSlowError:
-        message = (
-            f"{service} did not finish the call within {timeout or _DEFAULT_TIMEOUT:g} s "
-            "(--timeout)"
-        )
+        seconds = timeout or _DEFAULT_TIMEOUT
+        message = f"{service} did not finish the call within {seconds:g} s (--timeout)"
         if not is_direct:
-            connection_errors = run_async(_describe_missing_endpoints, service, mesh_socket)
-        raise purerpc.DeadlineExceededError(": ".join([message, *connection_errors])) from None
+            errors = run_async(_describe_missing_endpoints, service, mesh_socket)
+        raise purerpc.DeadlineExceededError(": ".join([message, *errors])) from None
 
 
-def _check_service(service: str) -> None:
-    """Raise UsageError unless `service` is an address or a valid service name."""
+def _is_address(service: str) -> bool:
+    """Whether `service` is an address. Raises UsageError if it is neither that nor a name."""
+    is_address = service.startswith(("unix:", "tcp:"))
     try:
-        if service.startswith(("unix:", "tcp:")):
+        if is_address:
             Address.parse(service)
         else:
             encode_metadata(((TARGET_METADATA_KEY, service),))
     except ValueError as exc:
-        is_address = service.startswith(("unix:", "tcp:"))
-        raise UsageError(
-            str(exc) if is_address else f"{service!r} is not a service name: {exc}"
-        ) from None
+        text = str(exc) if is_address else f"{service!r} is not a service name: {exc}"
+        raise UsageError(text) from None
+    return is_address
 
 
 async def _describe_missing_endpoints(service: str, mesh_socket: Path | None) -> list[str]:
@@ -216,38 +199,43 @@ async def _call(
     metadata: Metadata,
     timeout: float | None,  # noqa: ASYNC109 - the command's option, made a scope right here
     print_reply: Callable[[Message, DescriptorPool], None],
-    connection_errors: list[str],
+    errors: list[str],
 ) -> None:
-    """Make the call. `connection_errors` gets the reason if no connection was made in time."""
+    """Make the call. `errors` gets the reason if no connection was made in time."""
     with trio.fail_after(timeout or _DEFAULT_TIMEOUT) as scope:
-        async with connect() as channel, _record_connection_error(channel, connection_errors):
-            descriptor = await find_descriptor(channel)
-            pool = descriptor.containing_service.file.pool
-            if timeout is None and (descriptor.client_streaming or descriptor.server_streaming):
-                scope.deadline = math.inf
-            argument = await _make_argument(descriptor, messages)
+        async with connect() as channel:
             try:
-                reply = make_multicallable(channel, method_from_descriptor(descriptor))(
-                    argument, metadata=metadata
-                )
-                if descriptor.server_streaming:
-                    async for each in reply:
-                        await wait_stdout_writable()
-                        print_reply(each, pool)
-                else:
-                    print_reply(await reply, pool)
-            except purerpc.RpcFailedError as exc:
-                raise CallFailedError.from_rpc_error(exc, pool) from None
+                descriptor = await find_descriptor(channel)
+                if timeout is None and (descriptor.client_streaming or descriptor.server_streaming):
+                    scope.deadline = math.inf
+                await _call_method(channel, descriptor, messages, metadata, print_reply)
+            except trio.Cancelled:
+                if channel.unavailable_reason:
+                    errors.append(channel.unavailable_reason)
+                raise
 
 
-@asynccontextmanager
-async def _record_connection_error(channel: Channel, errors: list[str]) -> AsyncIterator[None]:
+async def _call_method(
+    channel: Channel,
+    descriptor: MethodDescriptor,
+    messages: tuple[str, ...],
+    metadata: Metadata,
+    print_reply: Callable[[Message, DescriptorPool], None],
+) -> None:
+    pool = descriptor.containing_service.file.pool
+    argument = await _make_argument(descriptor, messages)
+    method = make_multicallable(channel, method_from_descriptor(descriptor))
     try:
-        yield
-    except trio.Cancelled:
-        if channel.unavailable_reason:
-            errors.append(channel.unavailable_reason)
-        raise
+        reply = method(argument, metadata=metadata)
+        if descriptor.server_streaming:
+            async for each in reply:
+                await wait_stdout_writable()
+                print_reply(each, pool)
+        else:
+            print_reply(await reply, pool)
+    except purerpc.RpcFailedError as exc:
+        details = _format_details(getattr(exc, "status_details", None) or b"", pool)
+        raise CallFailedError(exc.status, details) from None
 
 
 @asynccontextmanager
@@ -256,12 +244,11 @@ async def _connect(
 ) -> AsyncIterator[Channel]:
     where: str | Endpoint = service
     metadata: tuple[tuple[str, str], ...] = ()
-    if not service.startswith(("unix:", "tcp:")):
+    if not _is_address(service):
         await _wait_for_mesh(mesh_socket, wait=wait)
         where, metadata = mesh_socket_endpoint(mesh_socket), ((TARGET_METADATA_KEY, service),)
-    async with connect_to(
-        where, metadata=metadata, max_receive_message_length=max_message_size
-    ) as channel:
+    limit = max_message_size
+    async with connect_to(where, metadata=metadata, max_receive_message_length=limit) as channel:
         channel.message_lengths = attrs.evolve(
             channel.message_lengths, receive_setting="--max-message-size"
         )
@@ -274,10 +261,8 @@ async def _wait_for_mesh(mesh_socket: Path | None, *, wait: bool) -> None:
         try:
             async with connect_to_mesh(mesh_socket):
                 return
-        except UntrustedMeshError:
-            raise
-        except NoMeshError:
-            if not wait:
+        except NoMeshError as exc:
+            if not wait or isinstance(exc, UntrustedMeshError):
                 raise
         await trio.sleep(_MESH_POLL_INTERVAL)
 
@@ -326,14 +311,37 @@ def parse_request(descriptor: MethodDescriptor, text: str) -> Any:
 
 def _make_reply_printer(*, as_json: bool) -> Callable[[Message, DescriptorPool], None]:
     if as_json or not sys.stdout.isatty():
-        return lambda message, pool: print(
-            to_json_text(message_to_json_value(message, pool)), flush=True
-        )
+        return lambda message, pool: print_json_line(message_to_json_value(message, pool))
     from rich.highlighter import JSONHighlighter
 
     from meshtrio.cli import rich_output
 
-    console, coloured = rich_output.make_console(), JSONHighlighter()
-    return lambda message, pool: console.print(
-        coloured(to_json_text(message_to_json_value(message, pool), indent=2)), soft_wrap=True
-    )
+    console, highlight = rich_output.make_console(), JSONHighlighter()
+
+    def print_reply(message: Message, pool: DescriptorPool) -> None:
+        text = to_json_text(message_to_json_value(message, pool), indent=2)
+        console.print(highlight(text), soft_wrap=True)
+
+    return print_reply
+
+
+def _format_details(data: bytes, pool: DescriptorPool) -> list[str]:
+    """Format the details of a google.rpc.Status, whose field 3 they are."""
+    try:
+        spans = [span for span in iter_fields(data) if span[0] == _DETAILS_FIELD]
+        details = [
+            any_pb2.Any.FromString(data[value:end]) for _, _, value, end in spans if value >= 0
+        ]
+    except (MalformedProtobufError, DecodeError):
+        return [f"status details ({len(data)} bytes) are not a valid google.rpc.Status"]
+    return [_format_detail(each, pool) for each in details]
+
+
+def _format_detail(detail: Any, pool: DescriptorPool) -> str:
+    name = detail.type_url.rpartition("/")[2]
+    try:
+        kind = GetMessageClass(pool.FindMessageTypeByName(name))
+        message: Message = kind.FromString(detail.value)
+    except (KeyError, DecodeError):
+        return f"{name}, {len(detail.value)} bytes"
+    return f"{name} {to_json_text(message_to_json_value(message, pool))}"

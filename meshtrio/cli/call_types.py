@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
+from meshtrio.cli.code_commands import protoc
 from meshtrio.client.channel import Channel
 from meshtrio.client.descriptor_pool_builder import build_pool
 from meshtrio.client.reflection import (
@@ -24,7 +23,7 @@ from meshtrio.client.reflection import (
     find_method,
     split_method,
 )
-from meshtrio.errors import UsageError
+from meshtrio.util.errors import UsageError
 from meshtrio.util.protobuf_wire import MalformedProtobufError
 
 _WELL_KNOWN_PREFIX = "google/protobuf/"
@@ -60,14 +59,7 @@ async def resolve_method(
 ) -> MethodDescriptor:
     """Look up a method in `types`, or if that is None, by the server's reflection.
 
-    Args:
-        channel: A channel to the server.
-        method: `pkg.Service/Method`.
-        server: The server's name in error messages.
-        types: The types from files.
-
-    Raises:
-        UsageError: There is no such method, or the server offers no reflection.
+    Raises UsageError if there is no such method, or the server offers no reflection.
     """
     service, _ = split_method(method)
     if types is not None:
@@ -98,9 +90,8 @@ def _read_protoset(path: Path) -> FileDescriptorSet:
     try:
         return FileDescriptorSet.FromString(data)
     except DecodeError:
-        raise UsageError(
-            f"--protoset {path}: is not a FileDescriptorSet; {_PROTOSET_HINT}"
-        ) from None
+        problem = f"--protoset {path}: is not a FileDescriptorSet; {_PROTOSET_HINT}"
+        raise UsageError(problem) from None
 
 
 def _add_well_known(files: dict[str, FileDescriptorProto], name: str) -> None:
@@ -131,15 +122,8 @@ def _compile(protos: Sequence[Path], folders: Sequence[Path]) -> FileDescriptorS
     # By default, search the current folder and that of each file.
     include = folders or [Path(), *(proto.parent for proto in protos)]
     with tempfile.NamedTemporaryFile(prefix="meshtrio-") as made:
-        command = [sys.executable, "-m", "grpc_tools.protoc", "--include_imports"]
-        command += [f"--descriptor_set_out={made.name}", *(f"-I{folder}" for folder in include)]
-        done = subprocess.run(
-            [*command, *map(str, protos)],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        options = "--include_imports", f"--descriptor_set_out={made.name}"
+        done = protoc(*options, protos=protos, folders=include)
         if done.returncode != 0:
             raise UsageError(done.stderr.strip() or f"protoc failed with status {done.returncode}")
         return _read_protoset(Path(made.name))

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from meshtrio.config import MeshConfig, load
-from meshtrio.config.privilege_check import describe_privilege_change
-from meshtrio.errors import ConfigError
 from meshtrio.runtime_dir import directory
 from meshtrio.telemetry.optional_dependencies import check_extras
+from meshtrio.util.errors import ConfigError
+from meshtrio.util.privilege_check import describe_privilege_change
 from meshtrio.util.text import escape_unprintable
 
 runtime_dir_option = click.option(
@@ -40,7 +40,9 @@ def load_and_check(config_file: Path, folder: Path | None) -> MeshConfig:
 
 def find_warnings(config: MeshConfig) -> list[str]:
     """Return warnings about settings that are valid but probably not intended."""
-    found = ((plugin.name, describe_privilege_change(plugin)) for plugin in config.plugins)
+    found = (
+        (plugin.name, describe_privilege_change(plugin.program())) for plugin in config.plugins
+    )
     return [f"plugin {name!r}: {warning}" for name, warning in found if warning]
 
 
@@ -53,31 +55,27 @@ def check(config_file: Path, as_json: bool, runtime_dir: Path | None) -> None:
 
     Warn about programs that this user could not stop once they run, such as set-user-ID ones.
     """
-    mistakes: list[str] = []
-    warnings: list[str] = []
-    plugins = instances = 0
     try:
         config = load_and_check(config_file, runtime_dir)
-        plugins = len(config.plugins)
-        instances = sum(plugin.instances for plugin in config.plugins)
-        warnings = find_warnings(config)
     except ConfigError as exc:
         if not as_json:
             raise
-        mistakes = exc.problems
-    if not as_json:
-        for warning in warnings:
-            click.echo(escape_unprintable(f"{config_file}: warning: {warning}"), err=True)
-        click.echo(
-            escape_unprintable(
-                f"{config_file}: {plugins} plugins, {instances} instances: no mistakes"
-            )
+        _print_result(config_file, mistakes=exc.problems, warnings=[])
+        sys.exit(2)
+    warnings, plugins = find_warnings(config), len(config.plugins)
+    instances = sum(plugin.instances for plugin in config.plugins)
+    if as_json:
+        _print_result(
+            config_file, plugins=plugins, instances=instances, mistakes=[], warnings=warnings
         )
         return
+    for warning in warnings:
+        click.echo(escape_unprintable(f"{config_file}: warning: {warning}"), err=True)
+    text = f"{config_file}: {plugins} plugins, {instances} instances: no mistakes"
+    click.echo(escape_unprintable(text))
+
+
+def _print_result(config_file: Path, **found: object) -> None:
     from meshtrio.cli.json_output import print_json
 
-    numbers = {"plugins": plugins, "instances": instances} if not mistakes else {}
-    found = {"mistakes": mistakes, "warnings": warnings}
-    print_json({"file": str(config_file), **numbers, **found})
-    if mistakes:
-        sys.exit(2)
+    print_json({"file": str(config_file), **found})

@@ -8,23 +8,24 @@ import os
 import click
 import purerpc
 
-from meshtrio.cli.status_details import CallFailedError
-from meshtrio.errors import (
-    ConfigError,
-    MeshFailedError,
-    MeshtrioError,
-    NoMeshError,
-    unwrap_exception_group,
-)
-from meshtrio.util.text import escape_unprintable
+from meshtrio.errors import MeshFailedError, NoMeshError
+from meshtrio.util.errors import ConfigError, MeshtrioError, unwrap_exception_group
+from meshtrio.util.text import escape_unprintable, escape_unprintable_lines
 
 _SELF_EXPLANATORY_STATUSES = frozenset(
     {"NOT_FOUND", "FAILED_PRECONDITION", "ABORTED", "PERMISSION_DENIED"}
 )
 """Statuses of the mesh's own services whose messages need no status name in front."""
-
-
 _WRITE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+
+
+class CallFailedError(Exception):
+    """A call ended with a status other than OK. `details` has one line for each detail."""
+
+    def __init__(self, status: purerpc.Status, details: list[str]) -> None:
+        super().__init__(status.status_message)
+        self.status = status
+        self.details = details
 
 
 class MeshRequestError(Exception):
@@ -48,7 +49,7 @@ def describe_error(exc: Exception) -> tuple[int, list[str]]:
         details = (f"  {escape_unprintable(text)}" for text in found.details)
         return 1, [*_format_error_lines(_format_status(found.status)), *details]
     if isinstance(found, MeshFailedError):
-        return 1, _format_error_lines(str(found), one_error_per_line=False)
+        return 1, [f"meshtrio: {escape_unprintable_lines(str(found))}"]
     if isinstance(found, MeshtrioError):
         return 2, _format_error_lines(str(found))
     if isinstance(found, NoMeshError):
@@ -64,42 +65,34 @@ def _describe_os_error(exc: OSError) -> str:
     """Describe errors of a command's surroundings, such as a full disk; "" for any other error."""
     if exc.errno in _WRITE_ERRNOS:
         return f"cannot write to stdout: {exc.strerror}"
-    if exc.errno == errno.ENOENT and not _has_current_directory():
-        return "the current folder has been removed; change to another"
+    if exc.errno == errno.ENOENT:
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return "the current folder has been removed; change to another"
     return ""
-
-
-def _has_current_directory() -> bool:
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _describe_usage_error(exc: click.ClickException) -> list[str]:
     context = getattr(exc, "ctx", None)
     text = exc.format_message()
-    if context is None or "\n" in text:
+    if context is None:
+        return _format_error_lines(text)
+    if "\n" in text:
         # The help text, if no command was given.
-        return (
-            _format_error_lines(text)
-            if context is None
-            else [escape_unprintable(line) for line in text.split("\n")]
-        )
+        return [escape_unprintable(line) for line in text.split("\n")]
     text = text if text.endswith((".", "?")) else f"{text}."
     return _format_error_lines(f"{text} See `{context.command_path} --help`")
 
 
 def _describe_mesh_request_error(status: purerpc.Status) -> tuple[int, list[str]]:
-    name = status.status_code.name
+    name, message = status.status_code.name, status.status_message
     if name == "INVALID_ARGUMENT":
         # A rejected config: one line for each mistake.
-        return 2, _format_error_lines(status.status_message)
+        return 2, _format_error_lines(message)
+    explains = name in _SELF_EXPLANATORY_STATUSES
     return 1, _format_error_lines(
-        escape_unprintable(status.status_message)
-        if name in _SELF_EXPLANATORY_STATUSES
-        else _format_status(status)
+        escape_unprintable(message) if explains else _format_status(status)
     )
 
 
@@ -108,9 +101,7 @@ def _format_status(status: purerpc.Status) -> str:
     return escape_unprintable(f"{status.status_code.name}: {status.status_message}")
 
 
-def _format_error_lines(*texts: str, one_error_per_line: bool = True) -> list[str]:
-    """Prefix and escape error texts. `one_error_per_line`: each line is an error of its own."""
-    lines = [escape_unprintable(line) for text in texts for line in text.split("\n")]
-    if not one_error_per_line:
-        lines = ["\n".join(lines)]
-    return [f"meshtrio: {line}" for line in lines if line or not one_error_per_line]
+def _format_error_lines(*texts: str) -> list[str]:
+    """Prefix and escape error texts, each line of which is an error of its own."""
+    lines = (escape_unprintable(line) for text in texts for line in text.split("\n") if line)
+    return [f"meshtrio: {line}" for line in lines]

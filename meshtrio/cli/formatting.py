@@ -1,11 +1,13 @@
-"""Human-readable numbers and times; '-' for unknown values."""
+"""Human-readable numbers, times and changes; '-' for unknown values."""
 
 from __future__ import annotations
 
 import math
 from datetime import datetime
+from typing import Any
 
 _UNITS = "BKMGTP"
+_CHANGE_KINDS = ("added", "removed", "restarted", "scaled", "adjusted")
 
 
 def format_duration(seconds: float | None) -> str:
@@ -69,3 +71,10 @@ def format_time(time: float) -> str:
 def format_count(number: int, singular: str, plural: str = "") -> str:
     """`1 instance`, `2 instances`."""
     return f"{number} {singular}" if number == 1 else f"{number} {plural or singular + 's'}"
+
+
+def describe_changes(reloaded: Any) -> list[str]:
+    """Describe a reload, in one line for each kind of change."""
+    named = {kind: getattr(reloaded, kind) for kind in _CHANGE_KINDS}
+    lines = [f"{kind} {', '.join(names)}" for kind, names in named.items() if names]
+    return lines or ["nothing has changed"]

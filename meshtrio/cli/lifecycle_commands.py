@@ -1,12 +1,12 @@
-"""`meshtrio start`, `stop`, `restart`, `drain`, `scale`, `reload`: operations on a running mesh."""
+"""Commands that control a running mesh: `meshtrio start`, `stop`, `scale`, `reload` and so on."""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,17 @@ from meshtrio.cli.options import (
     name_argument,
     timeout_option,
 )
-from meshtrio.cli.spinner import show_spinner
-from meshtrio.errors import UsageError
+from meshtrio.cli.stdio import show_spinner
 from meshtrio.messages import control as messages
 from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.errors import UsageError
+from meshtrio.util.log_level import LogLevel
 from meshtrio.util.text import escape_unprintable, replace_surrogates
 
 _EVENT_DELAY = 2.0
 """Seconds after which warnings are printed while an operation is still running."""
 _SETTLED_STATES = frozenset({"ready", "stopped", "exited", "failed"})
 """Instance states that an operation does not wait to end."""
-_CHANGE_KINDS = ("added", "removed", "restarted", "scaled", "adjusted")
 
 
 def _lifecycle_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -44,70 +44,58 @@ def _lifecycle_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(short_help="Start the stopped instances of a plugin or group.")
 @name_argument
 @_lifecycle_options
-def start(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | None) -> None:
+def start(name: str, **options: Any) -> None:
     """Start the stopped instances of NAME, a plugin or a group, and wait until all are ready.
 
     Failed instances are started again. If an instance, or one it depends on, fails to start, this
     fails with the reason; the restart policy still applies.
     """
-    _, after = _run_operation(
-        mesh_socket, timeout, f"starting {name}", "Start", messages.StartRequest(name=name)
-    )
-    _print_instances(after, as_json, f"started {name}: {_describe_ready(after)}")
+    request = messages.StartRequest(name=name)
+    _run_and_print(f"starting {name}", f"started {name}", "Start", request, **options)
 
 
 @click.command(short_help="Stop a plugin or group until it is started again.")
 @name_argument
 @_lifecycle_options
-def stop(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | None) -> None:
+def stop(name: str, **options: Any) -> None:
     """Stop NAME, a plugin or a group, until it is started again, and wait until it has stopped.
 
     Calls in progress may finish within the plugin's stop_timeout; `drain` lists those that did not.
     """
-    _, after = _run_operation(
-        mesh_socket, timeout, f"stopping {name}", "Stop", messages.StopRequest(name=name)
-    )
-    _print_instances(
-        after, as_json, f"stopped {name}: {formatting.format_count(len(after), 'instance')}"
-    )
+    request = messages.StopRequest(name=name)
+    _run_and_print(f"stopping {name}", f"stopped {name}", "Stop", request, **options)
 
 
 @click.command(short_help="Restart instances one by one, losing no call.")
 @name_argument
 @_lifecycle_options
-def restart(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | None) -> None:
+def restart(name: str, **options: Any) -> None:
     """Restart the instances of NAME, a plugin or a group, one by one; no call is lost.
 
     Each successor is ready before its predecessor is stopped. If it does not become ready, the
     predecessor stays active, and this fails with the reason. Stopped instances are started.
     """
     request = messages.RestartRequest(name=name)
-    _, after = _run_operation(mesh_socket, timeout, f"restarting {name}", "Restart", request)
-    _print_instances(after, as_json, f"restarted {name}: {_describe_ready(after)}")
+    _run_and_print(f"restarting {name}", f"restarted {name}", "Restart", request, **options)
 
 
 @click.command(short_help="Set the number of instances of a plugin.")
 @name_argument
 @click.argument("instances", type=click.IntRange(0, 2**32 - 1), metavar="N")
 @_lifecycle_options
-def scale(
-    name: str, instances: int, as_json: bool, timeout: float | None, mesh_socket: Path | None
-) -> None:
+def scale(name: str, instances: int, **options: Any) -> None:
     """Set the number of instances of NAME, a plugin, and wait until they are ready or stopped.
 
     Instances with the highest numbers are stopped first. The next reload restores the config's N.
     """
-    request = messages.ScaleRequest(name=name, instances=instances)
-    _, after = _run_operation(
-        mesh_socket, timeout, f"scaling {name} to {instances}", "Scale", request
-    )
-    _print_instances(after, as_json, f"scaled {name} to {instances}: {_describe_ready(after)}")
+    request, what = messages.ScaleRequest(name=name, instances=instances), f"{name} to {instances}"
+    _run_and_print(f"scaling {what}", f"scaled {what}", "Scale", request, **options)
 
 
 @click.command(short_help="Stop, and report how each instance ended.")
 @name_argument
 @_lifecycle_options
-def drain(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | None) -> None:
+def drain(name: str, as_json: bool, **options: Any) -> None:
     """Stop NAME, a plugin or a group, and report how each instance ended and which calls were cut.
 
     Calls in progress may finish within the plugin's stop_timeout; those that did not are listed.
@@ -115,7 +103,7 @@ def drain(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | N
     they could report, they are listed as not known.
     """
     request = messages.DrainRequest(name=name)
-    reply, _ = _run_operation(mesh_socket, timeout, f"draining {name}", "Drain", request)
+    reply, _ = _run_operation(f"draining {name}", "Drain", request, **options)
     if as_json:
         print_json(message_to_dict(reply))
     else:
@@ -125,9 +113,7 @@ def drain(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | N
 @click.command(short_help="Apply the changes in the config file.")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @_lifecycle_options
-def reload(
-    file: Path | None, as_json: bool, timeout: float | None, mesh_socket: Path | None
-) -> None:
+def reload(file: Path | None, as_json: bool, **options: Any) -> None:
     """Apply the config in FILE, by default the file that the mesh was started from.
 
     Only what has changed is restarted, and no call is lost. A config with mistakes changes nothing:
@@ -140,29 +126,71 @@ def reload(
             f"{replace_surrogates(path)}: the path is not UTF-8 and cannot be sent to the mesh"
         )
     request = messages.ReloadRequest(path=path)
-    reply, _ = _run_operation(mesh_socket, timeout, "reloading the config", "Reload", request)
+    reply, _ = _run_operation("reloading the config", "Reload", request, **options)
     if as_json:
         print_json(message_to_dict(reply))
     else:
-        print("\n".join(map(escape_unprintable, describe_changes(reply))))
+        print("\n".join(map(escape_unprintable, formatting.describe_changes(reply))))
 
 
-def describe_changes(reloaded: Any) -> list[str]:
-    """Describe a reload, in one line for each kind of change."""
-    named = {kind: getattr(reloaded, kind) for kind in _CHANGE_KINDS}
-    lines = [f"{kind} {', '.join(names)}" for kind, names in named.items() if names]
-    return lines or ["nothing has changed"]
+@click.command("log-level", short_help="Show or set the log level of a plugin.")
+@name_argument
+@click.argument(
+    "level", required=False, type=click.Choice([each.value for each in LogLevel]), metavar="[LEVEL]"
+)
+@json_option("Print the levels as one JSON object.")
+@mesh_socket_option
+def log_level(name: str, level: str | None, as_json: bool, mesh_socket: Path | None) -> None:
+    """Set the log level of NAME, a plugin or a group: debug, info, warning or error.
+
+    Without LEVEL, show the levels. LOGGED FROM is the level from which on the mesh logs the
+    plugin's output, '-' for that of the mesh's own log. WRITTEN FROM is the level of the process,
+    as reported by plugins made with meshtrio. A level also applies to processes that are started
+    later, until the next reload, which restores the config's.
+    """
+    plugins = run_async(_get_or_set_levels, mesh_socket, name, level)
+    if as_json:
+        print_json({"plugins": [message_to_dict(plugin) for plugin in plugins]})
+        return
+    instances = [(plugin, each) for plugin in plugins for each in plugin.instances]
+    if level is None:
+        from meshtrio.cli import rich_output
+
+        rows = (
+            (plugin.plugin, each.instance, plugin.level or "-", each.level or "-", each.note)
+            for plugin, each in instances
+        )
+        columns = ("PLUGIN", "INSTANCE", "LOGGED FROM", "WRITTEN FROM", "NOTE")
+        rich_output.print_table(columns, rows)
+        return
+    count = formatting.format_count(sum(each.level == level for _, each in instances), "instance")
+    print(escape_unprintable(f"{name} logs from {level} on: set in {count}"))
+    for plugin, each in instances:
+        if each.note:
+            print(escape_unprintable(f"{plugin.plugin}/{each.instance}: not set: {each.note}"))
+
+
+async def _get_or_set_levels(
+    mesh_socket: Path | None, name: str, level: str | None
+) -> Sequence[messages.PluginLogLevel]:
+    async with open_control_stub(mesh_socket) as stub, show_spinner(f"asking {name}"):
+        if level is None:
+            reply = await stub.GetLogLevels(messages.GetLogLevelsRequest(names=[name]))
+        else:
+            reply = await stub.SetLogLevel(messages.SetLogLevelRequest(name=name, level=level))
+        plugins: Sequence[messages.PluginLogLevel] = reply.plugins
+        return plugins
 
 
 # -- parts -----------------------------------------------------------------------------------
 
 
 def _run_operation(
-    mesh_socket: Path | None, timeout: float | None, description: str, method: str, request: Any
+    description: str, method: str, request: Any, timeout: float | None, mesh_socket: Path | None
 ) -> tuple[Any, Sequence[messages.Instance]]:
     """Call the mesh, and return the reply and the status of the instances concerned."""
 
-    async def done() -> tuple[Any, Sequence[messages.Instance]]:
+    async def run() -> tuple[Any, Sequence[messages.Instance]]:
         names = [request.name] if hasattr(request, "name") else []
         async with open_control_stub(mesh_socket) as stub:
             async with _print_warnings(stub, names), show_spinner(description):
@@ -172,8 +200,27 @@ def _run_operation(
                 raise click.ClickException(_describe_timeout(description, timeout, after.instances))
             return reply, after.instances
 
-    with _report_interrupt(description):
-        return run_async(done)
+    try:
+        return run_async(run)
+    except KeyboardInterrupt:
+        text = f"meshtrio: no longer waiting for {description}; the mesh continues with it"
+        print(escape_unprintable(text), file=sys.stderr)
+        raise
+
+
+def _run_and_print(
+    description: str, done: str, method: str, request: Any, as_json: bool, **options: Any
+) -> None:
+    """Run an operation, and print the instances or how many of them there are and are ready."""
+    _, instances = _run_operation(description, method, request, **options)
+    if as_json:
+        print_json({"instances": [message_to_dict(instance) for instance in instances]})
+        return
+    ready = sum(instance.state == "ready" for instance in instances)
+    text = formatting.format_count(len(instances), "instance")
+    if method != "Stop":
+        text = f"{text} ready" if ready == len(instances) else f"{ready} of {text} ready"
+    print(escape_unprintable(f"{done}: {text}"))
 
 
 async def _wait_for_reply(call: Awaitable[Any], timeout_seconds: float | None) -> Any:
@@ -221,49 +268,26 @@ async def _print_warnings(stub: Any, names: Sequence[str]) -> AsyncIterator[None
         nursery.cancel_scope.cancel()
 
 
-@contextmanager
-def _report_interrupt(description: str) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        text = f"meshtrio: no longer waiting for {description}; the mesh continues with it"
-        print(escape_unprintable(text), file=sys.stderr)
-        raise
-
-
-def _describe_ready(instances: Sequence[messages.Instance]) -> str:
-    ready = sum(instance.state == "ready" for instance in instances)
-    if ready == len(instances):
-        return f"{formatting.format_count(ready, 'instance')} ready"
-    return f"{ready} of {formatting.format_count(len(instances), 'instance')} ready"
-
-
-def _print_instances(instances: Sequence[messages.Instance], as_json: bool, text: str) -> None:
-    if as_json:
-        print_json({"instances": [message_to_dict(instance) for instance in instances]})
-    else:
-        print(escape_unprintable(text))
-
-
 def _print_drained(name: str, instances: Sequence[messages.Drained]) -> None:
     from meshtrio.cli import rich_output
 
-    table = rich_output.make_table(("PLUGIN", "INSTANCE", "ENDED", "CUT CALLS"))
-    for each in instances:
-        how = each.ended or "was not running"
-        if each.forced:
-            how += " (not in time)"
-        table.add_row(each.plugin, str(each.instance), how, _format_cut_calls(each))
-    rich_output.print_renderable(table)
+    rows = (
+        (
+            *(each.plugin, each.instance),
+            f"{each.ended or 'was not running'}{' (not in time)' * each.forced}",
+            _format_cut_calls(each),
+        )
+        for each in instances
+    )
+    rich_output.print_table(("PLUGIN", "INSTANCE", "ENDED", "CUT CALLS"), rows)
     cut = sum(len(each.cut_calls) for each in instances)
     unknown = sum(not each.cut_calls_known for each in instances)
-    calls = [f"{formatting.format_count(cut, 'call')} cut"] if cut else []
+    parts = [formatting.format_count(len(instances), "instance")]
+    if cut or not unknown:
+        parts.append(f"{formatting.format_count(cut, 'call')} cut" if cut else "no call cut")
     if unknown:
-        calls.append(f"cut calls unknown for {formatting.format_count(unknown, 'instance')}")
-    drained = ", ".join(
-        [formatting.format_count(len(instances), "instance"), *(calls or ["no call cut"])]
-    )
-    print(escape_unprintable(f"drained {name}: {drained}"))
+        parts.append(f"cut calls unknown for {formatting.format_count(unknown, 'instance')}")
+    print(escape_unprintable(f"drained {name}: {', '.join(parts)}"))
 
 
 def _format_cut_calls(drained: messages.Drained) -> str:

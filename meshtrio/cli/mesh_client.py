@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,13 +12,10 @@ import purerpc
 import trio
 
 from meshtrio.cli.error_report import MeshRequestError
-from meshtrio.cli.stdio import wait_stdout_writable
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.errors import NoMeshError
-from meshtrio.messages import control as control_messages
-from meshtrio.messages import health
-from meshtrio.messages import registry as registry_messages
+from meshtrio.messages import control, health, registry
 from meshtrio.runtime_dir.trust import find_mesh_socket
 from meshtrio.util.concurrency import collapse_group
 
@@ -26,8 +24,6 @@ T = TypeVar("T")
 _REPLY_TIMEOUT = 10.0
 """Seconds without a reply after which a mesh counts as hung."""
 _HEALTH = health.DESCRIPTOR.services_by_name["Health"]
-_CONTROL = control_messages.DESCRIPTOR.services_by_name["Control"]
-_REGISTRY = registry_messages.DESCRIPTOR.services_by_name["Registry"]
 
 
 def run_async(function: Callable[..., Awaitable[T]], *args: Any) -> T:
@@ -39,33 +35,14 @@ def run_async(function: Callable[..., Awaitable[T]], *args: Any) -> T:
 
 
 @asynccontextmanager
-async def open_control_stub(mesh_socket: Path | None) -> AsyncIterator[Any]:
-    """Open a stub of meshtrio.v1.Control. Raises NoMeshError, and MeshRequestError in the block."""
-    async with _open_stub(_CONTROL, mesh_socket) as stub:
-        yield stub
-
-
-@asynccontextmanager
-async def open_registry_stub(mesh_socket: Path | None) -> AsyncIterator[Any]:
-    """Open a stub of meshtrio.v1.Registry, as `open_control_stub` does of Control."""
-    async with _open_stub(_REGISTRY, mesh_socket) as stub:
-        yield stub
-
-
-@asynccontextmanager
 async def _open_stub(service: Any, mesh_socket: Path | None) -> AsyncIterator[Any]:
-    with _translate_errors(mesh_socket):
+    """Open a stub of a service. Raises NoMeshError, and in the block MeshRequestError, too."""
+    try:
         async with connect_to_mesh(mesh_socket) as channel:
             # The request itself may take long, or have no replies for a while.
             with reply_timeout(mesh_socket):
                 await DynamicStub(channel, _HEALTH).Check(health.HealthCheckRequest())
             yield DynamicStub(channel, service)
-
-
-@contextmanager
-def _translate_errors(mesh_socket: Path | None) -> Iterator[None]:
-    try:
-        yield
     except NoMeshError:
         raise
     except purerpc.UnavailableError as exc:
@@ -75,40 +52,17 @@ def _translate_errors(mesh_socket: Path | None) -> Iterator[None]:
         raise MeshRequestError(exc.status) from None
 
 
+open_control_stub = partial(_open_stub, control.DESCRIPTOR.services_by_name["Control"])
+open_registry_stub = partial(_open_stub, registry.DESCRIPTOR.services_by_name["Registry"])
+
+
 @contextmanager
 def reply_timeout(mesh_socket: Path | None) -> Iterator[None]:
     """Limit the time for replies that need no work. Raises NoMeshError when it is over."""
     with trio.move_on_after(_REPLY_TIMEOUT) as scope:
         yield
     if scope.cancelled_caught:
-        where = mesh_socket or find_mesh_socket()
         raise NoMeshError(
-            f"the mesh at {where} takes connections, but has not answered for "
-            f"{_REPLY_TIMEOUT:g} s: is "
-            "it stopped?"
+            f"the mesh at {mesh_socket or find_mesh_socket()} takes connections, but has not "
+            f"answered for {_REPLY_TIMEOUT:g} s: is it stopped?"
         )
-
-
-def call_control(mesh_socket: Path | None, method: str, request: Any) -> Any:
-    """Call a unary method of meshtrio.v1.Control."""
-
-    async def put() -> Any:
-        async with open_control_stub(mesh_socket) as stub:
-            return await getattr(stub, method)(request)
-
-    return run_async(put)
-
-
-def stream_control(
-    mesh_socket: Path | None, method: str, request: Any, on_message: Callable[[Any], None]
-) -> None:
-    """Call `on_message` with each message of a streaming method of meshtrio.v1.Control."""
-
-    async def receive() -> None:
-        async with open_control_stub(mesh_socket) as stub:
-            async with getattr(stub, method)(request) as call:
-                async for message in call:
-                    await wait_stdout_writable()
-                    on_message(message)
-
-    run_async(receive)

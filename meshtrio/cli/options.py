@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share, with their shell completion."""
+"""Options and arguments that commands share, and shell completion."""
 
 from __future__ import annotations
 
@@ -9,24 +9,20 @@ from typing import Any
 
 import click
 import trio
+from click.shell_completion import get_completion_class
 
 from meshtrio.cli.mesh_client import open_control_stub, open_registry_stub, run_async
-from meshtrio.messages import control as messages
-from meshtrio.messages import registry as registry_messages
+from meshtrio.messages import control, registry
 from meshtrio.util.text import escape_unprintable
 
 _COMPLETION_TIMEOUT = 1.0
 """Timeout of a completion, in seconds."""
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 mesh_socket_option = click.option(
     "--mesh-socket",
     type=click.Path(path_type=Path),
     help="Socket of the mesh; by default $MESH_SOCKET, else the one in the default runtime dir.",
 )
-
-
 timeout_option = click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -35,18 +31,40 @@ timeout_option = click.option(
 )
 
 
-def require_utf8(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+def require_utf8(_: click.Context, __: click.Parameter, value: Any) -> Any:
     """Reject arguments that are not UTF-8, since they are sent as strings."""
     for name in (value,) if isinstance(value, str) else value:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise click.BadParameter(f"{name!r} is not UTF-8", ctx, param) from None
+            raise click.BadParameter(f"{name!r} is not UTF-8") from None
     return value
 
 
-def json_option(text: str) -> Decorator:
+def json_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option("--json", "as_json", is_flag=True, help=text)
+
+
+# -- shell completion ------------------------------------------------------------------------
+
+
+@click.command(short_help="Print a script that completes commands and names.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print a script that makes SHELL complete commands, options, and names of the mesh.
+
+    \b
+    bash: eval "$(meshtrio completion bash)"        in ~/.bashrc
+    zsh:  eval "$(meshtrio completion zsh)"         in ~/.zshrc
+    fish: meshtrio completion fish | source         in ~/.config/fish/config.fish
+
+    Names of plugins, groups and services come from the running mesh, if there is one.
+    """
+    made = get_completion_class(shell)
+    assert made is not None
+    root = ctx.find_root()
+    click.echo(made(root.command, {}, "meshtrio", "_MESHTRIO_COMPLETE").source())
 
 
 def complete_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
@@ -60,29 +78,25 @@ def complete_services(ctx: click.Context, _: click.Parameter, incomplete: str) -
 
 
 def _complete(incomplete: str, fetch: Callable[..., Any], ctx: click.Context) -> list[str]:
-    found: list[str] = []
+    async def fetch_in_time() -> list[str]:
+        with trio.fail_after(_COMPLETION_TIMEOUT):
+            names: list[str] = await fetch(ctx.params.get("mesh_socket"))
+        return names
+
     # Errors must not be printed into the command line that is being typed.
     with contextlib.suppress(Exception):
-        found = run_async(_fetch_with_timeout, fetch, ctx.params.get("mesh_socket"))
-    # The shell reads one name per line.
-    return [
-        name for name in found if name.startswith(incomplete) and escape_unprintable(name) == name
-    ]
-
-
-async def _fetch_with_timeout(fetch: Callable[..., Any], mesh_socket: Path | None) -> list[str]:
-    with trio.fail_after(_COMPLETION_TIMEOUT):
-        found: list[str] = await fetch(mesh_socket)
-    return found
+        names = run_async(fetch_in_time)
+        # The shell reads one name per line.
+        return [n for n in names if n.startswith(incomplete) and escape_unprintable(n) == n]
+    return []
 
 
 async def _fetch_names(mesh_socket: Path | None) -> list[str]:
     async with open_control_stub(mesh_socket) as stub:
-        tree = await stub.GetTree(messages.GetTreeRequest())
-    return list(_descendant_names(tree))
+        return list(_descendant_names(await stub.GetTree(control.GetTreeRequest())))
 
 
-def _descendant_names(node: messages.Node) -> Iterator[str]:
+def _descendant_names(node: control.Node) -> Iterator[str]:
     for each in node.nodes:
         yield each.name
         yield from _descendant_names(each)
@@ -90,15 +104,10 @@ def _descendant_names(node: messages.Node) -> Iterator[str]:
 
 async def _fetch_services(mesh_socket: Path | None) -> list[str]:
     async with open_registry_stub(mesh_socket) as stub:
-        reply = await stub.ListServices(registry_messages.ListServicesRequest())
-    return list(reply.services)
+        return list((await stub.ListServices(registry.ListServicesRequest())).services)
 
 
 name_argument = click.argument("name", callback=require_utf8, shell_complete=complete_names)
 names_argument = click.argument(
-    "names",
-    nargs=-1,
-    metavar="[NAME]...",
-    callback=require_utf8,
-    shell_complete=complete_names,
+    "names", nargs=-1, metavar="[NAME]...", callback=require_utf8, shell_complete=complete_names
 )

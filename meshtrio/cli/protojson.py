@@ -40,12 +40,7 @@ class _NotRepresentableError(Exception):
 
 
 def message_to_json_value(message: Message, pool: DescriptorPool | None = None) -> Any:
-    """Convert a message to JSON values, usually a dict.
-
-    Args:
-        message: The message.
-        pool: Types of messages within `Any`. Defaults to the message's own pool.
-    """
+    """Convert a message to JSON values, usually a dict; `pool` has the types within `Any`."""
     known: Any = pool or message.DESCRIPTOR.file.pool
     return _Converter(known).convert_message(message, 0)
 
@@ -66,12 +61,10 @@ class _Converter:
 
     def _convert_fields(self, message: Any, depth: int) -> dict[str, Any]:
         try:
-            return {
-                f"[{field.full_name}]" if field.is_extension else field.name: self._convert_value(
-                    field, value, depth
-                )
-                for field, value in message.ListFields()
-            }
+            fields = message.ListFields()
+            values = (self._convert_value(field, value, depth) for field, value in fields)
+            names = (f"[{f.full_name}]" if f.is_extension else f.name for f, _ in fields)
+            return dict(zip(names, values, strict=True))
         except UnicodeDecodeError:  # proto2 does not validate strings.
             return _undecodable(message.SerializeToString(), "a string in it is not UTF-8")
 
@@ -81,10 +74,8 @@ class _Converter:
         if isinstance(value, Mapping):
             kind: Any = field.message_type
             of = kind.fields_by_name["value"]
-            return {
-                _convert_map_key(key): self._convert_value(of, each, depth)
-                for key, each in sorted(value.items())
-            }
+            items = sorted(value.items())
+            return {_convert_map_key(k): self._convert_value(of, v, depth) for k, v in items}
         if isinstance(value, MutableSequence):
             return [self._convert_value(field, each, depth) for each in value]
         return _convert_scalar(field, value)
@@ -113,10 +104,8 @@ class _Converter:
         return {"@type": url} | shown
 
     def convert_struct(self, message: Any, depth: int) -> Any:
-        return {
-            key: self.convert_message(each, depth + 1)
-            for key, each in sorted(message.fields.items())
-        }
+        items = sorted(message.fields.items())
+        return {key: self.convert_message(each, depth + 1) for key, each in items}
 
     def convert_list_value(self, message: Any, depth: int) -> Any:
         return [self.convert_message(each, depth + 1) for each in message.values]
@@ -136,9 +125,8 @@ class _Converter:
             raise _NotRepresentableError
         cycles, seconds = divmod(message.seconds, _CALENDAR_CYCLE)
         time = _EPOCH + timedelta(seconds=seconds)
-        return (
-            f"{time.year + 400 * cycles:04}-{time:%m-%dT%H:%M:%S}{_format_fraction(message.nanos)}Z"
-        )
+        fraction = _format_fraction(message.nanos)
+        return f"{time.year + 400 * cycles:04}-{time:%m-%dT%H:%M:%S}{fraction}Z"
 
     def convert_duration(self, message: Any, depth: int) -> str:
         seconds, nanos = message.seconds, message.nanos
@@ -151,23 +139,16 @@ class _Converter:
         return ",".join(map(_to_camel_case, message.paths))
 
 
+_WRAPPED = ("Double", "Float", "Bool", "String", "Bytes", "Int64", "UInt64", "Int32", "UInt32")
 _WELL_KNOWN_TYPES: dict[str, Callable[[_Converter, Any, int], Any]] = {
-    f"google.protobuf.{name}": printed
-    for names, printed in (
-        (("Any",), _Converter.convert_any),
-        (("Struct",), _Converter.convert_struct),
-        (("ListValue",), _Converter.convert_list_value),
-        (("Value",), _Converter.convert_struct_value),
-        (("Timestamp",), _Converter.convert_timestamp),
-        (("Duration",), _Converter.convert_duration),
-        (("FieldMask",), _Converter.convert_field_mask),
-        (
-            ("DoubleValue", "FloatValue", "BoolValue", "StringValue", "BytesValue"),
-            _Converter.convert_wrapper,
-        ),
-        (("Int64Value", "UInt64Value", "Int32Value", "UInt32Value"), _Converter.convert_wrapper),
-    )
-    for name in names
+    "google.protobuf.Any": _Converter.convert_any,
+    "google.protobuf.Struct": _Converter.convert_struct,
+    "google.protobuf.ListValue": _Converter.convert_list_value,
+    "google.protobuf.Value": _Converter.convert_struct_value,
+    "google.protobuf.Timestamp": _Converter.convert_timestamp,
+    "google.protobuf.Duration": _Converter.convert_duration,
+    "google.protobuf.FieldMask": _Converter.convert_field_mask,
+    **{f"google.protobuf.{kind}Value": _Converter.convert_wrapper for kind in _WRAPPED},
 }
 
 

@@ -14,24 +14,17 @@ from rich.text import Text
 from meshtrio.util.text import escape_unprintable
 
 _UNLIMITED_WIDTH = 100_000
-STATE_STYLES = {
+_STATE_STYLES = {
     "ready": "green",
-    "starting": "yellow",
-    "pending": "yellow",
-    "backoff": "yellow",
-    "stopping": "yellow",
     "unready": "red",
     "failed": "bold red",
-    "stopped": "dim",
-    "exited": "dim",
+    **dict.fromkeys(("starting", "pending", "backoff", "stopping"), "yellow"),
+    **dict.fromkeys(("stopped", "exited"), "dim"),
 }
-_NUMERIC_COLUMNS = frozenset(
-    ("INSTANCE", "PID", "RESTARTS", "UPTIME", "CALLS/S", "FAILED/S", "MEDIAN", "P99", "IN FLIGHT")
-) | {"CPU %", "MEMORY", "WEIGHT", "PRIORITY"}
-
-
-def is_stdout_terminal() -> bool:
-    return sys.stdout.isatty()
+_NUMERIC_COLUMNS = (
+    *("INSTANCE", "PID", "RESTARTS", "UPTIME", "CALLS/S", "FAILED/S", "MEDIAN", "P99", "IN FLIGHT"),
+    *("CPU %", "MEMORY", "WEIGHT", "PRIORITY"),
+)
 
 
 def make_console(file: TextIO | None = None, *, live: bool = False) -> Console:
@@ -42,7 +35,7 @@ def make_console(file: TextIO | None = None, *, live: bool = False) -> Console:
     """
     return Console(
         file=file or sys.stdout,
-        force_terminal=True if is_stdout_terminal() else None,
+        force_terminal=True if sys.stdout.isatty() else None,
         width=None if live else _UNLIMITED_WIDTH,
         markup=False,
         highlight=False,
@@ -57,12 +50,11 @@ class _StdoutBuffer(StringIO):
 
 
 class _EscapingTable(Table):
-    """A table that shows strings literally, with control characters escaped."""
+    """A table that shows values literally, with control characters escaped."""
 
     def add_row(self, *cells: Any, **options: Any) -> None:
-        super().add_row(
-            *(make_text(each) if isinstance(each, str) else each for each in cells), **options
-        )
+        shown = (each if isinstance(each, Text) else make_text(str(each)) for each in cells)
+        super().add_row(*shown, **options)
 
 
 def make_text(content: str, style: str = "") -> Text:
@@ -82,14 +74,18 @@ def make_table(columns: Iterable[str | Text]) -> Table:
     made = _EscapingTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         title = str(column).rstrip(" ▼▲")
-        made.add_column(
-            column,
-            justify="right" if title in _NUMERIC_COLUMNS else "left",
-            no_wrap=True,
-            overflow="fold",
-        )
+        side: Any = "right" if title in _NUMERIC_COLUMNS else "left"
+        made.add_column(column, justify=side, no_wrap=True, overflow="fold")
     return made
 
 
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Print a table of texts and numbers."""
+    table = make_table(columns)
+    for row in rows:
+        table.add_row(*row)
+    print_renderable(table)
+
+
 def make_state_text(name: str) -> Text:
-    return make_text(name, STATE_STYLES.get(name, ""))
+    return make_text(name, _STATE_STYLES.get(name, ""))

@@ -22,13 +22,13 @@ from meshtrio.cli.check import find_warnings, load_and_check, runtime_dir_option
 from meshtrio.cli.error_report import describe_error
 from meshtrio.cli.serve_log import log_to_descriptor
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
-from meshtrio.errors import UsageError
 from meshtrio.supervisor.process.cleanup import subreaper
 from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
 from meshtrio.supervisor.process.proc.resource_usage import read_own_rss
 from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
+from meshtrio.util.errors import UsageError
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
 from meshtrio.util.signals import stop_signals
 
@@ -146,10 +146,7 @@ async def _serve(config: MeshConfig, reload: bool) -> None:
 async def return_freed_memory(interval: float = 10.0) -> None:
     """Return free memory to the kernel while this process is much larger than it was.
 
-    Args:
-        interval: Seconds between two looks at the resident memory of this process.
-
-    Cancellation: at any time.
+    `interval`: seconds between two looks at the resident memory of this process.
     """
     least = math.inf
     while True:

@@ -1,4 +1,4 @@
-"""The log of `serve`, written to stderr by a thread.
+"""The log of `serve`: its format for the console, and its handler, which writes in a thread.
 
 The reader of the log may be slow, stopped or gone, and the disk may be full. None of that may block
 the mesh, which reads the plugins' output: lines that cannot be written are dropped and counted.
@@ -6,18 +6,24 @@ the mesh, which reads the plugins' output: lines that cannot be written are drop
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import threading
-from collections import deque
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from meshtrio.cli.console_formatter import ConsoleFormatter
 from meshtrio.config import LogConfig, LogFormat
+from meshtrio.supervisor.log_line import ParsedLine
 from meshtrio.telemetry.logs.formatters import JsonFormatter, TraceIdFilter, get_message
+from meshtrio.util.background_writer import BackgroundWriter
 from meshtrio.util.log_level import silence_hpack
+from meshtrio.util.text import escape_unprintable
 
+_MAX_RECORD_LINES = 300
+"""Maximum number of lines printed for one record; one line of JSON may contain thousands."""
+_PLAIN_VALUE = re.compile(r"[^\s\"'={}\[\],\x00-\x1f\x7f-\x9f]+")
 _MAX_QUEUED_RECORDS = 10_000
 _MAX_QUEUED_CHARACTERS = 64 * 1024 * 1024
 """Maximum total length of queued records, each of which may have up to 64 KiB."""
@@ -32,83 +38,53 @@ class BackgroundLogHandler(logging.Handler):
         super().__init__()
         self.setFormatter(formatter)
         self._descriptor = descriptor
-        self._queue: deque[str] = deque()
-        self._queued_characters = 0
-        self._dropped = 0
-        self._stopping = False
         self._line_is_partial = False
         """True if the last write ended within a line."""
-        self._condition = threading.Condition()
-        # It may block in write() for ever: a daemon, and no file object, whose lock it would hold.
-        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
-        self._thread.start()
+        self.rejected = 0
+        """Number of records for which the queue had no room; counted with the handler's lock."""
+        self.lost = 0
+        """Number of records that could not be written; counted by the thread."""
+        self._reported = 0
+        """Number of rejected and lost records that the log mentions."""
+        # No file object, whose lock the thread would hold while it blocks in write().
+        self.writer = BackgroundWriter(
+            self._write_record,
+            name="log",
+            max_size=_MAX_QUEUED_CHARACTERS,
+            max_items=_MAX_QUEUED_RECORDS,
+            max_batch=1,
+        )
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self._format_safely(record)
-        with self._condition:
-            full = (
-                len(self._queue) >= _MAX_QUEUED_RECORDS
-                or self._queued_characters >= _MAX_QUEUED_CHARACTERS
-            )
-            if full or self._stopping:
-                self._dropped += 1
-                return
-            self._queue.append(text)
-            self._queued_characters += len(text)
-            self._condition.notify()
+        try:
+            text = self.format(record)
+        except Exception as exc:  # It must not reach the code that logs.
+            problem = f"cannot format a record: {type(exc).__name__}: {get_message(record)}"
+            text = self.format(_make_record(record.levelno, problem))
+        self.rejected += not self.writer.put(text, len(text))
 
     def drain_and_stop(self) -> None:
         """Write what is queued, within `_CLOSE_TIMEOUT`, and drop all that follows."""
-        with self._condition:
-            self._stopping = True
-            self._condition.notify()
-        self._thread.join(_CLOSE_TIMEOUT)
+        self.writer.put("", 0)  # Reports what was dropped last.
+        self.writer.close(_CLOSE_TIMEOUT)
 
-    def _format_safely(self, record: logging.LogRecord) -> str:
-        """Format a record; an error in its formatting must not reach the code that logs."""
-        try:
-            return self.format(record)
-        except Exception as exc:
-            problem = f"cannot format a record: {type(exc).__name__}: {get_message(record)}"
-            return self.format(_make_record(record.levelno, problem))
-
-    def _take_next(self) -> tuple[str | None, int]:
-        """Return the next text, None at the end, and the number of records dropped before it."""
-        with self._condition:
-            while not self._queue and not self._stopping:
-                self._condition.wait()
-            dropped, self._dropped = self._dropped, 0
-            if not self._queue:
-                return None, dropped
-            text = self._queue.popleft()
-            self._queued_characters -= len(text)
-            return text, dropped
-
-    def _write_all(self) -> None:
-        text: str | None = ""
-        while text is not None:
-            text, dropped = self._take_next()
-            lines = [] if text is None else [text]
-            if dropped:
-                problem = f"dropped {dropped} lines of this log"
-                lines.insert(0, self.format(_make_record(logging.WARNING, problem)))
-            data = "".join(f"{line}\n" for line in lines)
-            if not self._write(data.encode(errors="replace")):
-                with self._condition:
-                    self._dropped += dropped + (text is not None)
-
-    def _write(self, data: bytes) -> bool:
-        """Write `data`. Return False if that fails: the disk is full, or the reader is gone."""
-        rest = b"\n" + data if self._line_is_partial else data
-        whole = len(rest)
+    def _write_record(self, batch: Sequence[str]) -> None:
+        lines = [text for text in batch if text]
+        records, dropped = len(lines), self.rejected + self.lost - self._reported
+        if dropped:
+            problem = f"dropped {dropped} lines of this log"
+            lines.insert(0, self.format(_make_record(logging.WARNING, problem)))
+        data = "".join(f"{line}\n" for line in lines).encode(errors="replace")
+        rest = data = b"\n" + data if self._line_is_partial else data
         try:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
-        except OSError:
-            self._line_is_partial = self._line_is_partial or len(rest) < whole
-            return False
-        self._line_is_partial = False
-        return True
+        except OSError:  # The disk is full, or the reader is gone.
+            self._line_is_partial = self._line_is_partial or len(rest) < len(data)
+            self.lost += records
+        else:
+            self._line_is_partial = False
+            self._reported += dropped
 
 
 def _make_record(level: int, text: str) -> logging.LogRecord:
@@ -129,3 +105,62 @@ def log_to_descriptor(descriptor: int, config: LogConfig) -> Iterator[None]:
     finally:
         logging.getLogger().removeHandler(handler)
         handler.drain_and_stop()
+
+
+# -- console format -------------------------------------------------------------------------
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Prefixes a plugin's output with its name and instance, and the mesh's own log with "mesh"."""
+
+    def __init__(self) -> None:
+        super().__init__("%(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record, with the prefix on each line, so that no text can pass for a record."""
+        known = vars(record)
+        if not record.name.startswith("meshtrio.plugin."):
+            level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+            mark, fields = f"mesh: {level}", None
+        else:
+            mark = escape_unprintable(f"{known['plugin']}/{known['instance']} | ")
+            fields = known["fields"]
+        if fields is None:
+            lines = [escape_unprintable(line) for line in super().format(record).split("\n")]
+        else:
+            parts = {key: known[key] for key in ("logger", "trace_id", "span_id", "fields")}
+            parts["exception"] = record.exc_text or ""
+            lines = format_parsed_line(ParsedLine(get_message(record), record.levelno, **parts))
+        time = f"{self.formatTime(record, self.datefmt)}.{int(record.msecs):03d} "
+        marks = [time, *(" " * len(time) for _ in lines[1:])]
+        return "\n".join(start + mark + line for start, line in zip(marks, lines, strict=True))
+
+
+def format_parsed_line(parsed_line: ParsedLine) -> list[str]:
+    """What a line of JSON says: the message first, then what else there is, then the exception."""
+    first, *others = parsed_line.lines if parsed_line.message else ["", *parsed_line.lines]
+    # One without a message is shown as it is, with all that is in it.
+    rest = [] if first.startswith("{") and first.endswith("}") else [*_format_fields(parsed_line)]
+    lines = [escape_unprintable(line) for line in (" ".join(filter(None, (first, *rest))), *others)]
+    if len(lines) > _MAX_RECORD_LINES:
+        lines[_MAX_RECORD_LINES:] = [f"… ({len(lines) - _MAX_RECORD_LINES} more lines)"]
+    return lines
+
+
+def _format_fields(parsed_line: ParsedLine) -> Iterator[str]:
+    if parsed_line.level != logging.INFO:
+        yield f"[{logging.getLevelName(parsed_line.level).lower()}]"
+    for key, value in (parsed_line.fields or {}).items():
+        yield f"{key}={_format_value(value)}"
+    for key in ("logger", "trace_id", "span_id"):
+        if getattr(parsed_line, key):
+            yield f"{key}={getattr(parsed_line, key)}"
+
+
+def _format_value(value: Any) -> str:
+    if isinstance(value, str) and _PLAIN_VALUE.fullmatch(value):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):
+        return "…"

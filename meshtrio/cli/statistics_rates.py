@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -42,10 +42,8 @@ def compute_rates(before: control.Statistics | None, now: control.Statistics) ->
     """Return the rates of each instance in `now`; unknown for processes not in `before`."""
     earlier = {} if before is None else {_process_key(each): each for each in before.instances}
     seconds = 0.0 if before is None else now.uptime - before.uptime
-    return [
-        _compute_instance_rates(earlier.get(_process_key(each)), each, seconds)
-        for each in now.instances
-    ]
+    pairs = ((earlier.get(_process_key(each)), each) for each in now.instances)
+    return [_compute_instance_rates(old, new, seconds) for old, new in pairs]
 
 
 def _process_key(found: control.InstanceStatistics) -> tuple[str, int, int]:
@@ -69,47 +67,40 @@ def _compute_instance_rates(
 
 def make_rows(before: control.Statistics | None, now: control.Statistics) -> list[StatisticsRow]:
     """Make a row for each instance."""
-    pairs = zip(now.instances, compute_rates(before, now), strict=True)
-    return [_make_row(found, instance_rates) for found, instance_rates in pairs]
-
-
-def _make_row(found: control.InstanceStatistics, instance_rates: Rates) -> StatisticsRow:
-    instance, load = found.instance, found.load
-    return StatisticsRow(
-        name=f"{instance.name}/{instance.instance}",
-        state=instance.state,
-        pid=_get_optional(instance, "pid"),
-        rates=instance_rates,
-        median=_get_optional(load, "median"),
-        p99=_get_optional(load, "p99"),
-        in_flight=load.in_flight if found.HasField("load") else None,
-        resident=_get_optional(found, "resident"),
-        restarts=instance.restarts,
-        uptime=_get_optional(instance, "uptime"),
-    )
+    return [
+        StatisticsRow(
+            name=f"{each.instance.name}/{each.instance.instance}",
+            state=each.instance.state,
+            pid=_get_optional(each.instance, "pid"),
+            rates=rates,
+            median=_get_optional(each.load, "median"),
+            p99=_get_optional(each.load, "p99"),
+            in_flight=each.load.in_flight if each.HasField("load") else None,
+            resident=_get_optional(each, "resident"),
+            restarts=each.instance.restarts,
+            uptime=_get_optional(each.instance, "uptime"),
+        )
+        for each, rates in zip(now.instances, compute_rates(before, now), strict=True)
+    ]
 
 
 def _get_optional(message: Any, name: str) -> Any:
     return getattr(message, name) if message.HasField(name) else None
 
 
-def make_total_row(now: control.Statistics, instances: Iterable[StatisticsRow]) -> StatisticsRow:
+def make_total_row(now: control.Statistics, rows: Sequence[StatisticsRow]) -> StatisticsRow:
     """Make the row of the mesh. Percentiles of instances cannot be merged, and are left out."""
-    found = list(instances)
-    ready = sum(row.state == "ready" for row in found)
+    ready = sum(row.state == "ready" for row in rows)
+    rates = [(row.rates.calls, row.rates.failed, row.rates.cpu) for row in rows]
     return StatisticsRow(
         name="mesh",
-        state=f"{ready}/{len(found)} ready",
+        state=f"{ready}/{len(rows)} ready",
         pid=None,
-        rates=Rates(
-            _sum_known(row.rates.calls for row in found),
-            _sum_known(row.rates.failed for row in found),
-            _sum_known(row.rates.cpu for row in found),
-        ),
+        rates=Rates(*map(_sum_known, zip(*rates, strict=True))),
         median=None,
         p99=None,
-        in_flight=_sum_known(row.in_flight for row in found),
-        resident=_sum_known(row.resident for row in found),
+        in_flight=_sum_known(row.in_flight for row in rows),
+        resident=_sum_known(row.resident for row in rows),
         restarts=now.total.counts.restarts,
         uptime=now.uptime,
     )

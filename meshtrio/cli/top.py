@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,7 +17,7 @@ from meshtrio.cli.mesh_client import open_control_stub, run_async
 from meshtrio.cli.options import json_option, mesh_socket_option
 from meshtrio.cli.statistics_rates import compute_rates
 from meshtrio.cli.stdio import wait_stdout_writable
-from meshtrio.messages import control as messages
+from meshtrio.messages import control
 
 
 @click.command(short_help="Watch calls, latencies, CPU and memory.")
@@ -41,24 +42,21 @@ def top(interval: float, once: bool, as_json: bool, mesh_socket: Path | None) ->
     that ended in the last half second. Plugins that do not serve meshtrio.v1.Load do not report
     calls: '-'.
     """
-    request = messages.WatchStatisticsRequest(interval=interval)
-    watch = partial(_open_statistics, mesh_socket, request)
+    watch = partial(_open_statistics, mesh_socket, interval)
     if as_json:
         run_async(_print_json, watch, once)
-        return
-    from meshtrio.cli import rich_output
-
-    if once or not rich_output.is_stdout_terminal():
+    elif once or not sys.stdout.isatty():
         run_async(_print_once, watch)
-        return
-    from meshtrio.cli.top_screen import run_screen
+    else:
+        from meshtrio.cli.top_screen import run_screen
 
-    run_async(run_screen, watch)
+        run_async(run_screen, watch)
 
 
 @asynccontextmanager
-async def _open_statistics(mesh_socket: Path | None, request: Any) -> AsyncIterator[Any]:
+async def _open_statistics(mesh_socket: Path | None, interval: float) -> AsyncIterator[Any]:
     """Open the stream of reports, for the block."""
+    request = control.WatchStatisticsRequest(interval=interval)
     async with open_control_stub(mesh_socket) as stub, stub.WatchStatistics(request) as reports:
         yield reports
 
@@ -78,10 +76,8 @@ async def _print_json(watch: Any, once: bool) -> None:
     async with watch() as reports:
         async for now in reports:
             if before is not None:
-                document = message_to_dict(now)
-                for instance, its_rates in zip(
-                    document["instances"], compute_rates(before, now), strict=True
-                ):
+                document, rates = message_to_dict(now), compute_rates(before, now)
+                for instance, its_rates in zip(document["instances"], rates, strict=True):
                     instance["rates"] = attrs.asdict(its_rates)
                 await wait_stdout_writable()
                 (print_json if once else print_json_line)(document)

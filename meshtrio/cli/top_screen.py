@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import termios
@@ -24,15 +25,10 @@ from meshtrio.util.concurrency import open_collapsing_nursery
 
 _KEY_HELP = "q quits · s or ← → sort by another column · r reverses the order"
 _KEYS = {
-    b"s": "next",
-    b"S": "previous",
-    b"r": "reverse",
-    b"q": "quit",
-    b"Q": "quit",
-    b"\x1b[C": "next",
-    b"\x1b[D": "previous",
-    b"\x1b[A": "reverse",
-    b"\x1b[B": "reverse",
+    **dict.fromkeys((b"s", b"\x1b[C"), "next"),
+    **dict.fromkeys((b"S", b"\x1b[D"), "previous"),
+    **dict.fromkeys((b"r", b"\x1b[A", b"\x1b[B"), "reverse"),
+    **dict.fromkeys((b"q", b"Q"), "quit"),
 }
 
 
@@ -40,9 +36,8 @@ async def run_screen(watch: Any) -> None:
     """Show reports as they arrive, until q, Ctrl-C or SIGTERM, and restore the terminal."""
     async with watch() as reports:
         now = await anext(reports)
-        with Live(
-            console=rich_output.make_console(live=True), screen=True, auto_refresh=False
-        ) as live:
+        console = rich_output.make_console(live=True)
+        with Live(console=console, screen=True, auto_refresh=False) as live:
             async with open_collapsing_nursery() as nursery:
                 shown = _TopScreen(live, now)
                 nursery.start_soon(shown.show_reports, reports)
@@ -85,9 +80,8 @@ class _TopScreen:
         self.draw()
 
     def draw(self) -> None:
-        table = make_fitting_statistics_table(
-            self._before, self._now, self._order, self._live.console
-        )
+        console = self._live.console
+        table = make_fitting_statistics_table(self._before, self._now, self._order, console)
         self._live.update(Group(table, Text(_KEY_HELP, "dim", no_wrap=True)), refresh=True)
 
     async def show_reports(self, reports: Any) -> None:
@@ -96,15 +90,12 @@ class _TopScreen:
             self.draw()
 
     def handle_key(self, key: str) -> None:
-        match key:
-            case "quit":
-                self.quit_requested.set()
-            case "next":
-                self._order.move_column(1)
-            case "previous":
-                self._order.move_column(-1)
-            case "reverse":
-                self._order.reverse()
+        if key == "quit":
+            self.quit_requested.set()
+        elif key == "reverse":
+            self._order.reverse()
+        else:
+            self._order.move_column(1 if key == "next" else -1)
         self.draw()
 
 
@@ -133,11 +124,7 @@ def _cbreak_mode(descriptor: int) -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def _parse_keys(typed: bytes) -> Iterator[str]:
-    """Yield the actions of the keys. An arrow key sends several bytes, in one of two forms."""
-    rest = typed.replace(b"\x1bO", b"\x1b[")
-    while rest:
-        length = 3 if rest.startswith(b"\x1b[") else 1
-        key, rest = rest[:length], rest[length:]
-        if key in _KEYS:
-            yield _KEYS[key]
+def _parse_keys(typed: bytes) -> list[str]:
+    """Return the actions of the keys. An arrow key sends several bytes, in one of two forms."""
+    keys = re.findall(rb"\x1b\[.|.", typed.replace(b"\x1bO", b"\x1b["), re.DOTALL)
+    return [_KEYS[key] for key in keys if key in _KEYS]

@@ -80,8 +80,8 @@ class SortOrder:
         """Sort the rows, with unknown values last."""
         value = COLUMNS[self.column].value
         known = [row for row in unsorted if value(row) is not None]
-        unknown = [row for row in unsorted if value(row) is None]
-        return sorted(known, key=value, reverse=self.is_largest_first) + unknown
+        known.sort(key=value, reverse=self.is_largest_first)
+        return known + [row for row in unsorted if value(row) is None]
 
 
 def make_statistics_table(
@@ -108,15 +108,16 @@ def make_fitting_statistics_table(
     before: control.Statistics | None, now: control.Statistics, order: SortOrder, console: Console
 ) -> Table:
     """Make a table that fits the console; the column that it is sorted by is never hidden."""
-    most = max(console.size.height - _RESERVED_LINES, 1)
-    without: list[str] = []
-    expendable = [name for name in _HIDEABLE_COLUMNS if name != COLUMNS[order.column].title]
-    while True:
-        table = make_statistics_table(before, now, order, max_rows=most, hidden_columns=without)
-        unbounded = console.options.update(width=_UNBOUNDED_WIDTH)
-        if Measurement.get(console, unbounded, table).maximum <= console.width or not expendable:
-            return table
-        without.append(expendable.pop(0))
+    max_rows = max(console.size.height - _RESERVED_LINES, 1)
+    hideable = [name for name in _HIDEABLE_COLUMNS if name != COLUMNS[order.column].title]
+    unbounded = console.options.update(width=_UNBOUNDED_WIDTH)
+    for count in range(len(hideable) + 1):
+        table = make_statistics_table(
+            before, now, order, max_rows=max_rows, hidden_columns=hideable[:count]
+        )
+        if Measurement.get(console, unbounded, table).maximum <= console.width:
+            break
+    return table
 
 
 def _make_title(column: Column, order: SortOrder) -> Text:

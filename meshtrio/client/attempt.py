@@ -36,7 +36,7 @@ from meshtrio.rpc.method import Message
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import AttemptTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
-from meshtrio.util.trio_check import require_trio
+from meshtrio.util.concurrency import require_trio
 
 _DEADLINE_STATUSES = (purerpc.StatusCode.DEADLINE_EXCEEDED, purerpc.StatusCode.CANCELLED)
 """Statuses with which servers end a call at its deadline, by trailers or by RST_STREAM."""

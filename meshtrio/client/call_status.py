@@ -7,8 +7,8 @@ import math
 import purerpc
 import trio
 
-from meshtrio.errors import unwrap_exception_group
 from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN, CallStatus
+from meshtrio.util.errors import unwrap_exception_group
 
 
 def attempt_status_for(exc: BaseException, deadline: float) -> CallStatus:

@@ -40,8 +40,7 @@ from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.tls import ClientTls
-from meshtrio.util.concurrency import open_collapsing_nursery
-from meshtrio.util.trio_check import require_trio
+from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
 
 T = TypeVar("T")
 

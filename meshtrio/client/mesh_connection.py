@@ -9,12 +9,13 @@ from pathlib import Path
 
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS, NoMeshError, UntrustedMeshError
+from meshtrio.errors import NoMeshError, UntrustedMeshError
 from meshtrio.http2.limits import UNLIMITED
 from meshtrio.runtime_dir.trust import find_mesh_socket, trusted_uids
 from meshtrio.transport.dial import connect_socket
 from meshtrio.transport.unix_connect import WrongServerError
-from meshtrio.util.trio_check import require_trio
+from meshtrio.util.concurrency import require_trio
+from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 
 
 def mesh_socket_endpoint(mesh_socket: Path | str | None = None) -> Endpoint:

@@ -24,9 +24,9 @@ from meshtrio.client.descriptor_pool_builder import (
 )
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.client.raw_reply import make_raw_method
-from meshtrio.errors import UsageError
 from meshtrio.messages import reflection_v1, reflection_v1alpha
 from meshtrio.rpc.method import Method
+from meshtrio.util.errors import UsageError
 from meshtrio.util.protobuf_wire import MalformedProtobufError, iter_fields
 from meshtrio.util.worker_threads import GilYielder, run_computation
 

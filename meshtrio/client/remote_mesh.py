@@ -19,9 +19,8 @@ from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.http2.limits import UNLIMITED
 from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
 from meshtrio.util.tls_config import ClientTlsConfig
-from meshtrio.util.trio_check import require_trio
 
 
 @asynccontextmanager

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from meshtrio.discovery.service_state import ServiceState
-from meshtrio.errors import ConfigError
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
+from meshtrio.util.errors import ConfigError
 
 _log = logging.getLogger("meshtrio.rpc")
 

@@ -28,13 +28,13 @@ from meshtrio.client.interceptors import InterceptorTask, make_client_call
 from meshtrio.client.request_headers import encode_method_headers
 from meshtrio.client.request_stream import RequestStream
 from meshtrio.client.retry.loop import run_attempts
-from meshtrio.errors import unwrap_exception_group
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.status import STATUS_OK, CallStatus
 from meshtrio.rpc.composite_tracer import start_client_call_tracer, start_method_tracer
 from meshtrio.rpc.method import Message, Method
 from meshtrio.rpc.tracer import ClientCallTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
+from meshtrio.util.errors import unwrap_exception_group
 
 T = TypeVar("T")
 

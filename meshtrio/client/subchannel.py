@@ -17,7 +17,6 @@ from meshtrio.discovery.endpoint import (
     REGISTERED_RECONNECT_BACKOFF,
     Endpoint,
 )
-from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.client_connection import ClientConnection
@@ -28,6 +27,7 @@ from meshtrio.transport.dial import dial
 from meshtrio.transport.tls import ClientTls
 from meshtrio.transport.transport import Transport
 from meshtrio.util.address import Address
+from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 
 _log = logging.getLogger("meshtrio.rpc")
 

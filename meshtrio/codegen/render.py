@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
@@ -11,7 +11,6 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from meshtrio.codegen.naming import (
-    MessageClass,
     MessageTypes,
     is_importable,
     make_unique,
@@ -48,23 +47,15 @@ _ADD_METHOD_TEMPLATE = (
     "        )\n"
 )
 
-Comments = Mapping[tuple[int, ...], str]
-"""Leading comments of declarations, by path (see SourceCodeInfo.Location)."""
-
 
 def render_file(file: FileDescriptorProto, types: MessageTypes) -> str:
     """Render the servicers and stubs of a file's services."""
-    comments = {
-        tuple(place.path): place.leading_comments
-        for place in file.source_code_info.location
-        if place.leading_comments
-    }
     writer = _Writer(file, types)
-    parts = []
-    for number, service in enumerate(file.service):
-        path = (_SERVICE_FIELD, number)
-        parts.append(writer.render_servicer(service, comments, path))
-        parts.append(writer.render_stub(service, comments, path))
+    parts = [
+        render(number, service)
+        for number, service in enumerate(file.service)
+        for render in (writer.render_servicer, writer.render_stub)
+    ]
     header = _HEADER_TEMPLATE.format(
         proto=_escape_docstring(file.name),
         imports=writer.render_imports(file.service),
@@ -80,6 +71,13 @@ class _Writer:
         self._names = [python_method_names([m.name for m in s.method]) for s in file.service]
         self._method_name_set = {name for names in self._names for name in names.values()}
         self._aliases: dict[str, str] = {}
+        places = file.source_code_info.location
+        self._comments = {tuple(place.path): place.leading_comments for place in places}
+
+    def _docstring(self, *path: int, after: str = "") -> str:
+        """Render the comment of a service or method (see SourceCodeInfo.Location); "" for none."""
+        indent = " " * (4 if len(path) == 1 else 8)
+        return _render_docstring(self._comments.get((_SERVICE_FIELD, *path), ""), indent, after)
 
     # -- names -------------------------------------------------------------------------------
 
@@ -97,22 +95,14 @@ class _Writer:
             self._aliases[module] = make_unique(module_alias(module), taken)
         return self._aliases[module]
 
-    def _message_classes(self, services: Iterable[ServiceDescriptorProto]) -> list[MessageClass]:
-        names = {
-            name
-            for service in services
-            for method in service.method
-            for name in (method.input_type, method.output_type)
-        }
-        return [self._types.find(name) for name in sorted(names)]
-
     def render_imports(self, services: Sequence[ServiceDescriptorProto]) -> str:
-        classes = self._message_classes(services)
+        methods = [method for service in services for method in service.method]
+        names = {name for m in methods for name in (m.input_type, m.output_type)}
+        classes = [self._types.find(name) for name in sorted(names)]
         importable = {each.module for each in classes if is_importable(each.module)}
         others = {each.module for each in classes} - importable
         lines = [f"import {self.import_clause('importlib')}"] if others else []
-        streams = any(m.client_streaming or m.server_streaming for s in services for m in s.method)
-        if streams:
+        if any(m.client_streaming or m.server_streaming for m in methods):
             lines.append(f"from collections.abc import {self.import_clause('AsyncIterator')}")
         if any(not each.is_plain for each in classes):
             lines.append(f"from typing import {self.import_clause('Any')}")
@@ -128,48 +118,35 @@ class _Writer:
 
     def _annotation(self, name: str) -> str:
         """Render a type annotation; a class that needs `getattr` cannot be one, and becomes Any."""
-        return (
-            self._class_expression(name)
-            if self._types.find(name).is_plain
-            else self.local_name("Any")
-        )
+        is_plain = self._types.find(name).is_plain
+        return self._class_expression(name) if is_plain else self.local_name("Any")
 
     def _full_name(self, service: ServiceDescriptorProto) -> str:
         return f"{self._package}.{service.name}" if self._package else service.name
 
-    def _render_signature(self, method: MethodDescriptorProto, indent: str) -> str:
-        values = [
-            self._class_expression(method.input_type),
-            self._class_expression(method.output_type),
-            f"stream_in={method.client_streaming}",
-            f"stream_out={method.server_streaming}",
-        ]
-        inside = "".join(f"{indent}    {value},\n" for value in values)
-        return f"{self.local_name('stubs')}.signature(\n{inside}{indent})"
+    def _render_signature(self, method: MethodDescriptorProto) -> str:
+        request, reply = map(self._class_expression, (method.input_type, method.output_type))
+        streams = f"stream_in={method.client_streaming}", f"stream_out={method.server_streaming}"
+        inside = "".join(f"{' ' * 16}{value},\n" for value in (request, reply, *streams))
+        return f"{self.local_name('stubs')}.signature(\n{inside}{' ' * 12})"
 
     # -- classes -----------------------------------------------------------------------------
 
-    def render_servicer(
-        self, service: ServiceDescriptorProto, comments: Comments, path: tuple[int, ...]
-    ) -> str:
-        names, stubs = self._names[path[-1]], self.local_name("stubs")
+    def render_servicer(self, number: int, service: ServiceDescriptorProto) -> str:
+        names, stubs = self._names[number], self.local_name("stubs")
         text = f"class {service.name}Servicer({stubs}.Servicer):\n"
-        text += _render_docstring(comments.get(path, ""), "    ", after="\n")
+        text += self._docstring(number, after="\n")
         # The property precedes the methods, one of which may be named `property`.
         text += f"    @property\n    def service(self) -> {stubs}.Service:\n"
         text += f'        service = {stubs}.Service("{self._full_name(service)}")\n'
         for method in service.method:
             text += _ADD_METHOD_TEMPLATE.format(
-                rpc=method.name,
-                name=names[method.name],
-                signature=self._render_signature(method, " " * 12),
+                rpc=method.name, name=names[method.name], signature=self._render_signature(method)
             )
         text += "        return service\n"
-        for number, method in enumerate(service.method):
-            comment = comments.get((*path, _METHOD_FIELD, number), "")
-            text += "\n" + self._render_handler(
-                method, names[method.name], _render_docstring(comment, "        ")
-            )
+        for position, method in enumerate(service.method):
+            docstring = self._docstring(number, _METHOD_FIELD, position)
+            text += "\n" + self._render_handler(method, names[method.name], docstring)
         return text
 
     def _render_handler(self, method: MethodDescriptorProto, name: str, docstring: str) -> str:
@@ -187,26 +164,23 @@ class _Writer:
             f"{docstring}        raise NotImplementedError\n"
         )
 
-    def render_stub(
-        self, service: ServiceDescriptorProto, comments: Comments, path: tuple[int, ...]
-    ) -> str:
-        names, stubs = self._names[path[-1]], self.local_name("stubs")
+    def render_stub(self, number: int, service: ServiceDescriptorProto) -> str:
+        names, stubs = self._names[number], self.local_name("stubs")
         text = f"class {service.name}Stub:\n"
-        text += _render_docstring(comments.get(path, ""), "    ", after="\n")
+        text += self._docstring(number, after="\n")
         text += "    def __init__(self, channel: object) -> None:\n"
         text += f'        client = {stubs}.Client("{self._full_name(service)}", channel)\n'
         text += "        self._client = client\n"
-        for number, method in enumerate(service.method):
-            types = f"{self._annotation(method.input_type)}, {self._annotation(method.output_type)}"
+        for position, method in enumerate(service.method):
             text += _STUB_METHOD_TEMPLATE.format(
                 name=names[method.name],
                 stubs=stubs,
                 kind=_MULTICALLABLE_TYPES[method.client_streaming, method.server_streaming],
-                types=types,
+                types=", ".join(map(self._annotation, (method.input_type, method.output_type))),
                 rpc=method.name,
-                signature=self._render_signature(method, " " * 12),
+                signature=self._render_signature(method),
             )
-            text += _render_docstring(comments.get((*path, _METHOD_FIELD, number), ""), "        ")
+            text += self._docstring(number, _METHOD_FIELD, position)
         return text
 
 
@@ -217,10 +191,9 @@ def _escape_docstring(text: str) -> str:
 
 def _render_docstring(comment: str, indent: str, after: str = "") -> str:
     """Render a comment of the proto file as a docstring, "" if there is none."""
-    lines = [line.strip() for line in comment.strip().splitlines()]
+    lines = [_escape_docstring(line.strip()) for line in comment.strip().splitlines()]
     if not lines:
         return ""
-    lines = [_escape_docstring(line) for line in lines]
     if lines[-1].endswith('"'):
         lines[-1] += " "
     if len(lines) > 1:

@@ -8,15 +8,13 @@ fields, or several plugins, is checked by `validate` methods, which return error
 raising; `MeshConfig` calls all of them and raises one ConfigError.
 
     mesh              MeshConfig, the root: plugins, groups, services, [mesh]
-    plugin, group, containment, service, access, limits, log, telemetry
+    plugin, group, containment, access, telemetry
                       its parts
     topology          membership in groups, and dependencies: the graph, and its errors
     validators        validators of single fields
     port_ranges       conflicts between TCP ports
     toml_reader       `load`: a file to a MeshConfig, by the classes' types and validators
     async_loading     the same in a thread
-    executable_check, privilege_check, elf
-                      whether the kernel would execute a plugin's program
     otlp_endpoint     OpenTelemetry's variables, read and written
     binary_log_filter gRFC A16's filters
 
@@ -37,9 +35,14 @@ from meshtrio.config.access import (
 )
 from meshtrio.config.containment import Containment, Rlimits
 from meshtrio.config.group import GroupConfig, Strategy
-from meshtrio.config.limits import MeshLimits
-from meshtrio.config.log import LogConfig, LogFormat
-from meshtrio.config.mesh import ConfigSource, MeshConfig
+from meshtrio.config.mesh import (
+    ConfigSource,
+    LogConfig,
+    LogFormat,
+    MeshConfig,
+    MeshLimits,
+    StaticServiceConfig,
+)
 from meshtrio.config.plugin import (
     EscalationScope,
     Liveness,
@@ -47,7 +50,6 @@ from meshtrio.config.plugin import (
     PluginConfig,
     RestartPolicy,
 )
-from meshtrio.config.service import StaticServiceConfig
 from meshtrio.config.telemetry import TelemetryConfig
 from meshtrio.config.toml_reader import load
 from meshtrio.util.log_level import LogLevel

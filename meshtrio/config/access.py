@@ -7,7 +7,7 @@ from enum import Enum
 import attrs
 from attrs.validators import ge
 
-from meshtrio.config.service_names import check_service_name
+from meshtrio.config.validators import check_service_name
 from meshtrio.util.address import Address
 from meshtrio.util.tls_config import ServerTlsConfig
 

@@ -9,7 +9,7 @@ import trio
 
 from meshtrio.config.mesh import MeshConfig
 from meshtrio.config.toml_reader import load
-from meshtrio.errors import ConfigError
+from meshtrio.util.errors import ConfigError
 from meshtrio.util.worker_threads import ThreadLimiter
 
 _LOAD_TIMEOUT = 30.0
@@ -18,16 +18,9 @@ _thread_limiter = ThreadLimiter(4)
 
 
 async def load_in_thread(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
-    """Read a mesh's TOML file without blocking the event loop.
+    """Read a mesh's TOML file, as `load`, in a thread, which cancellation abandons.
 
-    Args:
-        path: The file.
-        runtime_dir: Overrides that of the file, now and whenever the file is read again.
-
-    Raises:
-        ConfigError: With every error of the file, or because reading it takes too long.
-
-    Cancellation: Returns at once; the thread is abandoned.
+    Raises ConfigError with every error of the file, or because reading it takes too long.
     """
     read = partial(load, path, runtime_dir=runtime_dir)
     try:

@@ -42,11 +42,7 @@ class BinaryLogFilter:
 
     @classmethod
     def parse(cls, text: str) -> BinaryLogFilter:
-        """Parse a filter; an empty one selects no calls.
-
-        Raises:
-            ValueError: A pattern, which is named, is not one of gRFC A16, or repeats another.
-        """
+        """Parse a filter; an empty one selects no calls. Raises ValueError with the pattern."""
         found = BinaryLogFilter()
         for pattern in text.split(",") if text else ():
             found = found._with_pattern(pattern)

@@ -7,6 +7,9 @@ import re
 import attrs
 from attrs.validators import ge, optional
 
+from meshtrio.config.validators import between
+
+_not_negative = optional(ge(0))
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -15,27 +18,17 @@ def _check_sha256(_: object, __: object, value: str | None) -> None:
         raise ValueError("must be 64 hexadecimal digits in lower case, as sha256sum prints them")
 
 
-def _check_umask(_: object, __: object, value: int | None) -> None:
-    if value is not None and not 0 <= value <= 0o777:
-        raise ValueError("must be between 0o000 and 0o777")
-
-
-def _check_nice(_: object, __: object, value: int | None) -> None:
-    if value is not None and not -20 <= value <= 19:
-        raise ValueError("must be between -20 and 19")
-
-
 @attrs.frozen
 class Rlimits:
     """Resource limits by setrlimit(2), soft and hard, of each process and its children."""
 
-    nofile: int | None = attrs.field(default=None, validator=optional(ge(0)))
+    nofile: int | None = attrs.field(default=None, validator=_not_negative)
     """Maximum number of open file descriptors."""
-    address_space: int | None = attrs.field(default=None, validator=optional(ge(0)))
+    address_space: int | None = attrs.field(default=None, validator=_not_negative)
     """Maximum size of the address space, in bytes."""
-    cpu: int | None = attrs.field(default=None, validator=optional(ge(0)))
+    cpu: int | None = attrs.field(default=None, validator=_not_negative)
     """Seconds of CPU time, after which the process gets SIGXCPU, and SIGKILL a second later."""
-    core: int | None = attrs.field(default=None, validator=optional(ge(0)))
+    core: int | None = attrs.field(default=None, validator=_not_negative)
     """Maximum size of a core file, in bytes."""
 
 
@@ -49,9 +42,9 @@ class Containment:
 
     rlimits: Rlimits = attrs.field(factory=Rlimits)
     """Resource limits of each process."""
-    nice: int | None = attrs.field(default=None, validator=_check_nice)
+    nice: int | None = attrs.field(default=None, validator=between(-20, 19, "-20 and 19"))
     """Nice value, from -20 to 19."""
-    umask: int | None = attrs.field(default=None, validator=_check_umask)
+    umask: int | None = attrs.field(default=None, validator=between(0, 0o777, "0o000 and 0o777"))
     """File mode creation mask, such as `0o077`."""
     user: str | None = None
     """Name or number of the user that its processes run as, with the user's groups, and its `HOME`,

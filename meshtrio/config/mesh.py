@@ -1,25 +1,30 @@
-"""The config of a whole mesh."""
+"""The config of a whole mesh, its limits, its log and its static services."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import attrs
+from attrs.validators import ge
 
 from meshtrio.config import port_ranges
 from meshtrio.config.access import Access, GatewayConfig
 from meshtrio.config.group import GroupConfig
-from meshtrio.config.limits import MeshLimits
-from meshtrio.config.log import LogConfig
 from meshtrio.config.plugin import PluginConfig
-from meshtrio.config.service import StaticServiceConfig
 from meshtrio.config.telemetry import TelemetryConfig
 from meshtrio.config.topology import Topology
-from meshtrio.config.validators import at_least
-from meshtrio.errors import ConfigError
+from meshtrio.config.validators import at_least, check_service_name, parsed_by
+from meshtrio.grpc.service_config import parse_service_config
+from meshtrio.util.address import Address
+from meshtrio.util.errors import ConfigError
+from meshtrio.util.log_level import LogLevel
+from meshtrio.util.tls_config import ClientTlsConfig
 
 _MIN_STARTING = 16
 
@@ -32,13 +37,98 @@ def _to_groups(value: Iterable[GroupConfig]) -> tuple[GroupConfig, ...]:
     return tuple(value)
 
 
+def _to_services(value: Iterable[StaticServiceConfig]) -> tuple[StaticServiceConfig, ...]:
+    return tuple(value)
+
+
 def _default_max_starting() -> int:
     """Return a limit by CPUs: the more processes start at once, the longer each of them takes."""
     return max(_MIN_STARTING, 4 * (os.cpu_count() or 1))
 
 
-def _to_services(value: Iterable[StaticServiceConfig]) -> tuple[StaticServiceConfig, ...]:
-    return tuple(value)
+@attrs.frozen
+class MeshLimits:
+    """Limits on the use of the mesh's own services by one user.
+
+    A user is a user of this machine; on the TCP port a client certificate, or a host without one.
+    The limits apply to the mesh's own user and root too. A call beyond a limit fails with
+    RESOURCE_EXHAUSTED and the name of the limit.
+    """
+
+    max_calls_per_user: int = attrs.field(default=4096, validator=ge(1))
+    """Maximum number of concurrent calls of one user to one service of the mesh itself, such as
+    `meshtrio.v1.Registry`. Most of them are watches: a client program has one for each service that
+    it calls."""
+    max_registrations_per_user: int = attrs.field(default=1024, validator=ge(1))
+    """Maximum number of endpoints that one user has registered, of 256 bytes each on average.
+    Registrations are also limited in rate: to twice this number at once, and 10 per second after
+    that."""
+    max_endpoints_per_service: int = attrs.field(default=1024, validator=ge(1))
+    """Maximum number of endpoints of one service, in addition to the instances of a plugin."""
+
+
+class LogFormat(Enum):
+    """The format of log records."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+@attrs.frozen
+class LogConfig:
+    """The log that `meshtrio serve` writes to stderr.
+
+    A program that embeds a mesh configures logging itself. Cannot be changed by a reload.
+    """
+
+    format: LogFormat = LogFormat.CONSOLE
+    """`console` for text, `json` for one JSON object per line; `--log-format` overrides it."""
+    level: LogLevel = LogLevel.INFO
+    """Minimum level of records; `--log-level` overrides it. The output of a plugin with a
+    `log_level` follows that instead."""
+
+
+def _check_endpoints(_: object, __: object, value: tuple[str, ...]) -> None:
+    for address in value:
+        Address.parse(address)
+
+
+def _check_config(_: object, __: object, value: Mapping[str, Any]) -> None:
+    try:
+        parse_service_config(value)
+    except ConfigError as exc:
+        raise ValueError("; ".join(exc.problems)) from None
+
+
+@attrs.frozen
+class StaticServiceConfig:
+    """A service: endpoints that the mesh does not run, and how it is called.
+
+    Several tables may have the same name, for example for endpoints with different certificates.
+    """
+
+    name: str = attrs.field(validator=parsed_by(check_service_name))
+    """Name that clients connect to; `plugin.<name>` adds endpoints to a plugin's instances."""
+    endpoints: tuple[str, ...] = attrs.field(
+        default=(), converter=tuple, validator=_check_endpoints
+    )
+    """Addresses, each `tcp://host:port` or `unix:/path`."""
+    weight: int = attrs.field(default=1, validator=at_least(1))
+    """Weight of each of these endpoints in load balancing; a plugin's instances have 1."""
+    local: bool | None = None
+    """Whether these endpoints have the same priority as the mesh's own instances; others are called
+    only if none of those is ready. By default true for Unix sockets."""
+    tls: ClientTlsConfig | None = None
+    """TLS settings of connections to these endpoints; plaintext by default."""
+    services: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    """Full names of the gRPC services that these endpoints serve; see `services` of plugins."""
+    config: Mapping[str, Any] = attrs.field(factory=dict, validator=_check_config)
+    """gRPC service config in its JSON form: retries, load balancing and so on."""
+
+    @property
+    def config_json(self) -> str:
+        """The service config as JSON text; "" if there is none."""
+        return json.dumps(self.config, sort_keys=True) if self.config else ""
 
 
 @attrs.frozen
@@ -107,12 +197,9 @@ class MeshConfig:
         problems += [problem for plugin in self.plugins for problem in plugin.validate()]
         problems += self._validate_instances()
         problems += port_ranges.validate_ports(self.plugins, self.telemetry, self.gateway)
-        configs = (table.name for table in self.services if table.config)
-        problems += [
-            f"service: {name!r} has more than one config"
-            for name, count in Counter(configs).items()
-            if count > 1
-        ]
+        configs = Counter(table.name for table in self.services if table.config)
+        twice = (name for name, count in configs.items() if count > 1)
+        problems += [f"service: {name!r} has more than one config" for name in twice]
         if problems:
             raise ConfigError(problems)
 
@@ -120,8 +207,8 @@ class MeshConfig:
         together = sum(plugin.instances for plugin in self.plugins)
         if together <= self.max_instances:
             return []
-        text = "mesh: the plugins have {} instances together, more than max_instances, {}; raise "
-        return [f"{text.format(together, self.max_instances)}that in [mesh] if it is meant"]
+        text = f"the plugins have {together} instances together, more than max_instances, "
+        return [f"mesh: {text}{self.max_instances}; raise that in [mesh] if it is meant"]
 
     def topology(self) -> Topology:
         """Return the graph of plugins and groups."""

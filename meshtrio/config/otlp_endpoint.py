@@ -41,8 +41,7 @@ OtlpHeaders = tuple[tuple[str, str], ...]
 def normalize_headers(fields: Mapping[str, str] | Iterable[tuple[str, str]]) -> OtlpHeaders:
     """Return header fields with names in lower case, as gRPC requires.
 
-    Raises:
-        ValueError: A name or value cannot be sent. The text has no values, which may be secret.
+    Raises ValueError if one cannot be sent. The text has no values, which may be secret.
     """
     found = tuple((name.lower(), value) for name, value in dict(fields).items())
     for name, value in found:
@@ -84,22 +83,18 @@ class OtlpEndpoint:
     @classmethod
     def from_environment(cls) -> OtlpEndpoint:
         """Return the collector that OpenTelemetry's variables set. Raises ValueError."""
-        return attrs.evolve(cls._from_endpoint_variables(), headers=headers_from_environment())
-
-    @classmethod
-    def _from_endpoint_variables(cls) -> OtlpEndpoint:
         protocol = _get_variable("PROTOCOL") or "grpc"
         if protocol == "grpc":
-            return cls._parse_grpc_endpoint(_get_variable("ENDPOINT") or "http://localhost:4317")
-        if protocol != "http/protobuf":
+            found = cls._parse_grpc_endpoint(_get_variable("ENDPOINT") or "http://localhost:4317")
+        elif protocol == "http/protobuf":
+            # The path of each signal is appended to the URL for all signals.
+            base = os.environ.get(OTEL_EXPORTER_OTLP_ENDPOINT) or "http://localhost:4318"
+            url = os.environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)
+            found = cls.parse(url or base.rstrip("/") + _DEFAULT_HTTP_PATH)
+            found = attrs.evolve(found, tls=_tls_from_environment())
+        else:
             raise ValueError(f"unsupported OTLP protocol {protocol!r}; use grpc or http/protobuf")
-        # The path of each signal is appended to the URL for all signals.
-        base = os.environ.get(OTEL_EXPORTER_OTLP_ENDPOINT) or "http://localhost:4318"
-        found = cls.parse(
-            os.environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)
-            or base.rstrip("/") + _DEFAULT_HTTP_PATH
-        )
-        return attrs.evolve(found, tls=_tls_from_environment())
+        return attrs.evolve(found, headers=headers_from_environment())
 
     @classmethod
     def _parse_grpc_endpoint(cls, text: str) -> OtlpEndpoint:
@@ -124,15 +119,18 @@ class OtlpEndpoint:
             variables[OTEL_EXPORTER_OTLP_TRACES_ENDPOINT] = self.url
         elif self.address.startswith("tcp:"):
             scheme = "http" if self.tls is None else "https"
-            variables[OTEL_EXPORTER_OTLP_TRACES_ENDPOINT] = (
-                f"{scheme}://{self.address.removeprefix('tcp:')}"
-            )
+            host_port = self.address.removeprefix("tcp:")
+            variables[OTEL_EXPORTER_OTLP_TRACES_ENDPOINT] = f"{scheme}://{host_port}"
         else:
             # Without a scheme, plaintext has to be requested explicitly.
             variables[OTEL_EXPORTER_OTLP_TRACES_ENDPOINT] = self.address
             variables[f"{_TRACES_PREFIX}INSECURE"] = "true"
         if self.tls is not None:
-            variables |= _tls_environment(self.tls)
+            # OpenTelemetry has no default for the file of the key.
+            paths = (self.tls.ca, self.tls.certificate, self.tls.key or self.tls.certificate)
+            for name, path in zip(_TLS_VARIABLES, paths, strict=True):
+                if path is not None:
+                    variables[_TRACES_PREFIX + name] = str(path.absolute())
         if self.headers:
             fields = (f"{name}={quote(value, safe='')}" for name, value in self.headers)
             variables[OTEL_EXPORTER_OTLP_TRACES_HEADERS] = ",".join(fields)
@@ -156,21 +154,9 @@ def headers_from_environment() -> OtlpHeaders:
 
 
 def _tls_from_environment() -> ClientTlsConfig | None:
-    ca, certificate, key = (
-        Path(path) if (path := _get_variable(name)) else None for name in _TLS_VARIABLES
-    )
-    files = ClientTlsConfig(ca=ca, certificate=certificate, key=key)
-    return None if files == ClientTlsConfig() else files
-
-
-def _tls_environment(files: ClientTlsConfig) -> dict[str, str]:
-    # OpenTelemetry has no default for the file of the key.
-    paths = (files.ca, files.certificate, files.key or files.certificate)
-    return {
-        _TRACES_PREFIX + name: str(path.absolute())
-        for name, path in zip(_TLS_VARIABLES, paths, strict=True)
-        if path is not None
-    }
+    paths = [Path(path) if (path := _get_variable(name)) else None for name in _TLS_VARIABLES]
+    ca, certificate, key = paths
+    return ClientTlsConfig(ca, certificate, key) if any(paths) else None
 
 
 def _get_variable(suffix: str) -> str:

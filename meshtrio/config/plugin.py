@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 import attrs
+from attrs.validators import optional
 
 from meshtrio import contract
 from meshtrio.config.containment import Containment
@@ -16,6 +18,7 @@ from meshtrio.config.telemetry import METRICS_FROM_MESH, check_metrics
 from meshtrio.config.validators import at_least, check_fraction
 from meshtrio.util.address import Address
 from meshtrio.util.backoff import Backoff
+from meshtrio.util.executable_check import Program
 from meshtrio.util.log_level import LogLevel
 from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 
@@ -176,9 +179,7 @@ class PluginConfig:
     min_uptime: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
     """Seconds that a process must run after it became ready for `backoff` to start from its initial
     delay again."""
-    max_restarts: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(at_least(0))
-    )
+    max_restarts: int | None = attrs.field(default=None, validator=optional(at_least(0)))
     """Maximum number of restarts of one instance within `restart_period`; at the next failure the
     plugin gives up. By default there is no limit."""
     restart_period: float = attrs.field(default=60.0, validator=at_least(0, inclusive=False))
@@ -203,16 +204,14 @@ class PluginConfig:
     containment: Containment = attrs.field(factory=Containment)
     """Resource limits and credentials of its processes."""
     max_age: float | None = attrs.field(
-        default=None, validator=attrs.validators.optional(at_least(0, inclusive=False))
+        default=None, validator=optional(at_least(0, inclusive=False))
     )
     """Seconds after which an instance is renewed: a successor is started, and when that is ready
     the instance is stopped."""
     max_age_variance: float = attrs.field(default=0.1, validator=check_fraction)
     """Fraction by which `max_age` varies either way, so that instances that were started together
     are not renewed together."""
-    renew_above: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(at_least(1))
-    )
+    renew_above: int | None = attrs.field(default=None, validator=optional(at_least(1)))
     """Resident memory of the process group, in bytes, above which an instance is renewed."""
     output: OutputConfig = attrs.field(factory=OutputConfig)
     """Handling of the lines that it writes."""
@@ -266,17 +265,9 @@ class PluginConfig:
     def process_spec(self) -> tuple[object, ...]:
         """Return what processes are started with; a change of it requires a restart."""
         return (
-            self.command,
-            dict(self.env),
-            self.cwd,
-            self.listen,
-            self.serve_tls,
-            self.tls,
-            self.stop_timeout,
-            self.inherit_env,
-            self.metrics,
-            self.max_receive_message_length,
-            self.max_send_message_length,
+            *(self.command, dict(self.env), self.cwd, self.inherit_env, self.stop_timeout),
+            *(self.listen, self.serve_tls, self.tls, self.metrics),
+            *(self.max_receive_message_length, self.max_send_message_length),
             attrs.evolve(self.containment, memory=None),
         )
 
@@ -286,6 +277,13 @@ class PluginConfig:
             return None
         base = Address.parse(self.listen)
         return str(attrs.evolve(base, port=base.port + instance + slot * self.instances))
+
+    def program(self) -> Program:
+        """Return the program, with what it is looked up and executed with."""
+        inherits = self.inherit_env is None or "PATH" in self.inherit_env
+        inherited = os.environ.get("PATH", os.defpath) if inherits else os.defpath
+        path, is_other_user = self.env.get("PATH", inherited), self.containment.user is not None
+        return Program(self.argv()[0], str(self.cwd or "."), path, is_other_user)
 
     def argv(self) -> list[str]:
         """Return the command as it is executed."""

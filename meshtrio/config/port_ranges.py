@@ -54,32 +54,30 @@ def validate_ports(
     plugins: Iterable[PluginConfig], telemetry: TelemetryConfig, gateway: GatewayConfig
 ) -> list[str]:
     """Return every error, as "key: reason"."""
-    ranges = [
-        *_mesh_port_ranges(telemetry, gateway),
-        *(p for each in plugins for p in _plugin_port_ranges(each)),
-    ]
+    ranges = list(_port_ranges(plugins, telemetry, gateway))
     found = [
         f"{ports.key}: the instances and their successors take {ports}; the highest is {_MAX_PORT}"
         for ports in ranges
         if ports.last > _MAX_PORT
     ]
-    for one, other in combinations(ranges, 2):
-        if one.overlaps(other):
-            found.append(f"{other.key}: takes {other}, and {one.key} takes {one}")
-    return found
+    return found + [
+        f"{other.key}: takes {other}, and {one.key} takes {one}"
+        for one, other in combinations(ranges, 2)
+        if one.overlaps(other)
+    ]
 
 
-def _mesh_port_ranges(telemetry: TelemetryConfig, gateway: GatewayConfig) -> Iterator[PortRange]:
+def _port_ranges(
+    plugins: Iterable[PluginConfig], telemetry: TelemetryConfig, gateway: GatewayConfig
+) -> Iterator[PortRange]:
     if telemetry.metrics is not None:
         yield PortRange("mesh: telemetry: metrics", parse_host_port(telemetry.metrics))
     if gateway.listen is not None:
         yield PortRange("mesh: gateway: listen", Address.parse(gateway.listen))
-
-
-def _plugin_port_ranges(plugin: PluginConfig) -> Iterator[PortRange]:
-    """Each instance has one port, and its successor another."""
-    count = 2 * plugin.instances
-    if plugin.listen is not None:
-        yield PortRange(f"plugin {plugin.name!r}: listen", Address.parse(plugin.listen), count)
-    if plugin.metrics not in (METRICS_FROM_MESH, METRICS_OFF):
-        yield PortRange(f"plugin {plugin.name!r}: metrics", parse_host_port(plugin.metrics), count)
+    for plugin in plugins:
+        # Each instance has one port, and its successor another.
+        key, count = f"plugin {plugin.name!r}", 2 * plugin.instances
+        if plugin.listen is not None:
+            yield PortRange(f"{key}: listen", Address.parse(plugin.listen), count)
+        if plugin.metrics not in (METRICS_FROM_MESH, METRICS_OFF):
+            yield PortRange(f"{key}: metrics", parse_host_port(plugin.metrics), count)

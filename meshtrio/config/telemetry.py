@@ -14,7 +14,7 @@ from meshtrio.config.otlp_endpoint import (
     headers_from_environment,
     normalize_headers,
 )
-from meshtrio.config.validators import check_fraction
+from meshtrio.config.validators import check_fraction, parsed_by
 from meshtrio.util.address import Address
 from meshtrio.util.tls_config import ClientTlsConfig
 
@@ -33,11 +33,6 @@ def parse_host_port(value: str) -> Address:
     return address
 
 
-def _check_host_port(_: object, __: object, value: str | None) -> None:
-    if value is not None:
-        parse_host_port(value)
-
-
 def check_metrics(_: object, __: object, value: str) -> None:
     """Validate `metrics` of a plugin."""
     if value not in (METRICS_FROM_MESH, METRICS_OFF):
@@ -45,15 +40,6 @@ def check_metrics(_: object, __: object, value: str) -> None:
             parse_host_port(value)
         except ValueError:
             raise ValueError(f"must be mesh, off or host:port, not {value!r}") from None
-
-
-def _check_traces(_: object, __: object, value: str | None) -> None:
-    if value is not None:
-        OtlpEndpoint.parse(value)
-
-
-def _check_headers(_: object, __: object, value: Mapping[str, str]) -> None:
-    normalize_headers(value)
 
 
 def _check_binary_log(_: object, __: object, value: str | None) -> None:
@@ -70,10 +56,10 @@ class TelemetryConfig:
     Cannot be changed by a reload.
     """
 
-    metrics: str | None = attrs.field(default=None, validator=_check_host_port)
+    metrics: str | None = attrs.field(default=None, validator=parsed_by(parse_host_port))
     """`host:port` on which metrics are served for Prometheus, at `/metrics`: those of the mesh, and
     those of the plugins whose `metrics` is `mesh`. `serve --metrics` overrides it."""
-    traces: str | None = attrs.field(default=None, validator=_check_traces)
+    traces: str | None = attrs.field(default=None, validator=parsed_by(OtlpEndpoint.parse))
     """The OpenTelemetry collector that receives spans of calls and of plugins' processes:
     `tcp:host:port` or `unix:/path` for OTLP over gRPC, `http://host:port` for OTLP over HTTP.
     Plugins, those in other languages included, receive it in OpenTelemetry's own variables
@@ -83,7 +69,7 @@ class TelemetryConfig:
     `{}` trusts the system's authorities. `server_name` is not supported, since no variable of
     OpenTelemetry passes it to plugins."""
     traces_headers: Mapping[str, str] = attrs.field(
-        factory=dict, validator=_check_headers, repr=False
+        factory=dict, validator=parsed_by(normalize_headers), repr=False
     )
     """Header fields of export requests, such as an API key. Without any, those of the variable
     OTEL_EXPORTER_OTLP_HEADERS are used, which keeps secrets out of files."""

@@ -13,13 +13,11 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
 
-from meshtrio.config.executable_check import explain_not_executable
 from meshtrio.config.group import GroupConfig
-from meshtrio.config.mesh import ConfigSource, MeshConfig
+from meshtrio.config.mesh import ConfigSource, MeshConfig, StaticServiceConfig
 from meshtrio.config.plugin import PluginConfig
-from meshtrio.config.service import StaticServiceConfig
-from meshtrio.config.topology import Topology
-from meshtrio.errors import ConfigError
+from meshtrio.util.errors import ConfigError
+from meshtrio.util.executable_check import explain_not_executable
 from meshtrio.util.object_reader import (
     DocumentFormat,
     ErrorList,
@@ -27,6 +25,7 @@ from meshtrio.util.object_reader import (
     ObjectReader,
     TooManyErrorsError,
     describe_unknown_key,
+    parse_boolean,
 )
 from meshtrio.util.regular_files import read_regular_file
 from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
@@ -83,8 +82,6 @@ def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
         config = reader.read_mesh(data)
     except TooManyErrorsError:
         raise ConfigError([*reader.errors, f"{path}: there may be more mistakes"]) from None
-    if reader.errors or config is None:
-        raise ConfigError(reader.errors)
     return attrs.evolve(
         config,
         runtime_dir=runtime_dir or config.runtime_dir,
@@ -100,28 +97,22 @@ class _MeshReader:
         self._path = path
         self._directory = path.resolve().parent
 
-    def read_mesh(self, data: dict[str, Any]) -> MeshConfig | None:
-        """Return the config; None if there are errors."""
+    def read_mesh(self, data: dict[str, Any]) -> MeshConfig:
+        """Return the config. Raises ConfigError, or TooManyErrorsError."""
         for key in data.keys() - set(_TOP_LEVEL_TABLES):
             self._add_error(key, describe_unknown_key(key, _TOP_LEVEL_TABLES))
         plugins = self._read_tables(data, "plugin", self._read_plugin)
         groups = self._read_tables(data, "group", partial(self._read_table, GroupConfig))
-        services = self._read_tables(
-            data, "service", partial(self._read_table, StaticServiceConfig)
-        )
+        read_service = partial(self._read_table, StaticServiceConfig)
+        services = self._read_tables(data, "service", read_service)
         reader = self._reader(data.get("mesh", {}), "mesh")
         values = self._read_values(reader, MeshConfig, _NOT_MESH_KEYS)
         if self.errors:
-            return None
-        for problem in Topology(plugins, groups).validate():
-            self.errors.append(f"{self._path}: {problem}")
-        if self.errors:
-            return None
+            raise ConfigError(self.errors)
         try:
             return MeshConfig(plugins, groups, services, **values)
         except ConfigError as exc:
-            self.errors += [f"{self._path}: {problem}" for problem in exc.problems]
-            return None
+            raise ConfigError([f"{self._path}: {p}" for p in exc.problems]) from None
 
     def _reader(self, raw: Any, key_path: str) -> ObjectReader:
         return ObjectReader(raw, f"{self._path}: {key_path}", self.errors, _TOML)
@@ -162,7 +153,7 @@ class _MeshReader:
         if len(self.errors) > before:
             return None
         plugin = PluginConfig(**values)
-        problem = explain_not_executable(plugin)
+        problem = explain_not_executable(plugin.program())
         if problem:
             reader.add_error("command", problem)
         return plugin
@@ -224,7 +215,7 @@ def _convert_plain(target_type: Any, raw: Any) -> Any:
     if target_type in (float, int):
         return _convert_number(target_type, raw)
     if target_type is bool:
-        return _require_bool(raw)
+        return parse_boolean(raw)
     if target_type is str:
         return _require_type(raw, str, "text in quotes")
     if get_origin(target_type) is tuple:
@@ -277,12 +268,6 @@ def _display(raw: Any) -> str:
 
 def _type_name(raw: Any) -> str:
     return _TYPE_NAMES.get(type(raw), "a date or time")
-
-
-def _require_bool(raw: Any) -> bool:
-    if not isinstance(raw, bool):
-        raise MismatchError("must be true or false")
-    return raw
 
 
 def _require_type(raw: Any, kind: Any, expected: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from meshtrio.config.group import GroupConfig
@@ -45,31 +45,22 @@ class Topology:
             name: frozenset(
                 plugin
                 for above in self.group_path(name)
-                for dependency in self._depends_on(above)
+                for dependency in (self._groups.get(above) or self._plugins[above]).depends_on
                 for plugin in self.plugins_in(dependency)
             )
             for name in self._plugins
         }
 
-    def _depends_on(self, name: str) -> tuple[str, ...]:
-        found = self._groups.get(name) or self._plugins[name]
-        return found.depends_on
-
     # -- validation --------------------------------------------------------------------------
 
     def validate(self) -> list[str]:
         """Return every error, as "key: reason"."""
-        found = [f"group {name!r}: a plugin has this name too" for name in self._ambiguous_names()]
+        both = (name for name in self._groups if name in self._plugins)
+        found = [f"group {name!r}: a plugin has this name too" for name in both]
         found += self._member_errors()
         found += self._unknown_dependency_errors()
-        if not found:
-            found += self._nesting_errors()
-        if not found:
-            found += self._cycle_errors()
-        return found
-
-    def _ambiguous_names(self) -> Iterator[str]:
-        return (name for name in self._groups if name in self._plugins)
+        # Each check requires that those before it have found nothing.
+        return found or self._nesting_errors() or self._cycle_errors()
 
     def _member_errors(self) -> Iterator[str]:
         seen: dict[str, str] = {}
@@ -90,24 +81,19 @@ class Topology:
                         location = f"{kind} {name!r}: depends_on"
                         yield f"{location}: {dependency!r} is neither a plugin nor a group"
 
-    def _nesting_errors(self) -> Iterator[str]:
-        edges = {
+    def _nesting_errors(self) -> list[str]:
+        nested = {
             name: frozenset(member for member in group.members if member in self._groups)
             for name, group in self._groups.items()
         }
-        cycle = _find_cycle(edges)
-        if cycle:
-            yield f"group {cycle[0]!r}: members: a group is inside itself: {_format_cycle(cycle)}"
+        cycle = _find_cycle(nested)
+        text = "members: a group is inside itself"
+        return [f"group {cycle[0]!r}: {text}: {' → '.join(cycle)}"] if cycle else []
 
-    def _cycle_errors(self) -> Iterator[str]:
+    def _cycle_errors(self) -> list[str]:
         cycle = _find_cycle(self.dependencies())
-        if cycle:
-            path = _format_cycle(cycle)
-            yield f"plugin {cycle[0]!r}: depends_on: each waits for the next: {path}"
-
-
-def _format_cycle(cycle: Iterable[str]) -> str:
-    return " → ".join(cycle)
+        text = "depends_on: each waits for the next"
+        return [f"plugin {cycle[0]!r}: {text}: {' → '.join(cycle)}"] if cycle else []
 
 
 def _find_cycle(edges: Dependencies) -> list[str]:

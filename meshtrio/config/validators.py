@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
+
+_SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,255}")
 
 
 def at_least(minimum: float, *, inclusive: bool = True) -> Any:
@@ -16,7 +20,30 @@ def at_least(minimum: float, *, inclusive: bool = True) -> Any:
     return check
 
 
-def check_fraction(_: object, __: object, value: float) -> None:
-    """Validate a number from 0 to 1."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"must be between 0 and 1, not {value}")
+def between(low: int, high: int, text: str) -> Any:
+    """Return a validator for numbers from `low` to `high`, which `text` describes; or None."""
+
+    def check(_: object, __: object, value: float | None) -> None:
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"must be between {text}, not {value}")
+
+    return check
+
+
+check_fraction = between(0, 1, "0 and 1")
+
+
+def parsed_by(parse: Callable[[Any], object]) -> Any:
+    """Return a validator for values for which `parse` raises no ValueError; or None."""
+
+    def check(_: object, __: object, value: Any) -> None:
+        if value is not None:
+            parse(value)
+
+    return check
+
+
+def check_service_name(name: str) -> None:
+    """Raise ValueError if a text is not the name of a service."""
+    if not _SERVICE_NAME.fullmatch(name):
+        raise ValueError(f"{name[:80]!r} is not the name of a service, as in plugin.echo")

@@ -14,7 +14,6 @@ import trio
 
 from meshtrio.config import GatewayConfig, GatewaySecurity
 from meshtrio.discovery.registry import Registry
-from meshtrio.errors import ConfigError, UsageError
 from meshtrio.gateway.configured_services import ConfiguredServices
 from meshtrio.gateway.mesh_socket import serve_mesh_socket
 from meshtrio.gateway.proxied_health import ProxiedHealth
@@ -38,6 +37,7 @@ from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
 from meshtrio.transport.listener import tcp_listener
 from meshtrio.transport.tls import make_server_ssl_context
 from meshtrio.util.concurrency import background_service, collapse_group
+from meshtrio.util.errors import ConfigError, UsageError
 
 _log = logging.getLogger("meshtrio.mesh")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import trio
 
-from meshtrio.errors import MeshtrioError
 from meshtrio.rpc.server import Server
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir
 from meshtrio.transport.listener import unix_listener
 from meshtrio.util.concurrency import background_service, sleep_until_tick
+from meshtrio.util.errors import MeshtrioError
 from meshtrio.util.log_once import ReasonChangeLogger
 
 _log = logging.getLogger("meshtrio.mesh")

@@ -36,7 +36,7 @@ from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.rejection import encode_server_status
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.telemetry.metrics.call_recorder import CallRecorder
-from meshtrio.util.identity_cache import IdentityCache
+from meshtrio.util.caches import IdentityCache
 
 _MAX_REPLAY_SIZE = 256 * 1024
 """Maximum bytes of a request that are buffered for a retry; a longer request is committed."""

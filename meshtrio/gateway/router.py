@@ -22,8 +22,8 @@ from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.rpc.stream import Stream
 from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
+from meshtrio.util.caches import IdentityCache
 from meshtrio.util.concurrency import sleep_until_tick
-from meshtrio.util.identity_cache import IdentityCache
 
 _OWN_SERVICES_PREFIX = "meshtrio."
 _ORPHAN_CHECK_INTERVAL = 30.0

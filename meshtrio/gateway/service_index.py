@@ -23,7 +23,7 @@ from meshtrio.client.reflection import (
 from meshtrio.discovery.registry import Registry
 from meshtrio.discovery.service_state import ServiceState
 from meshtrio.services.reflection_files import ReflectionSource
-from meshtrio.util.bounded_cache import BoundedCache
+from meshtrio.util.caches import BoundedCache
 
 _log = logging.getLogger("meshtrio.gateway")
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import attrs
 
-from meshtrio.errors import ConfigError
 from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection, SuccessRate
 from meshtrio.grpc.retry_policy import (
     HedgingPolicy,
@@ -28,7 +27,10 @@ from meshtrio.grpc.retry_policy import (
 )
 from meshtrio.grpc.status import StatusCode
 from meshtrio.util.backoff import Backoff
-from meshtrio.util.json_reader import (
+from meshtrio.util.errors import ConfigError
+from meshtrio.util.object_reader import (
+    MismatchError,
+    ObjectReader,
     integer_parser,
     number_parser,
     parse_boolean,
@@ -36,7 +38,6 @@ from meshtrio.util.json_reader import (
     parse_fraction,
     parse_string,
 )
-from meshtrio.util.object_reader import MismatchError, ObjectReader
 
 _BACKOFF_JITTER = 0.2
 """Fraction by which the delays between retries vary (gRFC A6): 0.8 to 1.2 of their length."""

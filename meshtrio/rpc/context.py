@@ -6,13 +6,14 @@ import datetime
 import math
 from contextvars import ContextVar
 
-from meshtrio.errors import ConnectionLostError, UsageError
+from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.compression import IDENTITY
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.stream import Stream
 from meshtrio.transport.peer import Peer
+from meshtrio.util.errors import UsageError
 
 PROPAGATED_KEYS = frozenset(
     {"traceparent", "tracestate", "baggage", "grpc-trace-bin", "grpc-tags-bin"}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import attrs
 import purerpc
 
-from meshtrio.errors import UsageError
 from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE, UNLIMITED, Limits
+from meshtrio.util.errors import UsageError
 
 if TYPE_CHECKING:  # Servers, and so plugins, start without the parser of service configs.
     from meshtrio.grpc.service_config import MethodConfig

@@ -18,9 +18,9 @@ from typing import Any
 import purerpc
 from purerpc.wrappers import ClientStub
 
-from meshtrio.errors import UsageError
 from meshtrio.rpc.method import Handler, MetadataLike, Method, StubChannel
 from meshtrio.rpc.server_load import LoadRecorder
+from meshtrio.util.errors import UsageError
 
 
 def _method_from_signature(service: str, name: str, signature: Any) -> Method:

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import purerpc
 import trio
 
-from meshtrio.errors import unwrap_exception_group
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.header_builder import (
     DEFAULT_RESPONSE_HEADERS,
@@ -35,6 +34,7 @@ from meshtrio.rpc.stream import SERVER_STOPPED_MESSAGE, Stream
 from meshtrio.rpc.tracer import ServerCallTracer, ServerTracer
 from meshtrio.rpc.tracer_dispatch import log_tracer_error
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
+from meshtrio.util.errors import unwrap_exception_group
 
 _log = logging.getLogger("meshtrio.rpc")
 

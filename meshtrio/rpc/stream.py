@@ -12,7 +12,6 @@ from time import perf_counter
 import purerpc
 import trio
 
-from meshtrio.errors import UsageError
 from meshtrio.grpc.compression import (
     ENCODINGS,
     IDENTITY,
@@ -36,7 +35,8 @@ from meshtrio.rpc.receive_buffer import CompressedMessage, ReceiveBuffer
 from meshtrio.rpc.stream_transport import StreamTransport
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 from meshtrio.transport.peer import Peer
-from meshtrio.util.single_waiter import SingleWaiter
+from meshtrio.util.concurrency import SingleWaiter
+from meshtrio.util.errors import UsageError
 
 _MIN_SEPARATE_PREFIX_SIZE = 32 * 1024
 """Size of a message, in bytes, from which copying it costs more than another frame."""

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from meshtrio import contract
-from meshtrio.errors import ConfigError
 from meshtrio.runtime_dir import lock_file
 from meshtrio.runtime_dir.directory import allow_traversal, mesh_socket_path
 from meshtrio.util import directories
+from meshtrio.util.errors import ConfigError
 from meshtrio.util.text import replace_surrogates
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.contract import MAX_SOCKET_PATH_LENGTH
-from meshtrio.errors import ConfigError
 from meshtrio.runtime_dir import lock_file
 from meshtrio.util import directories
+from meshtrio.util.errors import ConfigError
 from meshtrio.util.text import replace_surrogates
 from meshtrio.util.users import resolve_ids, resolve_uid
 

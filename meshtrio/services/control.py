@@ -18,7 +18,7 @@ import trio
 from meshtrio.config import ConfigSource, LogLevel, MeshConfig
 from meshtrio.config.async_loading import load_in_thread
 from meshtrio.discovery.registry import Registry
-from meshtrio.errors import ConfigError, PluginFailedError, UnknownNameError, UsageError
+from meshtrio.errors import PluginFailedError
 from meshtrio.messages import control
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
@@ -37,6 +37,7 @@ from meshtrio.supervisor.process.proc.resource_usage import (
 )
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.transport.peer import Peer
+from meshtrio.util.errors import ConfigError, UnknownNameError, UsageError
 from meshtrio.util.text import replace_surrogates
 
 # The methods have their names from the proto.

@@ -6,9 +6,9 @@ from typing import Any
 
 import purerpc
 
-from meshtrio.errors import UsageError
 from meshtrio.messages import logging as messages
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
+from meshtrio.util.errors import UsageError
 from meshtrio.util.log_level import ProcessLogLevel
 
 # The methods have their names from the proto.

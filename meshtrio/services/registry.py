@@ -11,7 +11,7 @@ import attrs
 import purerpc
 
 from meshtrio.config import MeshConfig, StaticServiceConfig
-from meshtrio.config.service_names import check_service_name
+from meshtrio.config.validators import check_service_name
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.registry import Registry, UnknownServiceError
@@ -28,7 +28,7 @@ from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.services.reader_throttle import ReaderThrottle
 from meshtrio.services.registrations import Registrations, check_lengths
 from meshtrio.transport.peer import Peer
-from meshtrio.util.bounded_cache import BoundedCache
+from meshtrio.util.caches import BoundedCache
 from meshtrio.util.text import replace_surrogates
 
 _DESCRIPTOR = messages.DESCRIPTOR.services_by_name["Registry"]

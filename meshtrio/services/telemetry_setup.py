@@ -11,13 +11,13 @@ import trio
 
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.discovery.memory_registry import MemoryRegistry
-from meshtrio.errors import UsageError
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.mesh_metrics import MeshMetrics
 from meshtrio.telemetry.optional_dependencies import check_extras
 from meshtrio.telemetry.setup import Telemetry
 from meshtrio.util.concurrency import background_service
+from meshtrio.util.errors import UsageError
 
 _log = logging.getLogger("meshtrio.mesh")
 

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from meshtrio.config import MeshConfig, PluginConfig
-from meshtrio.errors import PluginFailedError, UnknownNameError, UsageError
+from meshtrio.errors import PluginFailedError
 from meshtrio.runtime_dir import directory
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.policy.plan import find_unready_dependencies
@@ -25,6 +25,7 @@ from meshtrio.supervisor.process.output.output_lines import OutputLine
 from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.errors import UnknownNameError, UsageError
 from meshtrio.util.log_level import LogLevel
 
 

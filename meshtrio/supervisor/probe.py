@@ -15,7 +15,7 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS, CallRefusedError, ConnectionLostError
+from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.messages import health
 from meshtrio.rpc.one_shot_call import ClosedWithoutResponseError, OneShotCall, PeerOverloadedError
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
@@ -24,6 +24,7 @@ from meshtrio.supervisor.process.proc.activity import read_thread_cpu_wait
 from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.transport.unix_connect import WrongServerError
+from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 
 _HEALTH_CHECK = OneShotCall(
     method_from_descriptor(health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]),

@@ -20,7 +20,7 @@ import trio
 from meshtrio.config import MeshConfig, StaticServiceConfig
 from meshtrio.discovery import static
 from meshtrio.discovery.registry import Registry
-from meshtrio.errors import MeshFailedError, UsageError
+from meshtrio.errors import MeshFailedError
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
@@ -49,6 +49,7 @@ from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics
 from meshtrio.supervisor.subscribers import Subscribers
 from meshtrio.supervisor.system_effects import make_system_effects
 from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.errors import UsageError
 
 _log = logging.getLogger("meshtrio.mesh")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from meshtrio.config import TelemetryConfig
-from meshtrio.errors import ConfigError, UsageError
+from meshtrio.util.errors import ConfigError, UsageError
 
 _EXTRAS = {
     "metrics": ("prometheus_client", "h11"),

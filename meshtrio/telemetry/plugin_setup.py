@@ -21,12 +21,12 @@ from meshtrio.contract import (
     PLUGIN_METRICS_EXPERIMENTAL,
     PLUGIN_NAME,
 )
-from meshtrio.errors import UsageError
 from meshtrio.runtime_dir.trust import find_mesh_socket
 from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.optional_dependencies import require_extra
 from meshtrio.telemetry.setup import Telemetry
+from meshtrio.util.errors import UsageError
 from meshtrio.util.worker_threads import GilYielder, run_computation
 
 _log = logging.getLogger("meshtrio.telemetry")

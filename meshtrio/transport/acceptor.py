@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import trio
 
-from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 
 _log = logging.getLogger("meshtrio.rpc")
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from meshtrio.contract import MAX_SOCKET_PATH_LENGTH
-from meshtrio.errors import UsageError
 from meshtrio.util.address import Address
+from meshtrio.util.errors import UsageError
 
 _BACKLOG = 1024
 

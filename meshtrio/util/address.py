@@ -20,10 +20,7 @@ class Address:
     def parse(cls, text: str) -> Address:
         """Parse `unix:/path`, `unix:///path`, `tcp:host:port` or `tcp://host:port`.
 
-        An IPv6 address has to be in brackets.
-
-        Raises:
-            ValueError: The text has none of these forms.
+        An IPv6 address has to be in brackets. Raises ValueError.
         """
         kind, _, rest = text.partition(":")
         rest = rest.removeprefix("//")

@@ -30,20 +30,11 @@ class BackgroundWriter(Generic[T]):
         max_batch: int | None = None,
         write_interval: float = 0.0,
     ) -> None:
-        """Start the thread.
+        """Start the thread. Raises RuntimeError if that is impossible.
 
-        Args:
-            write: Called in the thread with each batch. What it raises is logged, and the batch is
-                lost.
-            name: The name of the thread.
-            max_size: Maximum total of the sizes of all items that are queued or being written.
-            max_items: Maximum number of these items; None for no limit.
-            max_batch: Maximum number of items in a batch; None for no limit.
-            write_interval: Seconds between a write and the next one. A longer interval makes
-                batches larger and takes the GIL from producers less often. Closing ends it.
-
-        Raises:
-            RuntimeError: No thread can be started.
+        What `write` raises is logged, and the batch is lost. `max_size` and `max_items` limit the
+        items that are queued or being written. A longer `write_interval`, in seconds between two
+        writes, makes batches larger and takes the GIL from producers less often; closing ends it.
         """
         self._write = write
         self._max_size, self._max_items, self._max_batch = max_size, max_items, max_batch
@@ -82,10 +73,10 @@ class BackgroundWriter(Generic[T]):
             return True
 
     def close(self, timeout: float) -> int:
-        """Accept no more items and wait until all that are queued have been written.
+        """Accept no more items; block until all have been written, or `timeout` seconds.
 
-        Blocks, for at most `timeout` seconds. Returns the number of items not written by then; the
-        thread goes on with them if the write that it waits for returns. A second call waits again.
+        Returns the number of items not written by then; the thread goes on with them if the write
+        that it waits for returns. A second call waits again.
         """
         with self._condition:
             self._closing.set()

@@ -26,12 +26,7 @@ class Backoff:
     """Fraction by which a delay is varied up or down; 0 to 1."""
 
     def delay(self, failures: int, rng: Random) -> float:
-        """Return the delay in seconds after a failure.
-
-        Args:
-            failures: Number of consecutive failures, 1 for the first.
-            rng: The source of the jitter.
-        """
+        """Return the delay in seconds after the last of a number of consecutive failures."""
         # A float overflows long before a plugin reaches its maximum number of restarts.
         exponent = min(max(failures - 1, 0), 64)
         base = min(self.initial * self.multiplier**exponent, self.maximum)

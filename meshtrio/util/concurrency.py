@@ -1,8 +1,9 @@
-"""Nursery patterns, exception groups and aligned sleeps, on top of trio."""
+"""Nursery patterns, exception groups, waiting and aligned sleeps, on top of trio."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context
@@ -10,7 +11,7 @@ from typing import Any
 
 import trio
 
-from meshtrio.errors import unwrap_exception_group
+from meshtrio.util.errors import UsageError, unwrap_exception_group
 
 
 def collapse_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -19,8 +20,8 @@ def collapse_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
     A Cancelled in addition to an error is dropped: a scope that is still cancelled raises it again
     at the next checkpoint, while `except` clauses for the error do not match a group.
     """
-    _, errors = group.split(trio.Cancelled)
-    return group if errors is None else unwrap_exception_group(errors)
+    _, error = split_cancelled(group)
+    return group if error is None else error
 
 
 def split_cancelled(
@@ -83,9 +84,37 @@ async def open_collapsing_nursery() -> AsyncIterator[trio.Nursery]:
         raise exc from exc.__cause__
 
 
-class _StartStatus(trio.TaskStatus[Any]):
-    """The task status of a service; see `background_service`."""
+class SingleWaiter:
+    """The cheapest way for one task to wait for another one in trio.
 
+    `wake` does nothing if no task waits, and is not remembered. So the waiting task must check its
+    condition, and the other task change it, without a checkpoint before `wait` and `wake`.
+    """
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+
+    async def wait(self) -> None:
+        """Wait for `wake`. Raises BusyResourceError if another task is waiting."""
+        if self._task is not None:
+            raise trio.BusyResourceError("another task is using this side of the call already")
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _abort(self, raise_cancel: Any) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def wake(self) -> None:
+        task = self._task
+        if task is not None:
+            self._task = None
+            trio.lowlevel.reschedule(task)
+
+
+class _StartStatus(trio.TaskStatus[Any]):
     def __init__(self) -> None:
         self.reported_event = trio.Event()
         self.value: Any = None
@@ -99,19 +128,11 @@ class _StartStatus(trio.TaskStatus[Any]):
 async def background_service(
     service: Callable[..., Awaitable[Any]], *args: Any
 ) -> AsyncIterator[Any]:
-    """Run `service(*args, task_status=...)` during the block.
+    """Run `service(*args, task_status=...)` during the block; yield the value it starts with.
 
     The service is shielded from cancellation of the block and is cancelled when the block has
-    finished, so that the block can use it during its own clean-up.
-
-    Yields:
-        The value that the service passes to `task_status.started`.
-
-    Raises:
-        RuntimeError: The service returned without calling `task_status.started`.
-
-    Cancellation: While the service starts, cancellation cancels it. `nursery.start` cannot do that
-        if the service shields itself before it has started (trio#2895).
+    finished, so that the block can use it during its own clean-up. While it starts, cancellation
+    cancels it, which `nursery.start` cannot do if it shields itself before that (trio#2895).
     """
     scope, start = trio.CancelScope(shield=True), _StartStatus()
 
@@ -128,3 +149,28 @@ async def background_service(
             yield start.value
         finally:
             scope.cancel()
+
+
+def require_trio(what: str) -> None:
+    """Raise UsageError if `what` is called outside of trio, such as in an asyncio program.
+
+    Otherwise the first await would fail with an obscure error.
+    """
+    if not trio.lowlevel.in_trio_run():
+        where = "from asyncio" if is_in_asyncio() else "from outside of trio.run"
+        raise UsageError(
+            f"meshtrio runs on trio: {what} was called {where}. Run the program with "
+            "trio.run(main), or this part of it in a thread of its own that calls trio.run"
+        )
+
+
+def is_in_asyncio() -> bool:
+    """Whether this thread runs an asyncio event loop."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -32,8 +32,8 @@ class DescriptorLimit:
     def raise_to_hard_limit(self) -> int:
         """Raise the soft limit to the hard limit minus one, and return the soft limit.
 
-        Minus one, so that a child that has raised its own limit differs from one that has not. A
-        higher limit is left unchanged.
+        Minus one, so that a child that has raised its own limit differs from one that has not. It
+        is raised to `max_soft_limit` at most; a higher limit is left unchanged.
         """
         soft, hard = resource.getrlimit(_NOFILE)
         wanted = min(hard - 1, self._max_soft_limit)

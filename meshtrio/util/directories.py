@@ -17,12 +17,7 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def open_directory(path: Path | str, dir_fd: int | None = None) -> int:
-    """Open a directory and return the descriptor.
-
-    Raises:
-        NotADirectoryError: It is something else, such as a symbolic link to a directory.
-        OSError: It cannot be opened.
-    """
+    """Open a directory and return the descriptor. Raises OSError, also for a symbolic link."""
     return os.open(path, _OPEN_FLAGS, dir_fd=dir_fd)
 
 
@@ -37,13 +32,7 @@ def directory_opened(path: Path | str, dir_fd: int | None = None) -> Iterator[in
 
 
 def get_file_type(name: str, directory_fd: int) -> int | None:
-    """Return the type of a file as in `stat.S_IFMT`; None if it does not exist.
-
-    Symbolic links are not followed.
-
-    Raises:
-        OSError: Its type cannot be read.
-    """
+    """Return the type of a file (`stat.S_IFMT`), or of a symbolic link; None if there is none."""
     try:
         return stat.S_IFMT(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode)
     except FileNotFoundError:
@@ -51,13 +40,7 @@ def get_file_type(name: str, directory_fd: int) -> int | None:
 
 
 def remove_socket(name: str, directory_fd: int, *, include_symlinks: bool = False) -> None:
-    """Remove a file if it is a socket. Errors are ignored.
-
-    Args:
-        name: The name of the file, without a directory.
-        directory_fd: The descriptor of its directory.
-        include_symlinks: Whether a symbolic link of that name is removed as well.
-    """
+    """Remove a file if it is a socket, or maybe a symbolic link. Errors are ignored."""
     kinds = (stat.S_IFSOCK, stat.S_IFLNK) if include_symlinks else (stat.S_IFSOCK,)
     with contextlib.suppress(OSError):
         if get_file_type(name, directory_fd) in kinds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from enum import Enum
 
-from meshtrio.errors import UsageError
+from meshtrio.util.errors import UsageError
 
 
 class LogLevel(Enum):
@@ -23,11 +23,7 @@ class LogLevel(Enum):
 
     @classmethod
     def parse(cls, name: str | LogLevel) -> LogLevel:
-        """Parse the name of a level.
-
-        Raises:
-            UsageError: There is no such level; the message lists the names.
-        """
+        """Parse the name of a level. Raises UsageError, which lists the names."""
         try:
             return cls(name)
         except ValueError:
@@ -47,11 +43,7 @@ class ProcessLogLevel:
         return logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
 
     def set(self, name: str) -> None:
-        """Set the level by its name; "" restores the level that the program has set itself.
-
-        Raises:
-            UsageError: There is no such level.
-        """
+        """Set the level by its name; "" restores that of the program itself. Raises UsageError."""
         number = LogLevel.parse(name).number if name else self._initial
         logging.getLogger().setLevel(number)
         silence_hpack()

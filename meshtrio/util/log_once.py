@@ -7,16 +7,13 @@ from collections.abc import Hashable
 
 
 class OncePerReasonLogger:
-    """Logs the first message for each reason, and nothing after `max_reasons` of them.
+    """Logs the first warning for each reason, and nothing after `max_reasons` of them.
 
     The limit bounds memory and log if reasons come from a peer.
     """
 
-    def __init__(
-        self, logger: logging.Logger, *, level: int = logging.WARNING, max_reasons: int = 1000
-    ) -> None:
+    def __init__(self, logger: logging.Logger, *, max_reasons: int = 1000) -> None:
         self._logger = logger
-        self._level = level
         self._max_reasons = max_reasons
         self._logged: set[Hashable] = set()
 
@@ -25,7 +22,7 @@ class OncePerReasonLogger:
         if reason in self._logged or len(self._logged) >= self._max_reasons:
             return False
         self._logged.add(reason)
-        self._logger.log(self._level, message, *args)
+        self._logger.warning(message, *args)
         return True
 
 

@@ -8,12 +8,15 @@ read, `reject_unknown_keys` reports the others.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import attrs
 
 T = TypeVar("T")
+_DURATION = re.compile(r"(\d+(\.\d{0,9})?|\.\d{1,9})s")
+
 ValueParser = Callable[[Any], T]
 """Converts a value. Raises ValueError, or MismatchError if the value is to be shown with it."""
 
@@ -61,14 +64,7 @@ class ObjectReader:
     def __init__(
         self, raw: Any, path: str, errors: list[str], syntax: DocumentFormat = JSON
     ) -> None:
-        """Report an error if the value is not an object, and read it as an empty one.
-
-        Args:
-            raw: The parsed value.
-            path: Where it is in the document.
-            errors: Receives the errors, each as "path: reason".
-            syntax: The document's format.
-        """
+        """Report an error if the value is not an object, and read it as an empty one."""
         self._path = path
         self._errors = errors
         self._syntax = syntax
@@ -151,7 +147,73 @@ def describe_unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def parse_list(raw: Any) -> list[Any]:
-    """Return a list as it is."""
     if not isinstance(raw, list):
         raise MismatchError("must be a list")
     return raw
+
+
+# -- parsers of JSON values, in the JSON form of protobuf --
+
+
+def parse_string(raw: Any) -> str:
+    if not isinstance(raw, str):
+        raise MismatchError("must be a string")
+    return raw
+
+
+def parse_boolean(raw: Any) -> bool:
+    if not isinstance(raw, bool):
+        raise MismatchError("must be true or false")
+    return raw
+
+
+def parse_duration(raw: Any) -> float:
+    """Return the seconds of protobuf's JSON form of a Duration: "1.5s"."""
+    if not isinstance(raw, str) or not _DURATION.fullmatch(raw):
+        raise MismatchError('must be a duration in seconds like "1.5s"')
+    return float(raw[:-1])
+
+
+def integer_parser(minimum: int, maximum: int | None = None) -> ValueParser[int]:
+    """Return a parser of whole numbers, which may be strings of digits."""
+
+    def parse(raw: Any) -> int:
+        # Protobuf's JSON form writes numbers of 64 bits as strings.
+        value = int(raw) if isinstance(raw, str) and raw.isdigit() else raw
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or value < minimum or (maximum is not None and value > maximum):
+            bound = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
+            raise MismatchError(f"must be a whole number, {bound}")
+        return int(value)
+
+    return parse
+
+
+def number_parser(
+    minimum: float, maximum: float | None = None, *, inclusive: bool = False
+) -> ValueParser[float]:
+    """Return a parser of finite numbers; `inclusive` includes the minimum."""
+
+    def parse(raw: Any) -> float:
+        if (
+            not _is_number(raw)
+            or raw < minimum
+            or (raw == minimum and not inclusive)
+            or raw == float("inf")
+        ):
+            raise MismatchError(f"must be a number {'from' if inclusive else 'above'} {minimum:g}")
+        if maximum is not None and raw > maximum:
+            raise MismatchError(f"must be at most {maximum:g}")
+        return float(raw)
+
+    return parse
+
+
+def parse_fraction(raw: Any) -> float:
+    if not _is_number(raw) or not 0 <= raw <= 1:
+        raise MismatchError("must be between 0 and 1")
+    return float(raw)
+
+
+def _is_number(raw: Any) -> bool:
+    return isinstance(raw, (int, float)) and not isinstance(raw, bool)

@@ -16,12 +16,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def open_pidfd(pid: int) -> Iterator[int]:
-    """Open a pidfd for the block.
-
-    Raises:
-        ProcessLookupError: There is no such process.
-        OSError: No descriptor is left.
-    """
+    """Open a pidfd for the block. Raises ProcessLookupError, or OSError if none is left."""
     pidfd = os.pidfd_open(pid)
     try:
         yield pidfd
@@ -30,16 +25,9 @@ def open_pidfd(pid: int) -> Iterator[int]:
 
 
 def send_signals(pid: int, signals: tuple[int, ...], is_same: Callable[[], bool]) -> bool:
-    """Send signals to a process if it is the one that is meant; return whether they were sent.
+    """Send signals in order if the pid, of which a pidfd is open then, `is_same` as was meant.
 
-    Args:
-        pid: Its pid, which may be another process's by now.
-        signals: Signal numbers, sent in order.
-        is_same: Called once the pidfd is open: whether the pid belongs to the process meant.
-
-    Raises:
-        OSError: As `open_pidfd`, or what `is_same` raises.
-        PermissionError: The process may not be signalled.
+    Returns whether they were sent. Raises OSError as `open_pidfd`, or PermissionError.
     """
     with open_pidfd(pid) as pidfd:
         if not is_same():

@@ -23,15 +23,9 @@ class MalformedProtobufError(ValueError):
 
 
 def iter_fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[FieldSpan]:
-    """Yield the fields of a message in order.
+    """Yield the fields of the message in `data[start:end]` in order.
 
-    Args:
-        data: Bytes that contain the message.
-        start: Start of the message in `data`.
-        end: End of the message in `data`; that of `data` if None.
-
-    Raises:
-        MalformedProtobufError: The data is not a message, or has groups, which proto3 lacks.
+    Raises MalformedProtobufError if it is not a message, or has groups, which proto3 lacks.
     """
     position, end = start, len(data) if end is None else end
     while position < end:
@@ -68,19 +62,10 @@ def _read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
 
 
 def split_message(data: bytes, start: int, end: int, size: int) -> Iterator[tuple[bytes, int]]:
-    """Split a message between fields. Merging the parts into one object gives the message.
+    """Split the message in `data[start:end]` between fields into parts of about `size` bytes.
 
-    Args:
-        data: Bytes that contain the message.
-        start: Start of the message in `data`.
-        end: End of the message in `data`.
-        size: Approximate size of a part in bytes.
-
-    Yields:
-        Each part and its number of fields.
-
-    Raises:
-        MalformedProtobufError: The data is not a message, or a field exceeds twice the size.
+    Yields each part and its number of fields; merging the parts into one object gives the message.
+    Raises MalformedProtobufError if it is not a message, or a field exceeds twice the size.
     """
     begin, count = start, 0
     for _, field_start, _, stop in iter_fields(data, start, end):

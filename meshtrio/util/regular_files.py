@@ -26,16 +26,9 @@ _MAX_PEM_SIZE = 1024 * 1024
 
 
 def open_regular_file(path: Path | str) -> int:
-    """Open a regular file for reading, without blocking.
+    """Open a regular file, or a link to one, for reading without blocking; return the descriptor.
 
-    Args:
-        path: Symbolic links are followed.
-
-    Returns:
-        A descriptor, which the caller closes.
-
-    Raises:
-        OSError: It cannot be opened, or is not a regular file; `strerror` tells which.
+    Raises OSError if it cannot be opened or is not a regular file; `strerror` tells which.
     """
     try:
         descriptor = os.open(path, _OPEN_FLAGS)
@@ -55,18 +48,9 @@ def open_regular_file(path: Path | str) -> int:
 
 
 def read_regular_file(path: Path | str, max_size: int) -> bytes:
-    """Read a whole regular file.
+    """Read a whole regular file. Raises OSError as `open_regular_file`, or if it is too large.
 
-    Args:
-        path: Symbolic links are followed.
-        max_size: Maximum number of bytes. It applies to what is read, since files of /proc have a
-            size of 0, and others grow meanwhile.
-
-    Returns:
-        Its content.
-
-    Raises:
-        OSError: It cannot be read, is not a regular file, or is too large; `strerror` tells which.
+    `max_size` applies to what is read, since files of /proc have a size of 0, and others grow.
     """
     descriptor = open_regular_file(path)
     try:
@@ -86,11 +70,7 @@ def read_regular_file(path: Path | str, max_size: int) -> bytes:
 def copy_pem_to_memfd(path: Path | str | None) -> Iterator[str | None]:
     """Copy a PEM file to memory, and yield a path to the copy, for libraries that require paths.
 
-    Args:
-        path: The path of the file; None yields None.
-
-    Raises:
-        OSError: As `read_regular_file`, with the path in `strerror`.
+    Yields None for None. Raises OSError as `read_regular_file`, with the path in `strerror`.
     """
     if path is None:
         yield None

@@ -19,7 +19,7 @@ def open_missing_streams() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            _open_null(descriptor)
+            redirect_to_null(descriptor)
     for name, mode in _STREAMS:
         if getattr(sys, name) is None:
             # It was closed when Python started. Not by its number, which may be in use by now.
@@ -27,11 +27,7 @@ def open_missing_streams() -> None:
 
 
 def redirect_to_null(descriptor: int) -> None:
-    """Discard what is written to a descriptor whose reader has gone."""
-    _open_null(descriptor)
-
-
-def _open_null(descriptor: int) -> None:
+    """Replace a descriptor by /dev/null: it is closed, or its reader has gone."""
     opened = os.open(os.devnull, os.O_RDWR)
     if opened != descriptor:
         os.dup2(opened, descriptor)

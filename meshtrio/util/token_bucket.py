@@ -13,13 +13,7 @@ class TokenBucket:
     __slots__ = ("_burst", "_max_tokens", "_rate", "_tokens", "_updated_at", "credits", "parent")
 
     def __init__(self, burst: float, rate: float, max_tokens: float | None = None) -> None:
-        """Create a full bucket.
-
-        Args:
-            burst: Number of tokens at first, and up to which the bucket refills.
-            rate: Number of tokens that are added per second.
-            max_tokens: Maximum number of tokens including earned ones; `burst` if None.
-        """
+        """Create a full bucket; `max_tokens` is `burst` if None."""
         self._max_tokens = burst if max_tokens is None else max_tokens
         self._burst = burst
         self._rate = rate
@@ -37,11 +31,7 @@ class TokenBucket:
         return self._tokens >= 1
 
     def try_acquire(self, now: float, cost: float = 1.0) -> bool:
-        """Take `cost` tokens at the time `now` (seconds, monotonic).
-
-        Returns:
-            False if there are fewer, or the parent has fewer; then none is taken.
-        """
+        """Take `cost` tokens at the time `now`, or return False if it or its parent has fewer."""
         if now > self._updated_at:
             refilled = min(self._tokens + (now - self._updated_at) * self._rate, self._burst)
             self._tokens, self._updated_at = max(self._tokens, refilled), now

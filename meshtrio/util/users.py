@@ -7,12 +7,9 @@ import pwd
 
 
 def resolve_ids(user: str | None, group: str | None) -> tuple[int, int]:
-    """Return the uid and gid of a user and group, by name or number; -1 for None.
+    """Return the uid and gid of a user and group; -1 for None. Raises KeyError.
 
     A user without a group has its primary group.
-
-    Raises:
-        KeyError: The user or group does not exist.
     """
     uid = gid = -1
     if user is not None:
@@ -20,7 +17,7 @@ def resolve_ids(user: str | None, group: str | None) -> tuple[int, int]:
         uid, gid = entry.pw_uid, entry.pw_gid
     if group is not None:
         try:
-            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
         except KeyError:
             raise KeyError(f"there is no group {group!r}") from None
     return uid, gid
@@ -35,9 +32,5 @@ def look_up_user(user: str) -> pwd.struct_passwd:
 
 
 def resolve_uid(user: str) -> int:
-    """Return the uid of a user by name, or by number even if there is no such user.
-
-    Raises:
-        KeyError: There is no user of that name.
-    """
-    return int(user) if user.isdigit() else resolve_ids(user, None)[0]
+    """Return the uid of a user; a number needs no user that has it. Raises KeyError."""
+    return int(user) if user.isdecimal() else resolve_ids(user, None)[0]

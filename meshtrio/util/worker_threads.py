@@ -63,12 +63,9 @@ class GilYielder:
 
 
 async def run_computation(computation: Callable[[GilYielder], T]) -> T:
-    """Run a computation in a worker thread and return its result.
+    """Run a computation, which calls the `GilYielder` at short intervals, in a worker thread.
 
-    Args:
-        computation: Called with a `GilYielder`, which it has to call at short intervals.
-
-    Cancellation: Returns at once. The thread continues, so the computation has to be bounded.
+    On cancellation this returns at once. The thread continues, so the computation must be bounded.
     """
     return await trio.to_thread.run_sync(
         lambda: computation(GilYielder()),

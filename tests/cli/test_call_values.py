@@ -19,7 +19,7 @@ from google.protobuf import any_pb2
 from google.protobuf.struct_pb2 import Struct, Value
 
 from meshtrio.cli.call import parse_request
-from meshtrio.errors import UsageError
+from meshtrio.util.errors import UsageError
 from tests.support.mesh_processes import (
     PLUGINS_DIRECTORY,
     MeshProcess,

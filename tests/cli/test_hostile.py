@@ -171,7 +171,7 @@ def run(mesh: MeshProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 UNFORESEEN = f"""
 import gc, logging, sys, threading, warnings
-import meshtrio.cli, meshtrio.cli.ps
+import meshtrio.cli, meshtrio.cli.inspect_commands
 from meshtrio.errors import MeshFailedError
 
 EVIL = {TERMINAL_ESCAPES!r}
@@ -191,7 +191,7 @@ def fails(*_):
     failed = MeshFailedError("x", 0, 3, 1.0, (), "died", ("tail " + EVIL,))
     raise ExceptionGroup("group " + EVIL, [failed, RuntimeError("error " + EVIL)])
 
-meshtrio.cli.ps.call_control = fails
+meshtrio.cli.inspect_commands.run_async = fails
 sys.argv = ["meshtrio", "ps"]
 meshtrio.cli.main()
 """

@@ -335,7 +335,7 @@ def test_a_mesh_that_ends_ends_what_follows_it(short_dir: Path) -> None:
 
 AS_NOBODY = """
 import os, sys
-import meshtrio.cli.call, meshtrio.cli.ps, meshtrio.cli.services, meshtrio.cli.rich_output
+import meshtrio.cli.call, meshtrio.cli.inspect_commands, meshtrio.cli.rich_output
 from meshtrio.cli import main
 # Not before, since nobody may not read the interpreter's files everywhere.
 os.setgroups([]), os.setgid(65534), os.setuid(65534)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.cli.new import ProjectNames
-from meshtrio.errors import UsageError
+from meshtrio.cli.code_commands import ProjectNames
+from meshtrio.util.errors import UsageError
 
 
 def run(*arguments: str, cwd: Path, program: str = "meshtrio") -> subprocess.CompletedProcess[str]:

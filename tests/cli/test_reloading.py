@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from watchfiles import Change
 
-from meshtrio.cli.file_watcher import ReloadFilter
+from meshtrio.cli.auto_reload import ReloadFilter
 from tests.support.mesh_processes import (
     PLUGINS_DIRECTORY,
     MeshProcess,

@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from meshtrio.cli.console_formatter import ConsoleFormatter, format_parsed_line
-from meshtrio.cli.serve_log import BackgroundLogHandler
+from meshtrio.cli.serve_log import BackgroundLogHandler, ConsoleFormatter, format_parsed_line
 from meshtrio.supervisor.log_line import ParsedLine
 from meshtrio.telemetry.logs.formatters import JsonFormatter
 from tests.plugins.odd_log_lines import LINES
@@ -204,7 +203,7 @@ def test_a_reader_who_stands_still_holds_nobody_up(pipe: SlowReader) -> None:
 def test_long_records_are_held_within_a_bound(pipe: SlowReader) -> None:
     for _ in range(1500):
         pipe.log("x" * 60_000)
-    assert sum(map(len, pipe.handler._queue)) < 65 * 1024 * 1024
+    assert pipe.handler.writer.pending * 60_000 < 65 * 1024 * 1024
     written, missing = count_records(pipe.read_to_the_end())
     assert written + missing == 1500
     assert missing > 300
@@ -214,7 +213,7 @@ def test_a_line_that_was_written_in_part_breaks_no_other(pipe: SlowReader) -> No
     fcntl.fcntl(pipe.writing, _F_SETPIPE_SZ, 4096)
     os.set_blocking(pipe.writing, False)
     pipe.log("x" * 10_000)
-    wait_until(lambda: pipe.handler._dropped)
+    wait_until(lambda: pipe.handler.lost)
     torn = os.read(pipe.reading, 8192)
     pipe.log("after")
     rest = pipe.read_to_the_end()

@@ -6,12 +6,12 @@ import click
 import pytest
 import trio
 
-from meshtrio.cli import formatting, stream_output
+from meshtrio.cli import formatting
 from meshtrio.cli.error_report import MeshRequestError, describe_error
 from meshtrio.cli.json_output import message_to_dict
 from meshtrio.cli.mesh_client import reply_timeout
 from meshtrio.cli.statistics_rates import Rates, make_rows, make_total_row
-from meshtrio.cli.stream_output import parse_since
+from meshtrio.cli.stream_commands import parse_time
 from meshtrio.cli.top_screen import _parse_keys
 from meshtrio.cli.top_table import SortOrder
 from meshtrio.errors import NoMeshError
@@ -64,19 +64,14 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("text", MOMENTS)
-def test_times_that_are_given(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_output.time, "time", lambda: NOW)
-    assert parse_since_option(text) == MOMENTS[text]
+def test_times_that_are_given(text: str) -> None:
+    assert parse_time(text, NOW) == MOMENTS[text]
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "5x", "5m3h", "nan"])
 def test_times_that_are_none(text: str) -> None:
     with pytest.raises(click.BadParameter, match="write 5m"):
-        parse_since_option(text)
-
-
-def parse_since_option(text: str) -> float:
-    return parse_since(click.Context(click.Command("x")), click.Option(["--since"]), text)
+        parse_time(text, NOW)
 
 
 def statistics(uptime: float, *instances: control.InstanceStatistics) -> control.Statistics:
@@ -118,7 +113,7 @@ def test_rows_are_sorted_and_what_is_not_known_comes_last() -> None:
 
 
 def test_keys_as_a_terminal_sends_them() -> None:
-    assert list(_parse_keys(b"s\x1b[C\x1bOD\x1b[Axq")) == [
+    assert _parse_keys(b"s\x1b[C\x1bOD\x1b[Axq") == [
         "next",
         "next",
         "previous",

@@ -17,7 +17,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 from meshtrio.client.channel import connect_to, open_channel
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.errors import ConnectionLostError, PluginDiedError, UsageError
+from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.service_config import (
     LoadBalancingConfig,
     LoadBalancingPolicy,
@@ -28,6 +28,7 @@ from meshtrio.messages import health as messages
 from meshtrio.rpc.server import Server
 from meshtrio.services.standard import standard_server
 from meshtrio.transport.listener import unix_listener
+from meshtrio.util.errors import UsageError
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.servers import (
     FakeResolver,

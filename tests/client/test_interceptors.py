@@ -17,11 +17,11 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import connect_to
 from meshtrio.client.interceptors import ClientCall, call_credentials
-from meshtrio.errors import UsageError
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.rpc.context import ServerContext, current_call
 from meshtrio.rpc.server import Server
 from meshtrio.transport.tls import ClientTls
+from meshtrio.util.errors import UsageError
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.handlers import handle_chat, handle_repeat
 from tests.support.servers import serve_on_socket

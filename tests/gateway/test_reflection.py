@@ -15,12 +15,12 @@ from google.protobuf.message_factory import GetMessageClass
 from meshtrio.client.channel import Channel
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.reflection import fetch_pool, find_method, list_services
-from meshtrio.errors import UsageError
 from meshtrio.gateway import service_index
 from meshtrio.messages import reflection_v1
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
 from meshtrio.services.reflection_files import ReflectionFiles, ReflectionSource
+from meshtrio.util.errors import UsageError
 from tests.plugins import conflicting_protos
 from tests.support.gateways import run_gateway, server_with_reflection
 from tests.support.servers import servicer_named

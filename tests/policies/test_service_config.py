@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from meshtrio.errors import ConfigError
 from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection
 from meshtrio.grpc.retry_policy import (
     HedgingPolicy,
@@ -23,6 +22,7 @@ from meshtrio.grpc.service_config import (
     parse_service_config,
 )
 from meshtrio.util.backoff import Backoff
+from meshtrio.util.errors import ConfigError
 
 RETRY = {
     "maxAttempts": 4,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.errors import UsageError
 from meshtrio.transport.listener import unix_listener
+from meshtrio.util.errors import UsageError
 
 
 def test_the_path_is_there_for_the_block_only(short_dir: Path) -> None:

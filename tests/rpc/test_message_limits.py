@@ -5,7 +5,6 @@ from __future__ import annotations
 import purerpc
 import pytest
 
-from meshtrio.errors import UsageError
 from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.http2.limits import UNLIMITED, Limits
 from meshtrio.rpc.message_limits import (
@@ -14,6 +13,7 @@ from meshtrio.rpc.message_limits import (
     parse_message_length,
     with_message_lengths,
 )
+from meshtrio.util.errors import UsageError
 
 MIB = 1024 * 1024
 

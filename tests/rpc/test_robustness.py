@@ -14,7 +14,6 @@ import trio.testing
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.unary import UnaryUnaryMultiCallable
-from meshtrio.errors import UsageError
 from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
@@ -22,6 +21,7 @@ from meshtrio.http2.hpack import codec
 from meshtrio.http2.limits import Limits
 from meshtrio.messages import health
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
+from meshtrio.util.errors import UsageError
 from tests.support.connection_pairs import (
     CallbackServicer,
     ConnectionPair,

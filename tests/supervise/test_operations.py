@@ -11,9 +11,10 @@ import trio
 from trio.testing import MockClock
 
 from meshtrio.config import GroupConfig, MeshConfig, RestartPolicy
-from meshtrio.errors import ConfigError, PluginFailedError, UsageError
+from meshtrio.errors import PluginFailedError
 from meshtrio.supervisor.operations import ReloadResult, compare_configs
 from meshtrio.util.backoff import Backoff
+from meshtrio.util.errors import ConfigError, UsageError
 from tests.support.fake_processes import (
     ProcessScript,
     SupervisorHarness,

@@ -9,8 +9,9 @@ import trio
 from trio.testing import MockClock
 
 from meshtrio.config import GroupConfig, RestartPolicy, Strategy
-from meshtrio.errors import PluginFailedError, UsageError
+from meshtrio.errors import PluginFailedError
 from meshtrio.util.backoff import Backoff
+from meshtrio.util.errors import UsageError
 from tests.support.fake_processes import ProcessScript, make_plugin_config, make_supervisor
 
 STEADY = Backoff(initial=1, maximum=8, multiplier=2, jitter=0)

@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 import trio
 
-from meshtrio.util.stack_dump import format_task_tree
+from meshtrio.util.signals import format_task_tree
 
 _STDERR = 2
 

@@ -17,7 +17,7 @@ from echo.v1.echo_grpc import EchoServiceServicer
 from meshtrio import mesh, plugin
 from meshtrio.config import MeshConfig, load
 from meshtrio.discovery.memory_registry import MemoryRegistry
-from meshtrio.errors import MeshFailedError, UsageError
+from meshtrio.errors import MeshFailedError
 from meshtrio.gateway.mesh_server import MeshServer
 from meshtrio.runtime_dir.claim import claim_runtime_dir
 from meshtrio.services.event_log import EventLog
@@ -28,6 +28,7 @@ from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.telemetry.metrics.exposition_server import serve_metrics
 from meshtrio.telemetry.traces import batch_span_processor
 from meshtrio.util.concurrency import background_service
+from meshtrio.util.errors import UsageError
 from tests.support.cancelled_starts import cancel_at_each_step
 from tests.support.mesh_processes import MeshProcess, echo_plugin_table, serve_mesh
 from tests.support.ports import find_free_port

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshtrio.errors import ConfigError
 from meshtrio.supervisor import events
+from meshtrio.util.errors import ConfigError
 from tests.support.in_process_mesh import run_mesh
 from tests.support.mesh_processes import plugin_table, serve_mesh, wait_until
 from tests.support.proc import is_running

@@ -13,8 +13,8 @@ import pytest
 
 from meshtrio import contract
 from meshtrio.config import PluginConfig
-from meshtrio.errors import ConfigError
 from meshtrio.supervisor import events
+from meshtrio.util.errors import ConfigError
 from tests.support.in_process_mesh import run_mesh
 from tests.support.mesh_processes import PLUGINS_DIRECTORY, echo_plugin_table, plugin_table
 
@@ -172,7 +172,7 @@ async def test_one_that_grows_is_renewed(short_dir: Path) -> None:
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], reason: str, short_dir: Path) -> None:
     from meshtrio.config import load
-    from meshtrio.errors import ConfigError
+    from meshtrio.util.errors import ConfigError
 
     (short_dir / "mesh.toml").write_text(plugin_table("p", "report_process_state.py", **settings))
     with pytest.raises(ConfigError, match=reason) as caught:

@@ -21,11 +21,11 @@ from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.client.reflection import fetch_pool, list_services
 from meshtrio.config import LogLevel
-from meshtrio.errors import UnknownNameError, UsageError
 from meshtrio.messages import control
 from meshtrio.services import log_level_controller
 from meshtrio.services.log_level_controller import InstanceLevel, PluginLevel
 from meshtrio.supervisor import events
+from meshtrio.util.errors import UnknownNameError, UsageError
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.log_levels import (
     log_on_all_levels,

@@ -13,8 +13,8 @@ import pytest
 import trio
 
 from meshtrio.config import LogLevel
-from meshtrio.errors import UsageError
 from meshtrio.supervisor import events
+from meshtrio.util.errors import UsageError
 from tests.support.in_process_mesh import run_mesh
 from tests.support.log_levels import (
     ALL_LEVELS,

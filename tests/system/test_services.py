@@ -13,9 +13,9 @@ from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio import mesh
 from meshtrio.config import StaticServiceConfig
-from meshtrio.errors import UsageError
 from meshtrio.grpc.service_config import LoadBalancingPolicy
 from meshtrio.rpc.server import Server
+from meshtrio.util.errors import UsageError
 from tests.support.in_process_mesh import run_mesh
 from tests.support.mesh_processes import echo_plugin_table
 from tests.support.servers import serve_on_socket, servicer_named

@@ -12,7 +12,7 @@ from meshtrio.config.mesh import MeshConfig
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.telemetry import TelemetryConfig
-from meshtrio.errors import ConfigError
+from meshtrio.util.errors import ConfigError
 from meshtrio.util.tls_config import ClientTlsConfig
 from tests.support.plugin_environments import environment_of
 

@@ -39,7 +39,7 @@ from meshtrio.telemetry.traces.propagation import (
 )
 from meshtrio.telemetry.traces.server_spans import SampledServerCall, UnsampledServerCall
 from meshtrio.telemetry.traces.span_conventions import span_attributes, span_name
-from meshtrio.util.bounded_cache import BoundedCache
+from meshtrio.util.caches import BoundedCache
 
 _MAX_CACHED_CONTEXTS = 256
 

@@ -14,7 +14,7 @@ import time
 import weakref
 from pathlib import Path
 
-from meshtrio.errors import ConfigError
+from meshtrio.util.errors import ConfigError
 
 _REMOVE_TIMEOUT = 2.0
 _REMOVE_RETRY_PAUSE = 0.005

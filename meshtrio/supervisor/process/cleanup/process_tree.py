@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 import attrs
 
 from meshtrio import contract
-from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
 from meshtrio.supervisor.process.cleanup import process_marker
 from meshtrio.supervisor.process.cleanup.cgroup import CGROUP_PREFIX
 from meshtrio.supervisor.process.proc import procfs
+from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 
 _MAX_ANCESTORS = 64
 _MAX_DESCRIPTORS = 100_000

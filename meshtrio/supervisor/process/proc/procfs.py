@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import trio
 
 from meshtrio.config import PluginConfig
-from meshtrio.config.executable_check import explain_not_executable
-from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.executable_check import explain_not_executable
 from meshtrio.util.text import replace_surrogates
 from meshtrio.util.worker_threads import ThreadLimiter
 
@@ -78,7 +78,7 @@ async def explain_exec_failure(config: PluginConfig) -> str:
         contextlib.suppress(RuntimeError),  # No thread can be started.
     ):
         return await trio.to_thread.run_sync(
-            explain_not_executable, config, abandon_on_cancel=True, limiter=_limiter.get()
+            explain_not_executable, config.program(), abandon_on_cancel=True, limiter=_limiter.get()
         )
     return ""
 

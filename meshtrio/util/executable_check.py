@@ -1,4 +1,4 @@
-"""Predicts whether the kernel can execute a plugin's program, without executing it (execve(2)).
+"""Predicts whether the kernel can execute a program, without executing it (execve(2), elf(5)).
 
 `explain_not_executable` returns what is wrong, and what to do. It is conservative: if the kernel
 might succeed, or a file cannot be read, it reports nothing. A program may still fail to start.
@@ -9,13 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 
-from meshtrio.config import elf
-from meshtrio.config.plugin import PluginConfig
 from meshtrio.util.regular_files import open_regular_file
 from meshtrio.util.text import replace_surrogates
 
@@ -23,94 +25,87 @@ MAX_SHEBANG_SIZE = 256
 """Bytes of a file that the kernel reads to determine its format (BINPRM_BUF_SIZE)."""
 MAX_INTERPRETER_DEPTH = 5
 """Maximum number of scripts that are interpreters of one another."""
+_ELF_MAGIC = b"\x7fELF"
+_PT_INTERP, _MAX_SEGMENTS, _MAX_PATH = 3, 1024, 4096
 _INTERPRETER_HINT = 'name its interpreter in the command, as in ["python3", "plugin.py"]'
 
 
 @attrs.frozen
-class ExecutionContext:
-    """Working directory and PATH that a process is started with."""
+class Program:
+    """A program by its name, and what it is looked up and executed with."""
 
+    name: str
     cwd: str
     path: str
+    """The variable PATH."""
+    is_other_user: bool = False
+    """Whether another user executes it."""
 
-    @classmethod
-    def from_config(cls, config: PluginConfig) -> ExecutionContext:
-        """Return the context of a plugin's processes."""
-        inherits = config.inherit_env is None or "PATH" in config.inherit_env
-        inherited = os.environ.get("PATH", os.defpath) if inherits else os.defpath
-        return cls(str(config.cwd or "."), config.env.get("PATH", inherited))
-
-    def candidates(self, program: str) -> Iterator[str]:
-        """Yield the paths that a program's name may refer to, in the order of execvp(3)."""
-        if "/" in program:
-            yield os.path.join(self.cwd, program)
-            return
-        for folder in self.path.split(os.pathsep):
-            yield os.path.join(self.cwd, folder, program)
+    def candidates(self) -> Iterator[str]:
+        """Yield the paths that the name may refer to, in the order of execvp(3)."""
+        folders = [""] if "/" in self.name else self.path.split(os.pathsep)
+        return (os.path.join(self.cwd, folder, self.name) for folder in folders)
 
 
 class _NotExecutableError(Exception):
     """A program cannot be executed; the text names the file, the reason, and what to do."""
 
 
-def explain_not_executable(config: PluginConfig) -> str:
-    """Return why a plugin's program cannot be executed; "" if no reason is found."""
-    place = ExecutionContext.from_config(config)
+def explain_not_executable(program: Program) -> str:
+    """Return why a program cannot be executed; "" if no reason is found."""
     try:
-        _check_cwd(place.cwd, is_other_user=config.containment.user is not None)
-        _check_program(config.argv()[0], place)
+        _check_cwd(program)
+        _check_program(program)
     except _NotExecutableError as exc:
         return replace_surrogates(str(exc))
     return ""
 
 
-def _check_cwd(cwd: str, *, is_other_user: bool) -> None:
-    """Check a working directory; `is_other_user`: whether another user will enter it."""
+def _check_cwd(program: Program) -> None:
+    cwd = program.cwd
     if not os.path.exists(cwd):
         raise _NotExecutableError(f"its cwd {cwd!r} is not there: make it, or set another `cwd`")
     if not os.path.isdir(cwd):
         raise _NotExecutableError(f"its cwd {cwd!r} is not a folder: set another `cwd`")
-    if not is_other_user and not os.access(cwd, os.X_OK):
+    if not program.is_other_user and not os.access(cwd, os.X_OK):
         raise _NotExecutableError(f"its cwd {cwd!r} may not be entered by this user")
 
 
-def _check_program(
-    program: str, context: ExecutionContext, referrer: str = "", depth: int = 1
-) -> None:
+def _check_program(program: Program, referrer: str = "", depth: int = 1) -> None:
     """Check a program; `referrer` names what refers to it, such as "the #! line of x"."""
-    path = _resolve_program(program, context, referrer)
-    subject = f"{path!r}{f', which {referrer} names,' if referrer else ''}"
+    by = f", which {referrer} names," if referrer else ""
+    path = _resolve_program(program, by)
+    subject = f"{path!r}{by}"
     _check_permission(path, subject)
     try:
         with open(open_regular_file(path), "rb") as file:
             head = file.read(MAX_SHEBANG_SIZE)
             if head.startswith(b"#!"):
-                _check_script(path, head, context, subject, depth)
-            elif head.startswith(elf.ELF_MAGIC):
-                _check_elf(elf.read_elf_header(file), subject)
+                _check_script(path, head, program, subject, depth)
+            elif head.startswith(_ELF_MAGIC):
+                _check_elf(file, subject)
             elif b"\0" not in head:
                 _check_text(head, subject)
     except OSError:
         return  # The file may be executable without being readable.
 
 
-def _resolve_program(program: str, context: ExecutionContext, referrer: str) -> str:
+def _resolve_program(program: Program, by: str) -> str:
     """Return the path that would be executed, else the first that exists."""
     existing = []
-    for path in context.candidates(program):
+    is_path = "/" in program.name
+    for path in program.candidates():
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
-        if os.path.lexists(path) and ("/" in program or not os.path.isdir(path)):
+        if os.path.lexists(path) and (is_path or not os.path.isdir(path)):
             existing.append(path)
     if existing:
         return existing[0]
-    by = f", which {referrer} names," if referrer else ""
-    if "/" not in program:
-        if not referrer:
-            raise _NotExecutableError(f"{program!r} is not on the PATH")
-        raise _NotExecutableError(f"{program!r}{by} is not on the PATH: install it")
-    path = next(context.candidates(program))
-    raise _NotExecutableError(f"{path!r}{by} {_explain_missing(path)}")
+    if is_path:
+        path = next(program.candidates())
+        raise _NotExecutableError(f"{path!r}{by} {_explain_missing(path)}")
+    hint = ": install it" if by else ""
+    raise _NotExecutableError(f"{program.name!r}{by} is not on the PATH{hint}")
 
 
 def _explain_missing(path: str) -> str:
@@ -145,9 +140,8 @@ def _check_permission(path: str, subject: str) -> None:
         )
     if os.statvfs(path).f_flag & os.ST_NOEXEC:
         raise _NotExecutableError(
-            f"{subject} is on a filesystem that is mounted noexec "
-            f"({_mount_point(path)}): move it to "
-            f"another one, or {_INTERPRETER_HINT}"
+            f"{subject} is on a filesystem that is mounted noexec ({_mount_point(path)}): move it "
+            f"to another one, or {_INTERPRETER_HINT}"
         )
     if not os.access(path, os.X_OK):
         raise _NotExecutableError(f"{subject} may not be executed by this user: see its mode")
@@ -160,16 +154,13 @@ def _mount_point(path: str) -> str:
     return str(folder)
 
 
-def _check_script(
-    path: str, head: bytes, context: ExecutionContext, subject: str, depth: int
-) -> None:
+def _check_script(path: str, head: bytes, script: Program, subject: str, depth: int) -> None:
     """Check the #! line of a script, its interpreter, and the program that env(1) runs."""
     line, newline, _ = head[2:].partition(b"\n")
     if line.endswith(b"\r"):
         raise _NotExecutableError(
-            f"{subject} has a #! line that ends with CR LF, as on Windows, and the CR "
-            "counts as part "
-            f"of the name: convert it, as with sed -i 's/\\r$//' {path!r}"
+            f"{subject} has a #! line that ends with CR LF, as on Windows, and the CR counts as "
+            f"part of the name: convert it, as with sed -i 's/\\r$//' {path!r}"
         )
     words = line.split(maxsplit=1)
     if not words:
@@ -183,12 +174,11 @@ def _check_script(
         raise _NotExecutableError(f"{subject} is one of too many scripts that run one another")
     interpreter, *arguments = map(os.fsdecode, words)
     by = f"the #! line of {path!r}"
-    _check_program(
-        interpreter if "/" in interpreter else f"./{interpreter}", context, by, depth + 1
-    )
+    name = interpreter if "/" in interpreter else f"./{interpreter}"
+    _check_program(attrs.evolve(script, name=name), by, depth + 1)
     program = _env_program(interpreter, arguments)
     if program:
-        _check_program(program, context, by, depth + 1)
+        _check_program(attrs.evolve(script, name=program), by, depth + 1)
 
 
 def _env_program(interpreter: str, arguments: list[str]) -> str:
@@ -205,12 +195,53 @@ def _env_program(interpreter: str, arguments: list[str]) -> str:
     return words[0] if plain else ""
 
 
-def _check_elf(header: elf.ElfHeader, subject: str) -> None:
-    if header.is_native and header.loader and not os.path.exists(header.loader):
+def _check_elf(file: BinaryIO, subject: str) -> None:
+    machine, loader = _read_elf_header(file)
+    # A binary of another architecture may be run by an emulator.
+    is_native = machine != 0 and machine == _interpreter_machine()
+    if is_native and loader and not os.path.exists(loader):
         raise _NotExecutableError(
-            f"{subject} needs the loader {header.loader!r}, which is not there: it was built for "
-            "another distribution or C library"
+            f"{subject} needs the loader {loader!r}, which is not there: it was built for another "
+            "distribution or C library"
         )
+
+
+def _read_elf_header(file: BinaryIO) -> tuple[int, str]:
+    """Return the architecture of a file, 0 if it is malformed, and its loader, "" for none."""
+    try:
+        return _parse_elf_header(file)
+    except (struct.error, IndexError, KeyError, OverflowError, ValueError):
+        return 0, ""
+
+
+def _parse_elf_header(file: BinaryIO) -> tuple[int, str]:
+    file.seek(0)
+    head = file.read(64)
+    is_64 = {1: False, 2: True}[head[4]]
+    order = {1: "<", 2: ">"}[head[5]]
+    (machine,) = struct.unpack_from(f"{order}H", head, 18)
+    (table,) = struct.unpack_from(f"{order}{'Q' if is_64 else 'I'}", head, 32 if is_64 else 28)
+    size, count = struct.unpack_from(f"{order}2H", head, 54 if is_64 else 42)
+    # The kind of a segment, its offset in the file and its length.
+    layout = f"{order}I4xQ16xQ" if is_64 else f"{order}II8xI"
+    for number in range(min(count, _MAX_SEGMENTS)):
+        file.seek(table + number * size)
+        kind, offset, length = struct.unpack_from(layout, file.read(56 if is_64 else 32))
+        if kind == _PT_INTERP:
+            file.seek(offset)
+            name = file.read(min(length, _MAX_PATH)).partition(b"\0")[0]
+            return machine, os.fsdecode(name)
+    return machine, ""
+
+
+@cache
+def _interpreter_machine() -> int:
+    """Return the architecture of the running interpreter; 0 if it is unknown."""
+    try:
+        with open(sys.executable, "rb") as file:
+            return _read_elf_header(file)[0] if file.read(4) == _ELF_MAGIC else 0
+    except OSError:
+        return 0
 
 
 def _check_text(head: bytes, subject: str) -> None:

@@ -11,28 +11,25 @@ import os
 import pwd
 import stat
 
-from meshtrio.config.executable_check import (
-    MAX_INTERPRETER_DEPTH,
-    MAX_SHEBANG_SIZE,
-    ExecutionContext,
-)
-from meshtrio.config.plugin import PluginConfig
+from meshtrio.util.executable_check import MAX_INTERPRETER_DEPTH, MAX_SHEBANG_SIZE, Program
 from meshtrio.util.text import replace_surrogates
 
 _CAPABILITIES_XATTR = "security.capability"
 _CAP_KILL = 5
 
 
-def describe_privilege_change(config: PluginConfig) -> str:
-    """Return a warning if a plugin's program gains privileges that this process lacks, else "".
+def describe_privilege_change(program: Program) -> str:
+    """Return a warning if a program gains privileges that this process lacks, else "".
 
-    For scripts the interpreter is examined. A program that the plugin starts in turn, such as by
-    sudo(8) in its command, is not.
+    For scripts the interpreter is examined. A program that it starts in turn, such as by sudo(8),
+    is not.
     """
-    if _has_cap_kill():
+    own = _read_own_status()
+    if int(own[b"CapEff"], 16) >> _CAP_KILL & 1 if b"CapEff" in own else os.geteuid() == 0:
         return ""
-    place = ExecutionContext.from_config(config)
-    found = (path for path in place.candidates(config.argv()[0]) if os.access(path, os.X_OK))
+    if own.get(b"NoNewPrivs", b"").strip() == b"1":
+        return ""  # This process and its children can gain none (PR_SET_NO_NEW_PRIVS).
+    found = (path for path in program.candidates() if os.access(path, os.X_OK))
     try:
         path = _resolve_binary(next(found))
         change = _privilege_change(path) if path else ""
@@ -48,14 +45,12 @@ def describe_privilege_change(config: PluginConfig) -> str:
     )
 
 
-def _has_cap_kill() -> bool:
-    """Whether this process has CAP_KILL."""
+def _read_own_status() -> dict[bytes, bytes]:
     try:
         with open("/proc/self/status", "rb") as file:
-            lines = dict(line.partition(b":")[::2] for line in file.read().splitlines())
-        return bool(int(lines[b"CapEff"], 16) >> _CAP_KILL & 1)
-    except (OSError, KeyError, ValueError):
-        return os.geteuid() == 0
+            return dict(line.partition(b":")[::2] for line in file.read().splitlines())
+    except OSError:
+        return {}
 
 
 def _resolve_binary(path: str) -> str:
@@ -79,7 +74,7 @@ def _resolve_binary(path: str) -> str:
 def _privilege_change(path: str) -> str:
     """Describe how executing a binary changes user, group or capabilities; "" if it does not."""
     status = os.stat(path)
-    if os.statvfs(path).f_flag & os.ST_NOSUID or _has_no_new_privileges():
+    if os.statvfs(path).f_flag & os.ST_NOSUID:
         return ""
     if status.st_mode & stat.S_ISUID and status.st_uid != os.geteuid():
         return f"is set-user-ID: it runs as {_user_name(status.st_uid)}"
@@ -87,15 +82,6 @@ def _privilege_change(path: str) -> str:
     if changes_group and status.st_gid != os.getegid():
         return "is set-group-ID"
     return "has file capabilities" if _has_capabilities(path) else ""
-
-
-def _has_no_new_privileges() -> bool:
-    """Return whether this process and its children can gain none (PR_SET_NO_NEW_PRIVS)."""
-    try:
-        with open("/proc/self/status", "rb") as file:
-            return b"\nNoNewPrivs:\t1" in file.read()
-    except OSError:
-        return False
 
 
 def _has_capabilities(path: str) -> bool:
