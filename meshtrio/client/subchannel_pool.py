@@ -80,7 +80,7 @@ class SubchannelPool:
     def unsubscribe(self, key: Hashable, on_update: StateCallback) -> None:
         """Undo `subscribe`; the resolver is cancelled with its last subscriber."""
         watch = self._watches[key]
-        watch.remove(on_update)
+        watch.callbacks.remove(on_update)
         if not watch.callbacks:
             watch.cancel_scope.cancel()
             del self._watches[key]

@@ -140,7 +140,7 @@ class ProxiedCall:
         try:
             if channel is not None:
                 self._bind_channel(channel)
-                result = channel.try_pick(self._make_pick_args(channel))
+                result = channel.picker.try_pick(self._make_pick_args(channel))
                 if result is not None and self._open_upstream(channel, result):
                     # Flushed after the current read, with the request data that it brings.
                     self._downstream.connection.connections_to_flush.add(result.connection)
@@ -174,7 +174,7 @@ class ProxiedCall:
         if not self._is_over:
             self._bind_channel(channel)
         while True:
-            result = await channel.pick(self._make_pick_args(channel))
+            result = await channel.picker.pick(self._make_pick_args(channel))
             connection = result.connection
             while connection.is_usable:
                 try:

@@ -14,12 +14,7 @@ import trio
 
 from meshtrio.client.channel import Channel
 from meshtrio.client.descriptor_pool_builder import ReflectedTypes
-from meshtrio.client.reflection import (
-    ReflectionError,
-    fetch_types,
-    is_full_name,
-    list_services,
-)
+from meshtrio.client.reflection import ReflectionError, fetch_types, is_full_name, list_services
 from meshtrio.discovery.registry import Registry
 from meshtrio.discovery.service_state import ServiceState
 from meshtrio.services.reflection_files import ReflectionSource

@@ -163,7 +163,7 @@ async def test_a_call_that_is_given_up_while_it_waits_is_never_made(short_dir: P
             await trio.testing.wait_all_tasks_blocked(0.02)
             # Should it be woken all the same, it opens nothing.
             channel = behind.gateway._channels["a"].channel
-            target = channel.try_pick()
+            target = channel.picker.try_pick()
             assert target is not None
             assert second._open_upstream(channel, target)
             assert [c.streams for c in behind.upstream_connections()] == [{}]

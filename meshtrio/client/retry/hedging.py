@@ -18,9 +18,7 @@ from meshtrio.util.concurrency import open_collapsing_nursery
 
 
 async def call_hedged(
-    call: CallContext,
-    policy: HedgingPolicy,
-    exchange: Callable[[Attempt], Awaitable[Any]],
+    call: CallContext, policy: HedgingPolicy, exchange: Callable[[Attempt], Awaitable[Any]]
 ) -> tuple[Any, Attempt]:
     """Make attempts as the policy says, until one succeeds; the others are cancelled.
 

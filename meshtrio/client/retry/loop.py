@@ -56,10 +56,7 @@ async def run_attempts(
                 if retry_state is None:
                     retry_state = RetryState(call.retry_policy, retry_control)
                 delay = retry_state.next_delay(
-                    exc,
-                    attempt.pushback,
-                    trio.current_time(),
-                    trio.current_effective_deadline(),
+                    exc, attempt.pushback, trio.current_time(), trio.current_effective_deadline()
                 )
             attempt.end()
             if delay is None or retry_state is None:
