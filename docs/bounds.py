@@ -40,8 +40,8 @@ CONSTANTS: tuple[tuple[str, str, str], ...] = (
         "Bytes of the last lines that are kept of an instance.",
     ),
     (
-        "meshtrio.gateway.proxied_call",
-        "_MAX_UNREAD_SIZE",
+        "meshtrio.gateway.router",
+        "MAX_UNREAD_SIZE",
         "Bytes that a caller of the gateway may leave unread before its call is given up.",
     ),
     ("meshtrio.gateway.route", "MAX_GATEWAYS", "Gateways that a call may pass."),

@@ -174,7 +174,7 @@ class CallDestination(Protocol):
 
     async def describe_failure(
         self, pick_result: PickResult, failure: ConnectionLostError
-    ) -> Exception:
+    ) -> ConnectionLostError:
         """Return the error to raise for a lost connection: how its process ended, if known."""
 
     def start_soon(self, task: Callable[..., Any], *args: object) -> None:

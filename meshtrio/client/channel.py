@@ -194,7 +194,7 @@ class Channel(StubChannel):
 
     async def describe_failure(
         self, pick_result: PickResult, failure: ConnectionLostError
-    ) -> Exception:
+    ) -> ConnectionLostError:
         """Wait for the exit info of an endpoint, which comes from the mesh and not from the socket.
 
         Returns a PluginDiedError if its process has ended, else a ConnectionLostError.

@@ -57,7 +57,7 @@ class DirectChannel:
 
     async def describe_failure(
         self, pick_result: PickResult, failure: ConnectionLostError
-    ) -> Exception:
+    ) -> ConnectionLostError:
         return failure
 
     def start_soon(self, task: Callable[..., Any], *args: object) -> None:

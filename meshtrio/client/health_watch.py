@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from random import Random
 
+import attrs
 import purerpc
 import trio
 
@@ -22,26 +23,16 @@ from meshtrio.util.concurrency import start_soon_without_context
 _log = logging.getLogger("meshtrio.rpc")
 
 
+@attrs.define
 class HealthWatcher:
-    """Sets `is_healthy` of endpoints; the tasks that watch them run in `nursery`."""
+    """Sets `is_healthy` of endpoints; the tasks that watch them run in the channel's `nursery`."""
 
-    def __init__(
-        self,
-        nursery: trio.Nursery,
-        on_change: Callable[[], None],
-        state_changed: trio.lowlevel.ParkingLot,
-    ) -> None:
-        """Watch nothing until `apply_config`.
-
-        Args:
-            nursery: The channel's nursery.
-            on_change: Called when the health of an endpoint changes.
-            state_changed: Unparked when a connection is established or lost.
-        """
-        self._nursery = nursery
-        self._on_change = on_change
-        self._state_changed = state_changed
-        self._service: str | None = None
+    _nursery: trio.Nursery
+    _on_change: Callable[[], None]
+    """Called when the health of an endpoint changes."""
+    _state_changed: trio.lowlevel.ParkingLot
+    """Unparked when a connection is established or lost."""
+    _service: str | None = None
 
     def apply_config(self, service: str | None, endpoints: Iterable[ChannelEndpoint]) -> None:
         """Watch `service` on all endpoints, or nothing if it is None."""

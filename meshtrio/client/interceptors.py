@@ -114,6 +114,7 @@ async def intercept(
     raise failure
 
 
+@attrs.define
 class InterceptorTask:
     """Runs the interceptors of a streaming call.
 
@@ -121,15 +122,14 @@ class InterceptorTask:
     `cancel`, which does not wait, while an interceptor may use cancel scopes and await.
     """
 
-    def __init__(self, interceptors: Sequence[Interceptor], call: ClientCall) -> None:
-        self.call = call
-        self.error: BaseException | None = None
-        """The exception that the interceptors raised, or let through."""
-        self._interceptors = interceptors
-        self._entered = trio.Event()
-        self._call_ended = trio.Event()
-        self._exited = trio.Event()
-        self._failure: BaseException | None = None
+    _interceptors: Sequence[Interceptor]
+    call: ClientCall
+    error: BaseException | None = None
+    """The exception that the interceptors raised, or let through."""
+    _failure: BaseException | None = None
+    _entered: trio.Event = attrs.field(factory=trio.Event)
+    _call_ended: trio.Event = attrs.field(factory=trio.Event)
+    _exited: trio.Event = attrs.field(factory=trio.Event)
 
     async def run(self) -> None:
         """Enter the interceptors, wait for `request_exit`, and exit them."""

@@ -11,6 +11,7 @@ from random import Random
 from time import time
 from weakref import WeakValueDictionary
 
+import attrs
 import purerpc
 import trio
 
@@ -43,17 +44,7 @@ class LoadBalancer:
         call_counters: CallCounters,
         on_ejection: Callable[[Ejection], None],
     ) -> None:
-        """Pick nothing until `apply_config` and `update_endpoints`.
-
-        Args:
-            name: Name of the service, for errors.
-            pool: The pool of subchannels.
-            connection_options: Options of all connections.
-            nursery: The channel's nursery.
-            trace_node: The channel's channelz trace.
-            call_counters: The channel's counters.
-            on_ejection: Called for each outlier that was found.
-        """
+        """Pick nothing until `apply_config` and `update_endpoints`."""
         self._name = name
         self._pool = pool
         self._connection_options = connection_options
@@ -161,11 +152,8 @@ class LoadBalancer:
         """Why no endpoint is reachable; None if one is, or has not been tried yet."""
         if not self._is_resolved:
             return None
-        errors = [
-            endpoint.subchannel.connect_error
-            for endpoint in self._endpoints.values()
-            if not endpoint.is_ejected
-        ]
+        tried = [each for each in self._endpoints.values() if not each.is_ejected]
+        errors = [endpoint.subchannel.connect_error for endpoint in tried]
         if errors and not all(errors):
             return None
         return errors[-1] if errors else self._last_exit_reason or "no endpoints"
@@ -268,20 +256,13 @@ class LoadBalancer:
         self._endpoints.clear()
 
 
+@attrs.frozen(eq=False)
 class _EndpointCallTracker:
     """Follows attempts for the circuit breaker and outlier detection."""
 
-    __slots__ = ("_circuit_breaker", "_endpoint", "_outlier_ejector")
-
-    def __init__(
-        self,
-        circuit_breaker: CircuitBreaker,
-        outlier_ejector: OutlierEjector,
-        endpoint: ChannelEndpoint,
-    ) -> None:
-        self._circuit_breaker = circuit_breaker
-        self._outlier_ejector = outlier_ejector
-        self._endpoint = endpoint
+    _circuit_breaker: CircuitBreaker
+    _outlier_ejector: OutlierEjector
+    _endpoint: ChannelEndpoint
 
     def on_start(self) -> None:
         self._circuit_breaker.acquire_slot()

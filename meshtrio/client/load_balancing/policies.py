@@ -74,11 +74,11 @@ class PickFirst(Generic[C]):
         return ready[0]
 
 
+@attrs.define
 class RoundRobin(Generic[C]):
     """Picks endpoints in turn."""
 
-    def __init__(self) -> None:
-        self._last_index = 0
+    _last_index: int = 0
 
     def update_endpoints(self, endpoints: Sequence[C]) -> None:
         pass
@@ -88,6 +88,7 @@ class RoundRobin(Generic[C]):
         return ready[self._last_index]
 
 
+@attrs.define
 class LeastRequest(Generic[C]):
     """Picks the endpoint with the fewest calls of a few drawn at random (power of two choices).
 
@@ -95,13 +96,12 @@ class LeastRequest(Generic[C]):
     equal load the one picked longer ago is taken, so that sequential calls are spread evenly.
     """
 
-    def __init__(self, rng: Random, choice_count: int = 2) -> None:
-        """Draw `choice_count` endpoints, at least 2, for each pick."""
-        self._rng = rng
-        self._choice_count = choice_count
-        self._pick_count = 0
-        self._cached_ready: Sequence[C] = ()
-        self._cached_weights: list[int] | None = None
+    _rng: Random
+    _choice_count: int = 2
+    """Number of endpoints drawn for each pick, at least 2."""
+    _pick_count: int = 0
+    _cached_ready: Sequence[C] = ()
+    _cached_weights: list[int] | None = None
 
     def update_endpoints(self, endpoints: Sequence[C]) -> None:
         pass
@@ -138,9 +138,8 @@ class LeastRequest(Generic[C]):
     def _draw(self, cumulative_weights: list[int] | None, count: int) -> int:
         if cumulative_weights is None:
             return int(self._rng.random() * count)
-        return bisect.bisect_right(
-            cumulative_weights, int(self._rng.random() * cumulative_weights[-1])
-        )
+        point = int(self._rng.random() * cumulative_weights[-1])
+        return bisect.bisect_right(cumulative_weights, point)
 
     def _draw_other(self, cumulative_weights: list[int] | None, count: int, drawn: int) -> int:
         if cumulative_weights is None:
@@ -157,11 +156,8 @@ class LeastRequest(Generic[C]):
         """Running sums of the weights, None if all are equal."""
         if self._cached_ready is not ready:
             weights = [candidate.weight for candidate in ready]
-            alike = len(set(weights)) == 1
-            self._cached_ready, self._cached_weights = (
-                ready,
-                None if alike else [*accumulate(weights)],
-            )
+            self._cached_ready = ready
+            self._cached_weights = [*accumulate(weights)] if len(set(weights)) > 1 else None
         return self._cached_weights
 
 
@@ -175,6 +171,7 @@ class RingSize:
     """Maximum number of points."""
 
 
+@attrs.define
 class RingHash(Generic[C]):
     """Consistent hashing: calls with the same key go to the same endpoint.
 
@@ -186,11 +183,10 @@ class RingHash(Generic[C]):
     maximum size.
     """
 
-    def __init__(self, rng: Random, size: RingSize | None = None) -> None:
-        self._rng = rng
-        self._size = size or RingSize()
-        self._ring_points: list[int] = []
-        self._ring_owners: list[C] = []
+    _rng: Random
+    _size: RingSize = RingSize()
+    _ring_points: list[int] = attrs.field(factory=list)
+    _ring_owners: list[C] = attrs.field(factory=list)
 
     def update_endpoints(self, endpoints: Sequence[C]) -> None:
         each = self._points_per_weight(sum(candidate.weight for candidate in endpoints))
@@ -204,9 +200,7 @@ class RingHash(Generic[C]):
         self._ring_owners = [owner for _, owner in found]
 
     def _points_per_weight(self, weight: int) -> int:
-        each = max(
-            1 << math.ceil(math.log2(max(self._size.minimum / _ASSUMED_MIN_ENDPOINTS, 1))), 1
-        )
+        each = 1 << math.ceil(math.log2(max(self._size.minimum / _ASSUMED_MIN_ENDPOINTS, 1)))
         while each > 1 and each * weight > self._size.maximum:
             each //= 2
         return each

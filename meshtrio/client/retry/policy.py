@@ -10,6 +10,7 @@ import re
 from enum import Enum
 from random import Random
 
+import attrs
 import purerpc
 
 from meshtrio.errors import CallRefusedError
@@ -97,8 +98,8 @@ class RetryBudget:
     def _update(self, now: float) -> None:
         elapsed, self._updated_at = max(now - self._updated_at, 0.0), now
         self._deposits *= max(1 - elapsed / self._TTL, 0.0)
-        max_reserve = self._config.min_per_second * self._TTL
-        self._reserve = min(self._reserve + elapsed * self._config.min_per_second, max_reserve)
+        rate = self._config.min_per_second
+        self._reserve = min(self._reserve + elapsed * rate, rate * self._TTL)
 
     def deposit(self, now: float) -> None:
         """Count a call."""
@@ -142,6 +143,7 @@ class RetryControl:
             self.throttle.reconfigure(throttling)
 
 
+@attrs.define
 class RetryState:
     """The attempts of one call: decides after each failure whether there is another, and when.
 
@@ -151,28 +153,17 @@ class RetryState:
     second refusal, are subject to the policy.
     """
 
-    __slots__ = (
-        "_backoff_count",
-        "_control",
-        "_is_refused",
-        "_policy",
-        "_transparent_count",
-        "attempts",
-        "is_transparent",
-    )
-
-    def __init__(self, policy: RetryPolicy | None, control: RetryControl) -> None:
-        self._policy = policy
-        self._control = control
-        self.attempts = 1
-        """Number of attempts, transparent retries excluded."""
-        self.is_transparent = False
-        """Whether the retry that was decided last is transparent."""
-        self._is_refused = False
-        """A server has refused the call once."""
-        self._transparent_count = 0
-        self._backoff_count = 0
-        """Number of retries since the last pushback."""
+    _policy: RetryPolicy | None
+    _control: RetryControl
+    attempts: int = 1
+    """Number of attempts, transparent retries excluded."""
+    is_transparent: bool = False
+    """Whether the retry that was decided last is transparent."""
+    _is_refused: bool = False
+    """A server has refused the call once."""
+    _transparent_count: int = 0
+    _backoff_count: int = 0
+    """Number of retries since the last pushback."""
 
     def next_delay(
         self,
@@ -214,11 +205,12 @@ class RetryState:
         is_retryable = code in policy.retryable_codes
         if throttle is not None and (is_retryable or pushback is Pushback.DO_NOT_RETRY):
             throttle.on_failure()
-        if not is_retryable or pushback is Pushback.DO_NOT_RETRY:
-            return None
-        if self.attempts >= min(policy.max_attempts, MAX_ATTEMPTS):
-            return None
-        if throttle is not None and not throttle.can_retry:
+        if (
+            not is_retryable
+            or pushback is Pushback.DO_NOT_RETRY
+            or self.attempts >= min(policy.max_attempts, MAX_ATTEMPTS)
+            or (throttle is not None and not throttle.can_retry)
+        ):
             return None
         if isinstance(pushback, float):
             self._backoff_count = 0
