@@ -8,26 +8,14 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_destination import (
-    DEFAULT_PICK_ARGS,
-    CallDestination,
-    CallOptions,
-    PickArgs,
-)
+from meshtrio.client.call_destination import CallDestination, CallOptions, PickArgs
 from meshtrio.errors import unwrap_exception_group
 from meshtrio.grpc.retry_policy import RetryPolicy
-from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN, CallStatus
 from meshtrio.http2.hpack.codec import HeaderBlock
 from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer
-
-_PICK_ARGS = {
-    None: DEFAULT_PICK_ARGS,
-    True: PickArgs(wait_for_ready=True),
-    False: PickArgs(wait_for_ready=False),
-}
 
 
 @attrs.define(eq=False)
@@ -46,13 +34,6 @@ class CallContext:
     attempt_kind: AttemptKind = ORIGINAL
     previous_attempts: int = 0
     """Value of `grpc-previous-rpc-attempts`; transparent retries do not count."""
-
-
-def make_pick_args(options: CallOptions, method_config: MethodConfig) -> PickArgs:
-    """Resolve `wait_for_ready`: the caller's option overrides the service config."""
-    return _PICK_ARGS[
-        method_config.wait_for_ready if options.wait_for_ready is None else options.wait_for_ready
-    ]
 
 
 def make_timeout_error(seconds: float | None) -> purerpc.DeadlineExceededError:

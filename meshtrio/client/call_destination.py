@@ -40,6 +40,30 @@ class CallKeywords(TypedDict, total=False):
     """Overrides the service config for this call."""
 
 
+@attrs.frozen
+class PickArgs:
+    """What one attempt of a call requires of its endpoint."""
+
+    wait_for_ready: bool | None = None
+    """Whether to wait for a ready endpoint. None: wait only if the service is managed by a mesh."""
+    hash_key: str | None = None
+    """Value that ring hash maps to an endpoint."""
+    excluded: frozenset[Any] = frozenset()
+    """Endpoints of earlier attempts; picked only if there are no others."""
+
+    def excluding(self, channel_endpoint: Any) -> PickArgs:
+        """Return a copy that also avoids `channel_endpoint`."""
+        return attrs.evolve(self, excluded=self.excluded | {channel_endpoint})
+
+
+DEFAULT_PICK_ARGS = PickArgs()
+_PICK_ARGS = {
+    None: DEFAULT_PICK_ARGS,
+    True: PickArgs(wait_for_ready=True),
+    False: PickArgs(wait_for_ready=False),
+}
+
+
 def _to_metadata(pairs: MetadataLike | None) -> Metadata:
     return tuple(pairs or ())
 
@@ -57,6 +81,11 @@ class CallOptions:
     def _check_compression(self, _: object, compression: str) -> None:
         if compression not in ENCODINGS:
             raise ValueError(f"compression {compression!r} is none of {', '.join(ENCODINGS)}")
+
+    def make_pick_args(self, config: MethodConfig) -> PickArgs:
+        """Resolve `wait_for_ready`: the caller's option overrides the service config."""
+        wait_for_ready = self.wait_for_ready
+        return _PICK_ARGS[config.wait_for_ready if wait_for_ready is None else wait_for_ready]
 
     def encode_headers(self) -> list[tuple[bytes, bytes]]:
         """Encode metadata and compression as header fields.
@@ -77,25 +106,6 @@ DEFAULT_OPTIONS = CallOptions()
 def make_call_options(keywords: CallKeywords) -> CallOptions:
     """Make the options of a call. Raises ValueError if the compression is unknown."""
     return CallOptions(**keywords) if keywords else DEFAULT_OPTIONS
-
-
-@attrs.frozen
-class PickArgs:
-    """What one attempt of a call requires of its endpoint."""
-
-    wait_for_ready: bool | None = None
-    """Whether to wait for a ready endpoint. None: wait only if the service is managed by a mesh."""
-    hash_key: str | None = None
-    """Value that ring hash maps to an endpoint."""
-    excluded: frozenset[Any] = frozenset()
-    """Endpoints of earlier attempts; picked only if there are no others."""
-
-    def excluding(self, channel_endpoint: Any) -> PickArgs:
-        """Return a copy that also avoids `channel_endpoint`."""
-        return attrs.evolve(self, excluded=self.excluded | {channel_endpoint})
-
-
-DEFAULT_PICK_ARGS = PickArgs()
 
 
 class CallTracker(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, TypedDict, TypeVar, Unpack
@@ -40,7 +40,9 @@ from meshtrio.rpc.purerpc_compat import iter_stub_methods
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
+from meshtrio.transport.dial import dial
 from meshtrio.transport.tls import ClientTls
+from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.text import escape_unprintable
 from meshtrio.util.trio_check import require_trio
@@ -67,6 +69,9 @@ class ChannelOptions(TypedDict, total=False):
     """TLS settings of connections; by default those of each endpoint."""
     timeouts: Timeouts | None
     """Timeouts of connections; by default keepalive is sent over networks only."""
+    dialer: Callable[..., Awaitable[Transport]]
+    """Connects to an endpoint, with the arguments of `meshtrio.transport.dial.dial`, which it
+    replaces."""
     interceptors: Sequence[Interceptor]
     """Interceptors of all calls, the outermost first."""
     metadata: MetadataLike
@@ -96,43 +101,35 @@ class Channel(StubChannel):
         pool: SubchannelPool,
         exit_info_timeout: float,
         traced: bool,
-        *,
-        service_config: ServiceConfig | None = None,
-        limits: Limits | None = None,
-        tls: ClientTls | None = None,
-        timeouts: Timeouts | None = None,
-        interceptors: Sequence[Interceptor] = (),
-        metadata: MetadataLike = (),
-        max_receive_message_length: int | None = None,
-        max_send_message_length: int | None = None,
+        options: ChannelOptions,
     ) -> None:
         """Not public: `open_channel` makes channels, whose tasks run in `nursery`."""
+        limits, tls = options.get("limits"), options.get("tls")
         self.message_lengths = MessageLengths.from_options(
-            max_receive_message_length, max_send_message_length, limits
+            options.get("max_receive_message_length"),
+            options.get("max_send_message_length"),
+            limits,
         )
         self.name = name
         self.target = canonical_target(name)
         self.authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
         self.scheme = "http" if tls is None else "https"
-        self.interceptors: tuple[Any, ...] = tuple(interceptors)
-        self.metadata = tuple(metadata)
+        self.interceptors: tuple[Any, ...] = tuple(options.get("interceptors", ()))
+        self.metadata = tuple(options.get("metadata", ()))
         encode_metadata(self.metadata)
         self.tracer = current_tracers().client if traced else None
         self.call_counters = CallCounters()
         self.trace_node = channelz_registry.TraceNode()
         channelz_registry.CHANNELS.add(self.trace_node.channelz_id, self)
         self.retry_control = RetryControl(Random())
+        timeouts, dialer = options.get("timeouts"), options.get("dialer", dial)
+        connections = ConnectionOptions(limits, tls, timeouts, dialer)
         self.picker = LoadBalancer(
-            name,
-            pool,
-            ConnectionOptions(limits, tls, timeouts),
-            nursery,
-            self.trace_node,
-            self.call_counters,
-            self._on_ejection,
+            name, pool, connections, nursery, self.trace_node, self.call_counters, self._on_ejection
         )
         self._nursery = nursery
         self._exit_info_timeout = exit_info_timeout
+        service_config = options.get("service_config")
         self._is_config_fixed = service_config is not None
         self._config_json = ""
         self._apply_config(service_config or ServiceConfig())
@@ -278,7 +275,7 @@ async def open_channel(
     """
     require_trio("connect")
     async with open_shared_pool() as pool, open_collapsing_nursery() as nursery:
-        channel = Channel(name, nursery, pool, exit_info_timeout, traced, **options)
+        channel = Channel(name, nursery, pool, exit_info_timeout, traced, options)
         if initial_state is not None:
             channel.update_state(initial_state)
         key = resolver if resolver_key is None else resolver_key

@@ -78,11 +78,8 @@ class DescriptorPoolBuilder:
             self._total_size += len(data)
             self._import_count += len(imports)
             if len(self._files) >= MAX_FILES or self._total_size > MAX_TOTAL_SIZE:
-                text = (
-                    f"there are over {MAX_FILES:,} files, or "
-                    f"{MAX_TOTAL_SIZE // 1024 // 1024} MiB of them"
-                )
-                raise MalformedProtobufError(text)
+                most = f"{MAX_FILES:,} files, or {MAX_TOTAL_SIZE // 1024 // 1024} MiB of them"
+                raise MalformedProtobufError(f"there are over {most}")
             if self._import_count > _MAX_IMPORTS:
                 raise MalformedProtobufError(f"files have over {_MAX_IMPORTS:,} imports")
             self._declaration_count += _count_declarations(data, pace)
@@ -186,13 +183,11 @@ def _count_declarations(data: bytes, pace: GilYielder) -> int:
                 inner.append((kind[number], value, stop))
         found, names, prefix = found + len(inner), names + prefix + name, prefix + name + 1
         if found > MAX_DECLARATIONS_PER_FILE:
-            raise MalformedProtobufError(
-                f"a file declares over {MAX_DECLARATIONS_PER_FILE:,} things"
-            )
+            text = f"a file declares over {MAX_DECLARATIONS_PER_FILE:,} things"
+            raise MalformedProtobufError(text)
         if names > MAX_NAMES_SIZE_PER_FILE:
-            raise MalformedProtobufError(
-                f"the names in a file have over {MAX_NAMES_SIZE_PER_FILE:,} bytes"
-            )
+            text = f"the names in a file have over {MAX_NAMES_SIZE_PER_FILE:,} bytes"
+            raise MalformedProtobufError(text)
         if inner and depth >= _MAX_DEPTH:
             raise MalformedProtobufError(f"declarations are nested deeper than {_MAX_DEPTH}")
         pending += [(of, begin, stop, depth + 1, prefix) for of, begin, stop in inner]
@@ -224,6 +219,5 @@ def sort_by_imports(imports: Mapping[str, Iterable[str]]) -> list[str]:
     try:
         return list(TopologicalSorter(imports).static_order())
     except CycleError as exc:
-        raise MalformedProtobufError(
-            f"{exc.args[1][0]!r} imports itself, by way of others"
-        ) from None
+        name = exc.args[1][0]
+        raise MalformedProtobufError(f"{name!r} imports itself, by way of others") from None

@@ -135,8 +135,6 @@ class InterceptorTask:
         """Enter the interceptors, wait for `request_exit`, and exit them."""
         try:
             await intercept(self._interceptors, self.call, self._wait_for_end)
-        except trio.Cancelled:
-            raise
         except BaseException as exc:
             cancelled, self.error = split_cancelled(exc)
             if cancelled is not None:

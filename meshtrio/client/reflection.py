@@ -38,7 +38,7 @@ MAX_SERVICES = 1000
 _MAX_FIELDS = 10_000
 """Fields of a response."""
 
-_FILE_DESCRIPTOR_FIELD, _LIST_SERVICES_FIELD, _ERROR_FIELD = 4, 6, 7
+_FIELDS = _FILE_DESCRIPTOR_FIELD, _LIST_SERVICES_FIELD, _ERROR_FIELD = 4, 6, 7
 """Field numbers of ServerReflectionResponse."""
 
 
@@ -177,11 +177,7 @@ class _ReflectionResponse:
             remaining = _count_field(remaining, pace)
             if number == _ERROR_FIELD:
                 response.error = ""
-            if begin < 0 or number not in (
-                _FILE_DESCRIPTOR_FIELD,
-                _LIST_SERVICES_FIELD,
-                _ERROR_FIELD,
-            ):
+            if begin < 0 or number not in _FIELDS:
                 continue
             for inner, _, value, stop in iter_fields(data, begin, end):
                 remaining = _count_field(remaining, pace)

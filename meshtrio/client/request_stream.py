@@ -62,8 +62,6 @@ class RequestStream:
         try:
             with self.cancel_scope:
                 await self._send_all()
-        except trio.Cancelled:
-            raise
         except BaseException as exc:
             # The caller gets what the iterable raises, as by clean-up code while it is cancelled.
             cancelled, self.error = split_cancelled(exc)

@@ -21,12 +21,7 @@ import purerpc
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_context import (
-    CallContext,
-    call_status_for,
-    make_pick_args,
-    make_timeout_error,
-)
+from meshtrio.client.call_context import CallContext, call_status_for, make_timeout_error
 from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallDestination, CallOptions
 from meshtrio.client.call_state import TRANSITIONS, CallInput, CallState
 from meshtrio.client.interceptors import InterceptorTask, make_client_call
@@ -94,7 +89,7 @@ class StreamingCall(AsyncIterator[Any]):
             channel.message_lengths.resolve_limits(config),
             None,
             config.retry_policy,
-            make_pick_args(options, config),
+            options.make_pick_args(config),
         )
         self._config_timeout = config.timeout
         self._single_message = single_message

@@ -11,12 +11,7 @@ import attrs
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_context import (
-    CallContext,
-    call_status_for,
-    make_pick_args,
-    make_timeout_error,
-)
+from meshtrio.client.call_context import CallContext, call_status_for, make_timeout_error
 from meshtrio.client.call_destination import (
     DEFAULT_OPTIONS,
     CallDestination,
@@ -156,7 +151,7 @@ class UnaryUnaryMultiCallable:
             if options.method_config is not None:
                 config = options.method_config
                 limits = channel.message_lengths.resolve_limits(config)
-            pick_args = make_pick_args(options, config)
+            pick_args = options.make_pick_args(config)
         if limits is not None:
             limits.check_send(message.ByteSize())
         policy, headers = config.retry_policy, self._method_headers
@@ -182,7 +177,7 @@ class UnaryUnaryMultiCallable:
         self._service_config = channel.service_config
         self._method_config = self._service_config.get_method_config(method.service, method.name)
         self._message_limits = channel.message_lengths.resolve_limits(self._method_config)
-        self._pick_args = make_pick_args(DEFAULT_OPTIONS, self._method_config)
+        self._pick_args = DEFAULT_OPTIONS.make_pick_args(self._method_config)
 
 
 async def _call_with_config(

@@ -80,12 +80,11 @@ class MemoryRegistry:
 
     def _evict_idle(self) -> None:
         """Drop the oldest unmanaged services that have neither endpoints nor watchers."""
+        states = {name: value.value for name, value in self._services.items()}
         idle = [
-            service
-            for service, value in self._services.items()
-            if value.value.unmanaged
-            and not value.value.endpoints
-            and service not in self._watcher_counts
+            name
+            for name, state in states.items()
+            if state.unmanaged and not state.endpoints and name not in self._watcher_counts
         ]
         for service in idle[: len(idle) - _MAX_IDLE_SERVICES + 1]:
             del self._services[service]
@@ -113,8 +112,7 @@ class MemoryRegistry:
     def resolve(self, service: str) -> ServiceState:
         if not self.has_service(service):
             raise UnknownServiceError(service, self.services())
-        state: ServiceState = self._services[service].value
-        return state
+        return self._services[service].value
 
     def count_endpoints(self) -> int:
         """Return the number of endpoints of all services."""

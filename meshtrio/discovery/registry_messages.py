@@ -88,8 +88,7 @@ def get_address(message: Any) -> str:
     """Return the address in an Endpoint or a RegisterRequest. Raises ValueError."""
     if message.HasField("path"):
         return f"unix:{os.fsdecode(message.path)}"
-    address: str = message.address
-    return address
+    return str(message.address)
 
 
 def _endpoint_to_message(endpoint: Endpoint) -> Any:
@@ -129,12 +128,6 @@ def tls_to_message(files: ClientTlsConfig) -> Any:
 
 
 def tls_from_message(message: Any) -> ClientTlsConfig:
-    def path(text: str) -> Path | None:
-        return Path(text) if text else None
-
-    return ClientTlsConfig(
-        ca=path(message.ca_path),
-        certificate=path(message.certificate_path),
-        key=path(message.key_path),
-        server_name=message.server_name or None,
-    )
+    paths = message.ca_path, message.certificate_path, message.key_path
+    ca, certificate, key = (Path(text) if text else None for text in paths)
+    return ClientTlsConfig(ca, certificate, key, server_name=message.server_name or None)

@@ -60,11 +60,8 @@ class ProxiedHealth:
         return found
 
     def _find_known_services(self, name: str) -> list[str]:
-        return (
-            [name]
-            if self._registry.has_service(name)
-            else self._router.service_index.find_services(name)
-        )
+        is_known = self._registry.has_service(name)
+        return [name] if is_known else self._router.service_index.find_services(name)
 
     async def _is_ready(self, service: str) -> bool:
         if not self._registry.has_service(service):

@@ -86,13 +86,10 @@ class Route:
 class ChannelProvider(Protocol):
     """What a proxied call needs of the router."""
 
-    @property
-    def call_metrics(self) -> GatewayMetrics | None:
-        """The metrics of proxied calls; None if they are off."""
-
-    @property
-    def max_unread_size(self) -> int:
-        """Maximum bytes that wait for a client that does not read."""
+    call_metrics: GatewayMetrics | None
+    """The metrics of proxied calls; None if they are off."""
+    max_unread_size: int
+    """Maximum bytes that wait for a client that does not read."""
 
     def find_open_channel(self, route: Route) -> Channel | None:
         """Return the channel for a route if it is known and open."""

@@ -1,7 +1,8 @@
 """Balancing policies: which ready endpoint takes the next call.
 
-`update_endpoints` gives a policy the listed endpoints of its priority, and `pick` those of them
-that are ready. Sources: gRFC A48 (least request), A42 (ring hash).
+`PriorityPolicy` has a policy for each priority. `update_endpoints` gives it the listed endpoints,
+and `pick` those of them that are ready. Sources: gRFC A56 (priorities), A48 (least request), A42
+(ring hash).
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import bisect
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
 import attrs
+
+from meshtrio.grpc.service_config import LoadBalancingConfig, LoadBalancingPolicy
 
 
 class Candidate(Protocol):
@@ -22,6 +25,10 @@ class Candidate(Protocol):
 
     last_pick: int
     """Sequence number of the last pick; owned by the policy."""
+
+    @property
+    def priority(self) -> int:
+        """Priority of the endpoint; lower is better."""
 
     @property
     def stable_id(self) -> str:
@@ -220,3 +227,50 @@ class RingHash(Generic[C]):
 def stable_hash(text: str) -> int:
     """Hash a text to 64 bits, equally in all processes."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+@attrs.define
+class PriorityPolicy(Generic[C]):
+    """Keeps a balancer for each priority; calls go to the best one that has a ready endpoint."""
+
+    _rng: Random
+    ready: Sequence[C] = ()
+    """Ready endpoints of the best priority that has any."""
+    balancer: Balancer[C] = attrs.field(factory=RoundRobin)
+    """Picks among `ready`."""
+    _balancers: dict[int, Balancer[C]] = attrs.field(factory=dict)
+
+    def reset(self) -> None:
+        """Drop the balancers, before endpoints are updated with another config."""
+        self._balancers = {}
+
+    def update_endpoints(self, endpoints: Iterable[C], config: LoadBalancingConfig) -> None:
+        """Set the listed endpoints."""
+        by_priority: dict[int, list[C]] = {}
+        for endpoint in endpoints:
+            by_priority.setdefault(endpoint.priority, []).append(endpoint)
+        self._balancers = {
+            priority: self._balancers.get(priority) or self._make_balancer(config)
+            for priority in by_priority
+        }
+        for priority, members in by_priority.items():
+            self._balancers[priority].update_endpoints(members)
+
+    def _make_balancer(self, config: LoadBalancingConfig) -> Balancer[C]:
+        match config.policy:
+            case LoadBalancingPolicy.PICK_FIRST:
+                return PickFirst()
+            case LoadBalancingPolicy.ROUND_ROBIN:
+                return RoundRobin()
+            case LoadBalancingPolicy.RING_HASH:
+                return RingHash(self._rng, RingSize(*config.ring_size_range))
+            case LoadBalancingPolicy.LEAST_REQUEST:
+                return LeastRequest(self._rng, config.choice_count)
+
+    def update_ready(self, endpoints: Iterable[C]) -> None:
+        """Follow changes of readiness."""
+        ready = [endpoint for endpoint in endpoints if endpoint.is_ready]
+        best = min((endpoint.priority for endpoint in ready), default=0)
+        self.ready = tuple(endpoint for endpoint in ready if endpoint.priority == best)
+        if ready:
+            self.balancer = self._balancers[best]
