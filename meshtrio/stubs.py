@@ -7,7 +7,6 @@ with the names of grpcio's multi-callables.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack
 
 import purerpc
@@ -69,12 +68,7 @@ class StreamingCall(Protocol[Request_contra, Reply_co]):
 
     async def __aenter__(self) -> Self: ...
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+    async def __aexit__(self, *_: object) -> None: ...
 
 
 class UnaryUnary(Protocol[Request_contra, Reply_co]):

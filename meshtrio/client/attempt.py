@@ -151,9 +151,8 @@ class Attempt:
             raise await self._translate_failure(exc) from None
         if data is None or count != 1:
             # statuscodes.md, "Response cardinality violation".
-            raise purerpc.UnimplementedError(
-                f"the call succeeded with {count} replies instead of one"
-            )
+            text = f"the call succeeded with {count} replies instead of one"
+            raise purerpc.UnimplementedError(text)
         try:
             return self._call.method.response_type.FromString(data)
         except Exception as exc:
@@ -250,11 +249,8 @@ class Attempt:
 
     def _finish_tracking(self, call_tracker: CallTracker) -> None:
         self._call_tracker = None
-        if (
-            self._success is None
-            and not self.stream.send_closed
-            and trio.current_time() >= self._deadline
-        ):
+        is_open = self._success is None and not self.stream.send_closed
+        if is_open and trio.current_time() >= self._deadline:
             self._success = False  # The endpoint took longer than the caller's deadline.
         call_tracker.on_finish(success=self._success)
 
@@ -301,8 +297,7 @@ def _on_open_failure(tracer: AttemptTracer | None, failure: BaseException, deadl
         UsageError: The failure was caused by a call from outside of trio.
     """
     if tracer is not None:
-        notify_tracer(
-            "an attempt", tracer.attempt_ended, attempt_status_for(failure, deadline), None
-        )
+        status = attempt_status_for(failure, deadline)
+        notify_tracer("an attempt", tracer.attempt_ended, status, None)
     if isinstance(failure, RuntimeError):
         require_trio("a method of a stub")  # Checked here, where it costs successful calls nothing.

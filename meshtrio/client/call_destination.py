@@ -57,11 +57,7 @@ class PickArgs:
 
 
 DEFAULT_PICK_ARGS = PickArgs()
-_PICK_ARGS = {
-    None: DEFAULT_PICK_ARGS,
-    True: PickArgs(wait_for_ready=True),
-    False: PickArgs(wait_for_ready=False),
-}
+_PICK_ARGS = {each: PickArgs(wait_for_ready=each) for each in (None, True, False)}
 
 
 def _to_metadata(pairs: MetadataLike | None) -> Metadata:

@@ -237,10 +237,9 @@ class Channel(StubChannel):
         self.picker.apply_config(service_config)
 
     def _on_ejection(self, ejection: Ejection) -> None:
-        if self.tracer is not None:
-            notify_tracer_in_read_loop(
-                self.target, self.tracer.outlier_ejected, self.target, ejection
-            )
+        tracer, target = self.tracer, self.target
+        if tracer is not None:
+            notify_tracer_in_read_loop(target, tracer.outlier_ejected, target, ejection)
 
 
 @asynccontextmanager

@@ -57,10 +57,9 @@ class ChannelEndpoint:
         self._update_pick_result()
 
     def _update_pick_result(self) -> None:
-        connection = self.subchannel.connection
-        self.pick_result = (
-            None if connection is None else PickResult(connection, self, self._call_tracker)
-        )
+        connection, self.pick_result = self.subchannel.connection, None
+        if connection is not None:
+            self.pick_result = PickResult(connection, self, self._call_tracker)
 
     def _on_subchannel_change(self) -> None:
         before = self.pick_result
@@ -94,7 +93,7 @@ class ChannelEndpoint:
             self.set_exit_info(exit_info)
         self.removed.set()
         self.health_watch_scope.cancel()
-        self._pool.release_subchannel(self.subchannel, self._options, self._on_subchannel_change)
+        self._pool.release_subchannel(self.subchannel, self._on_subchannel_change)
 
     def set_exit_info(self, exit_info: ExitInfo) -> None:
         """Record why the endpoint was removed: first that it is stopping, then how it ended."""

@@ -46,10 +46,8 @@ class HealthWatcher:
         endpoint.health_watch_scope.cancel()
         endpoint.is_healthy = service is None
         if service is not None:
-            endpoint.health_watch_scope = trio.CancelScope()
-            start_soon_without_context(
-                self._nursery, self._run, endpoint, service, endpoint.health_watch_scope
-            )
+            scope = endpoint.health_watch_scope = trio.CancelScope()
+            start_soon_without_context(self._nursery, self._run, endpoint, service, scope)
 
     async def _run(self, endpoint: ChannelEndpoint, service: str, scope: trio.CancelScope) -> None:
         def on_health(is_healthy: bool) -> None:
@@ -76,9 +74,8 @@ async def watch_health(
     from meshtrio.messages import health
     from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 
-    method = method_from_descriptor(
-        health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Watch"]
-    )
+    service_descriptor = health.DESCRIPTOR.services_by_name["Health"]
+    method = method_from_descriptor(service_descriptor.methods_by_name["Watch"])
     connection = subchannel.connection
     if connection is None:
         return

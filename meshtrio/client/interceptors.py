@@ -89,9 +89,8 @@ def call_credentials(
 
 def make_client_call(channel: CallDestination, method: Method, options: CallOptions) -> ClientCall:
     """Describe a call to its interceptors; called in the task of its caller."""
-    return ClientCall(
-        channel.name, method.path, list(options.metadata), trio.current_effective_deadline()
-    )
+    deadline = trio.current_effective_deadline()
+    return ClientCall(channel.name, method.path, list(options.metadata), deadline)
 
 
 async def intercept(

@@ -16,9 +16,8 @@ from meshtrio.rpc.method import Message, Method
 def make_multicallable(channel: CallDestination, method: Method) -> Callable[..., Any]:
     """Make the callable for one method of a stub, with the call forms of purerpc."""
     if not method.server_streams:
-        return (StreamUnaryMultiCallable if method.client_streams else UnaryUnaryMultiCallable)(
-            channel, method
-        )
+        cls = StreamUnaryMultiCallable if method.client_streams else UnaryUnaryMultiCallable
+        return cls(channel, method)
 
     def server_stream(message: Message, **keywords: Unpack[CallKeywords]) -> StreamingCall:
         return StreamingCall(channel, method, make_call_options(keywords), single_message=message)

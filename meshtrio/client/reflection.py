@@ -154,7 +154,7 @@ def find_method(pool: DescriptorPool, method: str, source: str) -> MethodDescrip
 
 
 @attrs.define
-class _ReflectionResponse:
+class _Response:
     """A ServerReflectionResponse whose files are not parsed."""
 
     services: list[str] = attrs.field(factory=list)
@@ -165,7 +165,7 @@ class _ReflectionResponse:
     """The error message, None if there is no error."""
 
     @classmethod
-    def parse(cls, data: bytes, pace: GilYielder) -> _ReflectionResponse:
+    def parse(cls, data: bytes, pace: GilYielder) -> _Response:
         """Parse a response.
 
         Raises:
@@ -205,9 +205,7 @@ def _count_field(remaining: int, pace: GilYielder) -> int:
     return remaining - 1
 
 
-async def _query(
-    channel: CallDestination, server: str, request: dict[str, str]
-) -> _ReflectionResponse:
+async def _query(channel: CallDestination, server: str, request: dict[str, str]) -> _Response:
     """Send one request, in the first version that the server implements."""
     what = " ".join(request.values())
     for module, method in _VERSIONS:
@@ -217,7 +215,7 @@ async def _query(
                 reply = await call.receive_message()
             try:
                 data = b"" if reply is None else reply.data
-                response = await run_computation(partial(_ReflectionResponse.parse, data))
+                response = await run_computation(partial(_Response.parse, data))
             except MalformedProtobufError as exc:
                 raise ReflectionError(f"{server} does not describe {what}: {exc}") from None
             if reply is None or response.error is not None:

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import attrs
@@ -81,16 +80,10 @@ class StreamingCall(AsyncIterator[Any]):
         config = options.method_config
         if config is None:
             config = channel.service_config.get_method_config(method.service, method.name)
-        self._call = CallContext(
-            channel,
-            method,
-            encode_method_headers(method, channel),
-            options,
-            channel.message_lengths.resolve_limits(config),
-            None,
-            config.retry_policy,
-            options.make_pick_args(config),
-        )
+        headers = encode_method_headers(method, channel)
+        limits = channel.message_lengths.resolve_limits(config)
+        policy, pick_args = config.retry_policy, options.make_pick_args(config)
+        self._call = CallContext(channel, method, headers, options, limits, None, policy, pick_args)
         self._config_timeout = config.timeout
         self._single_message = single_message
         self._request_stream = None if messages is None else RequestStream(messages)
@@ -341,12 +334,7 @@ class StreamingCall(AsyncIterator[Any]):
         await self._run_with_timeout(self._ensure_started)
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.cancel()
 
     def __del__(self) -> None:

@@ -88,7 +88,7 @@ class Subchannel:
         channelz_registry.SUBCHANNELS.add(self.trace_node.channelz_id, self)
         self.past_counters = CallCounters()
         """Counts the calls of connections that have closed."""
-        self._options = options
+        self.options = options
         self._timeouts = options.timeouts_for(endpoint)
         self._dial_limiter = dial_limiter
         self._is_local = Address.parse(endpoint.address).is_unix
@@ -173,7 +173,7 @@ class Subchannel:
         transport = await self._dial()
         if transport is None:
             return False
-        connection = ClientConnection(transport, self._options.limits, self._timeouts)
+        connection = ClientConnection(transport, self.options.limits, self._timeouts)
         self._connections.add(connection)
         await nursery.start(self._run_connection, connection)
         with trio.move_on_after(_SETTINGS_TIMEOUT) as waiting:
@@ -204,9 +204,9 @@ class Subchannel:
                 endpoint = self.endpoint
                 async with self._dial_limiter.slot(endpoint, local=self._is_local):
                     self._dial_scope.deadline = trio.current_time() + _CONNECT_TIMEOUT
-                    return await self._options.dialer(
+                    return await self.options.dialer(
                         endpoint.address,
-                        self._options.tls or endpoint.tls,
+                        self.options.tls or endpoint.tls,
                         endpoint.allowed_server_uids,
                         backlog_timeout=_BACKLOG_TIMEOUT,
                     )

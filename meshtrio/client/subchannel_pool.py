@@ -51,20 +51,17 @@ class SubchannelPool:
         """
         subchannel = self._subchannels.get((endpoint, options))
         if subchannel is None:
-            subchannel = self._subchannels[endpoint, options] = Subchannel(
-                endpoint, options, self._dial_limiter
-            )
+            subchannel = Subchannel(endpoint, options, self._dial_limiter)
+            self._subchannels[endpoint, options] = subchannel
             self._start_task(subchannel.run)
         subchannel.watchers.append(on_change)
         return subchannel
 
-    def release_subchannel(
-        self, subchannel: Subchannel, options: ConnectionOptions, on_change: Callable[[], None]
-    ) -> None:
+    def release_subchannel(self, subchannel: Subchannel, on_change: Callable[[], None]) -> None:
         """Stop using a subchannel; without users it ends, once calls under way have finished."""
         subchannel.watchers.remove(on_change)
         if not subchannel.watchers:
-            del self._subchannels[subchannel.endpoint, options]
+            del self._subchannels[subchannel.endpoint, subchannel.options]
             subchannel.start_draining()
 
     # -- resolvers ---------------------------------------------------------------------------

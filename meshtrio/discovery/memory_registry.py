@@ -97,11 +97,8 @@ class MemoryRegistry:
         endpoint_id = exit_info.endpoint_id
         # A later exit info of an endpoint replaces the first: "stopped", then the exit status. Only
         # the latest keeps its stderr: the whole state is sent to every watcher at each change.
-        earlier = [
-            attrs.evolve(info, stderr_tail=())
-            for info in state.exit_infos
-            if info.endpoint_id != endpoint_id
-        ]
+        others = (info for info in state.exit_infos if info.endpoint_id != endpoint_id)
+        earlier = [attrs.evolve(info, stderr_tail=()) for info in others]
         exit_info = attrs.evolve(exit_info, reason=exit_info.reason[:_MAX_REASON_LENGTH])
         self._update(
             service,

@@ -27,9 +27,8 @@ def make_register_request(
     address = str(socket)
     if not address.startswith(("unix:", "tcp:")):
         address = f"unix:{os.path.abspath(address)}"
-    request = messages.RegisterRequest(
-        service=service, weight=weight, **_make_address_fields(address)
-    )
+    fields = _make_address_fields(address)
+    request = messages.RegisterRequest(service=service, weight=weight, **fields)
     if local is not None:
         request.local = local
     if tls is not None:

@@ -26,6 +26,7 @@ def rewrite_request_headers(
     `forwarded_for` is the client that the call comes from, for `FORWARDED_METADATA_KEY`.
     """
     metadata = tuple(pair for pair in headers.metadata if pair[0] != FORWARDED_METADATA_KEY)
+    forwarded = FORWARDED_METADATA_KEY.encode(), forwarded_for.encode()
     return build_request_headers(
         headers.path.encode("latin-1"),
         scheme.encode(),
@@ -34,10 +35,7 @@ def rewrite_request_headers(
         encoding=headers.encoding,
         accept_encoding=headers.accept_encoding,
         user_agent=headers.user_agent.encode("latin-1"),
-        metadata=[
-            (FORWARDED_METADATA_KEY.encode(), forwarded_for.encode()),
-            *encode_received_metadata(metadata),
-        ],
+        metadata=[forwarded, *encode_received_metadata(metadata)],
     )
 
 

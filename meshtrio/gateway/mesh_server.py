@@ -70,12 +70,10 @@ class MeshServer:
         list_services = IdentityCache(_list_grpc_services, max_entries=1)
         self._router = Router(registry, lambda: list_services(supervisor.config), gateway_metrics)
         self._health = ProxiedHealth(registry, self._router)
-        self._servicers = (
-            ControlServicer(
-                supervisor, registry, operations, event_log, self._load_reports, log_levels
-            ),
-            RegistryServicer(registry, lambda: supervisor.config),
+        control = ControlServicer(
+            supervisor, registry, operations, event_log, self._load_reports, log_levels
         )
+        self._servicers = control, RegistryServicer(registry, lambda: supervisor.config)
         self._call_quota = CallQuota(lambda: supervisor.config.limits.max_calls_per_user)
 
     @asynccontextmanager

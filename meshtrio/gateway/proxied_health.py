@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import purerpc
 import trio
 
@@ -14,6 +15,7 @@ _CHECK_INTERVAL = 1.0
 """Maximum seconds between two checks of a watched service."""
 
 
+@attrs.frozen
 class ProxiedHealth:
     """A `HealthSource` for services of the mesh, and for gRPC services of its plugins.
 
@@ -21,9 +23,8 @@ class ProxiedHealth:
     registered only while they are ready; other endpoints are if they accept a connection.
     """
 
-    def __init__(self, registry: Registry, router: Router) -> None:
-        self._registry = registry
-        self._router = router
+    _registry: Registry
+    _router: Router
 
     async def is_serving(self, name: str) -> bool | None:
         """Return whether a service has a ready endpoint; None if it is unknown.

@@ -55,9 +55,8 @@ async def run_attempts(
                 retry_control = call.channel.retry_control
                 if retry_state is None:
                     retry_state = RetryState(call.retry_policy, retry_control)
-                delay = retry_state.next_delay(
-                    exc, attempt.pushback, trio.current_time(), trio.current_effective_deadline()
-                )
+                now, deadline = trio.current_time(), trio.current_effective_deadline()
+                delay = retry_state.next_delay(exc, attempt.pushback, now, deadline)
             attempt.end()
             if delay is None or retry_state is None:
                 raise
