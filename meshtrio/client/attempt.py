@@ -67,8 +67,7 @@ class Attempt:
             UsageError: Not called from trio.
         """
         channel = call.channel
-        picker = channel.picker
-        tracer = None
+        picker, tracer = channel.picker, None
         if call.tracer is not None:
             tracer = start_attempt_tracer(call.tracer, call.attempt_kind, call.previous_attempts)
         deadline = _INFINITE

@@ -105,11 +105,9 @@ class Channel(StubChannel):
     ) -> None:
         """Not public: `open_channel` makes channels, whose tasks run in `nursery`."""
         limits, tls = options.get("limits"), options.get("tls")
-        self.message_lengths = MessageLengths.from_options(
-            options.get("max_receive_message_length"),
-            options.get("max_send_message_length"),
-            limits,
-        )
+        receive = options.get("max_receive_message_length")
+        send = options.get("max_send_message_length")
+        self.message_lengths = MessageLengths.from_options(receive, send, limits)
         self.name = name
         self.target = canonical_target(name)
         self.authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)

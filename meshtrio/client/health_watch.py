@@ -84,10 +84,13 @@ async def watch_health(
     while connection.is_usable:
         try:
             async with StreamingCall(channel, method, single_message=request) as call:
-                with subchannel.count_health_watch():
+                subchannel.health_watch_count += 1
+                try:
                     async for reply in call:
                         failures = 0
                         on_health(reply.status == health.HealthCheckResponse.SERVING)
+                finally:
+                    subchannel.health_watch_count -= 1
         except purerpc.UnimplementedError:
             _log.info("%s has no health service to watch; it counts as healthy", service or "it")
             on_health(True)

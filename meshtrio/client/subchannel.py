@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from random import Random
 
 import attrs
@@ -54,12 +53,6 @@ class ConnectionOptions:
     dialer: Callable[..., Awaitable[Transport]] = dial
     """Connects to an endpoint."""
 
-    def timeouts_for(self, endpoint: Endpoint) -> Timeouts:
-        """Return the timeouts of a connection to `endpoint`."""
-        if self.timeouts is not None:
-            return self.timeouts
-        return _LOCAL_TIMEOUTS if Address.parse(endpoint.address).is_unix else NETWORK_TIMEOUTS
-
 
 _LOCAL_TIMEOUTS = Timeouts()
 _NO_STREAMS: dict[int, Stream] = {}
@@ -89,9 +82,10 @@ class Subchannel:
         self.past_counters = CallCounters()
         """Counts the calls of connections that have closed."""
         self.options = options
-        self._timeouts = options.timeouts_for(endpoint)
         self._dial_limiter = dial_limiter
         self._is_local = Address.parse(endpoint.address).is_unix
+        default_timeouts = _LOCAL_TIMEOUTS if self._is_local else NETWORK_TIMEOUTS
+        self._timeouts = default_timeouts if options.timeouts is None else options.timeouts
         self._backoff = LOCAL_RECONNECT_BACKOFF if self._is_local else RECONNECT_BACKOFF
         if endpoint.is_registered:
             self._backoff = REGISTERED_RECONNECT_BACKOFF
@@ -112,15 +106,6 @@ class Subchannel:
     def _notify_watchers(self) -> None:
         for on_change in list(self.watchers):
             on_change()
-
-    @contextmanager
-    def count_health_watch(self) -> Iterator[None]:
-        """Count one of the streams as a health watch during the block."""
-        self.health_watch_count += 1
-        try:
-            yield
-        finally:
-            self.health_watch_count -= 1
 
     def start_draining(self) -> None:
         """Take no more calls; `run` ends once those under way have finished."""

@@ -127,9 +127,7 @@ class SubchannelPool:
             await self._stopped.wait()
 
 
-_current_pool: trio.lowlevel.RunVar[SubchannelPool | None] = trio.lowlevel.RunVar(
-    "meshtrio pool", None
-)
+_current_pool = trio.lowlevel.RunVar[SubchannelPool | None]("meshtrio pool", None)
 _in_pool_task: ContextVar[SubchannelPool | None] = ContextVar("meshtrio pool", default=None)
 """Set in the pool's own tasks: a resolver may use a channel, which must not keep the pool alive."""
 

@@ -118,11 +118,7 @@ class UnaryUnaryMultiCallable:
         return result
 
     async def _call_intercepted(
-        self,
-        message: Message,
-        options: CallOptions,
-        compress: bool,
-        tracer: ClientCallTracer | None,
+        self, message: Message, options: CallOptions, compress: bool, tracer: _Tracer
     ) -> tuple[Any, Attempt]:
         client_call = make_client_call(self._channel, self._method, options)
 
@@ -135,11 +131,7 @@ class UnaryUnaryMultiCallable:
         return await intercept(self._channel.interceptors, client_call, call)
 
     async def _call(
-        self,
-        message: Message,
-        options: CallOptions,
-        compress: bool,
-        tracer: ClientCallTracer | None,
+        self, message: Message, options: CallOptions, compress: bool, tracer: _Tracer
     ) -> tuple[Any, Attempt]:
         channel = self._channel
         if self._service_config is not channel.service_config:

@@ -207,7 +207,6 @@ class ProxiedCall:
 
     @property
     def has_started(self) -> bool:
-        """Whether the call was sent to a plugin."""
         return self._state is not _PICKING
 
     def refuse(self) -> None:
