@@ -75,13 +75,7 @@ async def fetch_pool(channel: CallDestination, *services: str, server: str = "")
 async def fetch_types(channel: CallDestination, *services: str, server: str = "") -> ReflectedTypes:
     """Fetch the files that declare services, and those that they import.
 
-    Args:
-        channel: Channel to the server.
-        services: Full names of the services.
-        server: Name of the server in errors; by default the channel's name.
-
-    Returns:
-        The types of all these files.
+    `server` is the name of the server in errors, by default the channel's name.
 
     Raises:
         ReflectionError: The server does not describe a service, or its files are invalid.
@@ -130,12 +124,7 @@ def split_method(method: str) -> tuple[str, str]:
 
 
 def find_method(pool: DescriptorPool, method: str, source: str) -> MethodDescriptor:
-    """Find the method `pkg.Service/Method` in a pool.
-
-    Args:
-        pool: The pool.
-        method: Name of the method.
-        source: Where the pool comes from, for errors.
+    """Find the method `pkg.Service/Method` in a pool, which `source` describes in errors.
 
     Raises:
         UsageError: `method` has another form.

@@ -134,11 +134,7 @@ _in_pool_task: ContextVar[SubchannelPool | None] = ContextVar("meshtrio pool", d
 
 @asynccontextmanager
 async def open_shared_pool() -> AsyncIterator[SubchannelPool]:
-    """Use the pool of this trio run during the block.
-
-    Yields:
-        The pool.
-    """
+    """Use the pool of this trio run during the block."""
     own_pool = _in_pool_task.get()
     if own_pool is not None:
         yield own_pool

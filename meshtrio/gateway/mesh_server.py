@@ -80,9 +80,6 @@ class MeshServer:
     async def running(self, claim: ClaimedRuntimeDir) -> AsyncIterator[None]:
         """Serve during the block, and until it has exited.
 
-        Args:
-            claim: The runtime dir of the mesh.
-
         Raises:
             UsageError: A socket or port cannot be bound.
             ConfigError: The TLS files cannot be used.

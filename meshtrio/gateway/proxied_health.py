@@ -29,8 +29,7 @@ class ProxiedHealth:
     async def is_serving(self, name: str) -> bool | None:
         """Return whether a service has a ready endpoint; None if it is unknown.
 
-        Args:
-            name: A service of the mesh ("plugin.echo"), or a gRPC service that one of them serves.
+        It may be one of the mesh ("plugin.echo"), or a gRPC service that one of them serves.
         """
         services = await self._find_services(name)
         if not services:

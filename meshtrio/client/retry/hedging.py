@@ -24,13 +24,8 @@ async def call_hedged(
 ) -> tuple[Any, Attempt]:
     """Make attempts as the policy says, until one succeeds; the others are cancelled.
 
-    Returns:
-        The first reply, and its attempt, which is still to be ended.
-
-    Raises:
-        RpcFailedError: The first fatal failure, or the last one.
-
-    Cancellation: ends all attempts.
+    Returns the first reply, and its attempt, which is still to be ended. Raises the first fatal
+    failure, or the last one.
     """
     hedged = _HedgedCall(call, policy, exchange, call.pick_args)
     try:

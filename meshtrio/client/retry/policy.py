@@ -37,11 +37,7 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d{0,9})")
 
 
 def parse_pushback(value: str | bytes | None) -> float | Pushback:
-    """Parse `grpc-retry-pushback-ms`.
-
-    Returns:
-        Seconds to wait, or DO_NOT_RETRY for a negative or malformed value.
-    """
+    """Parse `grpc-retry-pushback-ms`: seconds, or DO_NOT_RETRY if it is negative or malformed."""
     if value is None:
         return Pushback.ABSENT
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
@@ -172,17 +168,10 @@ class RetryState:
         now: float,
         deadline: float = math.inf,
     ) -> float | None:
-        """Decide on another attempt after `failure`.
+        """Return the seconds until another attempt after `failure`, None if the failure is final.
 
-        Args:
-            failure: The error of the last attempt, which is not committed.
-            pushback: The server's `grpc-retry-pushback-ms`.
-            now: Seconds of a monotonic clock.
-            deadline: The caller's deadline on the same clock; no retry by policy is due after it,
-                since the failure says more than DEADLINE_EXCEEDED would.
-
-        Returns:
-            Seconds until the next attempt, None if the failure is final.
+        `now` and the caller's `deadline` are seconds of one monotonic clock. No retry by policy is
+        due after the deadline, since the failure says more than DEADLINE_EXCEEDED would.
         """
         if isinstance(failure, CallRefusedError) and not (
             failure.reached_server and self._is_refused
