@@ -117,7 +117,8 @@ class ProxiedCall:
         finally:
             self._downstream.cancel_on_error = None
         if scope.cancelled_caught:
-            text = f"the deadline passed before {self._route.display_name} could be called"
+            name = self._route.explicit_target or self._route.grpc_service
+            text = f"the deadline passed before {name} could be called"
             reason = self._channel and self._channel.unavailable_reason
             error = purerpc.DeadlineExceededError(f"{text}: {reason}" if reason else text)
             self._end_with_error(error)
@@ -215,8 +216,7 @@ class ProxiedCall:
         downstream.listener = None
         if downstream.cancel_on_error is not None:
             downstream.cancel_on_error.cancel()
-        unavailable = purerpc.StatusCode.UNAVAILABLE.value
-        self._finish(_ON_DOWNSTREAM_REFUSED, unavailable, success=None)
+        self._finish(_ON_DOWNSTREAM_REFUSED, purerpc.StatusCode.UNAVAILABLE.value, success=None)
         downstream.reset(ErrorCode.REFUSED_STREAM)
 
     def abort(self) -> None:

@@ -31,7 +31,10 @@ class ProxiedHealth:
 
         It may be one of the mesh ("plugin.echo"), or a gRPC service that one of them serves.
         """
-        services = await self._find_services(name)
+        services = self._find_known_services(name)
+        if not services:
+            await self._router.service_index.refresh()
+            services = self._find_known_services(name)
         if not services:
             return None
         for service in services:
@@ -50,14 +53,6 @@ class ProxiedHealth:
                 await channel.wait_for_state_change()
                 return
             await trio.sleep_forever()
-
-    async def _find_services(self, name: str) -> list[str]:
-        """Return the services of the mesh for a name; asks plugins if none is known."""
-        found = self._find_known_services(name)
-        if not found:
-            await self._router.service_index.refresh()
-            found = self._find_known_services(name)
-        return found
 
     def _find_known_services(self, name: str) -> list[str]:
         is_known = self._registry.has_service(name)

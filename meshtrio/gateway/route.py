@@ -51,11 +51,6 @@ class Route:
         service = headers.path[1:].partition("/")[0]
         return cls(headers, service, target, forwarded, gateways >= MAX_GATEWAYS)
 
-    @property
-    def display_name(self) -> str:
-        """The name of the destination in messages."""
-        return self.explicit_target or self.grpc_service
-
     def make_pick_args(self, channel: Channel) -> PickArgs:
         """Return the requirements of the call, with the value of the channel's hash header."""
         key = channel.hash_header

@@ -55,11 +55,11 @@ _MAX_DRAWS = 4
 """Attempts to draw another endpoint than before; one may have nearly all of the weight."""
 
 
-class Balancer(Protocol[C]):
+class Balancer(Generic[C]):
     """A balancing policy with its state for one channel and priority."""
 
     def update_endpoints(self, endpoints: Sequence[C]) -> None:
-        """Set the listed endpoints, ready or not."""
+        """Set the listed endpoints, ready or not, for policies that depend on them."""
 
     def pick(self, ready: Sequence[C], hash_key: str | None) -> C:
         """Choose an endpoint.
@@ -69,26 +69,21 @@ class Balancer(Protocol[C]):
                 list, since policies cache by its identity.
             hash_key: Key of a sticky call, None for others.
         """
+        raise NotImplementedError
 
 
-class PickFirst(Generic[C]):
+class PickFirst(Balancer[C]):
     """Picks the first ready endpoint of the list."""
-
-    def update_endpoints(self, endpoints: Sequence[C]) -> None:
-        pass
 
     def pick(self, ready: Sequence[C], hash_key: str | None) -> C:
         return ready[0]
 
 
 @attrs.define
-class RoundRobin(Generic[C]):
+class RoundRobin(Balancer[C]):
     """Picks endpoints in turn."""
 
     _last_index: int = 0
-
-    def update_endpoints(self, endpoints: Sequence[C]) -> None:
-        pass
 
     def pick(self, ready: Sequence[C], hash_key: str | None) -> C:
         self._last_index = (self._last_index + 1) % len(ready)
@@ -96,7 +91,7 @@ class RoundRobin(Generic[C]):
 
 
 @attrs.define
-class LeastRequest(Generic[C]):
+class LeastRequest(Balancer[C]):
     """Picks the endpoint with the fewest calls of a few drawn at random (power of two choices).
 
     An endpoint of twice the weight is drawn twice as often, and its calls count half. Of two with
@@ -109,9 +104,6 @@ class LeastRequest(Generic[C]):
     _pick_count: int = 0
     _cached_ready: Sequence[C] = ()
     _cached_weights: list[int] | None = None
-
-    def update_endpoints(self, endpoints: Sequence[C]) -> None:
-        pass
 
     def pick(self, ready: Sequence[C], hash_key: str | None) -> C:
         count, sums = len(ready), self._cumulative_weights(ready)
@@ -179,7 +171,7 @@ class RingSize:
 
 
 @attrs.define
-class RingHash(Generic[C]):
+class RingHash(Balancer[C]):
     """Consistent hashing: calls with the same key go to the same endpoint.
 
     Each endpoint has points on a ring, in proportion to its weight. A key maps to the next point,

@@ -41,10 +41,8 @@ def parse_pushback(value: str | bytes | None) -> float | Pushback:
     if value is None:
         return Pushback.ABSENT
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
-    if not _NUMBER.fullmatch(text):
-        return Pushback.DO_NOT_RETRY
-    milliseconds = int(text)
-    return Pushback.DO_NOT_RETRY if not 0 <= milliseconds < 2**31 else milliseconds / 1000
+    milliseconds = int(text) if _NUMBER.fullmatch(text) else -1
+    return milliseconds / 1000 if 0 <= milliseconds < 2**31 else Pushback.DO_NOT_RETRY
 
 
 class RetryThrottle:
@@ -114,15 +112,15 @@ class RetryBudget:
         return True
 
 
+@attrs.define
 class RetryControl:
     """Limits on retries that hold for all calls of a channel."""
 
-    def __init__(self, rng: Random) -> None:
-        self.rng = rng
-        """Randomizes backoff."""
-        self.throttle: RetryThrottle | None = None
-        """Present if the service config has `retryThrottling`."""
-        self.budget = RetryBudget(RetryBudgetConfig())
+    rng: Random
+    """Randomizes backoff."""
+    throttle: RetryThrottle | None = None
+    """Present if the service config has `retryThrottling`."""
+    budget: RetryBudget = attrs.field(factory=lambda: RetryBudget(RetryBudgetConfig()))
 
     def reconfigure(self, budget: RetryBudgetConfig, throttling: RetryThrottling | None) -> None:
         """Apply a service config, keeping what has been used up.
