@@ -43,7 +43,7 @@ _CANCEL = ErrorCode.CANCEL
 _INFINITE, _PAST = math.inf, -math.inf
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Attempt:
     """One stream of a call. Whoever opens it calls `end`."""
 

@@ -18,7 +18,7 @@ from meshtrio.rpc.method import Method
 from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class CallContext:
     """What `Attempt.open` needs, and what the retry loop changes between attempts."""
 

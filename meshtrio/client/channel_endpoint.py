@@ -14,7 +14,7 @@ from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class ChannelEndpoint:
     """A candidate of a channel's load balancing. Uses the pool's subchannel until `remove`."""
 

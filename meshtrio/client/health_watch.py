@@ -23,7 +23,7 @@ from meshtrio.util.concurrency import start_soon_without_context
 _log = logging.getLogger("meshtrio.rpc")
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class HealthWatcher:
     """Sets `is_healthy` of endpoints; the tasks that watch them run in the channel's `nursery`."""
 

@@ -113,7 +113,7 @@ async def intercept(
     raise failure
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class InterceptorTask:
     """Runs the interceptors of a streaming call.
 

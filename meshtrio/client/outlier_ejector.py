@@ -13,7 +13,7 @@ from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
 from meshtrio.grpc.outlier_detection import Ejection, OutlierDetection
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class OutlierEjector:
     """Sets `is_ejected` of endpoints; the task that ends intervals runs in `nursery`."""
 

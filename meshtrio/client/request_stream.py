@@ -18,7 +18,7 @@ _MAX_REPLAY_SIZE = 256 * 1024
 """Bytes of requests that are buffered for retries; a call with more is committed (gRFC A6)."""
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class RequestStream:
     """Reads an iterable in a task of the channel, and sends to the attempt that is attached.
 

@@ -48,7 +48,7 @@ _ON_DOWNSTREAM_REFUSED = CallEvent.DOWNSTREAM_REFUSED
 _DEFAULT_RESPONSE_HEADERS = build_response_headers(content_type=b"application/grpc")
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class ProxiedCall:
     """Connects the downstream stream of a call with its upstream stream; see `CallState`."""
 

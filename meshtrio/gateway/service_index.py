@@ -284,7 +284,7 @@ class ServiceIndex:
                 entry.indexed = indexed
                 self._lookup_cache.clear()
                 self._log_conflicts(service, indexed)
-            if reason and entry.error != reason:
+            if reason is not None and entry.error != reason:
                 _log.info("cannot list services of %s: %s", service, reason)
             entry.error = reason
 

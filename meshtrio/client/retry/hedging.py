@@ -43,7 +43,7 @@ async def call_hedged(
     raise hedged.failure
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _HedgedCall:
     _call: CallContext
     _policy: HedgingPolicy
