@@ -40,8 +40,8 @@ CONSTANTS: tuple[tuple[str, str, str], ...] = (
         "Bytes of the last lines that are kept of an instance.",
     ),
     (
-        "meshtrio.gateway.proxied_call",
-        "_MAX_UNREAD_SIZE",
+        "meshtrio.gateway.router",
+        "MAX_UNREAD_SIZE",
         "Bytes that a caller of the gateway may leave unread before its call is given up.",
     ),
     ("meshtrio.gateway.route", "MAX_GATEWAYS", "Gateways that a call may pass."),
@@ -146,7 +146,7 @@ TESTS = {
     "::test_a_long_line_is_cut_and_what_is_gone_is_counted",
     "_MAX_BUFFERED_LENGTH": "tests/supervise/processes/test_output.py"
     "::test_a_line_buffer_keeps_the_last_lines_within_its_size",
-    "_MAX_UNREAD_SIZE": "tests/gateway/test_harm.py::test_a_caller_who_never_reads_is_given_up",
+    "MAX_UNREAD_SIZE": "tests/gateway/test_harm.py::test_a_caller_who_never_reads_is_given_up",
     "MAX_GATEWAYS": "tests/gateway/test_routes.py::test_a_call_does_not_go_in_circles",
     "MAX_ATTEMPTS": "tests/policies/test_retry.py::test_no_policy_has_more_than_five_attempts",
     "DESCRIPTORS_FRACTION": "tests/rpc/test_connection_limiter.py"

@@ -7,14 +7,13 @@ with the names of grpcio's multi-callables.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack
 
 import purerpc
 
 if TYPE_CHECKING:
+    from meshtrio.client.call_destination import CallKeywords
     from meshtrio.client.unary import CallMetadata
-    from meshtrio.grpc.service_config import MethodConfig
 
 Service = purerpc.Service
 Client = purerpc.Client
@@ -69,12 +68,7 @@ class StreamingCall(Protocol[Request_contra, Reply_co]):
 
     async def __aenter__(self) -> Self: ...
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+    async def __aexit__(self, *_: object) -> None: ...
 
 
 class UnaryUnary(Protocol[Request_contra, Reply_co]):
@@ -84,25 +78,11 @@ class UnaryUnary(Protocol[Request_contra, Reply_co]):
     """
 
     async def __call__(
-        self,
-        message: Request_contra,
-        *,
-        metadata: Metadata | None = None,
-        compression: str = "identity",
-        compress: bool = True,
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
+        self, message: Request_contra, *, compress: bool = True, **keywords: Unpack[CallKeywords]
     ) -> Reply_co: ...
 
     async def with_call(
-        self,
-        message: Request_contra,
-        *,
-        metadata: Metadata | None = None,
-        compression: str = "identity",
-        compress: bool = True,
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
+        self, message: Request_contra, *, compress: bool = True, **keywords: Unpack[CallKeywords]
     ) -> tuple[Reply_co, CallMetadata]: ...
 
 
@@ -110,13 +90,7 @@ class UnaryStream(Protocol[Request_contra, Reply_co]):
     """A server-streaming method: `async for reply in stub.Method(request)`."""
 
     def __call__(
-        self,
-        message: Request_contra,
-        *,
-        metadata: Metadata | None = None,
-        compression: str = "identity",
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
+        self, message: Request_contra, **keywords: Unpack[CallKeywords]
     ) -> StreamingCall[Request_contra, Reply_co]: ...
 
 
@@ -124,22 +98,11 @@ class StreamUnary(Protocol[Request_contra, Reply_co]):
     """A client-streaming method: `reply = await stub.Method(requests)`."""
 
     async def __call__(
-        self,
-        messages: AsyncIterable[Request_contra],
-        *,
-        metadata: Metadata | None = None,
-        compression: str = "identity",
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
+        self, messages: AsyncIterable[Request_contra], **keywords: Unpack[CallKeywords]
     ) -> Reply_co: ...
 
     def start(
-        self,
-        *,
-        metadata: Metadata | None = None,
-        compression: str = "identity",
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
+        self, **keywords: Unpack[CallKeywords]
     ) -> StreamingCall[Request_contra, Reply_co]: ...
 
 
@@ -149,9 +112,5 @@ class StreamStream(Protocol[Request_contra, Reply_co]):
     def __call__(
         self,
         messages: AsyncIterable[Request_contra] | None = None,
-        *,
-        metadata: Metadata | None = None,
-        compression: str = "identity",
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
+        **keywords: Unpack[CallKeywords],
     ) -> StreamingCall[Request_contra, Reply_co]: ...

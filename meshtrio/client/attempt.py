@@ -7,30 +7,27 @@ from functools import partial
 from time import time
 from typing import Any
 
+import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_context import CallContext
+from meshtrio.client.call_context import CallContext, attempt_status_for, cancellation_status
 from meshtrio.client.call_destination import CallTracker, PickResult
-from meshtrio.client.call_status import attempt_status_for
 from meshtrio.client.request_headers import (
+    add_hash_key,
     build_attempt_fields,
     encode_attempt_headers,
     fit_header_list,
     request_header_list_size,
-    with_hash_key,
 )
 from meshtrio.client.retry.policy import PUSHBACK_KEY, Pushback, parse_pushback
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.compression import IDENTITY
 from meshtrio.grpc.metadata import Metadata, get_metadata_value
-from meshtrio.grpc.status import (
-    CANCELLED,
-    DEADLINE_EXCEEDED,
-    DEADLINE_TOLERANCE,
-    CallStatus,
-)
+from meshtrio.grpc.status import CANCELLED, DEADLINE_TOLERANCE, CallStatus
 from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.hpack.decoder import HeaderField
+from meshtrio.rpc.composite_tracer import start_attempt_tracer
 from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.method import Message
 from meshtrio.rpc.stream import Stream
@@ -41,48 +38,25 @@ from meshtrio.util.concurrency import require_trio
 _DEADLINE_STATUSES = (purerpc.StatusCode.DEADLINE_EXCEEDED, purerpc.StatusCode.CANCELLED)
 """Statuses with which servers end a call at its deadline, by trailers or by RST_STREAM."""
 
-
 # Module constants, since looking them up elsewhere takes longer.
 _CANCEL = ErrorCode.CANCEL
 _INFINITE, _PAST = math.inf, -math.inf
 
 
+@attrs.define(eq=False, repr=False)
 class Attempt:
     """One stream of a call. The code that opens it calls `end`."""
 
-    __slots__ = (
-        "_call",
-        "_call_tracker",
-        "_deadline",
-        "_failure_status",
-        "_is_compressed",
-        "_success",
-        "_tracer",
-        "pick_result",
-        "stream",
-    )
-
-    def __init__(
-        self,
-        call: CallContext,
-        pick_result: PickResult,
-        stream: Stream,
-        deadline: float,
-        tracer: AttemptTracer | None,
-    ) -> None:
-        if call.message_limits is not None:
-            stream.message_limits = call.message_limits
-        self._call = call
-        self._is_compressed = call.options.compression != IDENTITY
-        self._deadline = deadline
-        self._call_tracker: CallTracker | None = pick_result.call_tracker
-        self._success: bool | None = None
-        """Outcome for the call tracker; None until it is known."""
-        self._tracer = tracer
-        self._failure_status: CallStatus | None = None
-        """Status reported to the tracer, if it differs from that of the stream."""
-        self.pick_result = pick_result
-        self.stream = stream
+    _call: CallContext
+    pick_result: PickResult
+    stream: Stream
+    _deadline: float
+    _tracer: AttemptTracer | None
+    _call_tracker: CallTracker | None
+    _success: bool | None = attrs.field(default=None, init=False)
+    """Outcome for the call tracker; None until it is known."""
+    _failure_status: CallStatus | None = attrs.field(default=None, init=False)
+    """Status reported to the tracer, if it differs from that of the stream."""
 
     @classmethod
     async def open(cls, call: CallContext) -> Attempt:
@@ -93,57 +67,38 @@ class Attempt:
             UsageError: Not called from trio.
         """
         channel = call.channel
-        options = call.options
-        picker = channel.picker
-        tracer = call.start_attempt_tracer() if call.tracer is not None else None
+        picker, tracer = channel.picker, None
+        if call.tracer is not None:
+            tracer = start_attempt_tracer(call.tracer, call.attempt_kind, call.previous_attempts)
         deadline = _INFINITE
         try:
             effective_deadline = trio.current_effective_deadline()
             if effective_deadline == _PAST:  # The caller is cancelled.
                 await trio.lowlevel.checkpoint()
             deadline = effective_deadline
-            fields = build_attempt_fields(
-                channel, options, call.previous_attempts, tracer, deadline
-            )
-            pick_args = call.pick_args
-            if channel.hash_header is not None:
-                pick_args = with_hash_key(pick_args, channel.hash_header, channel, options)
+            fields = build_attempt_fields(call, tracer, deadline)
+            pick_args = call.pick_args if channel.hash_header is None else add_hash_key(call)
             ready = picker.try_pick(pick_args)
             picked = ready or await picker.pick(pick_args)
-            method_headers = call.method_headers
-            size = request_header_list_size(method_headers, fields, tracer)
-            traced = tracer
-            while True:
-                connection = picked.connection
-                if size > connection.engine.max_send_header_list_size:
-                    fields, traced = fit_header_list(
-                        picked, method_headers, fields, options, tracer
-                    )
-                if picked.call_tracker is not None and connection.has_stream_slot:
-                    picked.call_tracker.on_start()
-                block = method_headers.data + encode_attempt_headers(deadline, fields, traced)
-                stream = connection.open_stream_as(Stream, block)
-                if stream is not None:
-                    break
+            while (stream := _open_stream(call, picked, fields, deadline, tracer)) is None:
                 # A slot that was waited for is used without another checkpoint: the connection
                 # wakes one waiter for each slot.
-                await connection.wait_for_stream_slot()
-                if not connection.is_usable:
+                await picked.connection.wait_for_stream_slot()
+                if not picked.connection.is_usable:
                     picked = await picker.pick(pick_args)
         except BaseException as exc:
             _on_open_failure(tracer, exc, deadline)
             raise
+        if call.message_limits is not None:
+            stream.message_limits = call.message_limits
         stream.owner = channel
-        channel.call_counters.last_started = connection.counters.last_started = time()
-        attempt = cls(call, picked, stream, deadline, tracer)
-        if tracer is not None:
-            attempt._trace_pick(tracer, was_delayed=picked is not ready)
+        channel.call_counters.last_started = picked.connection.counters.last_started = time()
+        attempt = cls(call, picked, stream, deadline, tracer, picked.call_tracker)
+        if tracer is not None and tracer.wants_pick_events:
+            path = stream.path = call.method.path
+            was_delayed = picked is not ready
+            notify_tracer(path, partial(tracer.endpoint_picked, was_delayed=was_delayed), attempt)
         return attempt
-
-    def _trace_pick(self, tracer: AttemptTracer, *, was_delayed: bool) -> None:
-        if tracer.wants_pick_events:
-            path = self.stream.path = self._call.method.path
-            notify_tracer(path, partial(tracer.endpoint_picked, was_delayed=was_delayed), self)
 
     # -- messages ----------------------------------------------------------------------------
 
@@ -158,7 +113,7 @@ class Attempt:
         Cancellation: ends the attempt, since part of the message may have been sent.
         """
         data = message.SerializeToString()
-        compressed = self._is_compressed and compress
+        compressed = compress and self._call.options.compression != IDENTITY
         try:
             await self.stream.send(data, compressed=compressed, end_stream=end_stream)
         except purerpc.RpcFailedError as exc:
@@ -180,7 +135,7 @@ class Attempt:
         try:
             await stream.send(
                 message.SerializeToString(),
-                compressed=self._is_compressed and compress,
+                compressed=compress and self._call.options.compression != IDENTITY,
                 end_stream=True,
             )
         except purerpc.RpcFailedError as exc:
@@ -195,9 +150,8 @@ class Attempt:
             raise await self._translate_failure(exc) from None
         if data is None or count != 1:
             # statuscodes.md, "Response cardinality violation".
-            raise purerpc.UnimplementedError(
-                f"the call succeeded with {count} replies instead of one"
-            )
+            text = f"the call succeeded with {count} replies instead of one"
+            raise purerpc.UnimplementedError(text)
         try:
             return self._call.method.response_type.FromString(data)
         except Exception as exc:
@@ -294,11 +248,8 @@ class Attempt:
 
     def _finish_tracking(self, call_tracker: CallTracker) -> None:
         self._call_tracker = None
-        if (
-            self._success is None
-            and not self.stream.send_closed
-            and trio.current_time() >= self._deadline
-        ):
+        is_open = self._success is None and not self.stream.send_closed
+        if is_open and trio.current_time() >= self._deadline:
             self._success = False  # The endpoint took longer than the caller's deadline.
         call_tracker.on_finish(success=self._success)
 
@@ -308,15 +259,30 @@ class Attempt:
             return self._failure_status
         if stream.trailers is not None:
             return stream.trailers.code, stream.trailers.message
-        is_late = trio.current_time() >= self._deadline
         if stream.error is not None:
             status = attempt_status_for(stream.error, self._deadline)
             # At the deadline, the server may have reset the stream before this side could.
-            if not is_late or status[0] != CANCELLED:
+            if status[0] != CANCELLED or trio.current_time() < self._deadline:
                 return status
-        if is_late:
-            return DEADLINE_EXCEEDED, "the caller's deadline passed"
-        return CANCELLED, "the caller cancelled the call"
+        return cancellation_status(self._deadline)
+
+
+def _open_stream(
+    call: CallContext,
+    picked: PickResult,
+    fields: list[HeaderField],
+    deadline: float,
+    tracer: AttemptTracer | None,
+) -> Stream | None:
+    """Open a stream with the call's headers; None if the connection has no free slot."""
+    connection, method_headers = picked.connection, call.method_headers
+    limit = connection.engine.max_send_header_list_size
+    if request_header_list_size(method_headers, fields, tracer) > limit:
+        fields, tracer = fit_header_list(call, fields, tracer, limit)
+    if picked.call_tracker is not None and connection.has_stream_slot:
+        picked.call_tracker.on_start()
+    block = method_headers.data + encode_attempt_headers(deadline, fields, tracer)
+    return connection.open_stream_as(Stream, block)
 
 
 def _make_parse_error(error: Exception) -> purerpc.InternalError:
@@ -330,8 +296,7 @@ def _on_open_failure(tracer: AttemptTracer | None, failure: BaseException, deadl
         UsageError: The failure was caused by a call from outside of trio.
     """
     if tracer is not None:
-        notify_tracer(
-            "an attempt", tracer.attempt_ended, attempt_status_for(failure, deadline), None
-        )
+        status = attempt_status_for(failure, deadline)
+        notify_tracer("an attempt", tracer.attempt_ended, status, None)
     if isinstance(failure, RuntimeError):
         require_trio("a method of a stub")  # Checked here, where it costs successful calls nothing.

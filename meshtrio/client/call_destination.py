@@ -7,7 +7,7 @@ There are two destinations: a `Channel`, which picks an endpoint for each attemp
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import attrs
 import trio
@@ -26,57 +26,18 @@ from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.tracer import ClientTracer
 
 
-@attrs.frozen
-class CallOptions:
-    """Options of one call, given as keyword arguments of a stub's method."""
+class CallKeywords(TypedDict, total=False):
+    """Keyword arguments that all methods of a stub take."""
 
-    metadata: Metadata = ()
-    """Metadata sent with the request, as (key, value) pairs."""
-    compression: str = IDENTITY
-    """Encoding of the request's messages."""
-    wait_for_ready: bool | None = None
-    """Whether to wait for a ready endpoint; None for the service config's value, or the default."""
-    method_config: MethodConfig | None = None
+    metadata: MetadataLike | None
+    """Pairs of key and value; values of keys that end in "-bin" are bytes."""
+    compression: str
+    """Encoding of the request's messages: "identity" or "gzip"."""
+    wait_for_ready: bool | None
+    """If False, raise UnavailableError when no endpoint is reachable. By default the service
+    config's value, else True for services managed by a mesh, and False for others."""
+    method_config: MethodConfig | None
     """Overrides the service config for this call."""
-
-    @classmethod
-    def create(
-        cls,
-        metadata: MetadataLike | None = None,
-        compression: str = IDENTITY,
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
-    ) -> CallOptions:
-        """Make the options of a call.
-
-        Raises:
-            ValueError: `compression` is unknown.
-        """
-        if (
-            not metadata
-            and compression == IDENTITY
-            and wait_for_ready is None
-            and method_config is None
-        ):
-            return DEFAULT_OPTIONS
-        if compression not in ENCODINGS:
-            raise ValueError(f"compression {compression!r} is none of {', '.join(ENCODINGS)}")
-        return cls(tuple(metadata or ()), compression, wait_for_ready, method_config)
-
-    def encode_headers(self) -> list[tuple[bytes, bytes]]:
-        """Encode metadata and compression as header fields.
-
-        Raises:
-            ValueError: A key or value cannot be sent.
-            TypeError: A value has the wrong type.
-        """
-        fields = encode_metadata(self.metadata)
-        if self.compression != IDENTITY:
-            fields.append((b"grpc-encoding", self.compression.encode()))
-        return fields
-
-
-DEFAULT_OPTIONS = CallOptions()
 
 
 @attrs.frozen
@@ -96,6 +57,51 @@ class PickArgs:
 
 
 DEFAULT_PICK_ARGS = PickArgs()
+_PICK_ARGS = {each: PickArgs(wait_for_ready=each) for each in (None, True, False)}
+
+
+def _to_metadata(pairs: MetadataLike | None) -> Metadata:
+    return tuple(pairs or ())
+
+
+@attrs.frozen
+class CallOptions:
+    """Options of one call; see `CallKeywords`."""
+
+    metadata: Metadata = attrs.field(default=(), converter=_to_metadata)
+    compression: str = attrs.field(default=IDENTITY)
+    wait_for_ready: bool | None = None
+    method_config: MethodConfig | None = None
+
+    @compression.validator
+    def _check_compression(self, _: object, compression: str) -> None:
+        if compression not in ENCODINGS:
+            raise ValueError(f"compression {compression!r} is none of {', '.join(ENCODINGS)}")
+
+    def make_pick_args(self, config: MethodConfig) -> PickArgs:
+        """Resolve `wait_for_ready`: the caller's option overrides the service config."""
+        wait_for_ready = self.wait_for_ready
+        return _PICK_ARGS[config.wait_for_ready if wait_for_ready is None else wait_for_ready]
+
+    def encode_headers(self) -> list[tuple[bytes, bytes]]:
+        """Encode metadata and compression as header fields.
+
+        Raises:
+            ValueError: A key or value cannot be sent.
+            TypeError: A value has the wrong type.
+        """
+        fields = encode_metadata(self.metadata)
+        if self.compression != IDENTITY:
+            fields.append((b"grpc-encoding", self.compression.encode()))
+        return fields
+
+
+DEFAULT_OPTIONS = CallOptions()
+
+
+def make_call_options(keywords: CallKeywords) -> CallOptions:
+    """Make the options of a call. Raises ValueError if the compression is unknown."""
+    return CallOptions(**keywords) if keywords else DEFAULT_OPTIONS
 
 
 class CallTracker(Protocol):
@@ -149,6 +155,8 @@ class CallDestination(Protocol):
     """Service name: "plugin.echo"."""
     target: str
     """Target URI: "mesh:///plugin.echo", "unix:///path" or "dns:///host:port"."""
+    authority: str
+    scheme: str
     retry_control: RetryControl
     """Retry budget and throttle, shared by all calls."""
     service_config: ServiceConfig
@@ -170,15 +178,9 @@ class CallDestination(Protocol):
     def picker(self) -> Picker:
         """Chooses the connection of each attempt."""
 
-    @property
-    def authority(self) -> str: ...
-
-    @property
-    def scheme(self) -> str: ...
-
     async def describe_failure(
         self, pick_result: PickResult, failure: ConnectionLostError
-    ) -> Exception:
+    ) -> ConnectionLostError:
         """Return the error to raise for a lost connection: how its process ended, if known."""
 
     def start_soon(self, task: Callable[..., Any], *args: object) -> None:

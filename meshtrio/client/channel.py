@@ -7,29 +7,30 @@ Calls use those parts directly where a delegating method would cost a frame.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import trio
 
-from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, PickResult
+from meshtrio.client.call_destination import PickResult
 from meshtrio.client.channel_endpoint import ChannelEndpoint
-from meshtrio.client.exit_error import EXIT_INFO_TIMEOUT, describe_connection_loss
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.client.load_balancer import LoadBalancer
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.resolver import Resolver, ServiceConfigSelector, StateCallback
+from meshtrio.client.resolver import Resolver, StateCallback
 from meshtrio.client.retry.policy import RetryControl
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool, open_shared_pool
 from meshtrio.discovery.endpoint import Endpoint, canonical_target
 from meshtrio.discovery.service_state import ServiceState
-from meshtrio.errors import ConnectionLostError
+from meshtrio.errors import ConfigError, ConnectionLostError, PluginDiedError
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.outlier_detection import Ejection
-from meshtrio.grpc.service_config import ServiceConfig
+from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.composite_tracer import current_tracers
@@ -39,10 +40,47 @@ from meshtrio.rpc.purerpc_compat import iter_stub_methods
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
+from meshtrio.transport.dial import dial
 from meshtrio.transport.tls import ClientTls
+from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
+from meshtrio.util.text import escape_unprintable
 
 T = TypeVar("T")
+
+_log = logging.getLogger("meshtrio.rpc")
+
+EXIT_INFO_TIMEOUT = 0.08
+"""Seconds that a failed call waits for exit info, of the 0.1 s in which it has to fail."""
+_GRACEFUL_EXIT_INFO_TIMEOUT = 2.0
+"""Seconds that it waits if the server had sent GOAWAY with NO_ERROR: an orderly exit takes longer
+than a kill."""
+
+
+class ChannelOptions(TypedDict, total=False):
+    """Options of a channel."""
+
+    service_config: ServiceConfig | None
+    """Overrides the resolver's service config."""
+    limits: Limits | None
+    """HTTP/2 limits of connections."""
+    tls: ClientTls | None
+    """TLS settings of connections; by default those of each endpoint."""
+    timeouts: Timeouts | None
+    """Timeouts of connections; by default keepalive is sent over networks only."""
+    dialer: Callable[..., Awaitable[Transport]]
+    """Connects to an endpoint, with the arguments of `meshtrio.transport.dial.dial`, which it
+    replaces."""
+    interceptors: Sequence[Interceptor]
+    """Interceptors of all calls, the outermost first."""
+    metadata: MetadataLike
+    """Metadata sent with all calls."""
+    max_receive_message_length: int | None
+    """Bytes of one message after decompression, -1 for no limit. The service config's
+    maxResponseMessageBytes applies if it is less. By default 4 MiB."""
+    max_send_message_length: int | None
+    """Bytes of one message before compression, -1 for no limit. The service config's
+    maxRequestMessageBytes applies if it is less. By default unlimited."""
 
 
 class Channel(StubChannel):
@@ -60,54 +98,37 @@ class Channel(StubChannel):
         name: str,
         nursery: trio.Nursery,
         pool: SubchannelPool,
-        *,
-        connection_options: ConnectionOptions,
-        service_config: ServiceConfig | None = None,
-        exit_info_timeout: float = 0.0,
-        interceptors: Sequence[Interceptor] = (),
-        metadata: MetadataLike = (),
-        traced: bool = True,
-        message_lengths: MessageLengths | None = None,
+        exit_info_timeout: float,
+        traced: bool,
+        options: ChannelOptions,
     ) -> None:
-        """Not public: `connect` makes channels.
-
-        Args:
-            name: Name of the service.
-            nursery: Runs the channel's tasks.
-            pool: The pool of subchannels.
-            connection_options: Options of all connections.
-            service_config: Overrides the resolver's.
-            exit_info_timeout: Seconds that a failed call waits for exit info.
-            interceptors: Interceptors of all calls.
-            metadata: Metadata sent with all calls.
-            traced: Whether calls are reported to the installed tracer.
-            message_lengths: Limits of message lengths.
-        """
+        """Not public: `open_channel` makes channels, whose tasks run in `nursery`."""
+        limits, tls = options.get("limits"), options.get("tls")
+        receive = options.get("max_receive_message_length")
+        send = options.get("max_send_message_length")
+        self.message_lengths = MessageLengths.from_options(receive, send, limits)
         self.name = name
         self.target = canonical_target(name)
-        self.interceptors: tuple[Any, ...] = tuple(interceptors)
-        self.metadata = tuple(metadata)
+        self.authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
+        self.scheme = "http" if tls is None else "https"
+        self.interceptors: tuple[Any, ...] = tuple(options.get("interceptors", ()))
+        self.metadata = tuple(options.get("metadata", ()))
         encode_metadata(self.metadata)
-        self.message_lengths = message_lengths or MessageLengths()
         self.tracer = current_tracers().client if traced else None
         self.call_counters = CallCounters()
         self.trace_node = channelz_registry.TraceNode()
         channelz_registry.CHANNELS.add(self.trace_node.channelz_id, self)
         self.retry_control = RetryControl(Random())
+        timeouts, dialer = options.get("timeouts"), options.get("dialer", dial)
+        connections = ConnectionOptions(limits, tls, timeouts, dialer)
         self.picker = LoadBalancer(
-            name,
-            pool,
-            connection_options,
-            nursery,
-            self.trace_node,
-            self.call_counters,
-            self._on_ejection,
+            name, pool, connections, nursery, self.trace_node, self.call_counters, self._on_ejection
         )
         self._nursery = nursery
-        self._is_tls = connection_options.tls is not None
-        self._authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
         self._exit_info_timeout = exit_info_timeout
-        self._config_selector = ServiceConfigSelector(name, service_config)
+        service_config = options.get("service_config")
+        self._is_config_fixed = service_config is not None
+        self._config_json = ""
         self._apply_config(service_config or ServiceConfig())
         self._multicallable_count = 0
 
@@ -158,14 +179,6 @@ class Channel(StubChannel):
     # -- for calls ---------------------------------------------------------------------------
 
     @property
-    def authority(self) -> str:
-        return self._authority
-
-    @property
-    def scheme(self) -> str:
-        return "https" if self._is_tls else "http"
-
-    @property
     def channel_endpoints(self) -> tuple[ChannelEndpoint, ...]:
         return self.picker.endpoints
 
@@ -173,17 +186,28 @@ class Channel(StubChannel):
     def unavailable_reason(self) -> str | None:
         return self.picker.unavailable_reason
 
-    def try_pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult | None:
-        return self.picker.try_pick(args)
-
-    async def pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult:
-        return await self.picker.pick(args)
-
     async def describe_failure(
         self, pick_result: PickResult, failure: ConnectionLostError
-    ) -> Exception:
-        return await describe_connection_loss(
-            self.name, pick_result, failure, self._exit_info_timeout
+    ) -> ConnectionLostError:
+        """Wait for the exit info of an endpoint, which comes from the mesh and not from the socket.
+
+        Returns a PluginDiedError if its process has ended, else a ConnectionLostError.
+        """
+        endpoint, timeout = pick_result.channel_endpoint, self._exit_info_timeout
+        assert endpoint is not None
+        if timeout and pick_result.connection.is_peer_shutting_down:
+            timeout = _GRACEFUL_EXIT_INFO_TIMEOUT
+        with trio.move_on_after(timeout):
+            await endpoint.process_exited.wait()
+        exit_info = endpoint.exit_info
+        if exit_info is None or not exit_info.is_process_exit:
+            return ConnectionLostError(f"{self.name}: {failure.status.status_message}")
+        return PluginDiedError(
+            f"{self.name}: {escape_unprintable(exit_info.reason)}",
+            exit_status=exit_info.exit_status,
+            signal=exit_info.signal,
+            stderr_tail=exit_info.stderr_tail,
+            launch_id=exit_info.launch_id,
         )
 
     def start_soon(self, task: Callable[..., Any], *args: object) -> None:
@@ -192,10 +216,15 @@ class Channel(StubChannel):
     # -- for the resolver --------------------------------------------------------------------
 
     def update_state(self, state: ServiceState) -> None:
-        """Follow a state of the service: its service config, then its endpoints."""
-        service_config = self._config_selector.select(state)
-        if service_config is not None:
-            self._apply_config(service_config)
+        """Follow a state of the service: its service config, if that is valid, and endpoints."""
+        if not self._is_config_fixed and state.service_config != self._config_json:
+            self._config_json = state.service_config
+            try:
+                service_config = parse_service_config(json.loads(self._config_json or "{}"))
+            except (ValueError, ConfigError) as exc:
+                _log.error("%s: invalid service config: %s", self.name, exc)
+            else:
+                self._apply_config(service_config)
         self.picker.update_endpoints(state)
 
     def _apply_config(self, service_config: ServiceConfig) -> None:
@@ -205,14 +234,9 @@ class Channel(StubChannel):
         self.picker.apply_config(service_config)
 
     def _on_ejection(self, ejection: Ejection) -> None:
-        if self.tracer is not None:
-            notify_tracer_in_read_loop(
-                self.target, self.tracer.outlier_ejected, self.target, ejection
-            )
-
-    def _close(self) -> None:
-        channelz_registry.CHANNELS.remove(self.trace_node.channelz_id)
-        self.picker.close(self)
+        tracer, target = self.tracer, self.target
+        if tracer is not None:
+            notify_tracer_in_read_loop(target, tracer.outlier_ejected, target, ejection)
 
 
 @asynccontextmanager
@@ -222,16 +246,9 @@ async def open_channel(
     *,
     resolver_key: Hashable = None,
     initial_state: ServiceState | None = None,
-    service_config: ServiceConfig | None = None,
     exit_info_timeout: float = EXIT_INFO_TIMEOUT,
-    limits: Limits | None = None,
-    tls: ClientTls | None = None,
-    timeouts: Timeouts | None = None,
-    interceptors: Sequence[Interceptor] = (),
-    metadata: MetadataLike = (),
     traced: bool = True,
-    max_receive_message_length: int | None = None,
-    max_send_message_length: int | None = None,
+    **options: Unpack[ChannelOptions],
 ) -> AsyncIterator[Channel]:
     """Open a channel whose endpoints come from a resolver; both end with the block.
 
@@ -242,18 +259,9 @@ async def open_channel(
             with the same resolver do.
         initial_state: State that is known already, so that the first calls follow its service
             config, too.
-        service_config: Overrides the resolver's.
         exit_info_timeout: Seconds that a failed call waits for exit info; 0 if there is none.
-        limits: HTTP/2 limits of connections.
-        tls: TLS settings; by default those of each endpoint.
-        timeouts: Timeouts of connections; by default keepalive is sent over networks only.
-        interceptors: Interceptors of all calls, the outermost first.
-        metadata: Metadata sent with all calls.
         traced: Whether calls are reported to telemetry; False for the mesh's own calls.
-        max_receive_message_length: Bytes of one message after decompression, -1 for no limit. The
-            service config's maxResponseMessageBytes applies if it is less. By default 4 MiB.
-        max_send_message_length: Bytes of one message before compression, -1 for no limit. The
-            service config's maxRequestMessageBytes applies if it is less. By default unlimited.
+        options: See `ChannelOptions`.
 
     Yields:
         The channel. Calls under way when the block is left fail with ConnectionLostError.
@@ -262,22 +270,8 @@ async def open_channel(
         UsageError: A length is invalid, or this is not called from trio.
     """
     require_trio("connect")
-    lengths = MessageLengths.from_options(
-        max_receive_message_length, max_send_message_length, limits
-    )
     async with open_shared_pool() as pool, open_collapsing_nursery() as nursery:
-        channel = Channel(
-            name,
-            nursery,
-            pool,
-            connection_options=ConnectionOptions(limits, tls, timeouts),
-            service_config=service_config,
-            exit_info_timeout=exit_info_timeout,
-            interceptors=interceptors,
-            metadata=metadata,
-            traced=traced,
-            message_lengths=lengths,
-        )
+        channel = Channel(name, nursery, pool, exit_info_timeout, traced, options)
         if initial_state is not None:
             channel.update_state(initial_state)
         key = resolver if resolver_key is None else resolver_key
@@ -286,35 +280,20 @@ async def open_channel(
             yield channel
         finally:
             pool.unsubscribe(key, channel.update_state)
-            channel._close()
+            channelz_registry.CHANNELS.remove(channel.trace_node.channelz_id)
+            channel.picker.close(channel)
             nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
 async def connect_to(
-    address: str | Endpoint,
-    *,
-    service_config: ServiceConfig | None = None,
-    limits: Limits | None = None,
-    tls: ClientTls | None = None,
-    timeouts: Timeouts | None = None,
-    interceptors: Sequence[Interceptor] = (),
-    metadata: MetadataLike = (),
-    max_receive_message_length: int | None = None,
-    max_send_message_length: int | None = None,
+    address: str | Endpoint, **options: Unpack[ChannelOptions]
 ) -> AsyncIterator[Channel]:
     """Open a channel to one fixed address, with or without a mesh.
 
     Args:
         address: `unix:/path`, `tcp:host:port`, or an endpoint, whose server is then verified.
-        service_config: Service config of the channel.
-        limits: HTTP/2 limits of connections.
-        tls: TLS settings; by default those of the endpoint.
-        timeouts: Timeouts of connections; by default keepalive is sent over networks only.
-        interceptors: Interceptors of all calls, the outermost first.
-        metadata: Metadata sent with all calls.
-        max_receive_message_length: See `open_channel`.
-        max_send_message_length: See `open_channel`.
+        options: See `ChannelOptions`.
 
     Yields:
         The channel. Calls under way when the block is left fail with ConnectionLostError.
@@ -328,17 +307,5 @@ async def connect_to(
     async def resolve(on_update: StateCallback) -> None:
         on_update(state)
 
-    async with open_channel(
-        endpoint.address,
-        resolve,
-        service_config=service_config,
-        exit_info_timeout=0,
-        limits=limits,
-        tls=tls,
-        timeouts=timeouts,
-        interceptors=interceptors,
-        metadata=metadata,
-        max_receive_message_length=max_receive_message_length,
-        max_send_message_length=max_send_message_length,
-    ) as channel:
+    async with open_channel(endpoint.address, resolve, exit_info_timeout=0, **options) as channel:
         yield channel

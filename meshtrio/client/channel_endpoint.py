@@ -4,78 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import attrs
 import trio
 
 from meshtrio.client.call_destination import CallTracker, PickResult
-from meshtrio.client.subchannel import ConnectionOptions
+from meshtrio.client.subchannel import ConnectionOptions, Subchannel
 from meshtrio.client.subchannel_pool import SubchannelPool
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
 
 
+@attrs.define(eq=False, repr=False)
 class ChannelEndpoint:
-    """A candidate of a channel's load balancing."""
+    """A candidate of a channel's load balancing. Uses the pool's subchannel until `remove`."""
 
-    __slots__ = (
-        "__weakref__",
-        "_call_tracker",
-        "_on_change",
-        "_on_connect_failure",
-        "_options",
-        "_pool",
-        "endpoint",
-        "exit_info",
-        "health_watch_scope",
-        "is_ejected",
-        "is_healthy",
-        "last_pick",
-        "pick_result",
-        "priority",
-        "process_exited",
-        "removed",
-        "subchannel",
-    )
+    endpoint: Endpoint
+    _pool: SubchannelPool
+    _options: ConnectionOptions
+    _on_change: Callable[[], None]
+    """Called when `is_ready` may have changed."""
+    _on_connect_failure: Callable[[], None]
+    """Called when an attempt to connect has failed."""
+    last_pick: int = 0
+    is_ejected: bool = False
+    """Whether outlier detection has ejected it."""
+    is_healthy: bool = True
+    """False if its health is watched and not SERVING."""
+    health_watch_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    """Cancel scope of the task that watches its health."""
+    exit_info: ExitInfo | None = None
+    """Why the endpoint was removed, or how its process ended, once known."""
+    removed: trio.Event = attrs.field(factory=trio.Event)
+    """Set when the endpoint is no longer listed."""
+    process_exited: trio.Event = attrs.field(factory=trio.Event)
+    """Set when `exit_info` reports how its process ended."""
+    pick_result: PickResult | None = None
+    """Result of picking this endpoint, None if it is not connected."""
+    _call_tracker: CallTracker | None = None
+    priority: int = attrs.field(init=False)
+    subchannel: Subchannel = attrs.field(init=False)
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        pool: SubchannelPool,
-        options: ConnectionOptions,
-        on_change: Callable[[], None],
-        on_connect_failure: Callable[[], None],
-    ) -> None:
-        """Use the pool's subchannel to `endpoint` until `remove`.
-
-        Args:
-            endpoint: The endpoint, as the registry lists it.
-            pool: The pool of subchannels.
-            options: Options of its connections.
-            on_change: Called when `is_ready` may have changed.
-            on_connect_failure: Called when an attempt to connect has failed.
-        """
-        self.endpoint = endpoint
-        self.priority = endpoint.priority
-        self.last_pick = 0
-        self.is_ejected = False
-        """Whether outlier detection has ejected it."""
-        self.is_healthy = True
-        """False if its health is watched and not SERVING."""
-        self.health_watch_scope = trio.CancelScope()
-        """Cancel scope of the task that watches its health."""
-        self.exit_info: ExitInfo | None = None
-        """Why the endpoint was removed, or how its process ended, once known."""
-        self.removed = trio.Event()
-        """Set when the endpoint is no longer listed."""
-        self.process_exited = trio.Event()
-        """Set when `exit_info` reports how its process ended."""
-        self.pick_result: PickResult | None = None
-        """Result of picking this endpoint, None if it is not connected."""
-        self._call_tracker: CallTracker | None = None
-        self._on_change = on_change
-        self._on_connect_failure = on_connect_failure
-        self._pool = pool
-        self._options = options
-        self.subchannel = pool.acquire_subchannel(endpoint, options, self._on_subchannel_change)
+    def __attrs_post_init__(self) -> None:
+        self.priority = self.endpoint.priority
+        self.subchannel = self._pool.acquire_subchannel(
+            self.endpoint, self._options, self._on_subchannel_change
+        )
         self._update_pick_result()
 
     def set_call_tracker(self, call_tracker: CallTracker | None) -> None:
@@ -84,10 +57,9 @@ class ChannelEndpoint:
         self._update_pick_result()
 
     def _update_pick_result(self) -> None:
-        connection = self.subchannel.connection
-        self.pick_result = (
-            None if connection is None else PickResult(connection, self, self._call_tracker)
-        )
+        connection, self.pick_result = self.subchannel.connection, None
+        if connection is not None:
+            self.pick_result = PickResult(connection, self, self._call_tracker)
 
     def _on_subchannel_change(self) -> None:
         before = self.pick_result
@@ -121,7 +93,7 @@ class ChannelEndpoint:
             self.set_exit_info(exit_info)
         self.removed.set()
         self.health_watch_scope.cancel()
-        self._pool.release_subchannel(self.subchannel, self._options, self._on_subchannel_change)
+        self._pool.release_subchannel(self.subchannel, self._on_subchannel_change)
 
     def set_exit_info(self, exit_info: ExitInfo) -> None:
         """Record why the endpoint was removed: first that it is stopping, then how it ended."""

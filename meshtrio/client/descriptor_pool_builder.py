@@ -78,16 +78,11 @@ class DescriptorPoolBuilder:
             self._total_size += len(data)
             self._import_count += len(imports)
             if len(self._files) >= MAX_FILES or self._total_size > MAX_TOTAL_SIZE:
-                text = (
-                    f"there are over {MAX_FILES:,} files, or "
-                    f"{MAX_TOTAL_SIZE // 1024 // 1024} MiB of them"
-                )
-                raise MalformedProtobufError(text)
-            if self._import_count > _MAX_IMPORTS:
-                raise MalformedProtobufError(f"files have over {_MAX_IMPORTS:,} imports")
+                most = f"{MAX_FILES:,} files, or {MAX_TOTAL_SIZE // 1024 // 1024} MiB of them"
+                raise MalformedProtobufError(f"there are over {most}")
+            _check_max(self._import_count, _MAX_IMPORTS, "files have over {:,} imports")
             self._declaration_count += _count_declarations(data, pace)
-            if self._declaration_count > MAX_DECLARATIONS:
-                raise MalformedProtobufError(f"files declare over {MAX_DECLARATIONS:,} things")
+            _check_max(self._declaration_count, MAX_DECLARATIONS, "files declare over {:,} things")
             self._files[name], self._imports[name] = data, imports
             self.missing_imports.discard(name)
             self.missing_imports.update(each for each in imports if each not in self._files)
@@ -129,6 +124,11 @@ _NAME_FIELD = FileDescriptorProto.NAME_FIELD_NUMBER
 _PACKAGE_FIELD = FileDescriptorProto.PACKAGE_FIELD_NUMBER
 
 
+def _check_max(count: int, limit: int, text: str) -> None:
+    if count > limit:
+        raise MalformedProtobufError(text.format(limit))
+
+
 def _read_name_and_imports(data: bytes, pace: GilYielder) -> tuple[str, list[str]]:
     """Read the name and imports of a serialized file.
 
@@ -142,8 +142,7 @@ def _read_name_and_imports(data: bytes, pace: GilYielder) -> tuple[str, list[str
             name = decode_name(data[value:end])
         elif number == _DEPENDENCY_FIELD and value >= 0:
             imports.append(decode_name(data[value:end]))
-            if len(imports) > MAX_FILES:
-                raise MalformedProtobufError(f"a file imports over {MAX_FILES:,} others")
+            _check_max(len(imports), MAX_FILES, "a file imports over {:,} others")
     return name, imports
 
 
@@ -153,8 +152,7 @@ def decode_name(data: bytes) -> str:
     Raises:
         MalformedProtobufError: It is too long, or not UTF-8.
     """
-    if len(data) > _MAX_NAME_LENGTH:
-        raise MalformedProtobufError(f"a name has over {_MAX_NAME_LENGTH:,} bytes")
+    _check_max(len(data), _MAX_NAME_LENGTH, "a name has over {:,} bytes")
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -185,14 +183,8 @@ def _count_declarations(data: bytes, pace: GilYielder) -> int:
             elif value >= 0 and number in kind:
                 inner.append((kind[number], value, stop))
         found, names, prefix = found + len(inner), names + prefix + name, prefix + name + 1
-        if found > MAX_DECLARATIONS_PER_FILE:
-            raise MalformedProtobufError(
-                f"a file declares over {MAX_DECLARATIONS_PER_FILE:,} things"
-            )
-        if names > MAX_NAMES_SIZE_PER_FILE:
-            raise MalformedProtobufError(
-                f"the names in a file have over {MAX_NAMES_SIZE_PER_FILE:,} bytes"
-            )
+        _check_max(found, MAX_DECLARATIONS_PER_FILE, "a file declares over {:,} things")
+        _check_max(names, MAX_NAMES_SIZE_PER_FILE, "the names in a file have over {:,} bytes")
         if inner and depth >= _MAX_DEPTH:
             raise MalformedProtobufError(f"declarations are nested deeper than {_MAX_DEPTH}")
         pending += [(of, begin, stop, depth + 1, prefix) for of, begin, stop in inner]
@@ -224,6 +216,5 @@ def sort_by_imports(imports: Mapping[str, Iterable[str]]) -> list[str]:
     try:
         return list(TopologicalSorter(imports).static_order())
     except CycleError as exc:
-        raise MalformedProtobufError(
-            f"{exc.args[1][0]!r} imports itself, by way of others"
-        ) from None
+        name = exc.args[1][0]
+        raise MalformedProtobufError(f"{name!r} imports itself, by way of others") from None

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import AbstractAsyncContextManager, nullcontext
 
-import attrs
 import trio
 
 from meshtrio.discovery.endpoint import Endpoint
@@ -27,17 +26,13 @@ _RETRY_BURST = 100
 """Repeated attempts that may be made at once."""
 
 
-@attrs.define
 class _RegistrarLimits:
     """Limits for the endpoints that one user has registered."""
 
-    local: trio.CapacityLimiter = attrs.field(
-        factory=lambda: trio.CapacityLimiter(_MAX_LOCAL_ATTEMPTS)
-    )
-    remote: trio.CapacityLimiter = attrs.field(
-        factory=lambda: trio.CapacityLimiter(_MAX_REMOTE_ATTEMPTS)
-    )
-    next_retry: float = 0.0
+    def __init__(self) -> None:
+        self.local = trio.CapacityLimiter(_MAX_LOCAL_ATTEMPTS)
+        self.remote = trio.CapacityLimiter(_MAX_REMOTE_ATTEMPTS)
+        self.next_retry = 0.0
 
 
 class DialLimiter:

@@ -18,8 +18,6 @@ from meshtrio.rpc.message_limits import MessageLengths
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.tracer import ClientTracer
 
-_DEFAULT_SERVICE_CONFIG = ServiceConfig()
-
 
 class DirectChannel:
     """Makes calls on a connection, which its owner runs and closes."""
@@ -32,7 +30,7 @@ class DirectChannel:
         self.scheme = "http"
         self.picker: Picker = self
         self.retry_control = RetryControl(Random())
-        self.service_config = _DEFAULT_SERVICE_CONFIG
+        self.service_config = ServiceConfig()
         self.hash_header: str | None = None
         self.interceptors: tuple[Any, ...] = ()
         self.metadata: Metadata = ()
@@ -57,7 +55,7 @@ class DirectChannel:
 
     async def describe_failure(
         self, pick_result: PickResult, failure: ConnectionLostError
-    ) -> Exception:
+    ) -> ConnectionLostError:
         return failure
 
     def start_soon(self, task: Callable[..., Any], *args: object) -> None:

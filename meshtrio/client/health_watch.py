@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from random import Random
 
+import attrs
 import purerpc
 import trio
 
@@ -22,26 +23,16 @@ from meshtrio.util.concurrency import start_soon_without_context
 _log = logging.getLogger("meshtrio.rpc")
 
 
+@attrs.define(eq=False, repr=False)
 class HealthWatcher:
-    """Sets `is_healthy` of endpoints; the tasks that watch them run in `nursery`."""
+    """Sets `is_healthy` of endpoints; the tasks that watch them run in the channel's `nursery`."""
 
-    def __init__(
-        self,
-        nursery: trio.Nursery,
-        on_change: Callable[[], None],
-        state_changed: trio.lowlevel.ParkingLot,
-    ) -> None:
-        """Watch nothing until `apply_config`.
-
-        Args:
-            nursery: The channel's nursery.
-            on_change: Called when the health of an endpoint changes.
-            state_changed: Unparked when a connection is established or lost.
-        """
-        self._nursery = nursery
-        self._on_change = on_change
-        self._state_changed = state_changed
-        self._service: str | None = None
+    _nursery: trio.Nursery
+    _on_change: Callable[[], None]
+    """Called when the health of an endpoint changes."""
+    _state_changed: trio.lowlevel.ParkingLot
+    """Unparked when a connection is established or lost."""
+    _service: str | None = None
 
     def apply_config(self, service: str | None, endpoints: Iterable[ChannelEndpoint]) -> None:
         """Watch `service` on all endpoints, or nothing if it is None."""
@@ -55,10 +46,8 @@ class HealthWatcher:
         endpoint.health_watch_scope.cancel()
         endpoint.is_healthy = service is None
         if service is not None:
-            endpoint.health_watch_scope = trio.CancelScope()
-            start_soon_without_context(
-                self._nursery, self._run, endpoint, service, endpoint.health_watch_scope
-            )
+            scope = endpoint.health_watch_scope = trio.CancelScope()
+            start_soon_without_context(self._nursery, self._run, endpoint, service, scope)
 
     async def _run(self, endpoint: ChannelEndpoint, service: str, scope: trio.CancelScope) -> None:
         def on_health(is_healthy: bool) -> None:
@@ -85,9 +74,8 @@ async def watch_health(
     from meshtrio.messages import health
     from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 
-    method = method_from_descriptor(
-        health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Watch"]
-    )
+    service_descriptor = health.DESCRIPTOR.services_by_name["Health"]
+    method = method_from_descriptor(service_descriptor.methods_by_name["Watch"])
     connection = subchannel.connection
     if connection is None:
         return
@@ -96,10 +84,13 @@ async def watch_health(
     while connection.is_usable:
         try:
             async with StreamingCall(channel, method, single_message=request) as call:
-                with subchannel.count_health_watch():
+                subchannel.health_watch_count += 1
+                try:
                     async for reply in call:
                         failures = 0
                         on_health(reply.status == health.HealthCheckResponse.SERVING)
+                finally:
+                    subchannel.health_watch_count -= 1
         except purerpc.UnimplementedError:
             _log.info("%s has no health service to watch; it counts as healthy", service or "it")
             on_health(True)

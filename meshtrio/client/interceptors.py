@@ -89,9 +89,8 @@ def call_credentials(
 
 def make_client_call(channel: CallDestination, method: Method, options: CallOptions) -> ClientCall:
     """Describe a call to its interceptors; called in the task of its caller."""
-    return ClientCall(
-        channel.name, method.path, list(options.metadata), trio.current_effective_deadline()
-    )
+    deadline = trio.current_effective_deadline()
+    return ClientCall(channel.name, method.path, list(options.metadata), deadline)
 
 
 async def intercept(
@@ -114,6 +113,7 @@ async def intercept(
     raise failure
 
 
+@attrs.define(eq=False, repr=False)
 class InterceptorTask:
     """Runs the interceptors of a streaming call.
 
@@ -121,22 +121,19 @@ class InterceptorTask:
     `cancel`, which does not wait, while an interceptor may use cancel scopes and await.
     """
 
-    def __init__(self, interceptors: Sequence[Interceptor], call: ClientCall) -> None:
-        self.call = call
-        self.error: BaseException | None = None
-        """The exception that the interceptors raised, or let through."""
-        self._interceptors = interceptors
-        self._entered = trio.Event()
-        self._call_ended = trio.Event()
-        self._exited = trio.Event()
-        self._failure: BaseException | None = None
+    _interceptors: Sequence[Interceptor]
+    call: ClientCall
+    error: BaseException | None = None
+    """The exception that the interceptors raised, or let through."""
+    _failure: BaseException | None = None
+    _entered: trio.Event = attrs.field(factory=trio.Event)
+    _call_ended: trio.Event = attrs.field(factory=trio.Event)
+    _exited: trio.Event = attrs.field(factory=trio.Event)
 
     async def run(self) -> None:
         """Enter the interceptors, wait for `request_exit`, and exit them."""
         try:
             await intercept(self._interceptors, self.call, self._wait_for_end)
-        except trio.Cancelled:
-            raise
         except BaseException as exc:
             cancelled, self.error = split_cancelled(exc)
             if cancelled is not None:

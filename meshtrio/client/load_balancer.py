@@ -11,6 +11,7 @@ from random import Random
 from time import time
 from weakref import WeakValueDictionary
 
+import attrs
 import purerpc
 import trio
 
@@ -18,7 +19,7 @@ from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, PickRe
 from meshtrio.client.channel_endpoint import ChannelEndpoint
 from meshtrio.client.health_watch import HealthWatcher
 from meshtrio.client.load_balancing.circuit_breaker import CircuitBreaker
-from meshtrio.client.load_balancing.priority import PriorityPolicy
+from meshtrio.client.load_balancing.policies import PriorityPolicy
 from meshtrio.client.outlier_ejector import OutlierEjector
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool
@@ -43,17 +44,7 @@ class LoadBalancer:
         call_counters: CallCounters,
         on_ejection: Callable[[Ejection], None],
     ) -> None:
-        """Pick nothing until `apply_config` and `update_endpoints`.
-
-        Args:
-            name: Name of the service, for errors.
-            pool: The pool of subchannels.
-            connection_options: Options of all connections.
-            nursery: The channel's nursery.
-            trace_node: The channel's channelz trace.
-            call_counters: The channel's counters.
-            on_ejection: Called for each outlier that was found.
-        """
+        """Pick nothing until `apply_config` and `update_endpoints`."""
         self._name = name
         self._pool = pool
         self._connection_options = connection_options
@@ -161,11 +152,8 @@ class LoadBalancer:
         """Why no endpoint is reachable; None if one is, or has not been tried yet."""
         if not self._is_resolved:
             return None
-        errors = [
-            endpoint.subchannel.connect_error
-            for endpoint in self._endpoints.values()
-            if not endpoint.is_ejected
-        ]
+        tried = [each for each in self._endpoints.values() if not each.is_ejected]
+        errors = [endpoint.subchannel.connect_error for endpoint in tried]
         if errors and not all(errors):
             return None
         return errors[-1] if errors else self._last_exit_reason or "no endpoints"
@@ -209,12 +197,10 @@ class LoadBalancer:
             self._track_calls(endpoint)
 
     def _track_calls(self, endpoint: ChannelEndpoint) -> None:
-        is_limited = self._config.circuit_breakers.max_in_flight is not None
-        endpoint.set_call_tracker(
-            _EndpointCallTracker(self._circuit_breaker, self._outlier_ejector, endpoint)
-            if is_limited or self._outlier_ejector.is_enabled
-            else None
-        )
+        tracker, ejector = None, self._outlier_ejector
+        if self._config.circuit_breakers.max_in_flight is not None or ejector.is_enabled:
+            tracker = _EndpointCallTracker(self._circuit_breaker, ejector, endpoint)
+        endpoint.set_call_tracker(tracker)
 
     def update_endpoints(self, state: ServiceState) -> None:
         """Follow the endpoints and exit infos of a state of the service."""
@@ -231,10 +217,9 @@ class LoadBalancer:
         for endpoint_id, removed in list(self._removed_endpoints.items()):
             if endpoint_id in exit_infos:
                 removed.set_exit_info(exit_infos[endpoint_id])
+        args = self._pool, self._connection_options, self._refresh, self._wake_waiters
         added = {
-            endpoint_id: ChannelEndpoint(
-                endpoint, self._pool, self._connection_options, self._refresh, self._wake_waiters
-            )
+            endpoint_id: ChannelEndpoint(endpoint, *args)
             for endpoint_id, endpoint in listed.items()
             if endpoint_id not in self._endpoints
         }
@@ -246,9 +231,8 @@ class LoadBalancer:
             self._health_watcher.watch(endpoint)
         if state.exit_infos:
             self._last_exit_reason = state.exit_infos[-1].reason
-        self._priority_policy.update_endpoints(
-            self._endpoints.values(), self._config.load_balancing
-        )
+        config = self._config.load_balancing
+        self._priority_policy.update_endpoints(self._endpoints.values(), config)
         self._refresh()
 
     def _trace_endpoint(self, endpoint: ChannelEndpoint, event: str) -> None:
@@ -262,26 +246,18 @@ class LoadBalancer:
         self._wake_waiters()
         error = ConnectionLostError(f"the channel to {self._name} is closed")
         for endpoint in self._endpoints.values():
-            for connection, stream in endpoint.subchannel.streams_owned_by(owner):
-                connection.abort_stream(stream, error)
+            endpoint.subchannel.abort_streams(owner, error)
             endpoint.remove(None)
         self._endpoints.clear()
 
 
+@attrs.frozen(eq=False)
 class _EndpointCallTracker:
     """Follows attempts for the circuit breaker and outlier detection."""
 
-    __slots__ = ("_circuit_breaker", "_endpoint", "_outlier_ejector")
-
-    def __init__(
-        self,
-        circuit_breaker: CircuitBreaker,
-        outlier_ejector: OutlierEjector,
-        endpoint: ChannelEndpoint,
-    ) -> None:
-        self._circuit_breaker = circuit_breaker
-        self._outlier_ejector = outlier_ejector
-        self._endpoint = endpoint
+    _circuit_breaker: CircuitBreaker
+    _outlier_ejector: OutlierEjector
+    _endpoint: ChannelEndpoint
 
     def on_start(self) -> None:
         self._circuit_breaker.acquire_slot()

@@ -55,36 +55,31 @@ async def connect_to_mesh(
     require_trio("connect_to_mesh")
     where = mesh_socket_endpoint(mesh_socket)
     path = where.address.removeprefix("unix:")
+    uids = where.allowed_server_uids
     try:
         # A connection of its own, since calls report only UNAVAILABLE, whatever the errno was.
-        (
-            await connect_socket(
-                where.address, where.allowed_server_uids, backlog_timeout=accept_timeout
-            )
-        ).close()
+        (await connect_socket(where.address, uids, backlog_timeout=accept_timeout)).close()
     except WrongServerError as exc:
         raise UntrustedMeshError(
             f"{path} is not the socket of a mesh of this user or of root: {exc.reason}; to call "
             "this mesh, set MESH_SOCKET"
         ) from None
-    except BlockingIOError:
-        raise NoMeshError(
-            f"the mesh at {path} accepted no connection within {accept_timeout:g} s: it is "
-            "overloaded or stopped"
-        ) from None
-    except PermissionError:
-        raise NoMeshError(
-            f"permission denied on the mesh socket {path}; see [mesh.access] in the mesh's config"
-        ) from None
     except OSError as exc:
-        if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
-            raise NoMeshError(
-                f"cannot connect to the mesh at {path}: {exc.strerror} in this process (see "
-                "`ulimit -n`)"
-            ) from None
-        raise NoMeshError(
-            f"no mesh answers at {path} ({exc.strerror or exc}); start one with `meshtrio serve`, "
-            "or set MESH_SOCKET to the socket of a running one"
-        ) from None
+        raise NoMeshError(_describe_failure(exc, path, accept_timeout)) from None
     async with connect_to(where, max_receive_message_length=UNLIMITED) as channel:
         yield channel
+
+
+def _describe_failure(error: OSError, path: str, accept_timeout: float) -> str:
+    if isinstance(error, BlockingIOError):
+        problem = f"accepted no connection within {accept_timeout:g} s"
+        return f"the mesh at {path} {problem}: it is overloaded or stopped"
+    if isinstance(error, PermissionError):
+        hint = "see [mesh.access] in the mesh's config"
+        return f"permission denied on the mesh socket {path}; {hint}"
+    reason = error.strerror or error
+    if error.errno in RESOURCE_EXHAUSTED_ERRNOS:
+        hint = "in this process (see `ulimit -n`)"
+        return f"cannot connect to the mesh at {path}: {reason} {hint}"
+    hint = "start one with `meshtrio serve`, or set MESH_SOCKET to the socket of a running one"
+    return f"no mesh answers at {path} ({reason}); {hint}"

@@ -3,72 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable
-from typing import Any
+from typing import Any, Unpack
 
-from meshtrio.client.call_destination import CallDestination, CallOptions
+import attrs
+
+from meshtrio.client.call_destination import CallDestination, CallKeywords, make_call_options
 from meshtrio.client.streaming import StreamingCall
 from meshtrio.client.unary import UnaryUnaryMultiCallable
-from meshtrio.grpc.compression import IDENTITY
-from meshtrio.grpc.service_config import MethodConfig
-from meshtrio.rpc.method import Message, MetadataLike, Method
+from meshtrio.rpc.method import Message, Method
 
 
 def make_multicallable(channel: CallDestination, method: Method) -> Callable[..., Any]:
     """Make the callable for one method of a stub, with the call forms of purerpc."""
     if not method.server_streams:
-        return (StreamUnaryMultiCallable if method.client_streams else UnaryUnaryMultiCallable)(
-            channel, method
-        )
+        cls = StreamUnaryMultiCallable if method.client_streams else UnaryUnaryMultiCallable
+        return cls(channel, method)
 
-    def server_stream(
-        message: Message,
-        *,
-        metadata: MetadataLike | None = None,
-        compression: str = IDENTITY,
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
-    ) -> StreamingCall:
-        options = CallOptions.create(metadata, compression, wait_for_ready, method_config)
-        return StreamingCall(channel, method, options, single_message=message)
+    def server_stream(message: Message, **keywords: Unpack[CallKeywords]) -> StreamingCall:
+        return StreamingCall(channel, method, make_call_options(keywords), single_message=message)
 
     def both_stream(
-        messages: AsyncIterable[Message] | None = None,
-        *,
-        metadata: MetadataLike | None = None,
-        compression: str = IDENTITY,
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
+        messages: AsyncIterable[Message] | None = None, **keywords: Unpack[CallKeywords]
     ) -> StreamingCall:
-        options = CallOptions.create(metadata, compression, wait_for_ready, method_config)
-        return StreamingCall(channel, method, options, messages)
+        return StreamingCall(channel, method, make_call_options(keywords), messages)
 
     return both_stream if method.client_streams else server_stream
 
 
+@attrs.frozen
 class StreamUnaryMultiCallable:
     """A client-streaming method of a stub: `reply = await stub.Method(requests, metadata=…)`."""
 
-    def __init__(self, channel: CallDestination, method: Method) -> None:
-        self._channel = channel
-        self._method = method
+    _channel: CallDestination
+    _method: Method
 
     async def __call__(
-        self,
-        messages: AsyncIterable[Message],
-        *,
-        metadata: MetadataLike | None = None,
-        compression: str = IDENTITY,
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
+        self, messages: AsyncIterable[Message], **keywords: Unpack[CallKeywords]
     ) -> Any:
         """Call the method, sending requests while waiting for the reply.
 
         Args:
             messages: The requests.
-            metadata: Pairs of key and value; values of keys that end in "-bin" are bytes.
-            compression: Encoding of the requests: "identity" or "gzip".
-            wait_for_ready: See `UnaryUnaryMultiCallable.__call__`.
-            method_config: Overrides the service config for this call.
+            keywords: See `CallKeywords`.
 
         Returns:
             The reply.
@@ -79,18 +55,11 @@ class StreamUnaryMultiCallable:
 
         Cancellation: the handler is cancelled too.
         """
-        options = CallOptions.create(metadata, compression, wait_for_ready, method_config)
+        options = make_call_options(keywords)
         async with StreamingCall(self._channel, self._method, options, messages) as call:
             return await call.receive_single()
 
-    def start(
-        self,
-        *,
-        metadata: MetadataLike | None = None,
-        compression: str = IDENTITY,
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
-    ) -> StreamingCall:
+    def start(self, **keywords: Unpack[CallKeywords]) -> StreamingCall:
         """Make a call whose requests are sent by `send_message`, for `async with`.
 
         Args are those of `__call__`, except for the messages.
@@ -98,5 +67,4 @@ class StreamUnaryMultiCallable:
         Returns:
             The call. Its reply is received by `receive_message`.
         """
-        options = CallOptions.create(metadata, compression, wait_for_ready, method_config)
-        return StreamingCall(self._channel, self._method, options)
+        return StreamingCall(self._channel, self._method, make_call_options(keywords))

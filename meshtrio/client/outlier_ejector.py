@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+import attrs
 import trio
 
 from meshtrio.client.channel_endpoint import ChannelEndpoint
@@ -12,31 +13,20 @@ from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
 from meshtrio.grpc.outlier_detection import Ejection, OutlierDetection
 
 
+@attrs.define(eq=False, repr=False)
 class OutlierEjector:
     """Sets `is_ejected` of endpoints; the task that ends intervals runs in `nursery`."""
 
-    def __init__(
-        self,
-        nursery: trio.Nursery,
-        rng: Random,
-        on_change: Callable[[], None],
-        on_ejection: Callable[[Ejection], None],
-    ) -> None:
-        """Detect nothing until `apply_config`.
-
-        Args:
-            nursery: The channel's nursery.
-            rng: Source of the enforcement percentage.
-            on_change: Called when endpoints have been ejected or returned.
-            on_ejection: Called for each outlier that was found.
-        """
-        self._nursery = nursery
-        self._rng = rng
-        self._on_change = on_change
-        self._on_ejection = on_ejection
-        self._endpoints: dict[str, ChannelEndpoint] = {}
-        self._detector: OutlierDetector | None = None
-        self._interval_scope = trio.CancelScope()
+    _nursery: trio.Nursery
+    _rng: Random
+    """Source of the enforcement percentage."""
+    _on_change: Callable[[], None]
+    """Called when endpoints have been ejected or returned."""
+    _on_ejection: Callable[[Ejection], None]
+    """Called for each outlier that was found."""
+    _endpoints: dict[str, ChannelEndpoint] = attrs.field(factory=dict)
+    _detector: OutlierDetector | None = None
+    _interval_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     @property
     def is_enabled(self) -> bool:

@@ -38,7 +38,7 @@ MAX_SERVICES = 1000
 _MAX_FIELDS = 10_000
 """Fields of a response."""
 
-_FILE_DESCRIPTOR_FIELD, _LIST_SERVICES_FIELD, _ERROR_FIELD = 4, 6, 7
+_FIELDS = _FILE_DESCRIPTOR_FIELD, _LIST_SERVICES_FIELD, _ERROR_FIELD = 4, 6, 7
 """Field numbers of ServerReflectionResponse."""
 
 
@@ -75,13 +75,7 @@ async def fetch_pool(channel: CallDestination, *services: str, server: str = "")
 async def fetch_types(channel: CallDestination, *services: str, server: str = "") -> ReflectedTypes:
     """Fetch the files that declare services, and those that they import.
 
-    Args:
-        channel: Channel to the server.
-        services: Full names of the services.
-        server: Name of the server in errors; by default the channel's name.
-
-    Returns:
-        The types of all these files.
+    `server` is the name of the server in errors, by default the channel's name.
 
     Raises:
         ReflectionError: The server does not describe a service, or its files are invalid.
@@ -130,12 +124,7 @@ def split_method(method: str) -> tuple[str, str]:
 
 
 def find_method(pool: DescriptorPool, method: str, source: str) -> MethodDescriptor:
-    """Find the method `pkg.Service/Method` in a pool.
-
-    Args:
-        pool: The pool.
-        method: Name of the method.
-        source: Where the pool comes from, for errors.
+    """Find the method `pkg.Service/Method` in a pool, which `source` describes in errors.
 
     Raises:
         UsageError: `method` has another form.
@@ -154,7 +143,7 @@ def find_method(pool: DescriptorPool, method: str, source: str) -> MethodDescrip
 
 
 @attrs.define
-class _ReflectionResponse:
+class _Response:
     """A ServerReflectionResponse whose files are not parsed."""
 
     services: list[str] = attrs.field(factory=list)
@@ -165,7 +154,7 @@ class _ReflectionResponse:
     """The error message, None if there is no error."""
 
     @classmethod
-    def parse(cls, data: bytes, pace: GilYielder) -> _ReflectionResponse:
+    def parse(cls, data: bytes, pace: GilYielder) -> _Response:
         """Parse a response.
 
         Raises:
@@ -177,11 +166,7 @@ class _ReflectionResponse:
             remaining = _count_field(remaining, pace)
             if number == _ERROR_FIELD:
                 response.error = ""
-            if begin < 0 or number not in (
-                _FILE_DESCRIPTOR_FIELD,
-                _LIST_SERVICES_FIELD,
-                _ERROR_FIELD,
-            ):
+            if begin < 0 or number not in _FIELDS:
                 continue
             for inner, _, value, stop in iter_fields(data, begin, end):
                 remaining = _count_field(remaining, pace)
@@ -209,9 +194,7 @@ def _count_field(remaining: int, pace: GilYielder) -> int:
     return remaining - 1
 
 
-async def _query(
-    channel: CallDestination, server: str, request: dict[str, str]
-) -> _ReflectionResponse:
+async def _query(channel: CallDestination, server: str, request: dict[str, str]) -> _Response:
     """Send one request, in the first version that the server implements."""
     what = " ".join(request.values())
     for module, method in _VERSIONS:
@@ -221,7 +204,7 @@ async def _query(
                 reply = await call.receive_message()
             try:
                 data = b"" if reply is None else reply.data
-                response = await run_computation(partial(_ReflectionResponse.parse, data))
+                response = await run_computation(partial(_Response.parse, data))
             except MalformedProtobufError as exc:
                 raise ReflectionError(f"{server} does not describe {what}: {exc}") from None
             if reply is None or response.error is not None:

@@ -72,19 +72,18 @@ async def watch_remote_service(
             except purerpc.RpcFailedError:
                 pass
             failures += 1
-            await trio.sleep(
-                (RECONNECT_BACKOFF if is_refused else LOCAL_RECONNECT_BACKOFF).delay(failures, rng)
-            )
+            backoff = RECONNECT_BACKOFF if is_refused else LOCAL_RECONNECT_BACKOFF
+            await trio.sleep(backoff.delay(failures, rng))
 
 
+@attrs.define
 class ServiceStateCache:
     """The state of a service, kept over restarts of the mesh."""
 
-    def __init__(self, on_update: Callable[[ServiceState], None]) -> None:
-        self._on_update = on_update
-        self._state = ServiceState()
-        self._stale_endpoints: tuple[Endpoint, ...] = ()
-        """Endpoints that an earlier mesh listed, and that may register again."""
+    _on_update: Callable[[ServiceState], None]
+    _state: ServiceState = attrs.field(factory=ServiceState)
+    _stale_endpoints: tuple[Endpoint, ...] = ()
+    """Endpoints that an earlier mesh listed, and that may register again."""
 
     def update(self, state: ServiceState, *, is_new_mesh: bool) -> None:
         """Set the state; `is_new_mesh` if it may come from another mesh than the one before."""

@@ -8,13 +8,8 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_destination import (
-    DEFAULT_OPTIONS,
-    CallDestination,
-    CallOptions,
-    PickArgs,
-    PickResult,
-)
+from meshtrio.client.call_context import CallContext
+from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallDestination, CallOptions, PickArgs
 from meshtrio.client.retry.policy import PREVIOUS_ATTEMPTS_KEY
 from meshtrio.grpc.header_builder import (
     MAX_TIMEOUT_FIELD_SIZE,
@@ -40,33 +35,25 @@ def encode_method_headers(method: Method, destination: CallDestination) -> Heade
 
 
 def build_attempt_fields(
-    destination: CallDestination,
-    options: CallOptions,
-    previous_attempts: int,
-    tracer: AttemptTracer | None,
-    deadline: float,
+    call: CallContext, tracer: AttemptTracer | None, deadline: float
 ) -> list[HeaderField]:
     """Build the metadata fields of an attempt, and notify its tracer of them.
 
-    Args:
-        destination: The channel of the call.
-        options: The call options, whose metadata is sent.
-        previous_attempts: Number of attempts before this one, which is sent if not 0.
-        tracer: The tracer of the attempt; its fields replace those of the call and the channel.
-        deadline: The deadline of the call, for the tracer.
+    The tracer's fields replace those of the call and the channel.
     """
+    channel, options = call.channel, call.options
     fields = [] if options is DEFAULT_OPTIONS else options.encode_headers()
-    if destination.metadata:
-        fields += encode_metadata(destination.metadata)
+    if channel.metadata:
+        fields += encode_metadata(channel.metadata)
     if fields and tracer is not None:
         fields = [field for field in fields if not _is_set_by_tracer(field[0], tracer)]
     serving = current_context.get()
     if serving is not None:
         fields += _propagated_fields(serving, options, tracer)
-    if previous_attempts:
-        fields.append((PREVIOUS_ATTEMPTS_KEY, b"%d" % previous_attempts))
+    if call.previous_attempts:
+        fields.append((PREVIOUS_ATTEMPTS_KEY, b"%d" % call.previous_attempts))
     if tracer is not None and tracer.wants_pick_events:
-        notify_tracer(destination.name, tracer.before_pick, destination.authority, fields, deadline)
+        notify_tracer(channel.name, tracer.before_pick, channel.authority, fields, deadline)
     return fields
 
 
@@ -92,40 +79,32 @@ def request_header_list_size(
 
 
 def fit_header_list(
-    pick_result: PickResult,
-    block: HeaderBlock,
-    fields: list[HeaderField],
-    options: CallOptions,
-    tracer: AttemptTracer | None,
+    call: CallContext, fields: list[HeaderField], tracer: AttemptTracer | None, limit: int
 ) -> tuple[list[HeaderField], AttemptTracer | None]:
     """Drop propagated metadata, and then the trace, from a request that is too large for the peer.
 
     The trace and baggage of the call that a handler serves are not its own, so they must not make
-    its calls fail.
-
-    Returns:
-        The metadata fields and the tracer whose fields the attempt sends.
+    its calls fail. Returns the metadata fields and the tracer whose fields the attempt sends.
 
     Raises:
         ResourceExhaustedError: The rest is still larger than the peer accepts.
     """
-    limit = pick_result.connection.engine.max_send_header_list_size
     serving = current_context.get()
-    propagated = [] if serving is None else _propagated_fields(serving, options, tracer)
+    propagated = [] if serving is None else _propagated_fields(serving, call.options, tracer)
     own = [field for field in fields if field not in propagated]
     for sent_tracer in (tracer, None):
-        if request_header_list_size(block, own, sent_tracer) <= limit:
+        if request_header_list_size(call.method_headers, own, sent_tracer) <= limit:
             return own, sent_tracer
-    size = request_header_list_size(block, fields, tracer)
+    size = request_header_list_size(call.method_headers, fields, tracer)
     raise purerpc.ResourceExhaustedError(header_list_too_large_message("request", size, limit))
 
 
-def with_hash_key(
-    pick_args: PickArgs, key: str, destination: CallDestination, options: CallOptions
-) -> PickArgs:
-    """Return pick arguments that hash the value of a metadata key."""
-    value = get_metadata_value(key, (*options.metadata, *destination.metadata))
-    return attrs.evolve(pick_args, hash_key=None if value is None else str(value))
+def add_hash_key(call: CallContext) -> PickArgs:
+    """Return the call's pick arguments with the value of the channel's hash header."""
+    assert call.channel.hash_header is not None
+    metadata = (*call.options.metadata, *call.channel.metadata)
+    value = get_metadata_value(call.channel.hash_header, metadata)
+    return attrs.evolve(call.pick_args, hash_key=None if value is None else str(value))
 
 
 def encode_attempt_headers(
@@ -134,15 +113,14 @@ def encode_attempt_headers(
     """Encode the request headers of one attempt: trace, timeout and metadata."""
     block = b"" if tracer is None else tracer.extra_headers
     if deadline != math.inf:
-        left = deadline - trio.current_time()
-        block += codec.encode_field(*timeout_field(left))
+        block += codec.encode_field(*timeout_field(deadline - trio.current_time()))
     if fields:
         block += codec.encode(fields)
     return block
 
 
 def _propagated_fields(
-    server_context: ServerContext, options: CallOptions, tracer: AttemptTracer | None
+    serving: ServerContext, options: CallOptions, tracer: AttemptTracer | None
 ) -> list[HeaderField]:
     """Encode the trace and baggage of the served call, except for keys that the call sets itself.
 
@@ -151,5 +129,5 @@ def _propagated_fields(
     overridden = {key for key, _ in options.metadata}
     if tracer is not None:
         overridden |= tracer.extra_header_keys
-    propagated = server_context.propagated_metadata
-    return encode_metadata(tuple(pair for pair in propagated if pair[0] not in overridden))
+    sent = (pair for pair in serving.propagated_metadata if pair[0] not in overridden)
+    return encode_metadata(tuple(sent))

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterable
 from typing import Any
 
+import attrs
 import purerpc
 import trio
 
@@ -17,6 +18,7 @@ _MAX_REPLAY_SIZE = 256 * 1024
 """Bytes of requests that are buffered for retries; a call with more is committed (gRFC A6)."""
 
 
+@attrs.define(eq=False, repr=False)
 class RequestStream:
     """Reads an iterable in a task of the channel, and sends to the attempt that is attached.
 
@@ -24,18 +26,18 @@ class RequestStream:
     not to its call, so that a call which is dropped is collected.
     """
 
-    def __init__(self, messages: AsyncIterable[Message]) -> None:
-        self.cancel_scope = trio.CancelScope()
-        self.error: BaseException | None = None
-        """The exception that the iterable raised."""
-        self._messages = messages
-        self._attempt: Attempt | None = None
-        self._replay_buffer: list[Message] | None = []
-        self._buffered_size = 0
-        self._read_count = self._sent_count = 0
-        """Number of requests read from the iterable, and sent to the attempt."""
-        self._is_exhausted = False
-        self._send_lock = trio.Lock()
+    _messages: AsyncIterable[Message]
+    cancel_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    error: BaseException | None = None
+    """The exception that the iterable raised."""
+    _attempt: Attempt | None = None
+    _replay_buffer: list[Message] | None = attrs.field(factory=list)
+    _buffered_size: int = 0
+    _read_count: int = 0
+    _sent_count: int = 0
+    """Number of requests sent to the attempt, of `_read_count` read from the iterable."""
+    _is_exhausted: bool = False
+    _send_lock: trio.Lock = attrs.field(factory=trio.Lock)
 
     @property
     def is_replayable(self) -> bool:
@@ -60,8 +62,6 @@ class RequestStream:
         try:
             with self.cancel_scope:
                 await self._send_all()
-        except trio.Cancelled:
-            raise
         except BaseException as exc:
             # The caller gets what the iterable raises, as by clean-up code while it is cancelled.
             cancelled, self.error = split_cancelled(exc)

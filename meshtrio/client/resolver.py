@@ -6,17 +6,11 @@ share a run of it (`SharedWatch`).
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from meshtrio.discovery.service_state import ServiceState
-from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
-from meshtrio.util.errors import ConfigError
-
-_log = logging.getLogger("meshtrio.rpc")
 
 StateCallback = Callable[[ServiceState], None]
 Resolver = Callable[[StateCallback], Awaitable[None]]
@@ -37,10 +31,6 @@ class SharedWatch:
         if self._latest_state is not None:
             on_update(self._latest_state)
 
-    def remove(self, on_update: StateCallback) -> None:
-        """Stop calling `on_update`."""
-        self.callbacks.remove(on_update)
-
     async def run(self, resolver: Resolver) -> None:
         """Run the resolver, until `cancel_scope` is cancelled."""
         if self.callbacks:
@@ -51,26 +41,3 @@ class SharedWatch:
         self._latest_state = state
         for on_update in list(self.callbacks):
             on_update(state)
-
-
-class ServiceConfigSelector:
-    """Selects the service config of a channel: a fixed one, or else the resolver's."""
-
-    def __init__(self, name: str, fixed: ServiceConfig | None) -> None:
-        self._name = name
-        self._is_fixed = fixed is not None
-        self._json = ""
-
-    def select(self, state: ServiceState) -> ServiceConfig | None:
-        """Return the config to change to, None to keep the present one.
-
-        An invalid config is logged and ignored.
-        """
-        if self._is_fixed or state.service_config == self._json:
-            return None
-        self._json = state.service_config
-        try:
-            return parse_service_config(json.loads(self._json or "{}"))
-        except (ValueError, ConfigError) as exc:
-            _log.error("%s: invalid service config: %s", self._name, exc)
-            return None

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
-from types import TracebackType
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import attrs
@@ -20,10 +20,9 @@ import purerpc
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_context import CallContext, make_pick_args, make_timeout_error
+from meshtrio.client.call_context import CallContext, call_status_for, make_timeout_error
 from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallDestination, CallOptions
 from meshtrio.client.call_state import TRANSITIONS, CallInput, CallState
-from meshtrio.client.call_status import call_status_for
 from meshtrio.client.interceptors import InterceptorTask, make_client_call
 from meshtrio.client.request_headers import encode_method_headers
 from meshtrio.client.request_stream import RequestStream
@@ -32,7 +31,6 @@ from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.status import STATUS_OK, CallStatus
 from meshtrio.rpc.composite_tracer import start_client_call_tracer, start_method_tracer
 from meshtrio.rpc.method import Message, Method
-from meshtrio.rpc.tracer import ClientCallTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 from meshtrio.util.errors import unwrap_exception_group
 
@@ -79,32 +77,26 @@ class StreamingCall(AsyncIterator[Any]):
             single_message: The only request. Without it and `messages`, `send_message` sends them.
         """
         self._state = CallState.IDLE
-        self._channel = channel
-        self._method = method
-        self._method_config = options.method_config or channel.service_config.get_method_config(
-            method.service, method.name
-        )
-        self._call = CallContext(
-            channel,
-            method,
-            encode_method_headers(method, channel),
-            options,
-            channel.message_lengths.resolve_limits(self._method_config),
-            None,
-            self._method_config.retry_policy,
-            make_pick_args(options, self._method_config),
-        )
+        config = options.method_config
+        if config is None:
+            config = channel.service_config.get_method_config(method.service, method.name)
+        headers = encode_method_headers(method, channel)
+        limits = channel.message_lengths.resolve_limits(config)
+        policy, pick_args = config.retry_policy, options.make_pick_args(config)
+        self._call = CallContext(channel, method, headers, options, limits, None, policy, pick_args)
+        self._config_timeout = config.timeout
         self._single_message = single_message
         self._request_stream = None if messages is None else RequestStream(messages)
         self._attempt: Attempt | None = None
         self._interceptor_task: InterceptorTask | None = None
         self._config_deadline = math.inf
-        """When the timeout of the method config passes, on trio's clock."""
+        """When the timeout of the method config passes, on trio's clock; set by the first step."""
         self._open_lock = trio.Lock()
         self._trio_token = trio.lowlevel.current_trio_token()
 
     def __repr__(self) -> str:
-        return f"<StreamingCall {self._method.path} to {self._channel.name}: {self._state.value}>"
+        call = self._call
+        return f"<StreamingCall {call.method.path} to {call.channel.name}: {self._state.value}>"
 
     @property
     def state(self) -> CallState:
@@ -132,18 +124,18 @@ class StreamingCall(AsyncIterator[Any]):
 
     async def _start(self) -> None:
         self._advance(CallInput.START)
-        channel, call = self._channel, self._call
+        call = self._call
+        channel = call.channel
         channel.call_counters.started += 1
         if channel.tracer is not None:
-            call.tracer = start_client_call_tracer(
-                start_method_tracer(channel.tracer, channel.target, self._method)
-            )
+            method_tracer = start_method_tracer(channel.tracer, channel.target, call.method)
+            call.tracer = start_client_call_tracer(method_tracer)
         if channel.interceptors:
-            client_call = make_client_call(channel, self._method, call.options)
+            client_call = make_client_call(channel, call.method, call.options)
             self._interceptor_task = InterceptorTask(channel.interceptors, client_call)
             channel.start_soon(self._interceptor_task.run)
             await self._interceptor_task.wait_entered()
-            call.options = attrs.evolve(call.options, metadata=tuple(client_call.metadata))
+            call.options = attrs.evolve(call.options, metadata=client_call.metadata)
         if call.retry_policy is not None:
             channel.retry_control.budget.deposit(trio.current_time())
         await self._use_attempt(await Attempt.open(call))
@@ -175,7 +167,7 @@ class StreamingCall(AsyncIterator[Any]):
         Raises:
             DeadlineExceededError: The timeout has passed.
         """
-        seconds = self._method_config.timeout
+        seconds = self._config_timeout
         if seconds is None:  # A cancel scope takes longer than the rest of a step.
             return await step(*arguments)
         if self._config_deadline == math.inf:
@@ -250,10 +242,8 @@ class StreamingCall(AsyncIterator[Any]):
         attempt = self._attempt or await self._ensure_started()
         if self._state is _COMMITTED or self._state is _FINISHED:
             return await attempt.receive()
-        reply, _ = await run_attempts(
-            self._call, self._receive_first, attempt, self._check_replayable
-        )
-        return reply
+        first, check = self._receive_first, self._check_replayable
+        return (await run_attempts(self._call, first, attempt, check))[0]
 
     async def _receive_first(self, attempt: Attempt) -> Any:
         if attempt is not self._attempt:
@@ -296,7 +286,7 @@ class StreamingCall(AsyncIterator[Any]):
         self._finish(None, failed=True)
 
     async def _finish_successfully(self) -> None:
-        throttle = self._channel.retry_control.throttle
+        throttle = self._call.channel.retry_control.throttle
         if throttle is not None:
             throttle.on_success()
         error = None
@@ -307,21 +297,29 @@ class StreamingCall(AsyncIterator[Any]):
         if error is not None:
             raise error
 
-    def _finish(self, status: CallStatus | None, *, failed: bool) -> None:
+    def _finish(
+        self,
+        status: CallStatus | None,
+        *,
+        failed: bool,
+        notify: Callable[..., None] = notify_tracer,
+    ) -> None:
         """End the call; `status` is reported to the tracer, None if it was cancelled here."""
-        state = self._state
+        state, call, attempt = self._state, self._call, self._attempt
         self._advance(CallInput.FINISH)
         if state is _FINISHED or state is _IDLE:
             return
-        self._channel.call_counters.end_call(failed=failed)
+        call.channel.call_counters.end_call(failed=failed)
         if self._interceptor_task is not None:
             self._interceptor_task.request_exit()
         if self._request_stream is not None:
             self._request_stream.cancel_scope.cancel()
-        if self._attempt is not None:
-            _end_attempt(self._attempt)
-        if self._call.tracer is not None:
-            notify_tracer(self._method.path, self._call.tracer.call_ended, status)
+        if attempt is not None:
+            if attempt.stream.has_succeeded:
+                attempt.pick_result.connection.counters.streamed_replies += 1
+            attempt.end()
+        if call.tracer is not None:
+            notify(call.method.path, call.tracer.call_ended, status)
 
     async def aclose(self) -> None:
         """Cancel the call, for `contextlib.aclosing`."""
@@ -336,55 +334,21 @@ class StreamingCall(AsyncIterator[Any]):
         await self._run_with_timeout(self._ensure_started)
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.cancel()
 
     def __del__(self) -> None:
         state = getattr(self, "_state", _FINISHED)
         if state is _IDLE or state is _FINISHED:
             return
-        # The collector may run in any thread, and in the middle of anything.
+        # The collector may run in any thread, and in the middle of anything. The call lives on
+        # until the event loop has ended it.
+        end = partial(self._finish, None, failed=True, notify=notify_tracer_in_read_loop)
         with suppress(trio.RunFinishedError):
-            self._trio_token.run_sync_soon(
-                _end_dropped,
-                self._channel,
-                self._attempt,
-                self._request_stream,
-                self._interceptor_task,
-                self._call.tracer,
-            )
+            self._trio_token.run_sync_soon(end)
         warnings.warn(
             f"{self!r} was dropped: use `async with` for a call that may be left early",
             ResourceWarning,
             source=self,
             stacklevel=2,
         )
-
-
-def _end_dropped(
-    channel: CallDestination,
-    attempt: Attempt | None,
-    request_stream: RequestStream | None,
-    interceptor_task: InterceptorTask | None,
-    tracer: ClientCallTracer | None,
-) -> None:
-    channel.call_counters.end_call(failed=True)
-    if interceptor_task is not None:
-        interceptor_task.request_exit()
-    if request_stream is not None:
-        request_stream.cancel_scope.cancel()
-    if attempt is not None:
-        _end_attempt(attempt)
-    if tracer is not None:
-        notify_tracer_in_read_loop("a call that was dropped", tracer.call_ended, None)
-
-
-def _end_attempt(attempt: Attempt) -> None:
-    if attempt.stream.has_succeeded:
-        attempt.pick_result.connection.counters.streamed_replies += 1
-    attempt.end()

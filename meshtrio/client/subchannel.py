@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from random import Random
 
 import attrs
@@ -17,6 +16,7 @@ from meshtrio.discovery.endpoint import (
     REGISTERED_RECONNECT_BACKOFF,
     Endpoint,
 )
+from meshtrio.errors import ConnectionLostError
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.client_connection import ClientConnection
@@ -51,12 +51,8 @@ class ConnectionOptions:
     """TLS settings of all endpoints; None for those of each endpoint."""
     timeouts: Timeouts | None = None
     """Timeouts of connections; None for the defaults, which send keepalive pings over networks."""
-
-    def timeouts_for(self, endpoint: Endpoint) -> Timeouts:
-        """Return the timeouts of a connection to `endpoint`."""
-        if self.timeouts is not None:
-            return self.timeouts
-        return _LOCAL_TIMEOUTS if Address.parse(endpoint.address).is_unix else NETWORK_TIMEOUTS
+    dialer: Callable[..., Awaitable[Transport]] = dial
+    """Connects to an endpoint."""
 
 
 _LOCAL_TIMEOUTS = Timeouts()
@@ -86,10 +82,11 @@ class Subchannel:
         channelz_registry.SUBCHANNELS.add(self.trace_node.channelz_id, self)
         self.past_counters = CallCounters()
         """Counts the calls of connections that have closed."""
-        self._options = options
-        self._timeouts = options.timeouts_for(endpoint)
+        self.options = options
         self._dial_limiter = dial_limiter
         self._is_local = Address.parse(endpoint.address).is_unix
+        default_timeouts = _LOCAL_TIMEOUTS if self._is_local else NETWORK_TIMEOUTS
+        self._timeouts = default_timeouts if options.timeouts is None else options.timeouts
         self._backoff = LOCAL_RECONNECT_BACKOFF if self._is_local else RECONNECT_BACKOFF
         if endpoint.is_registered:
             self._backoff = REGISTERED_RECONNECT_BACKOFF
@@ -111,15 +108,6 @@ class Subchannel:
         for on_change in list(self.watchers):
             on_change()
 
-    @contextmanager
-    def count_health_watch(self) -> Iterator[None]:
-        """Count one of the streams as a health watch during the block."""
-        self.health_watch_count += 1
-        try:
-            yield
-        finally:
-            self.health_watch_count -= 1
-
     def start_draining(self) -> None:
         """Take no more calls; `run` ends once those under way have finished."""
         channelz_registry.SUBCHANNELS.remove(self.trace_node.channelz_id)
@@ -128,14 +116,12 @@ class Subchannel:
         for connection in list(self._connections):
             connection.start_draining()
 
-    def streams_owned_by(self, owner: object) -> list[tuple[ClientConnection, Stream]]:
-        """Return the open streams of one channel, on all connections."""
-        return [
-            (connection, stream)
-            for connection in self._connections
-            for stream in list(connection.streams.values())
-            if stream.owner is owner
-        ]
+    def abort_streams(self, owner: object, error: ConnectionLostError) -> None:
+        """Fail the open streams of one channel, on all connections."""
+        for connection in list(self._connections):
+            for stream in list(connection.streams.values()):
+                if stream.owner is owner:
+                    connection.abort_stream(stream, error)
 
     async def run(self) -> None:
         """Keep connected until `start_draining`.
@@ -173,7 +159,7 @@ class Subchannel:
         transport = await self._dial()
         if transport is None:
             return False
-        connection = ClientConnection(transport, self._options.limits, self._timeouts)
+        connection = ClientConnection(transport, self.options.limits, self._timeouts)
         self._connections.add(connection)
         await nursery.start(self._run_connection, connection)
         with trio.move_on_after(_SETTINGS_TIMEOUT) as waiting:
@@ -189,7 +175,8 @@ class Subchannel:
             await connection.exhausted.wait()
             is_stable = trio.current_time() - connected_at >= _MIN_STABLE_TIME
             is_useful = is_stable or connection.statistics().calls.succeeded > 0
-            self._trace_disconnect(connection)
+            reason = connection.close_reason if connection.closed else "it takes no more calls"
+            self.trace_node.add_event(f"disconnected: {reason}")
             self.connection, self.streams = None, _NO_STREAMS
             self._notify_watchers()
         connection.start_draining()
@@ -197,19 +184,15 @@ class Subchannel:
             self._report_connect_error(connection.close_reason)
         return is_useful
 
-    def _trace_disconnect(self, connection: ClientConnection) -> None:
-        reason = connection.close_reason if connection.closed else "it takes no more calls"
-        self.trace_node.add_event(f"disconnected: {reason}")
-
     async def _dial(self) -> Transport | None:
         with trio.CancelScope() as self._dial_scope:
             try:
                 endpoint = self.endpoint
                 async with self._dial_limiter.slot(endpoint, local=self._is_local):
                     self._dial_scope.deadline = trio.current_time() + _CONNECT_TIMEOUT
-                    return await dial(
+                    return await self.options.dialer(
                         endpoint.address,
-                        self._options.tls or endpoint.tls,
+                        self.options.tls or endpoint.tls,
                         endpoint.allowed_server_uids,
                         backlog_timeout=_BACKLOG_TIMEOUT,
                     )
@@ -223,10 +206,7 @@ class Subchannel:
         return None
 
     async def _run_connection(
-        self,
-        connection: ClientConnection,
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+        self, connection: ClientConnection, *, task_status: trio.TaskStatus[None]
     ) -> None:
         try:
             await connection.run(task_status=task_status)
@@ -238,9 +218,8 @@ class Subchannel:
     def _report_connect_error(self, error: str) -> None:
         """Log and trace why calls wait, once for each of equal reasons in a row."""
         if error != self.connect_error:
-            self.trace_node.add_event(
-                f"connection failed: {error}", channelz_registry.Severity.WARNING
-            )
+            warning = channelz_registry.Severity.WARNING
+            self.trace_node.add_event(f"connection failed: {error}", warning)
             _log.info("%s: connection failed: %s; retrying", self.endpoint.address, error)
             self.connect_error = error
             self._notify_watchers()

@@ -51,20 +51,17 @@ class SubchannelPool:
         """
         subchannel = self._subchannels.get((endpoint, options))
         if subchannel is None:
-            subchannel = self._subchannels[endpoint, options] = Subchannel(
-                endpoint, options, self._dial_limiter
-            )
+            subchannel = Subchannel(endpoint, options, self._dial_limiter)
+            self._subchannels[endpoint, options] = subchannel
             self._start_task(subchannel.run)
         subchannel.watchers.append(on_change)
         return subchannel
 
-    def release_subchannel(
-        self, subchannel: Subchannel, options: ConnectionOptions, on_change: Callable[[], None]
-    ) -> None:
+    def release_subchannel(self, subchannel: Subchannel, on_change: Callable[[], None]) -> None:
         """Stop using a subchannel; without users it ends, once calls under way have finished."""
         subchannel.watchers.remove(on_change)
         if not subchannel.watchers:
-            del self._subchannels[subchannel.endpoint, options]
+            del self._subchannels[subchannel.endpoint, subchannel.options]
             subchannel.start_draining()
 
     # -- resolvers ---------------------------------------------------------------------------
@@ -80,7 +77,7 @@ class SubchannelPool:
     def unsubscribe(self, key: Hashable, on_update: StateCallback) -> None:
         """Undo `subscribe`; the resolver is cancelled with its last subscriber."""
         watch = self._watches[key]
-        watch.remove(on_update)
+        watch.callbacks.remove(on_update)
         if not watch.callbacks:
             watch.cancel_scope.cancel()
             del self._watches[key]
@@ -130,20 +127,14 @@ class SubchannelPool:
             await self._stopped.wait()
 
 
-_current_pool: trio.lowlevel.RunVar[SubchannelPool | None] = trio.lowlevel.RunVar(
-    "meshtrio pool", None
-)
+_current_pool = trio.lowlevel.RunVar[SubchannelPool | None]("meshtrio pool", None)
 _in_pool_task: ContextVar[SubchannelPool | None] = ContextVar("meshtrio pool", default=None)
 """Set in the pool's own tasks: a resolver may use a channel, which must not keep the pool alive."""
 
 
 @asynccontextmanager
 async def open_shared_pool() -> AsyncIterator[SubchannelPool]:
-    """Use the pool of this trio run during the block.
-
-    Yields:
-        The pool.
-    """
+    """Use the pool of this trio run during the block."""
     own_pool = _in_pool_task.get()
     if own_pool is not None:
         yield own_pool

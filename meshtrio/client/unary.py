@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import attrs
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_context import CallContext, make_pick_args, timeout_scope
-from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallDestination, CallOptions
-from meshtrio.client.call_status import call_status_for
+from meshtrio.client.call_context import CallContext, call_status_for, make_timeout_error
+from meshtrio.client.call_destination import (
+    DEFAULT_OPTIONS,
+    CallDestination,
+    CallKeywords,
+    CallOptions,
+    make_call_options,
+)
 from meshtrio.client.interceptors import intercept, make_client_call
 from meshtrio.client.request_headers import encode_method_headers
 from meshtrio.client.retry.loop import run_attempts
-from meshtrio.grpc.compression import IDENTITY
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.grpc.status import STATUS_OK
 from meshtrio.rpc.composite_tracer import start_client_call_tracer, start_method_tracer
-from meshtrio.rpc.method import Message, MetadataLike, Method
-from meshtrio.rpc.tracer import ClientCallTracer, MethodTracer
+from meshtrio.rpc.method import Message, Method
+from meshtrio.rpc.tracer import ClientCallTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
+
+_Tracer = ClientCallTracer | None
 
 
 @attrs.frozen
@@ -43,21 +51,14 @@ class UnaryUnaryMultiCallable:
         self._method = method
         self._method_headers = encode_method_headers(method, channel)
         self._update_config()
-        self._method_tracer: MethodTracer | None = None
+        self._method_tracer = None
         if channel.tracer is not None:
             self._method_tracer = start_method_tracer(channel.tracer, channel.target, method)
         self._call_counters = channel.call_counters
         self._invoke = self._call_intercepted if channel.interceptors else self._call
 
     async def __call__(
-        self,
-        message: Message,
-        *,
-        metadata: MetadataLike | None = None,
-        compression: str = IDENTITY,
-        compress: bool = True,
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
+        self, message: Message, *, compress: bool = True, **keywords: Unpack[CallKeywords]
     ) -> Any:
         """Call the method.
 
@@ -66,12 +67,9 @@ class UnaryUnaryMultiCallable:
 
         Args:
             message: The request.
-            metadata: Pairs of key and value; values of keys that end in "-bin" are bytes.
-            compression: Encoding of the request: "identity" or "gzip".
             compress: If False, the request is sent uncompressed in spite of `compression`.
-            wait_for_ready: If False, raise UnavailableError when no endpoint is reachable. By
-                default True for services managed by a mesh, and False for others.
-            method_config: Overrides the service config for this call.
+            keywords: `metadata`, `compression`, `wait_for_ready` and `method_config`, see
+                `CallKeywords`.
 
         Returns:
             The reply.
@@ -83,18 +81,11 @@ class UnaryUnaryMultiCallable:
 
         Cancellation: the handler is cancelled too, as it is at the deadline of the caller's scope.
         """
-        options = CallOptions.create(metadata, compression, wait_for_ready, method_config)
+        options = CallOptions(**keywords) if keywords else DEFAULT_OPTIONS
         return (await self._counted_call(message, options, compress))[0]
 
     async def with_call(
-        self,
-        message: Message,
-        *,
-        metadata: MetadataLike | None = None,
-        compression: str = IDENTITY,
-        compress: bool = True,
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
+        self, message: Message, *, compress: bool = True, **keywords: Unpack[CallKeywords]
     ) -> tuple[Any, CallMetadata]:
         """Call the method and return the reply's metadata too.
 
@@ -103,8 +94,7 @@ class UnaryUnaryMultiCallable:
         Returns:
             The reply and its metadata.
         """
-        options = CallOptions.create(metadata, compression, wait_for_ready, method_config)
-        reply, attempt = await self._counted_call(message, options, compress)
+        reply, attempt = await self._counted_call(message, make_call_options(keywords), compress)
         return reply, CallMetadata(attempt.initial_metadata or (), attempt.trailing_metadata or ())
 
     async def _counted_call(
@@ -112,9 +102,9 @@ class UnaryUnaryMultiCallable:
     ) -> tuple[Any, Attempt]:
         counters = self._call_counters
         counters.started += 1
-        tracer = (
-            None if self._method_tracer is None else start_client_call_tracer(self._method_tracer)
-        )
+        tracer = None
+        if self._method_tracer is not None:
+            tracer = start_client_call_tracer(self._method_tracer)
         try:
             result = await self._invoke(message, options, compress, tracer)
         except BaseException as exc:
@@ -128,16 +118,12 @@ class UnaryUnaryMultiCallable:
         return result
 
     async def _call_intercepted(
-        self,
-        message: Message,
-        options: CallOptions,
-        compress: bool,
-        tracer: ClientCallTracer | None,
+        self, message: Message, options: CallOptions, compress: bool, tracer: _Tracer
     ) -> tuple[Any, Attempt]:
         client_call = make_client_call(self._channel, self._method, options)
 
         async def call() -> tuple[Any, Attempt]:
-            changed = attrs.evolve(options, metadata=tuple(client_call.metadata))
+            changed = attrs.evolve(options, metadata=client_call.metadata)
             result = await self._call(message, changed, compress, tracer)
             client_call.attempt = result[1]
             return result
@@ -145,11 +131,7 @@ class UnaryUnaryMultiCallable:
         return await intercept(self._channel.interceptors, client_call, call)
 
     async def _call(
-        self,
-        message: Message,
-        options: CallOptions,
-        compress: bool,
-        tracer: ClientCallTracer | None,
+        self, message: Message, options: CallOptions, compress: bool, tracer: _Tracer
     ) -> tuple[Any, Attempt]:
         channel = self._channel
         if self._service_config is not channel.service_config:
@@ -161,35 +143,20 @@ class UnaryUnaryMultiCallable:
             if options.method_config is not None:
                 config = options.method_config
                 limits = channel.message_lengths.resolve_limits(config)
-            pick_args = make_pick_args(options, config)
+            pick_args = options.make_pick_args(config)
         if limits is not None:
             limits.check_send(message.ByteSize())
-        if config.retry_policy is not None:
+        policy, headers = config.retry_policy, self._method_headers
+        if policy is not None:
             channel.retry_control.budget.deposit(trio.current_time())
         call = CallContext(
-            channel,
-            self._method,
-            self._method_headers,
-            options,
-            limits,
-            tracer,
-            config.retry_policy,
-            pick_args,
+            channel, self._method, headers, options, limits, tracer, policy, pick_args
         )
+        exchange = partial(Attempt.exchange, message=message, compress=compress)
         if config.can_use_fast_path:
-            result = await run_attempts(
-                call, partial(Attempt.exchange, message=message, compress=compress)
-            )
+            result = await run_attempts(call, exchange)
         else:
-            exchange = partial(Attempt.exchange, message=message, compress=compress)
-            async with timeout_scope(config.timeout):
-                if config.hedging_policy is None:
-                    result = await run_attempts(call, exchange)
-                else:
-                    from meshtrio.client.retry.hedging import call_hedged  # few methods have it
-
-                    channel.retry_control.budget.deposit(trio.current_time())
-                    result = await call_hedged(call, config.hedging_policy, exchange)
+            result = await _call_with_config(call, config, exchange)
         result[1].end()
         throttle = channel.retry_control.throttle
         if throttle is not None:
@@ -202,4 +169,18 @@ class UnaryUnaryMultiCallable:
         self._service_config = channel.service_config
         self._method_config = self._service_config.get_method_config(method.service, method.name)
         self._message_limits = channel.message_lengths.resolve_limits(self._method_config)
-        self._pick_args = make_pick_args(DEFAULT_OPTIONS, self._method_config)
+        self._pick_args = DEFAULT_OPTIONS.make_pick_args(self._method_config)
+
+
+async def _call_with_config(
+    call: CallContext, config: MethodConfig, exchange: Callable[[Attempt], Awaitable[Any]]
+) -> tuple[Any, Attempt]:
+    """Make a call whose method config has a timeout or a hedging policy."""
+    with trio.move_on_after(math.inf if config.timeout is None else config.timeout):
+        if config.hedging_policy is None:
+            return await run_attempts(call, exchange)
+        from meshtrio.client.retry.hedging import call_hedged  # few methods have it
+
+        call.channel.retry_control.budget.deposit(trio.current_time())
+        return await call_hedged(call, config.hedging_policy, exchange)
+    raise make_timeout_error(config.timeout)

@@ -66,11 +66,6 @@ class Endpoint:
         return f"instance {self.instance}" if self.pid else self.address
 
 
-def get_host(address: str) -> str | None:
-    """Return the host of a TCP address, None for a Unix socket."""
-    return Address.parse(address).host or None
-
-
 def canonical_target(name: str) -> str:
     """Return the target of a channel as telemetry shows it: a URI with scheme and path.
 

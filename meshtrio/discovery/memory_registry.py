@@ -80,12 +80,11 @@ class MemoryRegistry:
 
     def _evict_idle(self) -> None:
         """Drop the oldest unmanaged services that have neither endpoints nor watchers."""
+        states = {name: value.value for name, value in self._services.items()}
         idle = [
-            service
-            for service, value in self._services.items()
-            if value.value.unmanaged
-            and not value.value.endpoints
-            and service not in self._watcher_counts
+            name
+            for name, state in states.items()
+            if state.unmanaged and not state.endpoints and name not in self._watcher_counts
         ]
         for service in idle[: max(0, len(idle) + 1 - _MAX_IDLE_SERVICES)]:
             del self._services[service]
@@ -98,11 +97,8 @@ class MemoryRegistry:
         endpoint_id = exit_info.endpoint_id
         # A later exit info of an endpoint replaces the first: "stopped", then the exit status. Only
         # the latest keeps its stderr: the whole state is sent to every watcher at each change.
-        earlier = [
-            attrs.evolve(info, stderr_tail=())
-            for info in state.exit_infos
-            if info.endpoint_id != endpoint_id
-        ]
+        others = (info for info in state.exit_infos if info.endpoint_id != endpoint_id)
+        earlier = [attrs.evolve(info, stderr_tail=()) for info in others]
         exit_info = attrs.evolve(exit_info, reason=exit_info.reason[:_MAX_REASON_LENGTH])
         self._update(
             service,
@@ -113,8 +109,7 @@ class MemoryRegistry:
     def resolve(self, service: str) -> ServiceState:
         if not self.has_service(service):
             raise UnknownServiceError(service, self.services())
-        state: ServiceState = self._services[service].value
-        return state
+        return self._services[service].value
 
     def count_endpoints(self) -> int:
         """Return the number of endpoints of all services."""

@@ -27,9 +27,8 @@ def make_register_request(
     address = str(socket)
     if not address.startswith(("unix:", "tcp:")):
         address = f"unix:{os.path.abspath(address)}"
-    request = messages.RegisterRequest(
-        service=service, weight=weight, **_make_address_fields(address)
-    )
+    fields = _make_address_fields(address)
+    request = messages.RegisterRequest(service=service, weight=weight, **fields)
     if local is not None:
         request.local = local
     if tls is not None:
@@ -88,8 +87,7 @@ def get_address(message: Any) -> str:
     """Return the address in an Endpoint or a RegisterRequest. Raises ValueError."""
     if message.HasField("path"):
         return f"unix:{os.fsdecode(message.path)}"
-    address: str = message.address
-    return address
+    return str(message.address)
 
 
 def _endpoint_to_message(endpoint: Endpoint) -> Any:
@@ -129,12 +127,6 @@ def tls_to_message(files: ClientTlsConfig) -> Any:
 
 
 def tls_from_message(message: Any) -> ClientTlsConfig:
-    def path(text: str) -> Path | None:
-        return Path(text) if text else None
-
-    return ClientTlsConfig(
-        ca=path(message.ca_path),
-        certificate=path(message.certificate_path),
-        key=path(message.key_path),
-        server_name=message.server_name or None,
-    )
+    paths = message.ca_path, message.certificate_path, message.key_path
+    ca, certificate, key = (Path(text) if text else None for text in paths)
+    return ClientTlsConfig(ca, certificate, key, server_name=message.server_name or None)

@@ -1,7 +1,7 @@
 """Header blocks of a proxied call: what was received from one side, encoded for the other.
 
-The engine returns the same object for a header block that it has decoded recently, so callers cache
-the rewritten block with an `IdentityCache`.
+The engine returns the same object for a header block that it has decoded recently, so rewritten
+blocks are cached by identity: those of requests by `Route`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from meshtrio.grpc.header_builder import (
 from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders, Trailers
 from meshtrio.grpc.metadata import encode_received_metadata
 from meshtrio.http2.hpack.codec import HeaderBlock
+from meshtrio.util.caches import IdentityCache
 
 
 def rewrite_request_headers(
@@ -22,13 +23,10 @@ def rewrite_request_headers(
 ) -> HeaderBlock:
     """Build the request headers for the plugin, without the timeout.
 
-    Args:
-        headers: The headers that the gateway received.
-        scheme: Scheme of the connection to the plugin.
-        authority: Authority of the plugin.
-        forwarded_for: The client that the call comes from, for `FORWARDED_METADATA_KEY`.
+    `forwarded_for` is the client that the call comes from, for `FORWARDED_METADATA_KEY`.
     """
     metadata = tuple(pair for pair in headers.metadata if pair[0] != FORWARDED_METADATA_KEY)
+    forwarded = FORWARDED_METADATA_KEY.encode(), forwarded_for.encode()
     return build_request_headers(
         headers.path.encode("latin-1"),
         scheme.encode(),
@@ -37,15 +35,11 @@ def rewrite_request_headers(
         encoding=headers.encoding,
         accept_encoding=headers.accept_encoding,
         user_agent=headers.user_agent.encode("latin-1"),
-        metadata=[
-            (FORWARDED_METADATA_KEY.encode(), forwarded_for.encode()),
-            *encode_received_metadata(metadata),
-        ],
+        metadata=[forwarded, *encode_received_metadata(metadata)],
     )
 
 
-def rewrite_response_headers(headers: ResponseHeaders) -> HeaderBlock:
-    """Build the response headers for the client."""
+def _rewrite_response_headers(headers: ResponseHeaders) -> HeaderBlock:
     # A Trailers-Only response has its metadata in the trailers.
     metadata = headers.metadata if headers.trailers is None else ()
     return build_response_headers(
@@ -55,7 +49,7 @@ def rewrite_response_headers(headers: ResponseHeaders) -> HeaderBlock:
     )
 
 
-def rewrite_trailers(trailers: Trailers) -> HeaderBlock:
+def _rewrite_trailers(trailers: Trailers) -> HeaderBlock:
     """Build the trailers for the client, with the status message as the plugin encoded it."""
     return build_trailers(
         trailers.code,
@@ -65,12 +59,16 @@ def rewrite_trailers(trailers: Trailers) -> HeaderBlock:
     )
 
 
-def rewrite_trailers_truncated(trailers: Trailers, max_size: int) -> HeaderBlock:
+rewrite_response_headers = IdentityCache(_rewrite_response_headers)
+"""Builds the response headers for the client."""
+_rewrite_trailers_cached = IdentityCache(_rewrite_trailers)
+
+
+def rewrite_trailers(trailers: Trailers, max_size: int) -> HeaderBlock:
     """Build the trailers for the client, with the status message truncated to fit `max_size`."""
-    return build_trailers(
-        trailers.code,
-        trailers.message,
-        trailers.details,
-        encode_received_metadata(trailers.metadata),
-        max_size=max_size,
-    )
+    block = _rewrite_trailers_cached(trailers)
+    if block.list_size <= max_size:
+        return block
+    metadata = encode_received_metadata(trailers.metadata)
+    code, message, details = trailers.code, trailers.message, trailers.details
+    return build_trailers(code, message, details, metadata, max_size=max_size)

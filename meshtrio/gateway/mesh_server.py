@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 
 import attrs
 import trio
 
-from meshtrio.config import GatewayConfig, GatewaySecurity
+from meshtrio.config import GatewayConfig, GatewaySecurity, MeshConfig
 from meshtrio.discovery.registry import Registry
-from meshtrio.gateway.configured_services import ConfiguredServices
 from meshtrio.gateway.mesh_socket import serve_mesh_socket
 from meshtrio.gateway.proxied_health import ProxiedHealth
 from meshtrio.gateway.router import Router
@@ -36,7 +35,8 @@ from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
 from meshtrio.transport.listener import tcp_listener
 from meshtrio.transport.tls import make_server_ssl_context
-from meshtrio.util.concurrency import background_service, collapse_group
+from meshtrio.util.caches import IdentityCache
+from meshtrio.util.concurrency import background_service, open_collapsing_nursery
 from meshtrio.util.errors import ConfigError, UsageError
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -67,24 +67,18 @@ class MeshServer:
         if metrics is not None:
             gateway_metrics = GatewayMetrics()
             metrics.add_source(gateway_metrics.collect)
-        self._router = Router(
-            registry, ConfiguredServices(lambda: supervisor.config), gateway_metrics
-        )
+        list_services = IdentityCache(_list_grpc_services, max_entries=1)
+        self._router = Router(registry, lambda: list_services(supervisor.config), gateway_metrics)
         self._health = ProxiedHealth(registry, self._router)
-        self._servicers = (
-            ControlServicer(
-                supervisor, registry, operations, event_log, self._load_reports, log_levels
-            ),
-            RegistryServicer(registry, lambda: supervisor.config),
+        control = ControlServicer(
+            supervisor, registry, operations, event_log, self._load_reports, log_levels
         )
+        self._servicers = control, RegistryServicer(registry, lambda: supervisor.config)
         self._call_quota = CallQuota(lambda: supervisor.config.limits.max_calls_per_user)
 
     @asynccontextmanager
     async def running(self, claim: ClaimedRuntimeDir) -> AsyncIterator[None]:
         """Serve during the block, and until it has exited.
-
-        Args:
-            claim: The runtime dir of the mesh.
 
         Raises:
             UsageError: A socket or port cannot be bound.
@@ -113,21 +107,18 @@ class MeshServer:
     ) -> None:
         """Serve on the mesh socket and the gateway's port; both are shut down concurrently."""
         config = self._supervisor.config.gateway
-        try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(
-                    serve_mesh_socket,
-                    self._supervisor.mesh_socket,
-                    claim,
-                    self._make_server(),
-                    lambda: allows_other_users(self._supervisor.config.access),
-                    config.drain_timeout,
-                )
-                if config.listen is not None:
-                    await nursery.start(self._serve_port, config, context)
-                task_status.started()
-        except BaseExceptionGroup as group:
-            raise collapse_group(group) from None
+        async with open_collapsing_nursery() as nursery:
+            await nursery.start(
+                serve_mesh_socket,
+                self._supervisor.mesh_socket,
+                claim,
+                self._make_server(),
+                lambda: allows_other_users(self._supervisor.config.access),
+                config.drain_timeout,
+            )
+            if config.listen is not None:
+                await nursery.start(self._serve_port, config, context)
+            task_status.started()
 
     async def _serve_port(
         self,
@@ -138,7 +129,11 @@ class MeshServer:
     ) -> None:
         assert config.listen is not None
         is_plaintext = config.security is GatewaySecurity.PLAINTEXT
-        with _open_gateway_listener(config.listen) as listener:
+        with ExitStack() as stack:
+            try:
+                listener = stack.enter_context(tcp_listener(config.listen))
+            except UsageError as exc:
+                raise UsageError(f"[mesh.gateway] listen: {exc}") from None
             server = self._make_server(allow_anonymous=is_plaintext, timeouts=NETWORK_TIMEOUTS)
             if is_plaintext:
                 text = "gateway on %s is unauthenticated: any client can call every plugin"
@@ -182,14 +177,14 @@ class MeshServer:
         )[0]
 
 
-@contextmanager
-def _open_gateway_listener(address: str) -> Iterator[socket.socket]:
-    with ExitStack() as stack:
-        try:
-            listener = stack.enter_context(tcp_listener(address))
-        except UsageError as exc:
-            raise UsageError(f"[mesh.gateway] listen: {exc}") from None
-        yield listener
+def _list_grpc_services(config: MeshConfig) -> Mapping[str, Iterable[str]]:
+    """Return the gRPC services that a config lists, by service of the mesh."""
+    services: defaultdict[str, set[str]] = defaultdict(set)
+    for plugin in config.plugins:
+        services[plugin.service].update(plugin.services)
+    for table in config.services:
+        services[table.name].update(table.services)
+    return services
 
 
 def _make_ssl_context(config: GatewayConfig) -> ssl.SSLContext | None:

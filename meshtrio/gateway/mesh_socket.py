@@ -38,13 +38,8 @@ async def serve_mesh_socket(
     If the socket or its directory is removed, both are created again within a second. Connected
     clients stay connected, and their calls continue.
 
-    Args:
-        path: Path of the mesh socket in the runtime dir.
-        claim: The claimed runtime dir.
-        server: The server; moved to a new listening socket when the socket is created again.
-        is_shared: Returns whether other users may connect; access is checked for each call.
-        grace: Timeout of `Server.shut_down`, in seconds.
-        task_status: Reports started once the socket is bound.
+    `is_shared` returns whether other users may connect; access is checked for each call. `grace` is
+    the timeout of `Server.shut_down`, in seconds.
 
     Raises:
         UsageError: The socket cannot be bound at the start.

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import math
 from time import time
-from typing import Any
 
+import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, PickResult
+from meshtrio.client.call_destination import PickResult
 from meshtrio.client.channel import Channel
 from meshtrio.client.retry.policy import Pushback, RetryState
 from meshtrio.errors import CallRefusedError, ConnectionLostError
-from meshtrio.gateway import header_rewrite
 from meshtrio.gateway.call_state import TRANSITIONS, CallEvent, CallState
+from meshtrio.gateway.header_rewrite import rewrite_response_headers, rewrite_trailers
 from meshtrio.gateway.proxied_streams import DownstreamStream, ProxiedStream, UpstreamStream
 from meshtrio.gateway.route import ChannelProvider, Route
-from meshtrio.grpc.header_builder import build_response_headers, timeout_field
+from meshtrio.grpc.header_builder import build_response_headers
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.grpc.status import (
     CANCELLED,
@@ -31,87 +31,43 @@ from meshtrio.grpc.status import (
     header_list_too_large_message,
 )
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.http2.hpack.codec import HeaderBlock
 from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.rejection import encode_server_status
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.telemetry.metrics.call_recorder import CallRecorder
-from meshtrio.util.caches import IdentityCache
-
-_MAX_REPLAY_SIZE = 256 * 1024
-"""Maximum bytes of a request that are buffered for a retry; a longer request is committed."""
-
-_MAX_SMALL_CHUNK = 4096
-"""Bytes below which buffered data is joined with what follows it: single bytes must not cost an
-object each."""
-_MAX_UNREAD_SIZE = 8 * 1024 * 1024
-"""Maximum bytes that wait for a client that does not read."""
 
 # Members as globals: attribute access on an enum class takes 0.2 us in Python 3.11.
-_PICKING = CallState.PICKING
-_REPLAYABLE = CallState.REPLAYABLE
-_COMMITTED = CallState.COMMITTED
-_FLUSHING = CallState.FLUSHING
-_ON_UPSTREAM_OPENED = CallEvent.UPSTREAM_OPENED
-_ON_COMMITTED = CallEvent.COMMITTED
-_ON_REFUSED = CallEvent.REFUSED
-_ON_CONNECTION_LOST = CallEvent.CONNECTION_LOST
-_ON_STATUS_QUEUED = CallEvent.STATUS_QUEUED
-_ON_FLUSHED = CallEvent.FLUSHED
+_PICKING, _REPLAYABLE = CallState.PICKING, CallState.REPLAYABLE
+_COMMITTED, _FLUSHING = CallState.COMMITTED, CallState.FLUSHING
+_ON_UPSTREAM_OPENED, _ON_COMMITTED = CallEvent.UPSTREAM_OPENED, CallEvent.COMMITTED
+_ON_REFUSED, _ON_CONNECTION_LOST = CallEvent.REFUSED, CallEvent.CONNECTION_LOST
+_ON_STATUS_QUEUED, _ON_FLUSHED = CallEvent.STATUS_QUEUED, CallEvent.FLUSHED
 _ON_DOWNSTREAM_RESET = CallEvent.DOWNSTREAM_RESET
 _ON_DOWNSTREAM_REFUSED = CallEvent.DOWNSTREAM_REFUSED
 
-_rewrite_response_headers = IdentityCache(header_rewrite.rewrite_response_headers)
-_rewrite_trailers = IdentityCache(header_rewrite.rewrite_trailers)
 _DEFAULT_RESPONSE_HEADERS = build_response_headers(content_type=b"application/grpc")
 
 
+@attrs.define(eq=False, repr=False)
 class ProxiedCall:
     """Connects the downstream stream of a call with its upstream stream; see `CallState`."""
 
-    __slots__ = (
-        "_channel",
-        "_downstream",
-        "_is_request_complete",
-        "_pick_result",
-        "_replay_buffer",
-        "_replay_size",
-        "_retry_delay",
-        "_retry_state",
-        "_route",
-        "_router",
-        "_service_metrics",
-        "_started_at",
-        "_state",
-        "_upstream",
-    )
-
-    def __init__(self, router: ChannelProvider, downstream: DownstreamStream, route: Route) -> None:
-        self._state = _PICKING
-        self._router = router
-        self._downstream = downstream
-        self._route = route
-        self._channel: Channel | None = None
-        self._service_metrics: CallRecorder | None = None
-        """The metrics of the channel's service; None if there is no channel, or metrics are off."""
-        self._pick_result: PickResult | None = None
-        self._upstream: UpstreamStream | None = None
-        self._replay_buffer: list[bytes] | None = []
-        """Request data for a retry; None once the call is committed or over."""
-        self._replay_size = 0
-        self._is_request_complete = False
-        """Whether the client has half-closed."""
-        self._retry_state: RetryState | None = None
-        """Transparent retries; made by the first refusal."""
-        self._retry_delay = 0.0
-        """Seconds until the next attempt."""
-        self._started_at = trio.current_time()
-        downstream.listener = self
-
-    @property
-    def replay_buffer(self) -> tuple[bytes, ...]:
-        """The request data that is buffered for a retry."""
-        return tuple(self._replay_buffer or ())
+    _router: ChannelProvider
+    _downstream: DownstreamStream
+    _route: Route
+    _state: CallState = _PICKING
+    _channel: Channel | None = None
+    _service_metrics: CallRecorder | None = None
+    """The metrics of the channel's service; None if there is no channel, or metrics are off."""
+    _pick_result: PickResult | None = None
+    _upstream: UpstreamStream | None = None
+    _retry_state: RetryState | None = None
+    """Transparent retries; made by the first refusal."""
+    _retry_delay: float = 0.0
+    """Seconds until the next attempt."""
+    _started_at: float = attrs.field(factory=trio.current_time)
+    _deadline: float = math.inf
+    """The client's deadline, on trio's clock."""
 
     @property
     def _is_over(self) -> bool:
@@ -120,12 +76,8 @@ class ProxiedCall:
 
     def _advance(self, event: CallEvent) -> None:
         self._state = TRANSITIONS[self._state, event]
-
-    @property
-    def _deadline(self) -> float:
-        """The client's deadline, on trio's clock."""
-        timeout = self._route.headers.timeout
-        return math.inf if timeout is None else self._started_at + timeout
+        if self._state > _REPLAYABLE:
+            self._downstream.replay_buffer = None
 
     @property
     def _is_deadline_exceeded(self) -> bool:
@@ -136,11 +88,14 @@ class ProxiedCall:
 
     def start(self) -> None:
         """Send the call to a ready endpoint; if there is none, start a task that waits for one."""
+        self._downstream.listener = self
+        if self._route.headers.timeout is not None:
+            self._deadline = self._started_at + self._route.headers.timeout
         channel = self._router.find_open_channel(self._route)
         try:
             if channel is not None:
                 self._bind_channel(channel)
-                result = channel.try_pick(self._make_pick_args(channel))
+                result = channel.picker.try_pick(self._route.make_pick_args(channel))
                 if result is not None and self._open_upstream(channel, result):
                     # Flushed after the current read, with the request data that it brings.
                     self._downstream.connection.connections_to_flush.add(result.connection)
@@ -162,10 +117,11 @@ class ProxiedCall:
         finally:
             self._downstream.cancel_on_error = None
         if scope.cancelled_caught:
-            text = f"the deadline passed before {self._route.display_name} could be called"
-            reason = None if self._channel is None else self._channel.unavailable_reason
-            text = f"{text}: {reason}" if reason else text
-            self._end_with_error(purerpc.DeadlineExceededError(text))
+            name = self._route.explicit_target or self._route.grpc_service
+            text = f"the deadline passed before {name} could be called"
+            reason = self._channel and self._channel.unavailable_reason
+            error = purerpc.DeadlineExceededError(f"{text}: {reason}" if reason else text)
+            self._end_with_error(error)
 
     async def _pick_and_open(self) -> None:
         if self._retry_delay:
@@ -174,7 +130,7 @@ class ProxiedCall:
         if not self._is_over:
             self._bind_channel(channel)
         while True:
-            result = await channel.pick(self._make_pick_args(channel))
+            result = await channel.picker.pick(self._route.make_pick_args(channel))
             connection = result.connection
             while connection.is_usable:
                 try:
@@ -194,32 +150,17 @@ class ProxiedCall:
                 self._service_metrics = self._router.call_metrics.start_call(channel.name)
         self._channel = channel
 
-    def _make_pick_args(self, channel: Channel) -> PickArgs:
-        if channel.hash_header is None:
-            return DEFAULT_PICK_ARGS
-        values = [
-            str(value) for key, value in self._route.headers.metadata if key == channel.hash_header
-        ]
-        return PickArgs(hash_key=",".join(values) if values else None)
-
     def _open_upstream(self, channel: Channel, pick_result: PickResult) -> bool:
-        """Send the call on a connection; return False if the connection has no room for it.
-
-        A call that is over leaves the stream slot to others.
-        """
+        """Send the call on a connection unless it is over; return False if there is no room."""
         connection = pick_result.connection
         if self._is_over:
-            connection.notify_stream_slot()
+            connection.notify_stream_slot()  # Another call may use it.
             return True
-        block = self._route.encode_headers(channel, self._downstream.peer)
-        if self._route.headers.timeout is not None:
-            left = self._deadline - trio.current_time()
-            block += HeaderBlock.encode([timeout_field(left)])
+        block = self._route.encode_headers(channel, self._downstream.peer, self._deadline)
         limit = connection.engine.max_send_header_list_size
         if block.list_size > limit:
-            raise purerpc.ResourceExhaustedError(
-                header_list_too_large_message("request", block.list_size, limit)
-            )
+            text = header_list_too_large_message("request", block.list_size, limit)
+            raise purerpc.ResourceExhaustedError(text)
         if not connection.has_stream_slot or connection.write_buffer.above_high_water:
             return False
         if pick_result.call_tracker is not None:
@@ -231,12 +172,13 @@ class ProxiedCall:
         channel.call_counters.last_started = connection.counters.last_started = time()
         self._pick_result, self._upstream = pick_result, upstream
         self._advance(_ON_UPSTREAM_OPENED)
-        for data in self._replay_buffer or ():
+        downstream = self._downstream
+        for data in downstream.replay_buffer or ():
             upstream.write(data)
-        if self._is_request_complete:
+        if downstream.remote_closed:
             upstream.write(b"", b"")
-        if self._replay_size and self._downstream.release_window():
-            self._downstream.connection.flush()
+        if downstream.replay_size and downstream.release_window():
+            downstream.connection.flush()
         return True
 
     # -- events of the downstream stream -----------------------------------------------------
@@ -244,9 +186,8 @@ class ProxiedCall:
     def on_request_data(self, data: bytes, *, end_stream: bool) -> None:
         if not data and not end_stream:
             return
-        self._is_request_complete = end_stream
-        if self._replay_buffer is not None:
-            self._append_to_replay_buffer(data)
+        if self._downstream.buffer_for_replay(data) and self._state is _REPLAYABLE:
+            self._advance(_ON_COMMITTED)
         if self._upstream is not None:
             self._upstream.write(data, b"" if end_stream else None)
             self._downstream.connection.connections_to_flush.add(self._upstream.connection)
@@ -254,27 +195,11 @@ class ProxiedCall:
 
     def _charge_request(self) -> None:
         """Account for the buffered request, and end the call if a memory budget is exceeded."""
-        size = self._replay_size if self._replay_buffer is not None else 0
-        if self._upstream is not None:
-            size += self._upstream.buffered_size
-        budget = self._downstream.charge_received(size if size > _MAX_SMALL_CHUNK else 0)
+        unsent = 0 if self._upstream is None else self._upstream.buffered_size
+        budget = self._downstream.charge_request(unsent)
         if budget:
             text = f"requests buffered for plugins exceed {budget} of the mesh"
             self._end_with_error(purerpc.ResourceExhaustedError(text), success=None)
-
-    def _append_to_replay_buffer(self, data: bytes) -> None:
-        assert self._replay_buffer is not None
-        self._replay_size += len(data)
-        if self._replay_size > _MAX_REPLAY_SIZE and self._state is _REPLAYABLE:
-            self._commit()
-        elif self._replay_buffer and len(self._replay_buffer[-1]) < _MAX_SMALL_CHUNK:
-            self._replay_buffer[-1] += data
-        else:
-            self._replay_buffer.append(data)
-
-    def _commit(self) -> None:
-        self._advance(_ON_COMMITTED)
-        self._replay_buffer = None
 
     def on_downstream_reset(self) -> None:
         self._downstream.listener = None
@@ -283,7 +208,6 @@ class ProxiedCall:
 
     @property
     def has_started(self) -> bool:
-        """Whether the call was sent to a plugin."""
         return self._state is not _PICKING
 
     def refuse(self) -> None:
@@ -292,22 +216,20 @@ class ProxiedCall:
         downstream.listener = None
         if downstream.cancel_on_error is not None:
             downstream.cancel_on_error.cancel()
-        status = purerpc.StatusCode.UNAVAILABLE.value
-        self._finish(_ON_DOWNSTREAM_REFUSED, status, success=None)
+        self._finish(_ON_DOWNSTREAM_REFUSED, purerpc.StatusCode.UNAVAILABLE.value, success=None)
         downstream.reset(ErrorCode.REFUSED_STREAM)
 
     def abort(self) -> None:
         """End a call that has not ended within the drain timeout of the mesh."""
-        self._end_with_error(
-            purerpc.UnavailableError("the mesh stopped during the call"), success=None
-        )
+        error = purerpc.UnavailableError("the mesh stopped during the call")
+        self._end_with_error(error, success=None)
 
     # -- events of the upstream stream -------------------------------------------------------
 
     def on_response_headers(self, headers: ResponseHeaders) -> None:
         if self._state is _REPLAYABLE:
-            self._commit()
-        downstream, block = self._downstream, _rewrite_response_headers(headers)
+            self._advance(_ON_COMMITTED)
+        downstream, block = self._downstream, rewrite_response_headers(headers)
         engine = downstream.connection.engine
         if block.list_size > engine.max_send_header_list_size:
             self._end_too_large(block.list_size)
@@ -331,12 +253,10 @@ class ProxiedCall:
             headers = None if self._upstream is None else self._upstream.headers
             self._end_with_error(error_for_call(headers, None, peer="the plugin"))
             return
-        block = _rewrite_trailers(trailers)
         room = self._downstream.connection.engine.max_send_header_list_size
         if not self._downstream.headers_sent:
             room -= _DEFAULT_RESPONSE_HEADERS.list_size  # They are sent with it.
-        if block.list_size > room:
-            block = header_rewrite.rewrite_trailers_truncated(trailers, room)
+        block = rewrite_trailers(trailers, room)
         if block.list_size > room:
             self._end_too_large(block.list_size)
         else:
@@ -344,10 +264,8 @@ class ProxiedCall:
 
     def _end_too_large(self, size: int) -> None:
         limit = self._downstream.connection.engine.max_send_header_list_size
-        error = purerpc.ResourceExhaustedError(
-            header_list_too_large_message("response", size, limit)
-        )
-        self._end_with_error(error, success=None)
+        text = header_list_too_large_message("response", size, limit)
+        self._end_with_error(purerpc.ResourceExhaustedError(text), success=None)
 
     def on_upstream_reset(self, error: purerpc.RpcFailedError) -> None:
         if self._is_over:
@@ -356,18 +274,21 @@ class ProxiedCall:
             self._on_refused(error)
         elif isinstance(error, ConnectionLostError):
             self._advance(_ON_CONNECTION_LOST)
-            self._replay_buffer = None
             self._downstream.connection.start_soon(self._end_with_exit_info, error)
         elif isinstance(error, purerpc.CancelledError) and self._is_deadline_exceeded:
             # Some servers (grpc-go) reset with CANCEL at the deadline.
-            text = "the deadline passed in the plugin"
-            self._end_with_error(purerpc.DeadlineExceededError(text))
+            late = purerpc.DeadlineExceededError("the deadline passed in the plugin")
+            self._end_with_error(late)
         else:
             self._end_with_error(error)
 
     def _on_refused(self, error: CallRefusedError) -> None:
         """Retry a call that its upstream has refused, if the request is still there."""
-        delay = self._next_retry_delay(error)
+        if self._retry_state is None:
+            assert self._channel is not None
+            self._retry_state = RetryState(None, self._channel.retry_control)
+        # Retry policies are left to the client (gRFC A6).
+        delay = self._retry_state.next_delay(error, Pushback.ABSENT, trio.current_time())
         if delay is None:
             self._end_with_error(error)
             return
@@ -383,31 +304,25 @@ class ProxiedCall:
         else:
             connection.start_soon(self._start_when_ready)
 
-    def _next_retry_delay(self, error: CallRefusedError) -> float | None:
-        """Decide on a transparent retry; retry policies are left to the client (gRFC A6)."""
-        if self._retry_state is None:
-            assert self._channel is not None
-            self._retry_state = RetryState(None, self._channel.retry_control)
-        return self._retry_state.next_delay(error, Pushback.ABSENT, trio.current_time())
-
     async def _end_with_exit_info(self, error: ConnectionLostError) -> None:
         """End the call with the exit info of the plugin, if it has died."""
         assert self._channel is not None
         assert self._pick_result is not None
-        described: Any = await self._channel.describe_failure(self._pick_result, error)
-        self._end_with_error(described)
+        self._end_with_error(await self._channel.describe_failure(self._pick_result, error))
 
     # -- both streams, and the end -----------------------------------------------------------
 
     def on_writable(self, stream: ProxiedStream) -> None:
         """Let the other stream's peer send more, as this one's has taken what was buffered."""
+        other: ProxiedStream | None
         if stream is self._downstream:
             self._downstream.charge_response()
+            if self._state is _FLUSHING:
+                self._close_if_flushed()
+            other = self._upstream
         else:
             self._charge_request()
-        if self._state is _FLUSHING and stream is self._downstream:
-            self._close_if_flushed()
-        other = self._downstream if stream is self._upstream else self._upstream
+            other = self._downstream
         if other is not None and other.release_window():
             other.connection.flush()
 
@@ -415,27 +330,25 @@ class ProxiedCall:
         """Return the bytes that came on a stream and are buffered for the other."""
         if stream is self._upstream:
             return self._downstream.buffered_size
-        return self._replay_size if self._upstream is None else self._upstream.buffered_size
+        buffered = self._downstream.replay_size
+        return buffered if self._upstream is None else self._upstream.buffered_size
 
     def _flush_downstream_after_read(self) -> None:
         connection = self._downstream.connection
         if self._upstream is not None:
             self._upstream.connection.connections_to_flush.add(connection)
-        if connection.write_buffer.size > _MAX_UNREAD_SIZE:
+        if connection.write_buffer.size > self._router.max_unread_size:
             # Messages stop earlier, by flow control: these are headers and trailers of many calls.
             connection.close("responses are not read", ErrorCode.ENHANCE_YOUR_CALM)
 
     def _end_with_error(self, error: purerpc.RpcFailedError, success: bool | None = False) -> None:
         """End the call with a status that the plugin has not sent.
 
-        Args:
-            error: The status.
-            success: The result for load balancing; None if it says nothing about the plugin.
+        `success` is the result for load balancing, None if it says nothing about the plugin.
         """
         code, message = error.status.status_code, error.status.status_message
-        status = encode_server_status(
-            self._downstream.connection.max_send_header_list_size, code, message
-        )
+        limit = self._downstream.connection.max_send_header_list_size
+        status = encode_server_status(limit, code, message)
         self._send_status(status, code.value, success=success)
         self._downstream.connection.flush()
 
@@ -453,7 +366,6 @@ class ProxiedCall:
         self._close_if_flushed()
 
     def _close_if_flushed(self) -> None:
-        """End the downstream stream once the client has taken all of the response."""
         if not self._downstream.buffered_size:
             self._advance(_ON_FLUSHED)
             self._downstream.listener = None
@@ -464,29 +376,20 @@ class ProxiedCall:
         was_over = self._is_over
         self._advance(event)
         if not was_over:
-            self._record_metrics(code)
-            calls, channel = self._downstream.connection.counters, self._channel
-            if success and channel is not None:
-                calls.succeeded += 1
-                channel.call_counters.succeeded += 1
-            else:
-                calls.end_call(failed=not success)
-                if channel is not None:
-                    channel.call_counters.end_call(failed=not success)
-        self._replay_buffer = None
+            metrics = self._router.call_metrics
+            if metrics is not None:
+                calls = self._service_metrics or metrics.start_call(None)
+                metrics.end_call(calls, code, trio.current_time() - self._started_at)
+            self._downstream.connection.counters.end_call(failed=not success)
+            if self._channel is not None:
+                self._channel.call_counters.end_call(failed=not success)
         self._end_attempt(success=success)
-
-    def _record_metrics(self, code: int) -> None:
-        metrics = self._router.call_metrics
-        if metrics is not None:
-            calls = self._service_metrics or metrics.start_call(None)
-            metrics.end_call(calls, code, trio.current_time() - self._started_at)
 
     def _end_attempt(self, *, success: bool | None) -> None:
         """Reset the upstream stream unless it is over, and report the result unless it is None."""
-        upstream, channel, pick_result = self._upstream, self._channel, self._pick_result
+        upstream, pick_result = self._upstream, self._pick_result
         self._upstream = None
-        if upstream is None or channel is None or pick_result is None:
+        if upstream is None or pick_result is None:
             return
         upstream.listener = None
         if upstream.has_succeeded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import purerpc
 import trio
 
@@ -14,6 +15,7 @@ _CHECK_INTERVAL = 1.0
 """Maximum seconds between two checks of a watched service."""
 
 
+@attrs.frozen
 class ProxiedHealth:
     """A `HealthSource` for services of the mesh, and for gRPC services of its plugins.
 
@@ -21,17 +23,18 @@ class ProxiedHealth:
     registered only while they are ready; other endpoints are if they accept a connection.
     """
 
-    def __init__(self, registry: Registry, router: Router) -> None:
-        self._registry = registry
-        self._router = router
+    _registry: Registry
+    _router: Router
 
     async def is_serving(self, name: str) -> bool | None:
         """Return whether a service has a ready endpoint; None if it is unknown.
 
-        Args:
-            name: A service of the mesh ("plugin.echo"), or a gRPC service that one of them serves.
+        It may be one of the mesh ("plugin.echo"), or a gRPC service that one of them serves.
         """
-        services = await self._find_services(name)
+        services = self._find_known_services(name)
+        if not services:
+            await self._router.service_index.refresh()
+            services = self._find_known_services(name)
         if not services:
             return None
         for service in services:
@@ -51,20 +54,9 @@ class ProxiedHealth:
                 return
             await trio.sleep_forever()
 
-    async def _find_services(self, name: str) -> list[str]:
-        """Return the services of the mesh for a name; asks plugins if none is known."""
-        found = self._find_known_services(name)
-        if not found:
-            await self._router.service_index.refresh()
-            found = self._find_known_services(name)
-        return found
-
     def _find_known_services(self, name: str) -> list[str]:
-        return (
-            [name]
-            if self._registry.has_service(name)
-            else self._router.service_index.find_services(name)
-        )
+        is_known = self._registry.has_service(name)
+        return [name] if is_known else self._router.service_index.find_services(name)
 
     async def _is_ready(self, service: str) -> bool:
         if not self._registry.has_service(service):

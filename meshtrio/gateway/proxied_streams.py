@@ -18,7 +18,10 @@ from meshtrio.rpc.stream import Stream
 from meshtrio.transport.transport import Buffer
 
 _MAX_SMALL_CHUNK = 4096
-"""Bytes below which DATA is joined with what follows it."""
+"""Bytes below which DATA is joined with what follows it: single bytes must not cost an object
+each."""
+_MAX_REPLAY_SIZE = 256 * 1024
+"""Maximum bytes of a request that are buffered for a retry; a longer request is committed."""
 
 
 class ProxiedStreamListener(Protocol):
@@ -75,8 +78,7 @@ class ProxiedStream(Stream):
         """Number of bytes that wait for flow control or for the socket."""
         self._buffer: deque[Buffer] | tuple[()] = ()
         self._small_chunks: list[bytes] = []
-        """Small DATA of the current read, forwarded together: a peer that sends single bytes must
-        not cost a frame for each of them."""
+        """Small DATA of the current read, which costs one frame together."""
         self._pending_trailers: bytes | None = None
         """Trailers to send after the buffer, b"" for END_STREAM alone; None before the end."""
 
@@ -97,7 +99,6 @@ class ProxiedStream(Stream):
         if not isinstance(self._buffer, deque):
             self._buffer = deque()
         elif self._buffer and len(self._buffer[-1]) < _MAX_SMALL_CHUNK:
-            # A peer that sends single bytes must not cost an object for each of them.
             data = b"".join((self._buffer.pop(), data))
         self._buffer.append(data)
 
@@ -166,7 +167,34 @@ class ProxiedStream(Stream):
 class DownstreamStream(ProxiedStream):
     """The stream from the client."""
 
-    __slots__ = ()
+    __slots__ = ("replay_buffer", "replay_size")
+
+    def __init__(self, connection: Connection, stream_id: int) -> None:
+        super().__init__(connection, stream_id)
+        self.replay_buffer: list[bytes] | None = []
+        """Request data for a retry; None once the call is committed or over."""
+        self.replay_size = 0
+        """Bytes of the request so far, until the call is committed."""
+
+    def buffer_for_replay(self, data: bytes) -> bool:
+        """Buffer DATA of an uncommitted call; return whether it is too much for a retry."""
+        buffer = self.replay_buffer
+        if buffer is None:
+            return False
+        self.replay_size += len(data)
+        if buffer and len(buffer[-1]) < _MAX_SMALL_CHUNK:
+            buffer[-1] += data
+        else:
+            buffer.append(data)
+        return self.replay_size > _MAX_REPLAY_SIZE
+
+    def charge_request(self, unsent: int) -> str:
+        """Account for the buffered request, `unsent` bytes of which are at the upstream stream.
+
+        Returns the exceeded memory budget, "" for none.
+        """
+        size = unsent if self.replay_buffer is None else unsent + self.replay_size
+        return self.charge_received(size if size > _MAX_SMALL_CHUNK else 0)
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
         if len(data) < _MAX_SMALL_CHUNK and not end_stream:

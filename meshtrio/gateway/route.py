@@ -6,10 +6,13 @@ from typing import Protocol
 from urllib.parse import quote
 
 import attrs
+import trio
 
+from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs
 from meshtrio.client.channel import Channel
 from meshtrio.contract import FORWARDED_METADATA_KEY, TARGET_METADATA_KEY
 from meshtrio.gateway.header_rewrite import rewrite_request_headers
+from meshtrio.grpc.header_builder import timeout_field
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.http2.hpack.codec import HeaderBlock
 from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
@@ -41,43 +44,47 @@ class Route:
     @classmethod
     def from_headers(cls, headers: RequestHeaders) -> Route:
         """Make the route for request headers."""
-        target = next(
-            (str(value) for key, value in headers.metadata if key == TARGET_METADATA_KEY), None
-        )
-        forwarded = tuple(
-            str(value) for key, value in headers.metadata if key == FORWARDED_METADATA_KEY
-        )
+        pairs = headers.metadata
+        target = next((str(value) for key, value in pairs if key == TARGET_METADATA_KEY), None)
+        forwarded = tuple(str(value) for key, value in pairs if key == FORWARDED_METADATA_KEY)
         gateways = ", ".join(forwarded).count(",") + 1
         service = headers.path[1:].partition("/")[0]
         return cls(headers, service, target, forwarded, gateways >= MAX_GATEWAYS)
 
-    @property
-    def display_name(self) -> str:
-        """The name of the destination in messages."""
-        return self.explicit_target or self.grpc_service
+    def make_pick_args(self, channel: Channel) -> PickArgs:
+        """Return the requirements of the call, with the value of the channel's hash header."""
+        key = channel.hash_header
+        if key is None:
+            return DEFAULT_PICK_ARGS
+        values = [str(value) for name, value in self.headers.metadata if name == key]
+        return PickArgs(hash_key=",".join(values) if values else None)
 
-    def encode_headers(self, channel: Channel, client: Peer) -> HeaderBlock:
-        """Return the request headers for the endpoints of a channel, without a timeout.
+    def encode_headers(self, channel: Channel, client: Peer, deadline: float) -> HeaderBlock:
+        """Return the request headers for the endpoints of a channel.
 
-        They are encoded once: equal header objects are of one connection, and so of one client.
+        Except for the timeout they are encoded once: equal header objects are of one connection,
+        and so of one client.
         """
         if self._encoded_headers is None or self._channel is not channel:
-            forwarded = ", ".join(
-                (*self.forwarded_for, quote(str(client), safe=_UNQUOTED_CHARACTERS))
-            )
+            client_name = quote(str(client), safe=_UNQUOTED_CHARACTERS)
+            forwarded = ", ".join((*self.forwarded_for, client_name))
             self._encoded_headers = rewrite_request_headers(
                 self.headers, channel.scheme, channel.authority, forwarded
             )
             self._channel = channel
-        return self._encoded_headers
+        if self.headers.timeout is None:
+            return self._encoded_headers
+        timeout = timeout_field(deadline - trio.current_time())
+        return self._encoded_headers + HeaderBlock.encode([timeout])
 
 
 class ChannelProvider(Protocol):
     """What a proxied call needs of the router."""
 
-    @property
-    def call_metrics(self) -> GatewayMetrics | None:
-        """The metrics of proxied calls; None if they are off."""
+    call_metrics: GatewayMetrics | None
+    """The metrics of proxied calls; None if they are off."""
+    max_unread_size: int
+    """Maximum bytes that wait for a client that does not read."""
 
     def find_open_channel(self, route: Route) -> Channel | None:
         """Return the channel for a route if it is known and open."""

@@ -26,8 +26,19 @@ from meshtrio.util.caches import IdentityCache
 from meshtrio.util.concurrency import sleep_until_tick
 
 _OWN_SERVICES_PREFIX = "meshtrio."
-_ORPHAN_CHECK_INTERVAL = 30.0
-"""Seconds between two searches for channels whose service is gone."""
+MAX_UNREAD_SIZE = 8 * 1024 * 1024
+"""Maximum bytes that wait for a client that does not read."""
+
+
+@attrs.frozen
+class GatewayLimits:
+    """Limits and periods of a gateway."""
+
+    max_unread_size: int = MAX_UNREAD_SIZE
+    max_declarations: int = 200_000
+    """Maximum number of types and fields of all services together: protobuf takes up to 160 MB."""
+    orphan_check_interval: float = 30.0
+    """Seconds between two searches for channels whose service is gone."""
 
 
 class Router:
@@ -38,20 +49,23 @@ class Router:
         registry: Registry,
         configured_services: Callable[[], Mapping[str, Iterable[str]]],
         call_metrics: GatewayMetrics | None = None,
+        limits: GatewayLimits | None = None,
     ) -> None:
-        """Initialize the router.
+        """Initialize the router; `call_metrics` is None if metrics are off.
 
-        Args:
-            registry: The services of the mesh.
-            configured_services: Returns, by service of the mesh, the gRPC services that the config
-                lists for it; the same object while the config is the same.
-            call_metrics: Records calls; None if metrics are off.
+        `configured_services` returns, by service of the mesh, the gRPC services that the config
+        lists for it; the same object while the config is the same.
         """
+        limits = limits or GatewayLimits()
         self.call_metrics = call_metrics
+        self.max_unread_size = limits.max_unread_size
         self._registry = registry
+        self._orphan_check_interval = limits.orphan_check_interval
         # Reflection does not use the services' configs, whose limits are for calls of clients.
-        open_reflection_channel = partial(self._make_channel, service_config=ServiceConfig())
-        self.service_index = ServiceIndex(registry, configured_services, open_reflection_channel)
+        open_channel = partial(self._make_channel, service_config=ServiceConfig())
+        self.service_index = ServiceIndex(
+            registry, configured_services, open_channel, limits.max_declarations
+        )
         self._get_route = IdentityCache(Route.from_headers)
         self._channels: dict[str, _OpenChannel] = {}
         self._opening_locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
@@ -68,7 +82,7 @@ class Router:
         """Close the channels of services that were gone in two searches in a row."""
         orphaned_before: set[str] = set()
         while True:
-            await sleep_until_tick(_ORPHAN_CHECK_INTERVAL)
+            await sleep_until_tick(self._orphan_check_interval)
             orphaned = {service for service in self._channels if self._is_orphaned(service)}
             for service in orphaned & orphaned_before:
                 self._channels[service].cancel_scope.cancel()
@@ -119,11 +133,10 @@ class Router:
             service = self.service_index.lookup(route.grpc_service)
             if service is None:
                 return None
-            if self.service_index.is_stale(service) and not self.service_index.is_refreshing(
-                service
-            ):
+            index = self.service_index
+            if index.is_stale(service) and not index.is_refreshing(service):
                 assert self._nursery is not None
-                self._nursery.start_soon(self.service_index.refresh_service, service)
+                self._nursery.start_soon(index.refresh_service, service)
         found = self._channels.get(service)
         return None if found is None else found.channel
 
@@ -150,13 +163,9 @@ class Router:
         """
         if route.explicit_target is not None:
             return route.explicit_target
-        authority = route.headers.authority
-        if (
-            self._registry.has_service(authority)
-            and not self._registry.resolve(authority).unmanaged
-        ):
-            return authority
-        return None
+        registry, name = self._registry, route.headers.authority
+        is_managed = registry.has_service(name) and not registry.resolve(name).unmanaged
+        return name if is_managed else None
 
     async def get_or_open_channel(self, service: str) -> Channel:
         """Return the channel to a service of the mesh, opening it first if necessary.
@@ -164,9 +173,10 @@ class Router:
         Raises:
             purerpc.NotFoundError: The mesh has no such service.
         """
-        if not self._registry.has_service(service):
-            unknown = UnknownServiceError(service, self._registry.services())
-            raise purerpc.NotFoundError(str(unknown))
+        try:
+            self._registry.resolve(service)
+        except UnknownServiceError as exc:
+            raise purerpc.NotFoundError(str(exc)) from None
         async with self._opening_locks[service]:
             found = self._channels.get(service)
             if found is None:

@@ -14,12 +14,7 @@ import trio
 
 from meshtrio.client.channel import Channel
 from meshtrio.client.descriptor_pool_builder import ReflectedTypes
-from meshtrio.client.reflection import (
-    ReflectionError,
-    fetch_types,
-    is_full_name,
-    list_services,
-)
+from meshtrio.client.reflection import ReflectionError, fetch_types, is_full_name, list_services
 from meshtrio.discovery.registry import Registry
 from meshtrio.discovery.service_state import ServiceState
 from meshtrio.services.reflection_files import ReflectionSource
@@ -36,8 +31,6 @@ _RETRY_INTERVAL = 5.0
 _MAX_LISTED_NAMES = 20
 """Maximum number of names in a message."""
 _MAX_CACHED_LOOKUPS = 10_000
-_MAX_DECLARATIONS = 200_000
-"""Maximum number of types and fields of all services together: protobuf takes up to 160 MB."""
 
 
 @attrs.define
@@ -57,6 +50,28 @@ class IndexedService:
         return self.reflection.services
 
 
+@attrs.define(eq=False)
+class _ServiceEntry:
+    """The reflections of one service."""
+
+    lock: trio.Lock = attrs.field(factory=trio.Lock)
+    """Held while the service is asked."""
+    indexed: IndexedService | None = None
+    """The result of the last reflection that had one."""
+    error: str | None = None
+    """Why the last reflection failed."""
+    backoff: tuple[ServiceState, float] | None = None
+    """The state with which the reflection failed, and when to repeat it."""
+    is_unreachable: bool = False
+    """Whether the last reflection was not answered."""
+    declaration_count: int = 0
+    """Number of types and fields; see `client.descriptor_pool_builder`."""
+
+    @property
+    def was_asked(self) -> bool:
+        return self.indexed is not None or self.error is not None
+
+
 class ServiceIndex:
     """Asks plugins by reflection, and only when a call or a reflection of the gateway needs it."""
 
@@ -65,34 +80,24 @@ class ServiceIndex:
         registry: Registry,
         configured_services: Callable[[], Mapping[str, Iterable[str]]],
         open_channel: Callable[[str], AbstractAsyncContextManager[Channel]],
+        max_declarations: int,
     ) -> None:
         """Initialize an empty index.
 
-        Args:
-            registry: The services of the mesh.
-            configured_services: Returns, by service of the mesh, the gRPC services that the config
-                lists for it.
-            open_channel: Opens a channel to a service, for reflection.
+        `configured_services` returns, by service of the mesh, the gRPC services that the config
+        lists for it; `open_channel` opens a channel to a service, for reflection.
         """
         self._registry = registry
         self._configured_services = configured_services
         self._open_channel = open_channel
-        self._indexed: dict[str, IndexedService] = {}
-        self._declaration_counts: dict[str, int] = {}
-        """Number of types and fields by service; see `client.descriptor_pool_builder`."""
-        self._errors: dict[str, str] = {}
-        """Reasons why the reflection of a service failed, by service."""
-        self._backoffs: dict[str, tuple[ServiceState, float]] = {}
-        """The state with which a service's reflection failed, and when to repeat it, by service."""
-        self._unreachable: set[str] = set()
-        """Services whose last reflection was not answered."""
-        self._refresh_locks: dict[str, trio.Lock] = {}
-        """One lock for each service, in the order of their first reflections."""
+        self._max_declarations = max_declarations
+        self._entries: dict[str, _ServiceEntry] = {}
+        """The services that were asked, or are being asked, in the order of the first time."""
         self._lookup_cache: BoundedCache[str, str] = BoundedCache(_MAX_CACHED_LOOKUPS)
         """The service of the mesh by gRPC service; cleared when anything changes."""
+        self._lookup_cache_version = configured_services(), registry.revision
         self._conflicts: dict[frozenset[str], frozenset[str]] = {}
         """The gRPC services that both of a pair of services claim, by pair."""
-        self._lookup_cache_version = configured_services(), registry.revision
 
     def find_services(self, name: str) -> list[str]:
         """Return the services of the mesh that serve a gRPC service, the preferred one first.
@@ -100,25 +105,30 @@ class ServiceIndex:
         The config overrides reflection; reflection of managed services overrides that of others.
         """
         configured = self._find_configured(name)
-        indexed = [s for s in self._list_by_precedence() if name in self._indexed[s].grpc_services]
+        known = self._list_by_precedence()
+        indexed = [service for service in known if name in known[service].grpc_services]
         managed = [service for service in indexed if self._is_managed(service)]
         for candidates in (configured, managed, indexed if self._is_complete else []):
-            known = [service for service in candidates if self._registry.has_service(service)]
-            if known:
-                return known
+            found = [service for service in candidates if self._registry.has_service(service)]
+            if found:
+                return found
         return []
 
     def _find_configured(self, name: str) -> list[str]:
         return [service for service, names in self._configured_services().items() if name in names]
 
-    def _list_by_precedence(self) -> list[str]:
+    def _list_by_precedence(self) -> dict[str, IndexedService]:
         """Return the indexed services: those of the config in its order, then the others.
 
         Reflection is a claim of the service itself: a second service with the same claim must not
         divert the calls of the first. So the others follow in the order of their first reflection.
         """
-        known = dict.fromkeys((*self._configured_services(), *self._refresh_locks))
-        return [service for service in known if service in self._indexed]
+        found = {}
+        for service in (*self._configured_services(), *self._entries):
+            entry = self._entries.get(service)
+            if entry is not None and entry.indexed is not None:
+                found[service] = entry.indexed
+        return found
 
     def _is_managed(self, service: str) -> bool:
         if not self._registry.has_service(service):
@@ -128,8 +138,15 @@ class ServiceIndex:
     @property
     def _is_complete(self) -> bool:
         """Whether the reflection of every managed service was tried."""
-        asked = self._indexed.keys() | self._errors.keys() | self._configured_services().keys()
-        return all(s in asked for s in self._registry.services() if self._is_managed(s))
+        known = self._configured_services()
+        return all(
+            service in known or self._was_asked(service)
+            for service in self._registry.services()
+            if self._is_managed(service)
+        )
+
+    def _was_asked(self, service: str) -> bool:
+        return service in self._entries and self._entries[service].was_asked
 
     def lookup(self, name: str) -> str | None:
         """Return the one service of the mesh that serves a gRPC service, if it is known."""
@@ -161,20 +178,21 @@ class ServiceIndex:
         """Return whether a service with precedence is ready and was not asked yet."""
         if service in self._find_configured(name):
             return False
-        asked = self._indexed.keys() | self._errors.keys()
         before = itertools.takewhile(lambda each: each != service, self._configured_services())
-        return any(each not in asked and self.is_stale(each) for each in before)
+        return any(not self._was_asked(each) and self.is_stale(each) for each in before)
 
     def is_stale(self, service: str) -> bool:
         """Return whether a service has endpoints that it did not have at its last reflection."""
         if not self._registry.has_service(service):
             return False
-        state, indexed = self._registry.resolve(service), self._indexed.get(service)
-        failed = self._backoffs.get(service)
-        if failed is not None and failed[0] is state and trio.current_time() < failed[1]:
-            return False
-        if indexed is None:
+        state, entry = self._registry.resolve(service), self._entries.get(service)
+        if entry is not None and entry.backoff is not None:
+            failed_state, retry_at = entry.backoff
+            if failed_state is state and trio.current_time() < retry_at:
+                return False
+        if entry is None or entry.indexed is None:
             return bool(state.endpoints)
+        indexed = entry.indexed
         if indexed.checked_state is not state:
             if any(endpoint.id not in indexed.endpoint_ids for endpoint in state.endpoints):
                 return True
@@ -183,23 +201,16 @@ class ServiceIndex:
 
     def is_refreshing(self, service: str) -> bool:
         """Return whether the reflection of a service is under way."""
-        return service in self._refresh_locks and self._refresh_locks[service].locked()
+        return service in self._entries and self._entries[service].lock.locked()
 
     def remove(self, service: str) -> None:
         """Forget a service that is gone."""
-        for by_service in (
-            self._indexed,
-            self._declaration_counts,
-            self._errors,
-            self._backoffs,
-            self._refresh_locks,
-        ):
-            by_service.pop(service, None)
-        self._unreachable.discard(service)
-        self._conflicts = {
-            pair: names for pair, names in self._conflicts.items() if service not in pair
-        }
+        self._entries.pop(service, None)
+        self._conflicts = self._conflicts_without(service)
         self._lookup_cache.clear()
+
+    def _conflicts_without(self, service: str) -> dict[frozenset[str], frozenset[str]]:
+        return {pair: names for pair, names in self._conflicts.items() if service not in pair}
 
     async def lookup_or_refresh(self, name: str) -> str:
         """Return the one service of the mesh that serves a gRPC service, asking plugins if needed.
@@ -223,19 +234,20 @@ class ServiceIndex:
         raise self._make_lookup_error(name)
 
     def _make_lookup_error(self, name: str) -> purerpc.RpcFailedError:
-        known = {each for indexed in self._indexed.values() for each in indexed.grpc_services}
-        known |= {each for names in self._configured_services().values() for each in names}
+        indexed = self._list_by_precedence().values()
+        claims = (*(each.grpc_services for each in indexed), *self._configured_services().values())
+        known = itertools.chain.from_iterable(claims)
         text = (
             f"no service of this mesh serves {name}; known gRPC services: "
             f"{_format_names(known) or 'none'}"
         )
         services = self._registry.services()
-        errors = {service: self._errors.get(service) for service in services}
-        failed = [f"{service} ({error})" for service, error in errors.items() if error]
-        waiting = [s for s in services if s not in self._indexed and s not in self._errors]
+        entries = {s: self._entries[s] for s in services if s in self._entries}
+        failed = [f"{service} ({each.error})" for service, each in entries.items() if each.error]
+        waiting = [service for service in services if not self._was_asked(service)]
         if failed:
             text += f"; unknown services of {_format_names(failed)}"
-        if self._unreachable.intersection(services) - self._indexed.keys():
+        if any(each.is_unreachable and each.indexed is None for each in entries.values()):
             return purerpc.UnavailableError(text)
         if waiting:
             return purerpc.UnavailableError(f"{text}; not ready yet: {_format_names(waiting)}")
@@ -244,119 +256,112 @@ class ServiceIndex:
     async def list_reflection_sources(self) -> list[ReflectionSource]:
         """Return the gRPC services and types of each service of the mesh, after a refresh."""
         await self.refresh()
-        return [
-            self._indexed[service].reflection
-            for service in self._list_by_precedence()
-            if self._registry.has_service(service)
-        ]
+        known = self._list_by_precedence()
+        return [known[each].reflection for each in known if self._registry.has_service(each)]
 
     async def refresh(self) -> None:
         """Ask each service that is unknown or has new endpoints."""
         async with trio.open_nursery() as nursery:
             for service in self._registry.services():
                 if self.is_stale(service):
-                    # Tasks start in any order, and the order of the locks is that of precedence.
-                    self._refresh_locks.setdefault(service, trio.Lock())
+                    # Tasks start in any order, and the order of entries is that of precedence.
+                    self._entries.setdefault(service, _ServiceEntry())
                     nursery.start_soon(self.refresh_service, service)
 
     async def refresh_service(self, service: str) -> None:
         """Ask one service for its gRPC services. What was known stays if that fails."""
-        async with self._refresh_locks.setdefault(service, trio.Lock()):
+        entry = self._entries.setdefault(service, _ServiceEntry())
+        async with entry.lock:
             if not self.is_stale(service):
                 return
             state = self._registry.resolve(service)
             ids = frozenset(endpoint.id for endpoint in state.endpoints)
             indexed = IndexedService(state, ids, ReflectionSource(service, frozenset()))
-            self._unreachable.discard(service)
-            try:
-                with trio.fail_after(_REFLECTION_TIMEOUT):
-                    await self._query_reflection(service, indexed)
-                self._store(service, indexed)
-                self._errors.pop(service, None)
-            except ReflectionError as exc:
-                self._store(service, indexed)
-                self._set_error(service, f"{exc}; its config can list `services = […]`")
-            except purerpc.RpcFailedError as exc:
-                if isinstance(exc, purerpc.UnavailableError | purerpc.ResourceExhaustedError):
-                    self._unreachable.add(service)
-                self._schedule_retry(service, indexed, exc.status.status_message)
-            except trio.TooSlowError:
-                self._unreachable.add(service)
-                self._schedule_retry(
-                    service, indexed, f"it did not answer within {_REFLECTION_TIMEOUT:g} s"
-                )
-            except Exception as exc:
-                # A plugin's response must not end the gateway's tasks.
-                self._schedule_retry(
-                    service, indexed, f"its reflection cannot be used: {exc!r:.200}"
-                )
+            reason = await self._query_reflection(service, entry, indexed)
+            if self._entries.get(service) is not entry:
+                return  # It was removed meanwhile.
+            if entry.backoff is None or indexed.grpc_services:
+                entry.indexed = indexed
+                self._lookup_cache.clear()
+                self._log_conflicts(service, indexed)
+            if reason is not None and entry.error != reason:
+                _log.info("cannot list services of %s: %s", service, reason)
+            entry.error = reason
 
-    def _schedule_retry(self, service: str, indexed: IndexedService, reason: str) -> None:
-        """Repeat a failed reflection after a while, or when the service changes."""
-        self._backoffs[service] = indexed.checked_state, trio.current_time() + _RETRY_INTERVAL
-        if indexed.grpc_services:
-            self._store(service, indexed)
-        self._set_error(service, reason)
+    async def _query_reflection(
+        self, service: str, entry: _ServiceEntry, indexed: IndexedService
+    ) -> str | None:
+        """Set what a service answers; return why that is incomplete.
 
-    def _set_error(self, service: str, reason: str) -> None:
-        if self._errors.get(service) != reason:
-            _log.info("cannot list services of %s: %s", service, reason)
-        self._errors[service] = reason
+        A reflection that failed is repeated after a while, or when the service changes.
+        """
+        entry.is_unreachable, entry.backoff = False, None
+        try:
+            with trio.fail_after(_REFLECTION_TIMEOUT):
+                await self._list_and_describe(service, entry, indexed)
+            return None
+        except ReflectionError as exc:
+            return f"{exc}; its config can list `services = […]`"
+        except purerpc.RpcFailedError as exc:
+            unreachable = purerpc.UnavailableError | purerpc.ResourceExhaustedError
+            entry.is_unreachable = isinstance(exc, unreachable)
+            reason = str(exc.status.status_message)
+        except trio.TooSlowError:
+            entry.is_unreachable = True
+            reason = f"it did not answer within {_REFLECTION_TIMEOUT:g} s"
+        except Exception as exc:
+            # A plugin's response must not end the gateway's tasks.
+            reason = f"its reflection cannot be used: {exc!r:.200}"
+        entry.backoff = indexed.checked_state, trio.current_time() + _RETRY_INTERVAL
+        return reason
 
-    def _store(self, service: str, indexed: IndexedService) -> None:
-        self._indexed[service] = indexed
-        self._lookup_cache.clear()
-        self._log_conflicts(service)
-
-    def _log_conflicts(self, service: str) -> None:
-        """Log the gRPC services that others claim, too, unless that was logged."""
-        claimed = self._indexed[service].grpc_services
-        others = {
-            other: claimed & indexed.grpc_services
-            for other, indexed in self._indexed.items()
-            if other != service
-        }
-        conflicts = {frozenset((service, other)): names for other, names in others.items() if names}
-        for pair, names in conflicts.items():
-            if self._conflicts.get(pair) != names:
-                first, second = (s for s in self._list_by_precedence() if s in pair)
-                text = (
-                    "%s and %s both claim %s: calls without a target go to %s, unless `services` in"
-                )
-                text += " the config overrides it"
-                preferred = self._get_preferred(first, second)
-                _log.warning(text, first, second, _format_names(names), preferred)
-        self._conflicts = {
-            pair: names for pair, names in self._conflicts.items() if service not in pair
-        } | conflicts
-
-    def _get_preferred(self, first: str, second: str) -> str:
-        """Return the preferred one of two services: a managed one, else the first."""
-        return first if self._is_managed(first) or not self._is_managed(second) else second
-
-    async def _query_reflection(self, service: str, indexed: IndexedService) -> None:
+    async def _list_and_describe(
+        self, service: str, entry: _ServiceEntry, indexed: IndexedService
+    ) -> None:
         async with self._open_channel(service) as channel:
-            listed_names = await list_services(channel)
             names = [
-                n
-                for n in listed_names
-                if is_full_name(n) and not n.startswith(_COMMON_SERVICE_PREFIXES)
+                name
+                for name in await list_services(channel)
+                if is_full_name(name) and not name.startswith(_COMMON_SERVICE_PREFIXES)
             ]
             indexed.reflection = ReflectionSource(service, frozenset(names))
             types = await _describe_services(service, channel, names)
             if types is not None:
-                self._reserve_declarations(service, types)
+                self._reserve_declarations(service, entry, types.declaration_count)
                 indexed.reflection = ReflectionSource(service, frozenset(names), types.pool)
 
-    def _reserve_declarations(self, service: str, types: ReflectedTypes) -> None:
+    def _reserve_declarations(self, service: str, entry: _ServiceEntry, count: int) -> None:
         """Count the types of a service. Raises ReflectionError above the limit for all services."""
-        self._declaration_counts.pop(service, None)
-        if sum(self._declaration_counts.values()) + types.declaration_count > _MAX_DECLARATIONS:
+        entry.declaration_count = 0
+        total = sum(each.declaration_count for each in self._entries.values())
+        if total + count > self._max_declarations:
             raise ReflectionError(
-                f"{service} declares {types.declaration_count:,} types and fields, which exceeds "
-                f"the limit of {_MAX_DECLARATIONS:,} for all services of the mesh"
+                f"{service} declares {count:,} types and fields, which exceeds the limit of "
+                f"{self._max_declarations:,} for all services of the mesh"
             )
-        self._declaration_counts[service] = types.declaration_count
+        entry.declaration_count = count
+
+    def _log_conflicts(self, service: str, indexed: IndexedService) -> None:
+        """Log the gRPC services that others claim, too, unless that was logged."""
+        known = self._list_by_precedence()
+        conflicts = {
+            frozenset((service, other)): names
+            for other, each in known.items()
+            if other != service and (names := indexed.grpc_services & each.grpc_services)
+        }
+        for pair, names in conflicts.items():
+            if self._conflicts.get(pair) != names:
+                first, second = (each for each in known if each in pair)
+                prefers_second = self._is_managed(second) and not self._is_managed(first)
+                _log.warning(
+                    "%s and %s both claim %s: calls without a target go to %s, unless `services` "
+                    "in the config overrides it",
+                    first,
+                    second,
+                    _format_names(names),
+                    second if prefers_second else first,
+                )
+        self._conflicts = self._conflicts_without(service) | conflicts
 
 
 async def _describe_services(
@@ -378,6 +383,6 @@ async def _describe_services(
 
 
 def _format_names(names: Iterable[str]) -> str:
-    ordered = sorted(names)
+    ordered = sorted(set(names))
     hidden = len(ordered) - _MAX_LISTED_NAMES
     return ", ".join(ordered[:_MAX_LISTED_NAMES]) + (f" and {hidden} more" if hidden > 0 else "")

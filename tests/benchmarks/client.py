@@ -118,7 +118,7 @@ async def measure_picking(address: str, rounds: int) -> dict[str, float]:
             compared[f"{count} endpoints"] = [channel]
             began = time.perf_counter()
             for _ in range(20_000):
-                channel.try_pick()
+                channel.picker.try_pick()
             found[f"{count} picking"] = [(time.perf_counter() - began) / 20_000 * 1e6]
         for _ in range(rounds):
             for name, channels in compared.items():

@@ -14,7 +14,6 @@ import trio
 import trio.testing
 from echo.v1.echo_grpc import EchoServiceStub
 
-from meshtrio.client import subchannel
 from meshtrio.client.channel import open_channel
 from meshtrio.client.dial_limiter import DialLimiter
 from meshtrio.discovery.endpoint import REGISTERED_RECONNECT_BACKOFF, Endpoint
@@ -52,17 +51,16 @@ class RefusingDialer:
 
 
 async def test_dead_endpoints_are_tried_ever_more_seldom(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     dials = RefusingDialer()
-    monkeypatch.setattr(subchannel, "dial", dials)
-    async with open_channel("dead", static_resolver(*dead_endpoints())):
+    async with open_channel("dead", static_resolver(*dead_endpoints()), dialer=dials):
         await trio.sleep(5)
         # Each has been tried, and was so again at the pool's rate for all of them.
         assert len(dials.attempts) == DEAD
         assert dials.attempts.total() <= DEAD + 100 + 5 * 100 + 1
     dials.attempts.clear()
-    async with open_channel("dead", static_resolver(*dead_endpoints()[:100])):
+    async with open_channel("dead", static_resolver(*dead_endpoints()[:100]), dialer=dials):
         await trio.sleep(600)
         before = dials.attempts.total()
         await trio.sleep(1200)
@@ -73,12 +71,11 @@ async def test_dead_endpoints_are_tried_ever_more_seldom(
 
 
 async def test_attempts_at_once_are_bounded_across_a_network(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     dials = RefusingDialer(takes=5)
-    monkeypatch.setattr(subchannel, "dial", dials)
     endpoints = [make_external_endpoint(f"tcp:host-{number}:1") for number in range(500)]
-    async with open_channel("dead", static_resolver(*endpoints)):
+    async with open_channel("dead", static_resolver(*endpoints), dialer=dials):
         await trio.sleep(60)
     assert dials.most_under_way == 64
     assert len(dials.attempts) == 500
@@ -90,11 +87,10 @@ async def test_attempts_at_once_are_bounded_across_a_network(
     ids=["by address", "run by the mesh"],
 )
 async def test_what_the_mesh_runs_and_what_was_named_is_found_soon(
-    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+    endpoint: Endpoint, autojump_clock: trio.testing.MockClock
 ) -> None:
     dials = RefusingDialer()
-    monkeypatch.setattr(subchannel, "dial", dials)
-    async with open_channel("one", static_resolver(endpoint)):
+    async with open_channel("one", static_resolver(endpoint), dialer=dials):
         await trio.sleep(600)
         before = dials.attempts.total()
         await trio.sleep(60)
@@ -102,7 +98,7 @@ async def test_what_the_mesh_runs_and_what_was_named_is_found_soon(
 
 
 async def test_one_that_ends_every_connection_is_backed_off_from(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     """It speaks HTTP/2, and closes as soon as it is connected to."""
     dials = 0
@@ -117,8 +113,9 @@ async def test_one_that_ends_every_connection_is_backed_off_from(
             theirs.sendall(frames.settings({}))
         return SocketTransport(ours)
 
-    monkeypatch.setattr(subchannel, "dial", dial)
-    async with open_channel("closing", static_resolver(make_external_endpoint("unix:/somewhere"))):
+    async with open_channel(
+        "closing", static_resolver(make_external_endpoint("unix:/somewhere")), dialer=dial
+    ):
         await trio.sleep(600)
         # 20 ms, and 1.6 times as long each time, up to two minutes.
         assert 15 < dials < 40
@@ -162,15 +159,14 @@ def test_retries_have_a_burst_and_then_their_rate() -> None:
     ids=["run by the mesh", "by address", "of another registrar", "of the config"],
 )
 async def test_a_registrars_endpoints_that_never_accept_delay_no_others(
-    other: Endpoint, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+    other: Endpoint, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Their backlogs are full, so that each attempt waits for room for seconds."""
     dials = RefusingDialer(takes=5)
-    monkeypatch.setattr(subchannel, "dial", dials)
     full = [attrs.evolve(each, server_uid=7) for each in dead_endpoints()[:500]]
-    async with open_channel("full", static_resolver(*full)):
+    async with open_channel("full", static_resolver(*full), dialer=dials):
         await trio.sleep(1)
-        async with open_channel("other", static_resolver(other)):
+        async with open_channel("other", static_resolver(other), dialer=dials):
             await trio.testing.wait_all_tasks_blocked()
             assert dials.attempts["unix:/other"] == 1
     assert dials.most_under_way <= 17

@@ -433,7 +433,7 @@ async def test_what_leaves_or_drains_is_never_picked(short_dir: Path) -> None:
             if rng.random() < 0.3:
                 await settle()
             for _ in range(5):
-                target = channel.try_pick()
+                target = channel.picker.try_pick()
                 if target is not None:
                     assert target.connection.is_usable
                     assert target.channel_endpoint.endpoint in channel.endpoints

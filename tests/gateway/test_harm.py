@@ -16,9 +16,9 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.gateway import proxied_call, router
 from meshtrio.gateway.proxied_call import ProxiedCall
 from meshtrio.gateway.proxied_streams import DownstreamStream
+from meshtrio.gateway.router import GatewayLimits
 from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.limits import Limits
@@ -163,7 +163,7 @@ async def test_a_call_that_is_given_up_while_it_waits_is_never_made(short_dir: P
             await trio.testing.wait_all_tasks_blocked(0.02)
             # Should it be woken all the same, it opens nothing.
             channel = behind.gateway._channels["a"].channel
-            target = channel.try_pick()
+            target = channel.picker.try_pick()
             assert target is not None
             assert second._open_upstream(channel, target)
             assert [c.streams for c in behind.upstream_connections()] == [{}]
@@ -234,11 +234,9 @@ class HangingReflection:
         yield None
 
 
-async def test_channels_of_services_that_are_gone_are_closed(
-    short_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(router, "_ORPHAN_CHECK_INTERVAL", 0.05)
-    async with run_gateway(short_dir, a=make_echo_server()) as behind:
+async def test_channels_of_services_that_are_gone_are_closed(short_dir: Path) -> None:
+    limits = GatewayLimits(orphan_check_interval=0.05)
+    async with run_gateway(short_dir, gateway_limits=limits, a=make_echo_server()) as behind:
         for number in range(20):
             name = f"s{number}"
             endpoint = Endpoint(f"e{number}", f"unix:{short_dir / 'nowhere'}")
@@ -296,16 +294,14 @@ async def test_pieces_of_a_byte_each_are_kept_as_few(short_dir: Path) -> None:
             (stream,) = (s for c in behind.server.connections for s in c.streams.values())
             assert isinstance(stream, DownstreamStream)
             assert isinstance(stream.listener, ProxiedCall)
-            assert b"".join(stream.listener.replay_buffer) == message
-            assert len(stream.listener.replay_buffer) == 1
+            assert b"".join(stream.replay_buffer) == message
+            assert len(stream.replay_buffer) == 1
 
 
-async def test_a_caller_who_never_reads_is_given_up(
-    short_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(proxied_call, "_MAX_UNREAD_SIZE", 300_000)
+async def test_a_caller_who_never_reads_is_given_up(short_dir: Path) -> None:
+    limits = GatewayLimits(max_unread_size=300_000)
     async with (
-        run_gateway(short_dir, a=make_echo_server()) as behind,
+        run_gateway(short_dir, gateway_limits=limits, a=make_echo_server()) as behind,
         connect_raw_socket(behind) as peer,
     ):
         assert (await behind.channel.stub(EchoServiceStub).Echo(echo_request("hi"))).message == "hi"

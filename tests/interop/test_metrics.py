@@ -194,7 +194,7 @@ async def test_a_server_whose_caller_stays_tells_the_deadline(
                 False,
             )
             fields = [(b"grpc-timeout", b"50m"), (b"do", b"wait")]
-            target = await channel.pick()
+            target = await channel.picker.pick()
             stream = target.connection.open_stream(
                 encode_method_headers(method, channel).data + codec.encode(fields)
             )

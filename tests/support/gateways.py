@@ -18,7 +18,7 @@ from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.gateway.proxied_health import ProxiedHealth
-from meshtrio.gateway.router import Router
+from meshtrio.gateway.router import GatewayLimits, Router
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.server import Server
@@ -116,12 +116,13 @@ async def run_gateway(
     folder: Path,
     configured_services: Mapping[str, Iterable[str]] | None = None,
     limits: Limits | None = None,
+    gateway_limits: GatewayLimits | None = None,
     **servers: Server,
 ) -> AsyncIterator[GatewayHarness]:
     """A gateway to servers by the names of their services; `limits` are those of its clients."""
     registry = MemoryRegistry()
     found = configured_services or {}
-    gateway = Router(registry, lambda: found, GatewayMetrics())
+    gateway = Router(registry, lambda: found, GatewayMetrics(), gateway_limits)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(background_service(gateway.run))
         health = ProxiedHealth(registry, gateway)

@@ -1,7 +1,7 @@
 """Load balancing decisions: pure, without trio, sockets, clocks or global random.
 
-`priority` selects the ready endpoints of the best priority; a balancer of `policies` picks one of
-them for each attempt. `outlier_detection` finds the endpoints to eject from results of calls, and
+`policies` selects the ready endpoints of the best priority, and picks one of them for each attempt.
+`outlier_detection` finds the endpoints to eject from results of calls, and
 `circuit_breaker` limits the calls in flight and waiting. They see endpoints as `Candidate`s, and
 get `now` and random sources as arguments; `client.load_balancer` owns their state.
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import attrs
 import purerpc
 
 from meshtrio.grpc.service_config import CircuitBreakerLimits
 
 
+@attrs.define
 class CircuitBreaker:
     """Counts the calls of one channel; counts are kept when the limits change."""
 
-    def __init__(self, name: str) -> None:
-        self.limits = CircuitBreakerLimits()
-        self._name = name
-        self._in_flight = self._pending = 0
+    _name: str
+    limits: CircuitBreakerLimits = attrs.field(factory=CircuitBreakerLimits)
+    _in_flight: int = 0
+    _pending: int = 0
 
     def acquire_slot(self) -> None:
         """Count an attempt that has an endpoint.

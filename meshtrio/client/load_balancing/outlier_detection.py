@@ -95,18 +95,16 @@ class OutlierDetector:
             self._uneject_if_due(host, now)
 
     def _check_success_rate(self, rule: SuccessRate, now: float) -> None:
-        judged = [
-            host for host in self._hosts.values() if host.request_volume >= rule.request_volume
-        ]
+        hosts, minimum = self._hosts.values(), rule.request_volume
+        judged = [host for host in hosts if host.request_volume >= minimum]
         if len(judged) < max(rule.minimum_hosts, 1):
             return
         rates = [host.success_rate for host in judged]
         least = statistics.fmean(rates) - statistics.pstdev(rates) * rule.stdev_factor
         for host in judged:
             if host.success_rate < least:
-                self._enforce_ejection(
-                    host, DetectionMethod.SUCCESS_RATE, rule.enforcement_percentage, now
-                )
+                found = DetectionMethod.SUCCESS_RATE
+                self._enforce_ejection(host, found, rule.enforcement_percentage, now)
 
     def _check_failure_percentage(self, rule: FailurePercentage, now: float) -> None:
         if len(self._hosts) < rule.minimum_hosts:
@@ -144,8 +142,7 @@ class OutlierDetector:
             host.ejection_time_multiplier = max(host.ejection_time_multiplier - 1, 0)
             return
         config = self.config
-        longest = max(config.base_ejection_time, config.max_ejection_time)
-        if now > host.ejected_at + min(
-            config.base_ejection_time * host.ejection_time_multiplier, longest
-        ):
+        base = config.base_ejection_time
+        longest = max(base, config.max_ejection_time)
+        if now > host.ejected_at + min(base * host.ejection_time_multiplier, longest):
             host.ejected_at = None

@@ -1,7 +1,8 @@
 """Balancing policies: which ready endpoint takes the next call.
 
-`update_endpoints` gives a policy the listed endpoints of its priority, and `pick` those of them
-that are ready. Sources: gRFC A48 (least request), A42 (ring hash).
+`PriorityPolicy` has a policy for each priority. `update_endpoints` gives it the listed endpoints,
+and `pick` those of them that are ready. Sources: gRFC A56 (priorities), A48 (least request), A42
+(ring hash).
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import bisect
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
 import attrs
+
+from meshtrio.grpc.service_config import LoadBalancingConfig, LoadBalancingPolicy
 
 
 class Candidate(Protocol):
@@ -22,6 +25,10 @@ class Candidate(Protocol):
 
     last_pick: int
     """Sequence number of the last pick; owned by the policy."""
+
+    @property
+    def priority(self) -> int:
+        """Priority of the endpoint; lower is better."""
 
     @property
     def stable_id(self) -> str:
@@ -48,11 +55,11 @@ _MAX_DRAWS = 4
 """Attempts to draw another endpoint than before; one may have nearly all of the weight."""
 
 
-class Balancer(Protocol[C]):
+class Balancer(Generic[C]):
     """A balancing policy with its state for one channel and priority."""
 
     def update_endpoints(self, endpoints: Sequence[C]) -> None:
-        """Set the listed endpoints, ready or not."""
+        """Set the listed endpoints, ready or not, for policies that depend on them."""
 
     def pick(self, ready: Sequence[C], hash_key: str | None) -> C:
         """Choose an endpoint.
@@ -62,49 +69,41 @@ class Balancer(Protocol[C]):
                 list, since policies cache by its identity.
             hash_key: Key of a sticky call, None for others.
         """
+        raise NotImplementedError
 
 
-class PickFirst(Generic[C]):
+class PickFirst(Balancer[C]):
     """Picks the first ready endpoint of the list."""
-
-    def update_endpoints(self, endpoints: Sequence[C]) -> None:
-        pass
 
     def pick(self, ready: Sequence[C], hash_key: str | None) -> C:
         return ready[0]
 
 
-class RoundRobin(Generic[C]):
+@attrs.define
+class RoundRobin(Balancer[C]):
     """Picks endpoints in turn."""
 
-    def __init__(self) -> None:
-        self._last_index = 0
-
-    def update_endpoints(self, endpoints: Sequence[C]) -> None:
-        pass
+    _last_index: int = 0
 
     def pick(self, ready: Sequence[C], hash_key: str | None) -> C:
         self._last_index = (self._last_index + 1) % len(ready)
         return ready[self._last_index]
 
 
-class LeastRequest(Generic[C]):
+@attrs.define
+class LeastRequest(Balancer[C]):
     """Picks the endpoint with the fewest calls of a few drawn at random (power of two choices).
 
     An endpoint of twice the weight is drawn twice as often, and its calls count half. Of two with
     equal load the one picked longer ago is taken, so that sequential calls are spread evenly.
     """
 
-    def __init__(self, rng: Random, choice_count: int = 2) -> None:
-        """Draw `choice_count` endpoints, at least 2, for each pick."""
-        self._rng = rng
-        self._choice_count = choice_count
-        self._pick_count = 0
-        self._cached_ready: Sequence[C] = ()
-        self._cached_weights: list[int] | None = None
-
-    def update_endpoints(self, endpoints: Sequence[C]) -> None:
-        pass
+    _rng: Random
+    _choice_count: int = 2
+    """Number of endpoints drawn for each pick, at least 2."""
+    _pick_count: int = 0
+    _cached_ready: Sequence[C] = ()
+    _cached_weights: list[int] | None = None
 
     def pick(self, ready: Sequence[C], hash_key: str | None) -> C:
         count, sums = len(ready), self._cumulative_weights(ready)
@@ -138,9 +137,8 @@ class LeastRequest(Generic[C]):
     def _draw(self, cumulative_weights: list[int] | None, count: int) -> int:
         if cumulative_weights is None:
             return int(self._rng.random() * count)
-        return bisect.bisect_right(
-            cumulative_weights, int(self._rng.random() * cumulative_weights[-1])
-        )
+        point = int(self._rng.random() * cumulative_weights[-1])
+        return bisect.bisect_right(cumulative_weights, point)
 
     def _draw_other(self, cumulative_weights: list[int] | None, count: int, drawn: int) -> int:
         if cumulative_weights is None:
@@ -157,11 +155,8 @@ class LeastRequest(Generic[C]):
         """Running sums of the weights, None if all are equal."""
         if self._cached_ready is not ready:
             weights = [candidate.weight for candidate in ready]
-            alike = len(set(weights)) == 1
-            self._cached_ready, self._cached_weights = (
-                ready,
-                None if alike else [*accumulate(weights)],
-            )
+            self._cached_ready = ready
+            self._cached_weights = [*accumulate(weights)] if len(set(weights)) > 1 else None
         return self._cached_weights
 
 
@@ -175,7 +170,8 @@ class RingSize:
     """Maximum number of points."""
 
 
-class RingHash(Generic[C]):
+@attrs.define
+class RingHash(Balancer[C]):
     """Consistent hashing: calls with the same key go to the same endpoint.
 
     Each endpoint has points on a ring, in proportion to its weight. A key maps to the next point,
@@ -186,11 +182,10 @@ class RingHash(Generic[C]):
     maximum size.
     """
 
-    def __init__(self, rng: Random, size: RingSize | None = None) -> None:
-        self._rng = rng
-        self._size = size or RingSize()
-        self._ring_points: list[int] = []
-        self._ring_owners: list[C] = []
+    _rng: Random
+    _size: RingSize = RingSize()
+    _ring_points: list[int] = attrs.field(factory=list)
+    _ring_owners: list[C] = attrs.field(factory=list)
 
     def update_endpoints(self, endpoints: Sequence[C]) -> None:
         each = self._points_per_weight(sum(candidate.weight for candidate in endpoints))
@@ -204,9 +199,7 @@ class RingHash(Generic[C]):
         self._ring_owners = [owner for _, owner in found]
 
     def _points_per_weight(self, weight: int) -> int:
-        each = max(
-            1 << math.ceil(math.log2(max(self._size.minimum / _ASSUMED_MIN_ENDPOINTS, 1))), 1
-        )
+        each = 1 << math.ceil(math.log2(max(self._size.minimum / _ASSUMED_MIN_ENDPOINTS, 1)))
         while each > 1 and each * weight > self._size.maximum:
             each //= 2
         return each
@@ -226,3 +219,50 @@ class RingHash(Generic[C]):
 def stable_hash(text: str) -> int:
     """Hash a text to 64 bits, equally in all processes."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+@attrs.define
+class PriorityPolicy(Generic[C]):
+    """Keeps a balancer for each priority; calls go to the best one that has a ready endpoint."""
+
+    _rng: Random
+    ready: Sequence[C] = ()
+    """Ready endpoints of the best priority that has any."""
+    balancer: Balancer[C] = attrs.field(factory=RoundRobin)
+    """Picks among `ready`."""
+    _balancers: dict[int, Balancer[C]] = attrs.field(factory=dict)
+
+    def reset(self) -> None:
+        """Drop the balancers, before endpoints are updated with another config."""
+        self._balancers = {}
+
+    def update_endpoints(self, endpoints: Iterable[C], config: LoadBalancingConfig) -> None:
+        """Set the listed endpoints."""
+        by_priority: dict[int, list[C]] = {}
+        for endpoint in endpoints:
+            by_priority.setdefault(endpoint.priority, []).append(endpoint)
+        self._balancers = {
+            priority: self._balancers.get(priority) or self._make_balancer(config)
+            for priority in by_priority
+        }
+        for priority, members in by_priority.items():
+            self._balancers[priority].update_endpoints(members)
+
+    def _make_balancer(self, config: LoadBalancingConfig) -> Balancer[C]:
+        match config.policy:
+            case LoadBalancingPolicy.PICK_FIRST:
+                return PickFirst()
+            case LoadBalancingPolicy.ROUND_ROBIN:
+                return RoundRobin()
+            case LoadBalancingPolicy.RING_HASH:
+                return RingHash(self._rng, RingSize(*config.ring_size_range))
+            case LoadBalancingPolicy.LEAST_REQUEST:
+                return LeastRequest(self._rng, config.choice_count)
+
+    def update_ready(self, endpoints: Iterable[C]) -> None:
+        """Follow changes of readiness."""
+        ready = [endpoint for endpoint in endpoints if endpoint.is_ready]
+        best = min((endpoint.priority for endpoint in ready), default=0)
+        self.ready = tuple(endpoint for endpoint in ready if endpoint.priority == best)
+        if ready:
+            self.balancer = self._balancers[best]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import attrs
 import purerpc
 import trio
 
 from meshtrio.client.attempt import Attempt
 from meshtrio.client.call_context import CallContext
+from meshtrio.client.call_destination import PickArgs
 from meshtrio.client.retry.loop import run_attempts
 from meshtrio.client.retry.policy import MAX_ATTEMPTS, Pushback
 from meshtrio.grpc.retry_policy import HedgingPolicy
@@ -18,21 +20,14 @@ from meshtrio.util.concurrency import open_collapsing_nursery
 
 
 async def call_hedged(
-    call: CallContext,
-    policy: HedgingPolicy,
-    exchange: Callable[[Attempt], Awaitable[Any]],
+    call: CallContext, policy: HedgingPolicy, exchange: Callable[[Attempt], Awaitable[Any]]
 ) -> tuple[Any, Attempt]:
     """Make attempts as the policy says, until one succeeds; the others are cancelled.
 
-    Returns:
-        The first reply, and its attempt, which is still to be ended.
-
-    Raises:
-        RpcFailedError: The first fatal failure, or the last one.
-
-    Cancellation: ends all attempts.
+    Returns the first reply, and its attempt, which is still to be ended. Raises the first fatal
+    failure, or the last one.
     """
-    hedged = _HedgedCall(call, policy, exchange)
+    hedged = _HedgedCall(call, policy, exchange, call.pick_args)
     try:
         async with open_collapsing_nursery() as nursery:
             nursery.start_soon(hedged.run, nursery)
@@ -48,28 +43,22 @@ async def call_hedged(
     raise hedged.failure
 
 
+@attrs.define(eq=False, repr=False)
 class _HedgedCall:
-    def __init__(
-        self,
-        call: CallContext,
-        policy: HedgingPolicy,
-        exchange: Callable[[Attempt], Awaitable[Any]],
-    ) -> None:
-        self.done = trio.Event()
-        self.result: tuple[Any, Attempt] | None = None
-        self.failure: Exception | None = None
-        self._call = call
-        self._policy = policy
-        self._exchange = exchange
-        self._retry_control = call.channel.retry_control
-        self._pick_args = call.pick_args
-        """Excludes the endpoints of all attempts so far."""
-        self._running_attempts = 0
-        self._next_attempt_at = 0.0
-        self._schedule_changed = trio.Event()
-        """Set when `_next_attempt_at` or `_is_closed` changes."""
-        self._is_closed = False
-        """Whether no further attempt is started."""
+    _call: CallContext
+    _policy: HedgingPolicy
+    _exchange: Callable[[Attempt], Awaitable[Any]]
+    _pick_args: PickArgs
+    """Excludes the endpoints of all attempts so far."""
+    done: trio.Event = attrs.field(factory=trio.Event)
+    result: tuple[Any, Attempt] | None = None
+    failure: Exception | None = None
+    _running_attempts: int = 0
+    _next_attempt_at: float = 0.0
+    _schedule_changed: trio.Event = attrs.field(factory=trio.Event)
+    """Set when `_next_attempt_at` or `_is_closed` changes."""
+    _is_closed: bool = False
+    """Whether no further attempt is started."""
 
     async def run(self, nursery: trio.Nursery) -> None:
         for number in range(min(self._policy.max_attempts, MAX_ATTEMPTS)):
@@ -90,10 +79,9 @@ class _HedgedCall:
                 await self._schedule_changed.wait()
 
     def _can_hedge(self) -> bool:
-        throttle = self._retry_control.throttle
-        return (throttle is None or throttle.can_retry) and self._retry_control.budget.withdraw(
-            trio.current_time()
-        )
+        control = self._call.channel.retry_control
+        can_retry = control.throttle is None or control.throttle.can_retry
+        return can_retry and control.budget.withdraw(trio.current_time())
 
     async def _run_attempt(self, number: int) -> None:
         """Make one hedge, with transparent retries only: its failures are subject to the policy."""
@@ -104,14 +92,8 @@ class _HedgedCall:
             self._pick_args = self._pick_args.excluding(attempt.pick_result.channel_endpoint)
             return await self._exchange(attempt)
 
-        base = self._call
-        hedge = CallContext(
-            base.channel,
-            base.method,
-            base.method_headers,
-            base.options,
-            base.message_limits,
-            base.tracer,
+        hedge = attrs.evolve(
+            self._call,
             retry_policy=None,
             pick_args=self._pick_args,
             attempt_kind=HEDGE if number else ORIGINAL,
@@ -133,7 +115,7 @@ class _HedgedCall:
     def _on_failure(self, failure: purerpc.RpcFailedError, pushback: float | Pushback) -> None:
         self.failure = failure
         is_fatal = failure.status.status_code.value not in self._policy.non_fatal_codes
-        throttle = self._retry_control.throttle
+        throttle = self._call.channel.retry_control.throttle
         if throttle is not None and (not is_fatal or pushback is Pushback.DO_NOT_RETRY):
             throttle.on_failure()
         if is_fatal:

@@ -28,19 +28,10 @@ async def run_attempts(
 ) -> tuple[T, Attempt]:
     """Open attempts until one succeeds, or fails for good.
 
-    Args:
-        call: The call; its attempt kind, count and pick arguments follow the attempts.
-        run: Sends the request on an attempt and waits for the reply, or for the first of several.
-        first: An attempt that is open already.
-        is_replayable: Whether the request can be sent again; by default it always can.
-
-    Returns:
-        The result of `run`, and its attempt, which is still to be ended.
-
-    Raises:
-        RpcFailedError: The last attempt's failure.
-
-    Cancellation: ends the attempt.
+    `run` sends the request on an attempt and waits for the reply, or for the first of several;
+    `first` is an attempt that is open already; `is_replayable` says whether the request can be sent
+    again, which by default it can. Returns the result of `run`, and its attempt, which is still to
+    be ended; after a failure, and if this is cancelled, it has been.
     """
     attempt = first
     retry_state: RetryState | None = None
@@ -55,12 +46,8 @@ async def run_attempts(
                 retry_control = call.channel.retry_control
                 if retry_state is None:
                     retry_state = RetryState(call.retry_policy, retry_control)
-                delay = retry_state.next_delay(
-                    exc,
-                    attempt.pushback,
-                    trio.current_time(),
-                    trio.current_effective_deadline(),
-                )
+                now, deadline = trio.current_time(), trio.current_effective_deadline()
+                delay = retry_state.next_delay(exc, attempt.pushback, now, deadline)
             attempt.end()
             if delay is None or retry_state is None:
                 raise

@@ -10,6 +10,7 @@ import re
 from enum import Enum
 from random import Random
 
+import attrs
 import purerpc
 
 from meshtrio.errors import CallRefusedError
@@ -36,18 +37,12 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d{0,9})")
 
 
 def parse_pushback(value: str | bytes | None) -> float | Pushback:
-    """Parse `grpc-retry-pushback-ms`.
-
-    Returns:
-        Seconds to wait, or DO_NOT_RETRY for a negative or malformed value.
-    """
+    """Parse `grpc-retry-pushback-ms`: seconds, or DO_NOT_RETRY if it is negative or malformed."""
     if value is None:
         return Pushback.ABSENT
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
-    if not _NUMBER.fullmatch(text):
-        return Pushback.DO_NOT_RETRY
-    milliseconds = int(text)
-    return Pushback.DO_NOT_RETRY if not 0 <= milliseconds < 2**31 else milliseconds / 1000
+    milliseconds = int(text) if _NUMBER.fullmatch(text) else -1
+    return milliseconds / 1000 if 0 <= milliseconds < 2**31 else Pushback.DO_NOT_RETRY
 
 
 class RetryThrottle:
@@ -97,8 +92,8 @@ class RetryBudget:
     def _update(self, now: float) -> None:
         elapsed, self._updated_at = max(now - self._updated_at, 0.0), now
         self._deposits *= max(1 - elapsed / self._TTL, 0.0)
-        max_reserve = self._config.min_per_second * self._TTL
-        self._reserve = min(self._reserve + elapsed * self._config.min_per_second, max_reserve)
+        rate = self._config.min_per_second
+        self._reserve = min(self._reserve + elapsed * rate, rate * self._TTL)
 
     def deposit(self, now: float) -> None:
         """Count a call."""
@@ -117,15 +112,15 @@ class RetryBudget:
         return True
 
 
+@attrs.define
 class RetryControl:
     """Limits on retries that hold for all calls of a channel."""
 
-    def __init__(self, rng: Random) -> None:
-        self.rng = rng
-        """Randomizes backoff."""
-        self.throttle: RetryThrottle | None = None
-        """Present if the service config has `retryThrottling`."""
-        self.budget = RetryBudget(RetryBudgetConfig())
+    rng: Random
+    """Randomizes backoff."""
+    throttle: RetryThrottle | None = None
+    """Present if the service config has `retryThrottling`."""
+    budget: RetryBudget = attrs.field(factory=lambda: RetryBudget(RetryBudgetConfig()))
 
     def reconfigure(self, budget: RetryBudgetConfig, throttling: RetryThrottling | None) -> None:
         """Apply a service config, keeping what has been used up.
@@ -142,6 +137,7 @@ class RetryControl:
             self.throttle.reconfigure(throttling)
 
 
+@attrs.define
 class RetryState:
     """The attempts of one call: decides after each failure whether there is another, and when.
 
@@ -151,28 +147,17 @@ class RetryState:
     second refusal, are subject to the policy.
     """
 
-    __slots__ = (
-        "_backoff_count",
-        "_control",
-        "_is_refused",
-        "_policy",
-        "_transparent_count",
-        "attempts",
-        "is_transparent",
-    )
-
-    def __init__(self, policy: RetryPolicy | None, control: RetryControl) -> None:
-        self._policy = policy
-        self._control = control
-        self.attempts = 1
-        """Number of attempts, transparent retries excluded."""
-        self.is_transparent = False
-        """Whether the retry that was decided last is transparent."""
-        self._is_refused = False
-        """A server has refused the call once."""
-        self._transparent_count = 0
-        self._backoff_count = 0
-        """Number of retries since the last pushback."""
+    _policy: RetryPolicy | None
+    _control: RetryControl
+    attempts: int = 1
+    """Number of attempts, transparent retries excluded."""
+    is_transparent: bool = False
+    """Whether the retry that was decided last is transparent."""
+    _is_refused: bool = False
+    """A server has refused the call once."""
+    _transparent_count: int = 0
+    _backoff_count: int = 0
+    """Number of retries since the last pushback."""
 
     def next_delay(
         self,
@@ -181,17 +166,10 @@ class RetryState:
         now: float,
         deadline: float = math.inf,
     ) -> float | None:
-        """Decide on another attempt after `failure`.
+        """Return the seconds until another attempt after `failure`, None if the failure is final.
 
-        Args:
-            failure: The error of the last attempt, which is not committed.
-            pushback: The server's `grpc-retry-pushback-ms`.
-            now: Seconds of a monotonic clock.
-            deadline: The caller's deadline on the same clock; no retry by policy is due after it,
-                since the failure says more than DEADLINE_EXCEEDED would.
-
-        Returns:
-            Seconds until the next attempt, None if the failure is final.
+        `now` and the caller's `deadline` are seconds of one monotonic clock. No retry by policy is
+        due after the deadline, since the failure says more than DEADLINE_EXCEEDED would.
         """
         if isinstance(failure, CallRefusedError) and not (
             failure.reached_server and self._is_refused
@@ -214,11 +192,12 @@ class RetryState:
         is_retryable = code in policy.retryable_codes
         if throttle is not None and (is_retryable or pushback is Pushback.DO_NOT_RETRY):
             throttle.on_failure()
-        if not is_retryable or pushback is Pushback.DO_NOT_RETRY:
-            return None
-        if self.attempts >= min(policy.max_attempts, MAX_ATTEMPTS):
-            return None
-        if throttle is not None and not throttle.can_retry:
+        if (
+            not is_retryable
+            or pushback is Pushback.DO_NOT_RETRY
+            or self.attempts >= min(policy.max_attempts, MAX_ATTEMPTS)
+            or (throttle is not None and not throttle.can_retry)
+        ):
             return None
         if isinstance(pushback, float):
             self._backoff_count = 0
