@@ -31,10 +31,7 @@ from meshtrio.services.tap_client import tap_instances
 from meshtrio.supervisor.log_line import parse_line
 from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.process.output.output_lines import parse_json_fields
-from meshtrio.supervisor.process.proc.resource_usage import (
-    ResourceUsage,
-    read_usage_by_group,
-)
+from meshtrio.supervisor.process.proc.resource_usage import ResourceUsage, read_usage_by_group
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.transport.peer import Peer
 from meshtrio.util.text import replace_surrogates

@@ -126,10 +126,7 @@ class LoadReports:
 def _sanitize_report(report: Any) -> Any:
     """Copy a report without unknown fields, and without times that are negative or not finite."""
     sanitized = load.LoadReport(
-        started=report.started,
-        ended=report.ended,
-        failed=report.failed,
-        in_flight=report.in_flight,
+        started=report.started, ended=report.ended, failed=report.failed, in_flight=report.in_flight
     )
     for name in ("median", "p99"):
         seconds = getattr(report, name)

@@ -11,12 +11,7 @@ from typing import Any
 from meshtrio.messages import metrics
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server_load import LoadRecorder
-from meshtrio.telemetry.metric_families import (
-    Distribution,
-    MetricFamily,
-    MetricKind,
-    MetricPoint,
-)
+from meshtrio.telemetry.metric_families import Distribution, MetricFamily, MetricKind, MetricPoint
 from meshtrio.telemetry.metrics.family_merger import (
     DROP_REASON_TEXT,
     MAX_BUCKETS,

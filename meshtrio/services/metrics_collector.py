@@ -33,11 +33,7 @@ from meshtrio.telemetry.metric_families import (
     MetricPoint,
     instance_labels,
 )
-from meshtrio.telemetry.metrics.family_merger import (
-    DROP_REASON_TEXT,
-    DropReason,
-    FamilyMerger,
-)
+from meshtrio.telemetry.metrics.family_merger import DROP_REASON_TEXT, DropReason, FamilyMerger
 from meshtrio.util.log_once import OncePerReasonLogger
 from meshtrio.util.protobuf_wire import MalformedProtobufError
 from meshtrio.util.worker_threads import GilYielder, run_computation

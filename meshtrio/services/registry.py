@@ -15,11 +15,7 @@ from meshtrio.config.service_names import check_service_name
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.registry import Registry, UnknownServiceError
-from meshtrio.discovery.registry_messages import (
-    get_address,
-    state_to_message,
-    tls_from_message,
-)
+from meshtrio.discovery.registry_messages import get_address, state_to_message, tls_from_message
 from meshtrio.discovery.service_state import ServiceState
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.messages import registry as messages

@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
-
-import trio
 
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.discovery.memory_registry import MemoryRegistry
@@ -62,7 +59,7 @@ async def mesh_telemetry(
             metrics = telemetry.start_metrics(experimental=config.experimental)
             mesh_metrics = MeshMetrics(supervisor, registry)
             supervisor.subscribe(mesh_metrics.on_event)
-            await stack.enter_async_context(background_service(_measure_lag, mesh_metrics))
+            await stack.enter_async_context(background_service(mesh_metrics.measure_lag))
             await _serve_metrics(
                 telemetry, supervisor, registry, (mesh_metrics, metrics), config.metrics
             )
@@ -79,11 +76,6 @@ async def _start_tracing(
     pipeline = await telemetry.start_tracing(collector, config.sampling, resource)
     supervisor.subscribe(ProcessSpans(pipeline).on_event)
     _log.info("exporting spans to %s", config.traces)
-
-
-async def _measure_lag(mesh_metrics: MeshMetrics, *, task_status: trio.TaskStatus[Any]) -> None:
-    task_status.started()
-    await mesh_metrics.measure_lag()
 
 
 async def _serve_metrics(

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
+from meshtrio.telemetry.metric_families import MetricFamily, counter_family
 from meshtrio.util.background_writer import BackgroundWriter
 from meshtrio.util.log_once import ReasonChangeLogger
 
@@ -197,25 +197,13 @@ class RotatingWriter:
 
     def collect(self) -> list[MetricFamily]:
         """Return the counters of written and dropped entries."""
-        dropped = [
-            MetricPoint((("reason", reason),), self._dropped[reason])
-            for reason in ("queue_full", "too_large", "not_written", "stopped")
-        ]
+        reasons = ("queue_full", "too_large", "not_written", "stopped")
+        dropped = {(("reason", reason),): self._dropped[reason] for reason in reasons}
+        prefix, text = "meshtrio.binary_log", "Entries of the binary log that were"
+        written = {(): self._records_written}
         return [
-            MetricFamily(
-                "meshtrio.binary_log.written",
-                MetricKind.COUNTER,
-                "{entry}",
-                "Entries of the binary log that were written.",
-                [MetricPoint((), self._records_written)],
-            ),
-            MetricFamily(
-                "meshtrio.binary_log.dropped",
-                MetricKind.COUNTER,
-                "{entry}",
-                "Entries of the binary log that were not written.",
-                dropped,
-            ),
+            counter_family(f"{prefix}.written", "{entry}", f"{text} written.", written),
+            counter_family(f"{prefix}.dropped", "{entry}", f"{text} not written.", dropped),
         ]
 
 

@@ -99,10 +99,7 @@ async def serve_metrics(
 
 
 async def _handle_connection(
-    stream: trio.SocketStream,
-    scrapes: ScrapeCoalescer,
-    idle_timeout: float,
-    send_timeout: float,
+    stream: trio.SocketStream, scrapes: ScrapeCoalescer, idle_timeout: float, send_timeout: float
 ) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_READ_SIZE)
     try:

@@ -102,11 +102,7 @@ class FamilyMerger:
         """The name of one family of the last source that lost points, for each reason."""
 
     def merge(
-        self,
-        families: Iterable[MetricFamily],
-        labels: Labels = (),
-        *,
-        is_mesh: bool = False,
+        self, families: Iterable[MetricFamily], labels: Labels = (), *, is_mesh: bool = False
     ) -> Counter[DropReason]:
         """Add the points of a source that are valid, with more labels.
 

@@ -15,7 +15,7 @@ import attrs
 import trio
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
-from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
+from meshtrio.telemetry.metric_families import MetricFamily, counter_family, gauge_family
 from meshtrio.util.log_once import ReasonChangeLogger
 
 _log = logging.getLogger("meshtrio.telemetry")
@@ -152,30 +152,14 @@ class TrioBatchSpanProcessor(SpanProcessor):
 
     def collect(self) -> list[MetricFamily]:
         """Return the counters of exported, dropped and queued spans."""
-        dropped = [
-            MetricPoint((("reason", reason),), self._dropped[reason])
-            for reason in ("queue_full", "not_sent", "rejected", "stopped")
-        ]
+        reasons = ("queue_full", "not_sent", "rejected", "stopped")
+        dropped = {(("reason", reason),): self._dropped[reason] for reason in reasons}
+        sent, waiting = {(): self._exported}, {(): len(self._queue)}
+        text = "Spans that the collector accepted."
         return [
-            MetricFamily(
-                "meshtrio.spans.sent",
-                MetricKind.COUNTER,
-                "{span}",
-                "Spans that the collector accepted.",
-                [MetricPoint((), self._exported)],
-            ),
-            MetricFamily(
-                "meshtrio.spans.dropped",
-                MetricKind.COUNTER,
-                "{span}",
-                "Spans that were dropped.",
-                dropped,
-            ),
-            MetricFamily(
-                "meshtrio.spans.waiting",
-                MetricKind.GAUGE,
-                "{span}",
-                "Spans that wait to be exported.",
-                [MetricPoint((), len(self._queue))],
+            counter_family("meshtrio.spans.sent", "{span}", text, sent),
+            counter_family("meshtrio.spans.dropped", "{span}", "Spans that were dropped.", dropped),
+            gauge_family(
+                "meshtrio.spans.waiting", "{span}", "Spans that wait to be exported.", waiting
             ),
         ]

@@ -15,10 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.telemetry.traces import Tracing
-from meshtrio.telemetry.traces.batch_span_processor import (
-    EXPORT_TIMEOUT,
-    TrioBatchSpanProcessor,
-)
+from meshtrio.telemetry.traces.batch_span_processor import EXPORT_TIMEOUT, TrioBatchSpanProcessor
 from meshtrio.telemetry.traces.call_span import MAX_PLAIN_ENTRIES, CallSpanTracerProvider
 from meshtrio.telemetry.traces.otlp_exporter import open_exporter
 from meshtrio.telemetry.traces.ratio_sampler import PresetIdGenerator, RatioSampler
