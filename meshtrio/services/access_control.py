@@ -72,13 +72,16 @@ class AccessControl:
         service = headers.path[1:].partition("/")[0]
         if self._access() is not self._resolved_access:
             self._resolve_rules(self._access())
-        names = [GATEWAY if is_proxied else _OWN_SERVICES.get(service, GATEWAY)]
-        if is_for_control:
-            names = [CONTROL]
+        own = GATEWAY if is_proxied else _OWN_SERVICES.get(service, GATEWAY)
+        names = [CONTROL if is_for_control else own]
         if not is_proxied and service.startswith(_PUBLIC_SERVICE_PREFIXES):
             names = list(self._rules)
         # A forwarded call would have the rights of the gateway instead of those of its client.
-        is_forwarded = names[0] != GATEWAY and len(names) == 1 and _is_forwarded(headers)
+        is_forwarded = (
+            len(names) == 1
+            and names[0] != GATEWAY
+            and any(key == FORWARDED_METADATA_KEY for key, _ in headers.metadata)
+        )
         if not is_forwarded and any(self._allows(name, peer) for name in names):
             return ""
         subject = f"a gateway for others, {peer}," if is_forwarded else str(peer)
@@ -119,17 +122,12 @@ class _ResolvedRule:
         if not peer.subject and not peer.subject_alt_names:
             return False
         names = {*peer.subject_attributes, *peer.subject_alt_names}
-        return any(_matches(pattern, names) for pattern in self._subjects)
-
-
-def _matches(pattern: str, names: set[str]) -> bool:
-    if pattern.endswith("*"):
-        return any(each.startswith(pattern[:-1]) for each in names)
-    return pattern in names
-
-
-def _is_forwarded(headers: RequestHeaders) -> bool:
-    return any(key == FORWARDED_METADATA_KEY for key, _ in headers.metadata)
+        return any(
+            any(each.startswith(pattern[:-1]) for each in names)
+            if pattern.endswith("*")
+            else pattern in names
+            for pattern in self._subjects
+        )
 
 
 def allows_other_users(access: Access) -> bool:

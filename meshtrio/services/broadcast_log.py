@@ -1,4 +1,4 @@
-"""A bounded log in memory with any number of readers, each at its own pace."""
+"""A bounded log in memory with any number of readers, and the limit on the time that they take."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Generic, TypeVar
 import trio
 
 T = TypeVar("T")
+
+_READER_TIME_SLICE = 0.0002
+"""Delay, in seconds per connected reader, before the same reader is sent its next update."""
 
 
 class BroadcastLog(Generic[T]):
@@ -62,3 +65,25 @@ class BroadcastLog(Generic[T]):
         """Wait until there is an entry after `number`."""
         while self._count <= number:
             await self._entry_added.park()
+
+
+class ReaderThrottle:
+    """Limits the time that updates of many readers take.
+
+    After each update a reader waits for a time proportional to the number of readers, and then gets
+    all that has changed meanwhile. A reader that has waited long enough is updated at once.
+    """
+
+    def __init__(self) -> None:
+        self.readers = 0
+        """Number of connected readers."""
+
+    def __enter__(self) -> None:
+        self.readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.readers -= 1
+
+    async def wait(self) -> None:
+        """Wait before the next update of a reader."""
+        await trio.sleep(self.readers * _READER_TIME_SLICE)

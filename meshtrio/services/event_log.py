@@ -9,8 +9,7 @@ from contextlib import contextmanager
 import attrs
 import trio
 
-from meshtrio.services.broadcast_log import BroadcastLog
-from meshtrio.services.reader_throttle import ReaderThrottle
+from meshtrio.services.broadcast_log import BroadcastLog, ReaderThrottle
 from meshtrio.supervisor import events
 from meshtrio.supervisor.process.output.output_lines import OutputLine
 
@@ -58,17 +57,15 @@ class EventLog:
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Append an event or a line."""
         match event:
-            case events.LineWritten(pid=pid, stream=stream, line=text):
-                self._append_line(event, OutputLine(trio.current_time(), pid, stream, text))
-            case events.LinesDropped(pid=pid, stream=stream, count=count):
-                self._append_line(event, OutputLine(trio.current_time(), pid, stream, ""), count)
+            case events.LineWritten(line=text):
+                dropped = 0
+            case events.LinesDropped(count=dropped):
+                text = ""
             case _:
                 self._events.append(LoggedEvent(time.time(), event))
-
-    def _append_line(
-        self, event: events.LifecycleEvent, line: OutputLine, dropped: int = 0
-    ) -> None:
+                return
         if self._line_throttle.readers:
+            line = OutputLine(trio.current_time(), event.pid, event.stream, text)
             self._lines.append(LoggedLine(event.plugin, event.instance, line, dropped))
 
     async def read_events(

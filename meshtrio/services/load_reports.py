@@ -96,10 +96,8 @@ class LoadReports:
                 del self._instances[key]
 
     async def _read_reports(self, channel: Channel, watched: _WatchedInstance) -> None:
-        stub, request = (
-            DynamicStub(channel, _SERVICE),
-            load.WatchLoadRequest(interval=_REPORT_INTERVAL),
-        )
+        stub = DynamicStub(channel, _SERVICE)
+        request = load.WatchLoadRequest(interval=_REPORT_INTERVAL)
 
         async def on_report(report: Any) -> None:
             watched.report = _sanitize_report(report)

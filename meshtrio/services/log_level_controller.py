@@ -36,8 +36,8 @@ from meshtrio.util.log_level import LogLevel
 _log = logging.getLogger("meshtrio.mesh")
 
 _SERVICE = messages.DESCRIPTOR.services_by_name["Logging"]
-_CALL_TIMEOUT = 5.0
-"""Timeout of a call to a process, in seconds."""
+CALL_TIMEOUT = 5.0
+"""Default timeout of a call to a process, in seconds."""
 _MAX_CONCURRENT_CALLS = 16
 _MAX_LEVEL_LENGTH = 64
 """Maximum characters of the name of a level: programs may define their own."""
@@ -75,10 +75,19 @@ class PluginLevel:
 class LogLevelController:
     """Keeps the log levels of the processes of one supervisor as the config says."""
 
-    def __init__(self, supervisor: Supervisor, registry: Registry, operations: Operations) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        registry: Registry,
+        operations: Operations,
+        *,
+        call_timeout: float = CALL_TIMEOUT,
+    ) -> None:
+        """`call_timeout`: timeout of a call to a process, in seconds."""
         self._supervisor = supervisor
         self._registry = registry
         self._operations = operations
+        self._call_timeout = call_timeout
         self._pending: set[tuple[str, int]] = set()
         """Instances, by `Instance.key`, whose processes may have another level than desired."""
         self._applying: set[ProcessRun] = set()
@@ -229,7 +238,7 @@ class LogLevelController:
             result = await call_instance(
                 endpoint,
                 call,
-                timeout_seconds=_CALL_TIMEOUT,
+                timeout_seconds=self._call_timeout,
                 max_response_size=MAX_SMALL_RESPONSE_SIZE,
             )
         if isinstance(result, CallFailure) and result.kind is FailureKind.UNSUPPORTED:

@@ -29,11 +29,12 @@ from meshtrio.services.metrics import CollectedMetrics
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metric_families import (
     MetricFamily,
-    MetricKind,
     MetricPoint,
+    counter_family,
+    gauge_family,
     instance_labels,
 )
-from meshtrio.telemetry.metrics.family_merger import DROP_REASON_TEXT, DropReason, FamilyMerger
+from meshtrio.telemetry.metrics.family_merger import DropReason, FamilyMerger
 from meshtrio.util.log_once import OncePerReasonLogger
 from meshtrio.util.protobuf_wire import MalformedProtobufError
 from meshtrio.util.worker_threads import GilYielder, run_computation
@@ -43,8 +44,6 @@ _log = logging.getLogger("meshtrio.mesh")
 _COLLECT = make_raw_method(
     metrics.DESCRIPTOR.services_by_name["Metrics"].methods_by_name["Collect"]
 )
-_COLLECT_TIMEOUT = 2.0
-"""Maximum seconds for the responses of instances: a scrape times out after ten by default."""
 _COLLECT_TIMEOUT_FRACTION = 0.5
 """Share of a scrape's timeout for the responses, if that is less: a stuck plugin must not use up
 all of it."""
@@ -55,23 +54,22 @@ _PARSE_TIMEOUT_FRACTION = 0.25
 _LARGE_RESPONSE_SIZE = 256 * 1024
 """Bytes from which a response is parsed after the others."""
 
-_IN_FLIGHT = MetricFamily(
-    "mesh.instance.in_flight", MetricKind.GAUGE, "{call}", "Calls under way.", ()
+_FAMILIES = (
+    gauge_family("mesh.instance.in_flight", "{call}", "Calls under way.", {}),
+    counter_family(
+        "mesh.collection.failures",
+        "{instance}",
+        "Instances that did not respond with their metrics.",
+        {},
+    ),
+    counter_family(
+        "mesh.collection.points_left_out",
+        "{point}",
+        "Points of metrics that could not be exposed, by reason.",
+        {},
+    ),
 )
-_FAILURES = MetricFamily(
-    "mesh.collection.failures",
-    MetricKind.COUNTER,
-    "{instance}",
-    "Instances that did not respond with their metrics.",
-    (),
-)
-_DROPPED_POINTS = MetricFamily(
-    "mesh.collection.points_left_out",
-    MetricKind.COUNTER,
-    "{point}",
-    "Points of metrics that could not be exposed, by reason.",
-    (),
-)
+"""The metrics about the collection itself, without points."""
 
 Responses = dict[tuple[str, int], bytes]
 """Serialized CollectMetricsResponse by plugin and instance."""
@@ -109,7 +107,7 @@ def _parse_responses(
     scrape.dropped_examples = {
         ("", reason): name for reason, name in merger.dropped_examples.items()
     }
-    merger.merge((_IN_FLIGHT, _FAILURES, _DROPPED_POINTS), is_mesh=True)
+    merger.merge(_FAMILIES, is_mesh=True)
     limit = clock() + time_limit
     # Large responses come last, so that they do not use up the time for the others.
     for key, data in sorted(
@@ -138,6 +136,8 @@ class MetricsCollector:
         registry: Registry,
         own_sources: Sequence[Callable[[], Sequence[MetricFamily]]],
         sample: Callable[[], Awaitable[None]],
+        *,
+        collect_timeout: float,
     ) -> None:
         """Initialize the collector.
 
@@ -146,11 +146,13 @@ class MetricsCollector:
             registry: Has the endpoints of the ready instances.
             own_sources: Return the metrics of the mesh's own process, after `sample`.
             sample: Updates what the own sources return, during each scrape.
+            collect_timeout: Maximum seconds for the responses of instances.
         """
         self._supervisor = supervisor
         self._registry = registry
         self._own_sources = own_sources
         self._sample = sample
+        self._collect_timeout = collect_timeout
         self._failures: Counter[str] = Counter()
         self._dropped: Counter[tuple[str, DropReason]] = Counter()
         self._warnings = OncePerReasonLogger(_log)
@@ -161,11 +163,8 @@ class MetricsCollector:
         Args:
             timeout_seconds: Seconds after which the scrape is given up; None if unknown.
         """
-        response_timeout = (
-            _COLLECT_TIMEOUT
-            if timeout_seconds is None
-            else min(_COLLECT_TIMEOUT, timeout_seconds * _COLLECT_TIMEOUT_FRACTION)
-        )
+        given = math.inf if timeout_seconds is None else timeout_seconds
+        response_timeout = min(self._collect_timeout, given * _COLLECT_TIMEOUT_FRACTION)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sample)
             results = await call_each_instance(
@@ -193,7 +192,7 @@ class MetricsCollector:
                     "dropping metrics of %s, such as %r: %s",
                     plugin or "the mesh",
                     scrape.dropped_examples.get((plugin, drop_reason), ""),
-                    DROP_REASON_TEXT[drop_reason],
+                    drop_reason.text,
                 )
 
     def _record_failure(self, plugin: str, reason: str) -> None:
@@ -234,15 +233,12 @@ class MetricsCollector:
         plugins = [plugin.name for plugin in self._supervisor.config.plugins]
         failures = [MetricPoint((("plugin", name),), self._failures[name]) for name in plugins]
         dropped = [
-            MetricPoint((("plugin", name), ("reason", reason.value)), self._dropped[name, reason])
+            MetricPoint((("plugin", name), ("reason", reason.label)), self._dropped[name, reason])
             for name in plugins
             for reason in DropReason
         ]
-        return [
-            attrs.evolve(_IN_FLIGHT, points=in_flight),
-            attrs.evolve(_FAILURES, points=failures),
-            attrs.evolve(_DROPPED_POINTS, points=dropped),
-        ]
+        points = (in_flight, failures, dropped)
+        return [attrs.evolve(f, points=each) for f, each in zip(_FAMILIES, points, strict=True)]
 
 
 async def _collect_from(channel: Channel) -> bytes:

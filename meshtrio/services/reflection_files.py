@@ -26,24 +26,11 @@ _WELL_KNOWN_PREFIX = "google/protobuf/"
 """Files that all pools share, perhaps from different releases of protobuf."""
 _LANGUAGE_OPTIONS = frozenset(
     {
-        "java_package",
-        "java_outer_classname",
-        "java_multiple_files",
-        "java_generate_equals_and_hash",
-        "java_string_check_utf8",
-        "java_generic_services",
-        "optimize_for",
-        "go_package",
-        "cc_generic_services",
-        "cc_enable_arenas",
-        "py_generic_services",
-        "objc_class_prefix",
-        "csharp_namespace",
-        "swift_prefix",
-        "php_class_prefix",
-        "php_namespace",
-        "php_metadata_namespace",
-        "ruby_package",
+        *("java_package", "java_outer_classname", "java_multiple_files", "java_generic_services"),
+        *("java_generate_equals_and_hash", "java_string_check_utf8", "optimize_for", "go_package"),
+        *("cc_generic_services", "cc_enable_arenas", "py_generic_services", "objc_class_prefix"),
+        *("csharp_namespace", "swift_prefix", "php_class_prefix", "php_namespace"),
+        *("php_metadata_namespace", "ruby_package"),
     }
 )
 """File options that affect generated code only, not the wire format."""

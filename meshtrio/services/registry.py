@@ -21,7 +21,7 @@ from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.messages import registry as messages
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-from meshtrio.services.reader_throttle import ReaderThrottle
+from meshtrio.services.broadcast_log import ReaderThrottle
 from meshtrio.services.registrations import Registrations, check_lengths
 from meshtrio.transport.peer import Peer
 from meshtrio.util.bounded_cache import BoundedCache

@@ -18,12 +18,17 @@ from meshtrio.util.concurrency import background_service
 
 _log = logging.getLogger("meshtrio.mesh")
 
+COLLECT_TIMEOUT = 2.0
+"""Default of `collect_timeout`: a scrape times out after ten seconds by default."""
+
 
 @asynccontextmanager
 async def mesh_telemetry(
-    supervisor: Supervisor, registry: MemoryRegistry
+    supervisor: Supervisor, registry: MemoryRegistry, *, collect_timeout: float
 ) -> AsyncIterator[Metrics | None]:
     """Measure, trace and log the calls of the block, and the mesh itself, as its config says.
+
+    `collect_timeout`: maximum seconds for the responses of instances to a scrape.
 
     Yields:
         The metrics of the process, None if they are off.
@@ -60,9 +65,21 @@ async def mesh_telemetry(
             mesh_metrics = MeshMetrics(supervisor, registry)
             supervisor.subscribe(mesh_metrics.on_event)
             await stack.enter_async_context(background_service(mesh_metrics.measure_lag))
-            await _serve_metrics(
-                telemetry, supervisor, registry, (mesh_metrics, metrics), config.metrics
+            from meshtrio.services.metrics_collector import MetricsCollector
+
+            sources = [mesh_metrics.collect, metrics.collect]
+            collector = MetricsCollector(
+                supervisor,
+                registry,
+                sources,
+                mesh_metrics.sample,
+                collect_timeout=collect_timeout,
             )
+            try:
+                await telemetry.serve_metrics(config.metrics, collector.collect)
+            except UsageError as exc:
+                raise UsageError(f"[mesh.telemetry] metrics: {exc}") from None
+            _log.info("serving metrics at http://%s/metrics", config.metrics)
         yield metrics
 
 
@@ -76,23 +93,3 @@ async def _start_tracing(
     pipeline = await telemetry.start_tracing(collector, config.sampling, resource)
     supervisor.subscribe(ProcessSpans(pipeline).on_event)
     _log.info("exporting spans to %s", config.traces)
-
-
-async def _serve_metrics(
-    telemetry: Telemetry,
-    supervisor: Supervisor,
-    registry: MemoryRegistry,
-    sources: tuple[MeshMetrics, Metrics],
-    address: str,
-) -> None:
-    from meshtrio.services.metrics_collector import MetricsCollector
-
-    mesh_metrics, metrics = sources
-    collector = MetricsCollector(
-        supervisor, registry, [mesh_metrics.collect, metrics.collect], mesh_metrics.sample
-    )
-    try:
-        await telemetry.serve_metrics(address, collector.collect)
-    except UsageError as exc:
-        raise UsageError(f"[mesh.telemetry] metrics: {exc}") from None
-    _log.info("serving metrics at http://%s/metrics", address)

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 from meshtrio.contract import (
@@ -94,12 +93,14 @@ async def _serve_metrics(telemetry: Telemetry, metrics: Metrics, address: str) -
     require_extra("metrics", f"{PLUGIN_METRICS}={address}")
     from meshtrio.telemetry.metrics.family_merger import FamilyMerger
 
-    def merge(families: list[MetricFamily], yield_gil: GilYielder) -> list[MetricFamily]:
-        merger = FamilyMerger(yield_gil)
-        merger.merge(families, is_mesh=True)
-        return merger.families()
+    async def collect(timeout_seconds: float | None) -> list[MetricFamily]:
+        families = metrics.collect()
 
-    async def collect(within: float | None) -> list[MetricFamily]:
-        return await run_computation(partial(merge, metrics.collect()))
+        def merge(yield_gil: GilYielder) -> list[MetricFamily]:
+            merger = FamilyMerger(yield_gil)
+            merger.merge(families, is_mesh=True)
+            return merger.families()
+
+        return await run_computation(merge)
 
     await telemetry.serve_metrics(address, collect)

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import trio
 import trio.testing
 
-from meshtrio.services.broadcast_log import BroadcastLog
+from meshtrio.services.broadcast_log import BroadcastLog, ReaderThrottle
 from meshtrio.services.event_log import EventLog
-from meshtrio.services.reader_throttle import ReaderThrottle
 from meshtrio.supervisor import events
 
 ALL = frozenset({"a", "b"}).__contains__

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 
+import attrs
 import trio
 
 from meshtrio.grpc.headers import ResponseHeaders
@@ -23,31 +24,21 @@ from meshtrio.rpc.tracer import AttemptKind, AttemptTracer, ClientCallTracer, Pi
 from meshtrio.telemetry.binary_log.entry_writer import CallEntryWriter, make_address
 
 
+@attrs.define(eq=False)
 class LoggedClientCall(ClientCallTracer):
     """Writes the entries of a call, from the events of its attempts."""
 
-    __slots__ = (
-        "_attempt_statuses",
-        "_committed_attempt",
-        "_deadline",
-        "_entries",
-        "_half_closed",
-        "_headers_written",
-        "_is_started",
-        "_method",
-        "_sent_count",
-    )
-
-    def __init__(self, entries: CallEntryWriter, method: Method) -> None:
-        self._entries = entries
-        self._method = method
-        self._is_started = self._half_closed = self._headers_written = False
-        self._sent_count = 0
-        """Number of request messages written; further attempts send the same messages."""
-        self._deadline = math.inf
-        self._committed_attempt: _LoggedAttempt | None = None
-        """The attempt whose response the caller receives; None until that is known."""
-        self._attempt_statuses: list[tuple[_LoggedAttempt, CallStatus]] = []
+    _entries: CallEntryWriter
+    _method: Method
+    _is_started: bool = False
+    _half_closed: bool = False
+    _headers_written: bool = False
+    _sent_count: int = 0
+    """Number of request messages written; further attempts send the same messages."""
+    _deadline: float = math.inf
+    _committed_attempt: _LoggedAttempt | None = None
+    """The attempt whose response the caller receives; None until that is known."""
+    _attempt_statuses: list[tuple[_LoggedAttempt, CallStatus]] = attrs.field(factory=list)
 
     def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
         return _LoggedAttempt(self)
@@ -98,10 +89,19 @@ class LoggedClientCall(ClientCallTracer):
         self._attempt_statuses.append((attempt, status))
 
     def call_ended(self, status: CallStatus | None) -> None:
-        attempt, found = self._deciding_attempt(status)
+        attempt, own = self._deciding_attempt(status)
         if status is None:
-            status = self._status_of_cancelled_call(attempt, found)
-            if status is None:
+            # It was cancelled: by its caller alone, unless there is a status nevertheless.
+            if (
+                own is not None
+                and attempt is not None
+                and attempt.has_trailers
+                and (attempt is self._committed_attempt or not own[0])
+            ):
+                status = own
+            elif trio.current_time() >= self._deadline:
+                status = DEADLINE_EXCEEDED, "the caller's deadline passed"
+            else:
                 self._entries.write_cancel()
                 return
         self._write_trailer(attempt, status)
@@ -115,21 +115,6 @@ class LoggedClientCall(ClientCallTracer):
             if attempt is self._committed_attempt or (self._committed_attempt is None and matches):
                 return attempt, own
         return self._committed_attempt, None
-
-    def _status_of_cancelled_call(
-        self, attempt: _LoggedAttempt | None, attempt_status: CallStatus | None
-    ) -> CallStatus | None:
-        """Return the status of a call that was cancelled; None if only its caller cancelled it."""
-        has_status = attempt is not None and attempt.has_trailers and attempt_status is not None
-        if (
-            has_status
-            and attempt_status
-            and (attempt is self._committed_attempt or not attempt_status[0])
-        ):
-            return attempt_status
-        if trio.current_time() >= self._deadline:
-            return DEADLINE_EXCEEDED, "the caller's deadline passed"
-        return None
 
     def _write_trailer(self, attempt: _LoggedAttempt | None, status: CallStatus) -> None:
         stream = None if attempt is None else attempt.stream
@@ -147,18 +132,16 @@ class LoggedClientCall(ClientCallTracer):
             self._entries.write_trailer(*status, trailers.metadata, trailers.details, peer)
 
 
+@attrs.define(eq=False)
 class _LoggedAttempt(AttemptTracer):
     """Reports the events of one attempt to its call."""
 
-    __slots__ = ("_address", "_call", "_sent_count", "stream")
-
     wants_pick_events = True
 
-    def __init__(self, call: LoggedClientCall) -> None:
-        self._call = call
-        self._address = ""
-        self._sent_count = 0
-        self.stream: Stream | None = None
+    _call: LoggedClientCall
+    _address: str = ""
+    _sent_count: int = 0
+    stream: Stream | None = None
 
     @property
     def peer_address(self) -> object:

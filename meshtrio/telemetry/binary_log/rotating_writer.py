@@ -138,8 +138,11 @@ class RotatingWriter:
 
     def _append(self, data: bytes) -> None:
         if self._fd is None:
-            self._open_file()
-        assert self._fd is not None
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._open_directory() as folder:
+                self._fd = _open_private_file(self.path.name, folder)
+                self._file_offset = os.fstat(self._fd).st_size
+                _remove_stale_files(folder, self._name, self._max_files)
         remaining = memoryview(data)
         try:
             while remaining:
@@ -150,13 +153,6 @@ class RotatingWriter:
                 os.ftruncate(self._fd, self._file_offset)
             raise
         self._file_offset += len(data)
-
-    def _open_file(self) -> None:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._open_directory() as folder:
-            self._fd = _open_private_file(self.path.name, folder)
-            self._file_offset = os.fstat(self._fd).st_size
-            _remove_stale_files(folder, self._name, self._max_files)
 
     @contextlib.contextmanager
     def _open_directory(self) -> Iterator[int]:

@@ -50,30 +50,17 @@ MAX_TOTAL_SIZE = 32 * 1024 * 1024
 
 
 class DropReason(Enum):
-    """Why points are dropped: a label of the metric that counts them."""
+    """Why points are dropped: a label of the metric that counts them, and a text for the log."""
 
-    NAME = "name"
-    """The name is invalid, reserved, or in conflict with another metric's."""
-    KIND = "kind"
-    """An earlier source has a metric of this name and another kind, such as a gauge."""
-    LABELS = "labels"
-    """A label is duplicate, reserved, or cannot be encoded."""
-    VALUE = "value"
-    """A counter is negative or not finite, or a histogram is inconsistent."""
-    DUPLICATE = "duplicate"
-    """There already is a series with this name and these labels."""
-    SIZE = "size"
-    """A limit on the size of names, labels, buckets or of the source is exceeded."""
+    NAME = "name", "the name is invalid, reserved, or in conflict with another metric"
+    KIND = "kind", "another source has a metric of this name and another kind"
+    LABELS = "labels", "a label is duplicate, reserved, or cannot be encoded"
+    VALUE = "value", "a counter is negative or not finite, or a histogram is inconsistent"
+    DUPLICATE = "duplicate", "another series has the same name and labels"
+    SIZE = "size", "the limits on the size of a scrape are exceeded"
 
-
-DROP_REASON_TEXT = {
-    DropReason.NAME: "the name is invalid, reserved, or in conflict with another metric",
-    DropReason.KIND: "another source has a metric of this name and another kind",
-    DropReason.LABELS: "a label is duplicate, reserved, or cannot be encoded",
-    DropReason.VALUE: "a counter is negative or not finite, or a histogram is inconsistent",
-    DropReason.DUPLICATE: "another series has the same name and labels",
-    DropReason.SIZE: "the limits on the size of a scrape are exceeded",
-}
+    def __init__(self, label: str, text: str) -> None:
+        self.label, self.text = label, text
 
 
 @attrs.define
@@ -117,9 +104,8 @@ class FamilyMerger:
         """
         dropped: Counter[DropReason] = Counter()
         self.dropped_examples = {}
-        source = _SourceQuota(
-            labels, math.inf if is_mesh else min(MAX_SOURCE_SIZE, MAX_TOTAL_SIZE - self._size)
-        )
+        max_size = math.inf if is_mesh else min(MAX_SOURCE_SIZE, MAX_TOTAL_SIZE - self._size)
+        source = _SourceQuota(labels, max_size)
         try:
             for family in families:
                 lost = self._merge_family(family, source, is_mesh=is_mesh)

@@ -27,8 +27,6 @@ _SCHEDULE_DELAY = 1.0
 """Maximum seconds that a span waits for its batch to fill."""
 EXPORT_TIMEOUT = 10.0
 """Seconds for one batch, retries included; the default of OTEL_EXPORTER_OTLP_TIMEOUT."""
-_SHUTDOWN_TIMEOUT = 2.0
-"""Seconds to export the remaining spans at the end."""
 
 ExportSpans = Callable[[Sequence[ReadableSpan]], Awaitable["PartialSuccess"]]
 """Exports a batch of spans. Raises SpanExportError if the collector received none of them."""
@@ -51,8 +49,10 @@ class SpanExportError(Exception):
 class TrioBatchSpanProcessor(SpanProcessor):
     """OpenTelemetry's SpanProcessor: takes spans in any thread, and exports them in `run`."""
 
-    def __init__(self, export: ExportSpans) -> None:
+    def __init__(self, export: ExportSpans, *, shutdown_timeout: float = 2.0) -> None:
+        """`shutdown_timeout`: seconds to export the remaining spans at the end."""
         self._export = export
+        self._shutdown_timeout = shutdown_timeout
         self._queue: deque[ReadableSpan] = deque()
         self._exported = 0
         self._dropped: Counter[str] = Counter()
@@ -74,7 +74,6 @@ class TrioBatchSpanProcessor(SpanProcessor):
             self._wake_exporter()
 
     def _wake_exporter(self) -> None:
-        """Export now, since a batch is full."""
         if self._token is not None:
             try:
                 self._token.run_sync_soon(self._set_batch_full, idempotent=True)
@@ -90,8 +89,7 @@ class TrioBatchSpanProcessor(SpanProcessor):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Export spans until cancelled.
 
-        Cancellation: Shielded for at most `_SHUTDOWN_TIMEOUT`, in which the remaining spans are
-        exported.
+        Cancellation: Shielded for at most `shutdown_timeout`, to export the remaining spans.
         """
         self._token = trio.lowlevel.current_trio_token()
         self._is_shutting_down = False
@@ -106,9 +104,8 @@ class TrioBatchSpanProcessor(SpanProcessor):
                     await self._export_all()
             self._token = None
             if scope.cancelled_caught:
-                self._log_drop_reason(
-                    f"some were not exported within {_SHUTDOWN_TIMEOUT:g} s of the end"
-                )
+                seconds = f"{self._shutdown_timeout:g} s"
+                self._log_drop_reason(f"some were not exported within {seconds} of the end")
             self._dropped["stopped"] += len(self._queue)
             self._queue.clear()
 
@@ -117,7 +114,7 @@ class TrioBatchSpanProcessor(SpanProcessor):
         try:
             await trio.sleep_forever()
         finally:
-            scope.deadline = trio.current_time() + _SHUTDOWN_TIMEOUT
+            scope.deadline = trio.current_time() + self._shutdown_timeout
             self._is_shutting_down = True
             self._set_batch_full()
 

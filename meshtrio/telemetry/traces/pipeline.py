@@ -108,20 +108,17 @@ def sampling_ratio_from_environment() -> float | None:
         ValueError: The sampler is unknown, or its argument is not between 0 and 1.
     """
     sampler = os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
-    by_name = {"always_on": 1.0, "always_off": 0.0, "traceidratio": None}
     kind = sampler.removeprefix("parentbased_")
-    if kind not in by_name:
-        known = ", ".join(f"parentbased_{name}" for name in by_name)
-        raise ValueError(f"OTEL_TRACES_SAMPLER={sampler} is unknown; choose from {known}")
+    known = ("always_on", "always_off", "traceidratio")
+    if kind not in known:
+        choices = ", ".join(f"parentbased_{name}" for name in known)
+        raise ValueError(f"OTEL_TRACES_SAMPLER={sampler} is unknown; choose from {choices}")
     if sampler == "always_off":
         return None
     if sampler == kind:
         _log.warning("OTEL_TRACES_SAMPLER=%s is replaced by parentbased_%s", sampler, kind)
-    fixed = by_name[kind]
-    return _parse_sampler_arg() if fixed is None else fixed
-
-
-def _parse_sampler_arg() -> float:
+    if kind != "traceidratio":
+        return 1.0 if kind == "always_on" else 0.0
     text = os.environ.get("OTEL_TRACES_SAMPLER_ARG") or "1.0"
     try:
         ratio = float(text)

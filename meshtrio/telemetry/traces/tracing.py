@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import SpanKind
 
 from meshtrio import __version__
 from meshtrio.grpc.metadata import Metadata
@@ -19,17 +19,20 @@ from meshtrio.rpc.method import Method
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
-    AttemptKind,
     ClientCallTracer,
     ClientTracer,
     MethodTracer,
     ServerCallTracer,
     ServerTracer,
 )
-from meshtrio.telemetry.traces.client_spans import (
-    SampledAttempt,
+from meshtrio.telemetry.traces.call_tracers import (
     SampledClientCall,
+    SampledServerCall,
+    TracerLike,
     UnsampledClientCall,
+    UnsampledServerCall,
+    span_attributes,
+    span_name,
 )
 from meshtrio.telemetry.traces.propagation import (
     EMPTY_CONTEXT,
@@ -37,21 +40,11 @@ from meshtrio.telemetry.traces.propagation import (
     unsampled_root_context,
     with_served_call_as_parent,
 )
-from meshtrio.telemetry.traces.server_spans import SampledServerCall, UnsampledServerCall
-from meshtrio.telemetry.traces.span_conventions import span_attributes, span_name
 from meshtrio.util.bounded_cache import BoundedCache
 
 _MAX_CACHED_CONTEXTS = 256
 
 ShouldSample = Callable[[], bool]
-
-
-class TracerLike(Protocol):
-    """The part of an OpenTelemetry tracer that is used."""
-
-    def start_span(
-        self, name: str, context: Context, kind: SpanKind, attributes: Mapping[str, Any], /
-    ) -> Span: ...
 
 
 class TracerProviderLike(Protocol):
@@ -81,15 +74,14 @@ class Tracing(ServerTracer, ClientTracer):
                 See `ratio_sampler.RatioSampler`.
         """
         self._tracer = provider.get_tracer("meshtrio", __version__)
-        self._should_sample = should_sample or _always_sample
+        self._should_sample = should_sample or (lambda: True)
         root = unsampled_root_context()
         self._unsampled_server_call = UnsampledServerCall(root)
         self._unsampled_client_call = UnsampledClientCall(root)
         self._orphan_contexts = BoundedCache[Metadata, Context](_MAX_CACHED_CONTEXTS)
         """Contexts of callers' metadata in which there is no parent span."""
-        self._unsampled_server_calls = BoundedCache[Metadata, UnsampledServerCall](
-            _MAX_CACHED_CONTEXTS
-        )
+        cache = BoundedCache[Metadata, UnsampledServerCall](_MAX_CACHED_CONTEXTS)
+        self._unsampled_server_calls = cache
         """Tracers of calls whose caller is not sampled, by the caller's metadata."""
         self._root_context: Context | None = None
         """The empty context that was current last, compared by identity."""
@@ -129,7 +121,8 @@ class Tracing(ServerTracer, ClientTracer):
         context = trace.set_span_in_context(span, parent)
         if not span.is_recording():
             return UnsampledServerCall(context)
-        return SampledServerCall(span, context, stream)
+        call = stream.message_tracer = SampledServerCall(span, context)
+        return call
 
     def _parent_context(self, metadata: Metadata) -> Context:
         if not metadata:
@@ -168,7 +161,7 @@ class Tracing(ServerTracer, ClientTracer):
         context = trace.set_span_in_context(span, context)
         if not span.is_recording():
             return UnsampledClientCall(context)
-        return SampledClientCall(self._start_attempt, span, context, name)
+        return SampledClientCall(span, self._tracer, context, name)
 
     def _unsampled_call_in(
         self, context: Context, *, may_start_trace: bool
@@ -189,17 +182,6 @@ class Tracing(ServerTracer, ClientTracer):
         self._last_unsampled = (context, unsampled)
         return unsampled
 
-    def _start_attempt(
-        self, call: SampledClientCall, kind: AttemptKind, previous: int
-    ) -> SampledAttempt:
-        attributes = {
-            "previous-rpc-attempts": previous,
-            "transparent-retry": kind is AttemptKind.TRANSPARENT_RETRY,
-        }
-        name = "Attempt" + call.name.removeprefix("Sent")
-        span = self._tracer.start_span(name, call.context, SpanKind.CLIENT, attributes)
-        return SampledAttempt(call, span, trace.set_span_in_context(span, call.context))
-
 
 class _MethodTracer(MethodTracer):
     """Traces the calls of one method of one target."""
@@ -215,7 +197,3 @@ class _MethodTracer(MethodTracer):
         return self._tracing.start_client_call(
             self._name, self._attributes, may_start_trace=self._may_start_trace
         )
-
-
-def _always_sample() -> bool:
-    return True
