@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import trio
 
@@ -13,6 +13,29 @@ T = TypeVar("T")
 
 _READER_TIME_SLICE = 0.0002
 """Delay, in seconds per connected reader, before the same reader is sent its next update."""
+
+
+class ReaderThrottle:
+    """Limits the time that updates of many readers take.
+
+    After each update a reader waits for a time proportional to the number of readers, and then gets
+    all that has changed meanwhile. A reader that has waited long enough is updated at once.
+    """
+
+    def __init__(self) -> None:
+        self.readers = 0
+        """Number of connected readers."""
+
+    def __enter__(self) -> Self:
+        self.readers += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.readers -= 1
+
+    async def wait(self) -> None:
+        """Wait before the next update of a reader."""
+        await trio.sleep(self.readers * _READER_TIME_SLICE)
 
 
 class BroadcastLog(Generic[T]):
@@ -66,24 +89,17 @@ class BroadcastLog(Generic[T]):
         while self._count <= number:
             await self._entry_added.park()
 
-
-class ReaderThrottle:
-    """Limits the time that updates of many readers take.
-
-    After each update a reader waits for a time proportional to the number of readers, and then gets
-    all that has changed meanwhile. A reader that has waited long enough is updated at once.
-    """
-
-    def __init__(self) -> None:
-        self.readers = 0
-        """Number of connected readers."""
-
-    def __enter__(self) -> None:
-        self.readers += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.readers -= 1
-
-    async def wait(self) -> None:
-        """Wait before the next update of a reader."""
-        await trio.sleep(self.readers * _READER_TIME_SLICE)
+    async def follow(
+        self, position: int, is_wanted: Callable[[T], bool], throttle: ReaderThrottle
+    ) -> AsyncGenerator[tuple[int, T, int], None]:
+        """Yield wanted entries after `position`, with their number and that of missed ones."""
+        missed = 0
+        while True:
+            await self.wait_after(position)
+            found, more = self.read_after(position)
+            position, missed = self.last_number, missed + more
+            for number, entry in found:
+                if is_wanted(entry):
+                    yield number, entry, missed
+                    missed = 0
+            await throttle.wait()

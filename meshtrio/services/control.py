@@ -85,15 +85,12 @@ class ControlServicer:
         for status in found:
             if status.instance == request.instance:
                 return messages.make_instance(status)
-        raise purerpc.NotFoundError(
-            f"{request.name} has no instance {request.instance}; it has {len(found)} of them"
-        )
+        text = f"has no instance {request.instance}; it has {len(found)} of them"
+        raise purerpc.NotFoundError(f"{request.name} {text}")
 
     async def GetTree(self, request: Any) -> Any:
-        supervisor = self._supervisor
-        return messages.make_tree(
-            supervisor.config, str(supervisor.mesh_socket), supervisor.statuses()
-        )
+        mesh = self._supervisor
+        return messages.make_tree(mesh.config, str(mesh.mesh_socket), mesh.statuses())
 
     async def WatchEvents(self, request: Any) -> AsyncIterator[Any]:
         is_wanted = self._make_filter(request.names)
@@ -116,7 +113,7 @@ class ControlServicer:
                 yield _make_log_line(each, epoch)
             if request.follow:
                 async with aclosing(self._event_log.read_lines(wanted, position)) as new_lines:
-                    async for each, missed in new_lines:
+                    async for _, each, missed in new_lines:
                         yield _make_log_line(each, epoch, missed)
 
     # -- statistics --------------------------------------------------------------------------
@@ -152,14 +149,13 @@ class ControlServicer:
         instances = []
         for status in self._supervisor.statuses():
             used = usage.get(status.pid) if status.pid else None
-            instances.append(
-                control.InstanceStatistics(
-                    instance=messages.make_instance(status),
-                    cpu=None if used is None else used.cpu_time,
-                    resident=None if used is None else used.rss,
-                    load=self._load_reports.get(status.name, status.instance),
-                )
+            each = control.InstanceStatistics(
+                instance=messages.make_instance(status),
+                cpu=None if used is None else used.cpu_time,
+                resident=None if used is None else used.rss,
+                load=self._load_reports.get(status.name, status.instance),
             )
+            instances.append(each)
         return control.Statistics(
             time=time.time(),
             uptime=found.uptime,

@@ -66,9 +66,8 @@ def make_tree(config: MeshConfig, name: str, statuses: Iterable[InstanceStatus])
         )
 
     roots = [each for each in (*plugins, *groups) if topology.group_of(each) is None]
-    return control.Node(
-        kind=control.Node.MESH, name=replace_surrogates(name), nodes=map(make_node, roots)
-    )
+    nodes = map(make_node, roots)
+    return control.Node(kind=control.Node.MESH, name=replace_surrogates(name), nodes=nodes)
 
 
 def make_event(number: int, logged_event: LoggedEvent, missed: int) -> control.Event:
@@ -112,9 +111,7 @@ def make_log_level(plugin_level: PluginLevel) -> control.PluginLogLevel:
     return control.PluginLogLevel(
         plugin=plugin_level.plugin,
         level="" if plugin_level.level is None else plugin_level.level.value,
-        instances=[
-            control.InstanceLogLevel(**attrs.asdict(each)) for each in plugin_level.instances
-        ],
+        instances=[control.InstanceLogLevel(**attrs.asdict(i)) for i in plugin_level.instances],
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 import attrs
 import trio
@@ -79,21 +79,16 @@ class EventLog:
             follow: Whether to go on with new events, until cancelled.
         """
         log = self._events
-        past, _ = log.read_after(0)
+        position, (past, _) = log.last_number, log.read_after(0)
         found = [(number, each) for number, each in past if is_wanted(each.event.plugin)]
-        position, missed = log.last_number, 0
         for number, logged_event in found[-last:] if last else ():
             yield number, logged_event, 0
-        with self._event_throttle:
-            while follow:
-                await log.wait_after(position)
-                found, more = log.read_after(position)
-                position, missed = log.last_number, missed + more
-                for number, logged_event in found:
-                    if is_wanted(logged_event.event.plugin):
-                        yield number, logged_event, missed
-                        missed = 0
-                await self._event_throttle.wait()
+        if follow:
+            with self._event_throttle as throttle:
+                new = log.follow(position, lambda each: is_wanted(each.event.plugin), throttle)
+                async with aclosing(new):
+                    async for each in new:
+                        yield each
 
     @contextmanager
     def capture_lines(self) -> Iterator[int]:
@@ -101,17 +96,9 @@ class EventLog:
         with self._line_throttle:
             yield self._lines.last_number
 
-    async def read_lines(
+    def read_lines(
         self, is_wanted: Callable[[str], bool], position: int
-    ) -> AsyncGenerator[tuple[LoggedLine, int], None]:
-        """Yield lines after a position, and the number missed before each, until cancelled."""
-        log, missed = self._lines, 0
-        while True:
-            await log.wait_after(position)
-            found, more = log.read_after(position)
-            position, missed = log.last_number, missed + more
-            for _, logged_line in found:
-                if is_wanted(logged_line.plugin):
-                    yield logged_line, missed
-                    missed = 0
-            await self._line_throttle.wait()
+    ) -> AsyncGenerator[tuple[int, LoggedLine, int], None]:
+        """Yield lines after a position, with their number and that of the lines missed before."""
+        throttle = self._line_throttle
+        return self._lines.follow(position, lambda each: is_wanted(each.plugin), throttle)

@@ -124,26 +124,18 @@ async def call_each_instance(
     call: Callable[[Channel], Awaitable[T]],
     *,
     timeout_seconds: float,
-    max_response_size: int | None = None,
-    max_concurrent: int | None = None,
 ) -> dict[K, T | CallFailure]:
     """Call several instances concurrently and return the result for each.
 
     Args:
         endpoints: The endpoints of the instances, by any key.
         call: Called with a channel to an instance.
-        timeout_seconds: Timeout of each call, from when it starts.
-        max_response_size: Maximum bytes of a response; None for the default of 4 MiB.
-        max_concurrent: Maximum number of calls at a time; None for no limit.
+        timeout_seconds: Timeout of each call.
     """
     results: dict[K, T | CallFailure] = {}
-    limiter = trio.CapacityLimiter(max_concurrent or max(len(endpoints), 1))
 
     async def run(key: K, endpoint: Endpoint) -> None:
-        async with limiter:
-            results[key] = await call_instance(
-                endpoint, call, timeout_seconds=timeout_seconds, max_response_size=max_response_size
-            )
+        results[key] = await call_instance(endpoint, call, timeout_seconds=timeout_seconds)
 
     async with trio.open_nursery() as nursery:
         for key, endpoint in endpoints.items():
@@ -196,6 +188,15 @@ async def for_each_ready_instance(
     Cancellation: cancels all tasks; the function does not return otherwise.
     """
     running: dict[InstanceKey, tuple[Endpoint, trio.CancelScope]] = {}
+
+    async def run(scope: trio.CancelScope, key: InstanceKey, endpoint: Endpoint) -> None:
+        with scope:
+            try:
+                await task(key, endpoint)
+            except Exception:
+                # The response of one instance must not end the tasks of the others.
+                _log.exception("%s/%d: unusable response", *key)
+
     async with trio.open_nursery() as nursery:
         while True:
             revision, ready = registry.revision, get_ready_endpoints(registry, is_wanted)
@@ -206,20 +207,6 @@ async def for_each_ready_instance(
             for key, endpoint in ready.items():
                 if key not in running:
                     running[key] = (endpoint, trio.CancelScope())
-                    nursery.start_soon(_run_in_scope, running[key][1], task, key, endpoint)
+                    nursery.start_soon(run, running[key][1], key, endpoint)
             await trio.sleep(_MIN_SCAN_INTERVAL)
             await registry.wait_changed(revision)
-
-
-async def _run_in_scope(
-    scope: trio.CancelScope,
-    task: Callable[[InstanceKey, Endpoint], Awaitable[None]],
-    key: InstanceKey,
-    endpoint: Endpoint,
-) -> None:
-    with scope:
-        try:
-            await task(key, endpoint)
-        except Exception:
-            # The response of one instance must not end the tasks of the others.
-            _log.exception("%s/%d: unusable response", *key)

@@ -21,9 +21,8 @@ def parse_interval(request: Any) -> float:
     """Return the requested seconds between two reports. Raises InvalidArgumentError."""
     interval: float = request.interval or 1.0
     if not 0 <= interval < math.inf:
-        raise purerpc.InvalidArgumentError(
-            f"interval must be positive and finite, got {interval:g} s"
-        )
+        text = f"interval must be positive and finite, got {interval:g} s"
+        raise purerpc.InvalidArgumentError(text)
     return max(interval, _MIN_INTERVAL)
 
 

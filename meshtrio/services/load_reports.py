@@ -88,7 +88,7 @@ class LoadReports:
             async with open_instance_channel(endpoint, MAX_SMALL_RESPONSE_SIZE) as channel:
                 await self._read_reports(channel, watched)
                 # UNIMPLEMENTED is a response, too, which counts while the instance is there.
-                self._mark_responded(watched)
+                self._set_report(watched, watched.report)
                 await trio.sleep_forever()
         finally:
             # The watch of the instance's next process may have started already.
@@ -100,22 +100,18 @@ class LoadReports:
         request = load.WatchLoadRequest(interval=_REPORT_INTERVAL)
 
         async def on_report(report: Any) -> None:
-            watched.report = _sanitize_report(report)
-            self._mark_responded(watched)
-
-        def on_failure() -> None:
-            watched.report = None
-            self._mark_responded(watched)
+            self._set_report(watched, _sanitize_report(report))
 
         await read_stream_repeatedly(
             lambda: stub.Watch(request),
             on_report,
             min_interval=_MIN_REPORT_INTERVAL,
             retry_delay=_REPORT_INTERVAL,
-            on_failure=on_failure,
+            on_failure=lambda: self._set_report(watched, None),
         )
 
-    def _mark_responded(self, watched: _WatchedInstance) -> None:
+    def _set_report(self, watched: _WatchedInstance, report: Any) -> None:
+        watched.report = report
         if not watched.has_responded:
             watched.has_responded = True
             self._changed.unpark_all()

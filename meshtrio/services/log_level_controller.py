@@ -163,14 +163,12 @@ class LogLevelController:
 
     def _start_pending(self, nursery: trio.Nursery) -> None:
         """Call the processes of pending instances; `_apply` repeats a call under way by itself."""
-        for instance in self._supervisor.instances:
-            for run in instance.runs() if instance.key in self._pending else ():
-                if (
-                    run not in self._applying
-                    and run.applied_log_level is not self._get_desired_level(run)
-                ):
-                    self._applying.add(run)
-                    nursery.start_soon(self._apply, run)
+        pending = [each for each in self._supervisor.instances if each.key in self._pending]
+        for run in itertools.chain.from_iterable(each.runs() for each in pending):
+            is_wrong = run.applied_log_level is not self._get_desired_level(run)
+            if is_wrong and run not in self._applying:
+                self._applying.add(run)
+                nursery.start_soon(self._apply, run)
         self._pending.clear()
 
     def _is_applying(self, names: Container[str]) -> bool:
@@ -191,10 +189,8 @@ class LogLevelController:
         """
         try:
             while run.applied_log_level is not (desired := self._get_desired_level(run)):
-                name = "" if desired is None else desired.value
-                result = await self._call_process(
-                    run, "SetLevel", messages.SetLevelRequest(level=name)
-                )
+                request = messages.SetLevelRequest(level="" if desired is None else desired.value)
+                result = await self._call_process(run, "SetLevel", request)
                 if not isinstance(result, CallFailure):
                     run.applied_log_level = desired
                     continue
@@ -248,7 +244,6 @@ class LogLevelController:
     def _find_endpoint(self, run: ProcessRun) -> Endpoint | None:
         """Return the endpoint of a process; None if it is not ready."""
         pid = None if run.process is None else run.process.pid
-        for endpoint in self._registry.resolve(run.config.service).endpoints:
-            if pid is not None and (endpoint.pid, endpoint.instance) == (pid, run.number):
-                return endpoint
-        return None
+        endpoints = self._registry.resolve(run.config.service).endpoints
+        found = (each for each in endpoints if (each.pid, each.instance) == (pid, run.number))
+        return None if pid is None else next(found, None)

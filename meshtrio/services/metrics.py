@@ -12,6 +12,7 @@ from meshtrio.messages import metrics
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.telemetry.metric_families import Distribution, MetricFamily, MetricKind, MetricPoint
+from meshtrio.telemetry.metrics import MetricSource
 from meshtrio.telemetry.metrics.family_merger import (
     MAX_BUCKETS,
     MAX_LABELS,
@@ -46,16 +47,14 @@ _MAX_OTHER_BYTES = 1024
 class MetricsServicer:
     """Serves the metrics of its process."""
 
-    def __init__(
-        self, families: Callable[[], Sequence[MetricFamily]], load_recorder: LoadRecorder
-    ) -> None:
-        self._families = families
+    def __init__(self, collect: MetricSource, load_recorder: LoadRecorder) -> None:
+        self._collect = collect
         self._load_recorder = load_recorder
         self._warnings = OncePerReasonLogger(_log)
         self.service = service_from_descriptor(metrics.DESCRIPTOR.services_by_name["Metrics"], self)
 
     async def Collect(self, request: Any) -> Any:  # noqa: N802 - the method's name
-        reply, dropped = await run_computation(partial(_make_response, self._families()))
+        reply, dropped = await run_computation(partial(_make_response, self._collect()))
         for reason in dropped:
             text = "dropping metrics for the mesh: %s"
             self._warnings.log(reason, text, reason.text)

@@ -87,9 +87,8 @@ class Registrations:
         subject = f"access.registry: {peer}"
         is_unix = message.HasField("path") or message.address.startswith("unix:")
         if peer.uid is None or not is_unix or message.HasField("tls"):
-            raise purerpc.PermissionDeniedError(
-                f"{subject} may only register Unix sockets, without TLS"
-            )
+            text = f"{subject} may only register Unix sockets, without TLS"
+            raise purerpc.PermissionDeniedError(text)
         if message.weight > 1:
             raise purerpc.PermissionDeniedError(f"{subject} may only register with weight 1")
         if reason := self._get_denial_reason(peer.uid, service):
@@ -172,9 +171,8 @@ class Registrations:
         if user not in self._rate_limits and len(self._rate_limits) >= _MAX_RATE_LIMITS:
             for known in [each for each in self._rate_limits if each not in self._counts]:
                 del self._rate_limits[known]
-        return self._rate_limits.setdefault(
-            user, TokenBucket(2 * max_registrations, _MAX_REGISTRATIONS_PER_SECOND)
-        )
+        bucket = TokenBucket(2 * max_registrations, _MAX_REGISTRATIONS_PER_SECOND)
+        return self._rate_limits.setdefault(user, bucket)
 
     def _revoke_unpermitted(self, service: str) -> None:
         """Revoke registrations of a name that a plugin, the config or the mesh's user now has."""
@@ -196,9 +194,8 @@ def check_lengths(message: Any, address: str) -> None:
         )
     for host in (parsed.host, message.tls.server_name):
         if len(host) > _MAX_HOST_LENGTH or not all(c.isprintable() and c != " " for c in host):
-            raise ValueError(
-                f"a host has at most {_MAX_HOST_LENGTH} characters, all of them printable"
-            )
+            text = f"a host has at most {_MAX_HOST_LENGTH} characters, all of them printable"
+            raise ValueError(text)
     files = (message.tls.ca_path, message.tls.certificate_path, message.tls.key_path)
     if any(len(file.encode()) > _MAX_PATH_LENGTH or "\0" in file for file in files):
         raise ValueError(f"the path of a file has at most {_MAX_PATH_LENGTH} bytes, and no NUL")

@@ -43,7 +43,7 @@ async def mesh_telemetry(
         telemetry = Telemetry(stack)
         if config.otlp_endpoint is not None:
             try:
-                await _start_tracing(telemetry, supervisor, config.otlp_endpoint)
+                await _trace(telemetry, supervisor, config.otlp_endpoint)
             except ValueError as exc:
                 raise UsageError(f"calls cannot be traced: {exc}") from None
         if config.binary_log:
@@ -83,9 +83,7 @@ async def mesh_telemetry(
         yield metrics
 
 
-async def _start_tracing(
-    telemetry: Telemetry, supervisor: Supervisor, collector: OtlpEndpoint
-) -> None:
+async def _trace(telemetry: Telemetry, supervisor: Supervisor, collector: OtlpEndpoint) -> None:
     from meshtrio.telemetry.traces.process_spans import ProcessSpans
 
     config = supervisor.config.telemetry

@@ -75,15 +75,14 @@ class Telemetry:
             DEFAULT_MAX_FILES,
         )
 
-        writer = await self._stack.enter_async_context(
-            open_binary_log(
-                filter_text,
-                directory,
-                name=name,
-                max_file_size=max_file_size or DEFAULT_MAX_FILE_SIZE,
-                max_files=max_files or DEFAULT_MAX_FILES,
-            )
+        log = open_binary_log(
+            filter_text,
+            directory,
+            name=name,
+            max_file_size=max_file_size or DEFAULT_MAX_FILE_SIZE,
+            max_files=max_files or DEFAULT_MAX_FILES,
         )
+        writer = await self._stack.enter_async_context(log)
         self._sources.append(writer.collect)
 
     def start_metrics(self, *, experimental: bool) -> Metrics:
@@ -102,6 +101,5 @@ class Telemetry:
         """
         from meshtrio.telemetry.metrics.exposition_server import serve_metrics
 
-        await self._stack.enter_async_context(
-            background_service(serve_metrics, collect, f"tcp:{address}")
-        )
+        service = background_service(serve_metrics, collect, f"tcp:{address}")
+        await self._stack.enter_async_context(service)

@@ -37,19 +37,12 @@ import trio
 from meshtrio.config.binary_log_filter import BinaryLogFilter, MethodLogLimits
 from meshtrio.errors import UsageError
 from meshtrio.grpc.status import CallStatus
+from meshtrio.rpc import tracer
 from meshtrio.rpc.composite_tracer import use_tracers
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
-    AttemptKind,
-    AttemptTracer,
-    ClientCallTracer,
-    ClientTracer,
-    MethodTracer,
-    ServerCallTracer,
-    ServerTracer,
-)
+from meshtrio.rpc.tracer import AttemptKind
 from meshtrio.telemetry.binary_log.client_call import LoggedClientCall
 from meshtrio.telemetry.binary_log.entry_writer import (
     CLIENT,
@@ -110,7 +103,7 @@ async def open_binary_log(
 
 
 @attrs.frozen
-class BinaryLog(ServerTracer, ClientTracer):
+class BinaryLog(tracer.ServerTracer, tracer.ClientTracer):
     """A tracer that writes entries of the calls that a filter selects."""
 
     _filter: BinaryLogFilter
@@ -119,7 +112,7 @@ class BinaryLog(ServerTracer, ClientTracer):
 
     def start_call(
         self, server_context: ServerContext, method: Method, stream: Stream
-    ) -> ServerCallTracer:
+    ) -> tracer.ServerCallTracer:
         limits = self._filter.method_limits(method.service, method.name)
         if limits is None:
             return _IGNORED_SERVER_CALL
@@ -138,29 +131,29 @@ class BinaryLog(ServerTracer, ClientTracer):
     def call_rejected(self, headers: object, status: CallStatus) -> None:
         """Write nothing: no application saw the call."""
 
-    def trace_method(self, target: str, method: Method) -> MethodTracer:
+    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
         limits = self._filter.method_limits(method.service, method.name)
         if limits is None:
             return _IGNORED_METHOD
         return _LoggedMethod(self._write_entry, limits, method)
 
 
-class _IgnoredMethod(MethodTracer, ClientCallTracer, AttemptTracer):
+class _IgnoredMethod(tracer.MethodTracer, tracer.ClientCallTracer, tracer.AttemptTracer):
     """Traces calls of a method that the filter excludes: writes nothing."""
 
-    def start_call(self) -> ClientCallTracer:
+    def start_call(self) -> tracer.ClientCallTracer:
         return self
 
-    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
+    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> tracer.AttemptTracer:
         return self
 
 
 _IGNORED_METHOD = _IgnoredMethod()
-_IGNORED_SERVER_CALL = ServerCallTracer()
+_IGNORED_SERVER_CALL = tracer.ServerCallTracer()
 
 
 @attrs.define(eq=False)
-class _LoggedServerCall(ServerCallTracer):
+class _LoggedServerCall(tracer.ServerCallTracer):
     """Writes the entries of a served call."""
 
     _entries: CallEntryWriter
@@ -196,13 +189,13 @@ class _LoggedServerCall(ServerCallTracer):
 
 
 @attrs.frozen
-class _LoggedMethod(MethodTracer):
+class _LoggedMethod(tracer.MethodTracer):
     """Traces calls of a method that the filter selects."""
 
     _write_entry: WriteEntry
     _limits: MethodLogLimits
     _method: Method
 
-    def start_call(self) -> ClientCallTracer:
+    def start_call(self) -> tracer.ClientCallTracer:
         entries = CallEntryWriter(self._write_entry, self._limits, CLIENT)
         return LoggedClientCall(entries, self._method)

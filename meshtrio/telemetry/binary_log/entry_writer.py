@@ -137,9 +137,8 @@ class CallEntryWriter:
 def make_address(peer: str, socket_path: str = "") -> Any:
     """Return the Address of "host:port", or that of a Unix socket if `peer` is empty."""
     if not peer:
-        return binarylog.Address(
-            type=binarylog.Address.TYPE_UNIX, address=replace_surrogates(socket_path)
-        )
+        path = replace_surrogates(socket_path)
+        return binarylog.Address(type=binarylog.Address.TYPE_UNIX, address=path)
     try:
         address = Address.parse(f"tcp:{peer}")
         # The zone of a link-local address is not part of it (RFC 4007 §11).

@@ -219,9 +219,8 @@ def _open_private_file(name: str, directory_fd: int) -> int:
     is_own = status.st_uid == os.geteuid() and status.st_nlink == 1
     if not (is_own and stat.S_ISREG(status.st_mode)):
         os.close(file)
-        raise FileExistsError(
-            errno.EEXIST, f"uid {status.st_uid} has put another file in its place; remove it"
-        )
+        text = f"uid {status.st_uid} has put another file in its place; remove it"
+        raise FileExistsError(errno.EEXIST, text)
     return file
 
 

@@ -59,9 +59,7 @@ class JsonFormatter(logging.Formatter):
         }
         for key in _PLUGIN_KEYS:
             values[key] = getattr(record, key, None)
-        added = {
-            key: value for key, value in get_extra(record).items() if key not in _TOP_LEVEL_KEYS
-        }
+        added = {k: value for k, value in get_extra(record).items() if k not in _TOP_LEVEL_KEYS}
         values["fields"] = getattr(record, "fields", None) or added
         values |= _trace_and_exception_fields(self, record)
         return format_json_line(_omit_empty(values), self._max_length)

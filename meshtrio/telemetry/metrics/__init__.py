@@ -63,9 +63,8 @@ class Metrics:
     @contextmanager
     def install(self) -> Iterator[None]:
         """Measure the calls of all channels and servers that are created in the block."""
-        with use_tracers(
-            client=compose_client_tracers(self._client, self._experimental), server=self._server
-        ):
+        client = compose_client_tracers(self._client, self._experimental)
+        with use_tracers(client=client, server=self._server):
             yield
 
     def collect(self) -> list[MetricFamily]:

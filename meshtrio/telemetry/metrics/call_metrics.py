@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Generic, TypeVar
 
+import attrs
+
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.status import CANCELLED, CallStatus
 from meshtrio.rpc.context import ServerContext
@@ -163,14 +165,12 @@ class _ClientCallTracer(ClientCallTracer, AttemptTracer):
             method.calls.flush()
 
 
+@attrs.define(eq=False)
 class _AttemptTracer(AttemptTracer):
     """Traces an attempt that is not the first of its call."""
 
-    __slots__ = ("_call", "_started_at")
-
-    def __init__(self, call: _ClientCallTracer) -> None:
-        self._call = call
-        self._started_at = perf_counter()
+    _call: _ClientCallTracer
+    _started_at: float = attrs.field(factory=perf_counter)
 
     def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
         self._call.last_status = status[0]

@@ -8,15 +8,10 @@ from time import perf_counter
 
 from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.status import CallStatus
+from meshtrio.rpc import tracer
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
-    AttemptKind,
-    AttemptTracer,
-    ClientCallTracer,
-    ClientTracer,
-    MethodTracer,
-)
+from meshtrio.rpc.tracer import AttemptKind
 from meshtrio.telemetry.metric_families import (
     Labels,
     MetricFamily,
@@ -39,7 +34,7 @@ _HISTOGRAMS_BY_KIND = {
 }
 
 
-class _MethodTracer(MethodTracer):
+class _MethodTracer(tracer.MethodTracer):
     """Traces the retried calls of one method of one target."""
 
     def __init__(self, labels: Labels) -> None:
@@ -47,11 +42,11 @@ class _MethodTracer(MethodTracer):
         self.delays = Histogram(LATENCY_BUCKETS)
         self.counts = {kind: Histogram(spec[3]) for kind, spec in _HISTOGRAMS_BY_KIND.items()}
 
-    def start_call(self) -> ClientCallTracer:
+    def start_call(self) -> tracer.ClientCallTracer:
         return _ClientCallTracer(self)
 
 
-class _ClientCallTracer(ClientCallTracer, AttemptTracer):
+class _ClientCallTracer(tracer.ClientCallTracer, tracer.AttemptTracer):
     """Counts a call's attempts by kind, and the time without any active one."""
 
     def __init__(self, method: _MethodTracer) -> None:
@@ -61,7 +56,7 @@ class _ClientCallTracer(ClientCallTracer, AttemptTracer):
         self._idle_since: float | None = None
         self._retry_delay = 0.0
 
-    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
+    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> tracer.AttemptTracer:
         if self._idle_since is not None:
             self._retry_delay += perf_counter() - self._idle_since
             self._idle_since = None
@@ -83,7 +78,7 @@ class _ClientCallTracer(ClientCallTracer, AttemptTracer):
             self._method.delays.record([self._retry_delay])
 
 
-class ExperimentalMetrics(ClientTracer):
+class ExperimentalMetrics(tracer.ClientTracer):
     """Measures retries and hedges, the delay between attempts, and ejections of endpoints."""
 
     def __init__(self) -> None:
@@ -96,7 +91,7 @@ class ExperimentalMetrics(ClientTracer):
             target = OTHER
         self._ejection_counts[target, ejection] += 1
 
-    def trace_method(self, target: str, method: Method) -> MethodTracer:
+    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
         return self._methods.get_or_add(target, method)
 
     def collect(self) -> Sequence[MetricFamily]:

@@ -119,7 +119,7 @@ class FamilyMerger:
     def _merge_family(
         self, family: MetricFamily, source: _SourceQuota, *, is_mesh: bool
     ) -> Counter[DropReason]:
-        merged = self._find_or_add_family(family, is_mesh=is_mesh)
+        merged = self._find_or_add(family, is_mesh=is_mesh)
         if isinstance(merged, DropReason):
             return Counter({merged: max(len(family.points), 1)})
         dropped: Counter[DropReason] = Counter()
@@ -134,9 +134,7 @@ class FamilyMerger:
         """Return the merged families."""
         return [attrs.evolve(each.family, points=each.points) for each in self._merged.values()]
 
-    def _find_or_add_family(
-        self, family: MetricFamily, *, is_mesh: bool
-    ) -> _MergedFamily | DropReason:
+    def _find_or_add(self, family: MetricFamily, *, is_mesh: bool) -> _MergedFamily | DropReason:
         """Return the merged family for the points of a family, or why they have to be dropped."""
         if not family.name or len(family.name) > _MAX_NAME_LENGTH:
             return DropReason.NAME
@@ -192,9 +190,8 @@ class _SourceQuota:
 
 def _is_valid_value(kind: MetricKind, value: object) -> bool:
     if kind is not MetricKind.HISTOGRAM:
-        return isinstance(value, (int, float)) and (
-            kind is MetricKind.GAUGE or (math.isfinite(value) and value >= 0)
-        )
+        is_gauge = kind is MetricKind.GAUGE
+        return isinstance(value, (int, float)) and (is_gauge or 0 <= value < math.inf)
     if not isinstance(value, Distribution) or len(value.counts) != len(value.bounds) + 1:
         return False
     bounds = value.bounds

@@ -100,13 +100,11 @@ class MeshMetrics:
         registry, info = self._registry, {(("version", __version__),): 1}
         uptime, services = self._supervisor.statistics().uptime, len(registry.services())
         endpoints, changes = registry.count_endpoints(), {(): registry.revision}
-        lag = {(): self._lag.snapshot()}
+        lag, text = {(): self._lag.snapshot()}, "Delay of due tasks in the mesh's event loop."
         return [
             gauge_family("mesh.info", "", "Version of the mesh; the value is 1.", info),
             gauge("uptime", "s", "Time since the mesh was started.", uptime),
-            histogram_family(
-                "mesh.loop.lag", "s", "Delay of due tasks in the mesh's event loop.", lag
-            ),
+            histogram_family("mesh.loop.lag", "s", text, lag),
             gauge("registry.services", "{service}", "Services in the registry.", services),
             gauge("registry.endpoints", "{endpoint}", "Endpoints in the registry.", endpoints),
             counter_family(
@@ -146,51 +144,39 @@ class MeshMetrics:
         labels = {key: instance_labels(*key) for key in current}
         self._ready_since = {key: t for key, t in self._ready_since.items() if key in current}
         now, counters = trio.current_time(), self._supervisor.counters
+        since_ready = {
+            labels[key]: now - since
+            for key, since in self._ready_since.items()
+            if current[key].is_ready
+        }
+        latencies = {
+            labels[key]: run.last_check.latency
+            for key, each in current.items()
+            if (run := each.active_run) is not None and run.last_check is not None
+        }
+        states = {
+            (*labels[key], ("state", state.value)): float(each.state is state)
+            for key, each in current.items()
+            for state in InstanceState
+        }
+        restarts = {
+            (*labels[key], ("reason", reason)): counters.restarts[key, reason]
+            for key in current
+            for reason in _RESTART_REASONS
+        }
+        failed_checks = {labels[key]: counters.failed_checks[key] for key in current}
+        prefix, checks = "mesh.instance", "mesh.instance.liveness"
+        text = "1 for the current state of an instance, 0 for the others."
+        ready_text = "Time since the instance became ready."
+        failures = "Health checks that were not answered."
+        duration, causes = (
+            "Duration of the last health check.",
+            "Restarts of the instance, by cause.",
+        )
         return [
-            gauge_family(
-                "mesh.instance.state",
-                "",
-                "1 for the current state of an instance, 0 for the others.",
-                {
-                    (*labels[key], ("state", state.value)): float(each.state is state)
-                    for key, each in current.items()
-                    for state in InstanceState
-                },
-            ),
-            gauge_family(
-                "mesh.instance.since_ready",
-                "s",
-                "Time since the instance became ready.",
-                {
-                    labels[key]: now - since
-                    for key, since in self._ready_since.items()
-                    if current[key].is_ready
-                },
-            ),
-            counter_family(
-                "mesh.instance.restarts",
-                "{restart}",
-                "Restarts of the instance, by cause.",
-                {
-                    (*labels[key], ("reason", reason)): counters.restarts[key, reason]
-                    for key in current
-                    for reason in _RESTART_REASONS
-                },
-            ),
-            gauge_family(
-                "mesh.instance.liveness.duration",
-                "s",
-                "Duration of the last health check.",
-                {
-                    labels[key]: run.last_check.latency
-                    for key, each in current.items()
-                    if (run := each.active_run) is not None and run.last_check is not None
-                },
-            ),
-            counter_family(
-                "mesh.instance.liveness.failures",
-                "{check}",
-                "Health checks that were not answered.",
-                {labels[key]: counters.failed_checks[key] for key in current},
-            ),
+            gauge_family(f"{prefix}.state", "", text, states),
+            gauge_family(f"{prefix}.since_ready", "s", ready_text, since_ready),
+            counter_family(f"{prefix}.restarts", "{restart}", causes, restarts),
+            gauge_family(f"{checks}.duration", "s", duration, latencies),
+            counter_family(f"{checks}.failures", "{check}", failures, failed_checks),
         ]

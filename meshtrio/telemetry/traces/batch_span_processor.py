@@ -124,15 +124,15 @@ class TrioBatchSpanProcessor(SpanProcessor):
             batch = [self._queue.popleft() for _ in range(count)]
             try:
                 result = await self._export(batch)
-            except SpanExportError as exc:
-                self._dropped["not_sent"] += count
-                self._log_drop_reason(str(exc))
             except BaseException as exc:
                 self._dropped["not_sent"] += count
-                if not isinstance(exc, Exception):
+                if isinstance(exc, SpanExportError):
+                    self._log_drop_reason(str(exc))
+                elif isinstance(exc, Exception):
+                    # A bug, or an answer that is malformed: it costs this batch, not the next ones.
+                    _log.exception("exporting spans failed")
+                else:
                     raise
-                # A bug, or an answer that is malformed: it costs this batch, not the next ones.
-                _log.exception("exporting spans failed")
             else:
                 self._exported += count - result.rejected_spans
                 self._dropped["rejected"] += result.rejected_spans
@@ -152,11 +152,9 @@ class TrioBatchSpanProcessor(SpanProcessor):
         reasons = ("queue_full", "not_sent", "rejected", "stopped")
         dropped = {(("reason", reason),): self._dropped[reason] for reason in reasons}
         sent, waiting = {(): self._exported}, {(): len(self._queue)}
-        text = "Spans that the collector accepted."
+        text, waiting_text = "Spans that the collector accepted.", "Spans that wait to be exported."
         return [
             counter_family("meshtrio.spans.sent", "{span}", text, sent),
             counter_family("meshtrio.spans.dropped", "{span}", "Spans that were dropped.", dropped),
-            gauge_family(
-                "meshtrio.spans.waiting", "{span}", "Spans that wait to be exported.", waiting
-            ),
+            gauge_family("meshtrio.spans.waiting", "{span}", waiting_text, waiting),
         ]

@@ -119,9 +119,8 @@ class CallSpan(Span):
         if self._is_ended:
             return
         attributes = self._attributes
-        if type(attributes) is dict and (
-            len(attributes) >= MAX_PLAIN_ENTRIES or not _are_plain({key: value})
-        ):
+        is_full = len(attributes) >= MAX_PLAIN_ENTRIES
+        if type(attributes) is dict and (is_full or not _are_plain({key: value})):
             limit = self._tracer.limits.max_span_attributes
             attributes = BoundedAttributes(limit, attributes, immutable=False)
             self._attributes = attributes

@@ -26,7 +26,7 @@ from meshtrio.discovery.service_state import ServiceState
 from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.grpc.status import StatusCode
-from meshtrio.rpc.method import Method
+from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.telemetry.traces.batch_span_processor import (
     EXPORT_TIMEOUT,
     ExportSpans,
@@ -36,14 +36,8 @@ from meshtrio.telemetry.traces.batch_span_processor import (
 from meshtrio.telemetry.traces.otlp_encoding import encode_export_request
 from meshtrio.util.backoff import Backoff
 
-_EXPORT_METHOD = Method(
-    "opentelemetry.proto.collector.trace.v1.TraceService",
-    "Export",
-    trace_service_pb2.ExportTraceServiceRequest,
-    trace_service_pb2.ExportTraceServiceResponse,
-    client_streams=False,
-    server_streams=False,
-)
+_SERVICE = trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"]
+_EXPORT_METHOD = method_from_descriptor(_SERVICE.methods_by_name["Export"])
 _RETRYABLE_CODES = frozenset(
     {
         *(StatusCode.CANCELLED, StatusCode.DEADLINE_EXCEEDED, StatusCode.ABORTED),

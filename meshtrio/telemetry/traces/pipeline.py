@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 import attrs
 from opentelemetry import trace
@@ -64,12 +65,9 @@ async def export_traces(
     merged = Resource.create(dict(resource or {}))
     # They bound the message events of a stream that lasts for days.
     limits = SpanLimits()
-    provider = TracerProvider(
-        sampler=sampler.sampler, id_generator=sampled_ids, resource=merged, span_limits=limits
-    )
-    always_on = TracerProvider(
-        sampler=ALWAYS_ON, id_generator=always_on_ids, resource=merged, span_limits=limits
-    )
+    make = partial(TracerProvider, resource=merged, span_limits=limits)
+    provider = make(sampler=sampler.sampler, id_generator=sampled_ids)
+    always_on = make(sampler=ALWAYS_ON, id_generator=always_on_ids)
     async with open_exporter(collector, export_timeout) as export:
         processor = TrioBatchSpanProcessor(export)
         provider.add_span_processor(processor)

@@ -61,11 +61,10 @@ class ProcessSpans:
         ids.next_trace_id, ids.next_span_id = context.trace_id, context.span_id
         previous = self._last_spans.get((event.plugin, event.instance))
         links = [] if previous is None else [trace.Link(previous.get_span_context())]
-        span = self._tracer.start_span(
-            f"life {name}", Context(), attributes=attributes, links=links
-        )
-        below = trace.set_span_in_context(span, Context())
-        start = self._tracer.start_span(f"start {name}", below, attributes=attributes)
+        start_span, root = self._tracer.start_span, Context()
+        span = start_span(f"life {name}", root, attributes=attributes, links=links)
+        below = trace.set_span_in_context(span, root)
+        start = start_span(f"start {name}", below, attributes=attributes)
         self._open_spans[event.plugin, event.instance, event.pid] = (span, start)
 
     def _add_event(

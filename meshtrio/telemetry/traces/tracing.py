@@ -115,9 +115,8 @@ class Tracing(ServerTracer, ClientTracer):
         elif not caller.trace_flags.sampled:
             unsampled = self._unsampled_server_calls[metadata] = UnsampledServerCall(parent)
             return unsampled
-        span = self._tracer.start_span(
-            span_name("Recv", method), parent, SpanKind.SERVER, span_attributes(method)
-        )
+        name, attributes = span_name("Recv", method), span_attributes(method)
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
         context = trace.set_span_in_context(span, parent)
         if not span.is_recording():
             return UnsampledServerCall(context)
