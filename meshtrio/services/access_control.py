@@ -37,15 +37,10 @@ class AccessControl:
     """
 
     def __init__(self, access: Callable[[], Access], *, allow_anonymous: bool = False) -> None:
-        """Resolve the users and groups of the rules.
+        """Resolve the users and groups of the rules; raises KeyError if there is no such one.
 
-        Args:
-            access: Returns the current rules.
-            allow_anonymous: Whether peers without an identity may call plugins, as on a plaintext
-                port.
-
-        Raises:
-            KeyError: A user or group does not exist.
+        `access` returns the current rules. `allow_anonymous`: peers without an identity may call
+        plugins, as on a plaintext port.
         """
         self._access = access
         self._allow_anonymous = allow_anonymous
@@ -59,13 +54,7 @@ class AccessControl:
         self._rules = {name: _ResolvedRule(rule) for name, rule in access.rules.items()}
 
     def get_denial_reason(self, peer: Peer, headers: RequestHeaders, is_proxied: bool) -> str:
-        """Return why a call is denied, "" if it is permitted.
-
-        Args:
-            peer: The client.
-            headers: The request headers.
-            is_proxied: Whether the call goes to a plugin.
-        """
+        """Return why a call, to a plugin if it `is_proxied`, is denied; "" if it is permitted."""
         is_for_control = headers.path.startswith(_CONTROL_PATH_PREFIXES)
         if is_proxied and peer.uid in self._own_uids and not is_for_control:
             return ""  # The fast path of nearly all calls.

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from itertools import islice
 from typing import Generic, Self, TypeVar
 
+import attrs
 import trio
 
 T = TypeVar("T")
@@ -38,29 +39,18 @@ class ReaderThrottle:
         await trio.sleep(self.readers * _READER_TIME_SLICE)
 
 
+@attrs.define(eq=False)
 class BroadcastLog(Generic[T]):
     """Keeps the last entries, numbered from 1; slower readers are told how many they missed."""
 
-    def __init__(
-        self,
-        max_entries: int,
-        max_size: float = float("inf"),
-        size_of: Callable[[T], int] = lambda _: 0,
-    ) -> None:
-        """Initialize an empty log.
-
-        Args:
-            max_entries: Maximum number of entries.
-            max_size: Maximum total size of the entries.
-            size_of: Returns the size of an entry.
-        """
-        self._max_entries = max_entries
-        self._max_size = max_size
-        self._size_of = size_of
-        self._entries: deque[T] = deque()
-        self._size = 0
-        self._count = 0
-        self._entry_added = trio.lowlevel.ParkingLot()
+    _max_entries: int
+    _max_size: float = float("inf")
+    """Maximum total size of the entries."""
+    _size_of: Callable[[T], int] = lambda _: 0
+    _entries: deque[T] = attrs.field(factory=deque)
+    _size: int = 0
+    _count: int = 0
+    _entry_added: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
     @property
     def last_number(self) -> int:

@@ -73,10 +73,7 @@ class EventLog:
     ) -> AsyncGenerator[tuple[int, LoggedEvent, int], None]:
         """Yield events of the wanted plugins with their number, and the number missed before them.
 
-        Args:
-            is_wanted: Returns whether the events of a plugin are read.
-            last: Number of past events to begin with.
-            follow: Whether to go on with new events, until cancelled.
+        The `last` ones come first; with `follow` then new ones, until cancelled.
         """
         log = self._events
         position, (past, _) = log.last_number, log.read_after(0)

@@ -76,9 +76,7 @@ async def open_instance_channel(
 ) -> AsyncIterator[Channel]:
     """Open a channel to one instance for calls of the mesh itself, which are not traced.
 
-    Args:
-        endpoint: The endpoint of the instance.
-        max_response_size: Maximum bytes of a response; None for the default of 4 MiB.
+    `max_response_size`: maximum bytes of a response; None for the default of 4 MiB.
     """
 
     async def resolve(update: StateCallback) -> None:
@@ -125,13 +123,7 @@ async def call_each_instance(
     *,
     timeout_seconds: float,
 ) -> dict[K, T | CallFailure]:
-    """Call several instances concurrently and return the result for each.
-
-    Args:
-        endpoints: The endpoints of the instances, by any key.
-        call: Called with a channel to an instance.
-        timeout_seconds: Timeout of each call.
-    """
+    """Call several instances concurrently and return the result for each."""
     results: dict[K, T | CallFailure] = {}
 
     async def run(key: K, endpoint: Endpoint) -> None:
@@ -153,15 +145,9 @@ async def read_stream_repeatedly(
 ) -> None:
     """Read a server stream of an instance, and open it again when it ends; until cancelled.
 
-    Returns only if the instance answers UNIMPLEMENTED.
-
-    Args:
-        open_stream: Starts the call.
-        on_message: Called with each message. It may raise MalformedProtobufError.
-        min_interval: Seconds between two messages: an instance that sends more often has to wait
-            for its flow-control window.
-        retry_delay: Seconds from the end of the stream to the next call.
-        on_failure: Called when the stream has failed.
+    Returns only if the instance answers UNIMPLEMENTED. `on_message` may raise
+    MalformedProtobufError. An instance that sends more often than once in `min_interval` has to
+    wait for its flow-control window. The next call is made `retry_delay` after the end of the last.
     """
     while True:
         try:

@@ -72,28 +72,22 @@ class PluginLevel:
     """The levels of its processes."""
 
 
+@attrs.define(eq=False)
 class LogLevelController:
     """Keeps the log levels of the processes of one supervisor as the config says."""
 
-    def __init__(
-        self,
-        supervisor: Supervisor,
-        registry: Registry,
-        operations: Operations,
-        *,
-        call_timeout: float = CALL_TIMEOUT,
-    ) -> None:
-        """`call_timeout`: timeout of a call to a process, in seconds."""
-        self._supervisor = supervisor
-        self._registry = registry
-        self._operations = operations
-        self._call_timeout = call_timeout
-        self._pending: set[tuple[str, int]] = set()
-        """Instances, by `Instance.key`, whose processes may have another level than desired."""
-        self._applying: set[ProcessRun] = set()
-        """Processes that are being called."""
-        self._concurrency_limit = trio.CapacityLimiter(_MAX_CONCURRENT_CALLS)
-        self._changed = trio.lowlevel.ParkingLot()
+    _supervisor: Supervisor
+    _registry: Registry
+    _operations: Operations
+    _call_timeout: float = CALL_TIMEOUT
+    _pending: set[tuple[str, int]] = attrs.field(factory=set)
+    """Instances, by `Instance.key`, whose processes may have another level than desired."""
+    _applying: set[ProcessRun] = attrs.field(factory=set)
+    """Processes that are being called."""
+    _concurrency_limit: trio.CapacityLimiter = attrs.field(
+        factory=lambda: trio.CapacityLimiter(_MAX_CONCURRENT_CALLS)
+    )
+    _changed: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Check an instance that is ready, as it may have been started before the level changed."""
@@ -103,19 +97,8 @@ class LogLevelController:
     async def set_level(self, name: str, level: LogLevel | str) -> tuple[PluginLevel, ...]:
         """Set the log level of a plugin, or of the plugins of a group, until the next reload.
 
-        Args:
-            name: The name of a plugin or a group.
-            level: The new level.
-
-        Returns:
-            The levels afterwards, with the reason for each process that has no level.
-
-        Raises:
-            UsageError: Unknown level.
-            UnknownNameError: Unknown plugin or group.
-
-        Cancellation:
-            Ends only the wait; the level is applied nevertheless.
+        Returns the levels afterwards. Raises UsageError, and UnknownNameError. Cancellation ends
+        only the wait; the level is applied nevertheless.
         """
         names = self._operations.set_log_level(name, level)
         instances = [each for each in self._supervisor.instances if each.plugin in names]

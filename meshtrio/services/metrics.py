@@ -105,14 +105,9 @@ class CollectedMetrics:
     and it is parsed in chunks."""
 
     def __init__(self, data: bytes, checkpoint: Callable[[], object] = lambda: None) -> None:
-        """Find the families in a response.
+        """Find the families; raises MalformedProtobufError if it is malformed or too large.
 
-        Args:
-            data: A serialized CollectMetricsResponse.
-            checkpoint: Called regularly, for use in a worker thread; may raise.
-
-        Raises:
-            MalformedProtobufError: The data is malformed or too large.
+        `checkpoint` is called regularly, for use in a worker thread; it may raise.
         """
         self._data = data
         self._checkpoint = checkpoint

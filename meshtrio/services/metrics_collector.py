@@ -33,6 +33,7 @@ from meshtrio.telemetry.metric_families import (
     gauge_family,
     instance_labels,
 )
+from meshtrio.telemetry.metrics import MetricSource
 from meshtrio.telemetry.metrics.family_merger import DropReason, FamilyMerger
 from meshtrio.util.log_once import OncePerReasonLogger
 from meshtrio.util.protobuf_wire import MalformedProtobufError
@@ -111,43 +112,25 @@ def _parse_responses(
     return scrape
 
 
+@attrs.define(eq=False)
 class MetricsCollector:
     """Collects the metrics of all ready instances concurrently. An instance that does not respond
     is counted, and lacks its own metrics only."""
 
-    def __init__(
-        self,
-        supervisor: Supervisor,
-        registry: Registry,
-        own_sources: Sequence[Callable[[], Sequence[MetricFamily]]],
-        sample: Callable[[], Awaitable[None]],
-        *,
-        collect_timeout: float,
-    ) -> None:
-        """Initialize the collector.
-
-        Args:
-            supervisor: Has the config.
-            registry: Has the endpoints of the ready instances.
-            own_sources: Return the metrics of the mesh's own process, after `sample`.
-            sample: Updates what the own sources return, during each scrape.
-            collect_timeout: Maximum seconds for the responses of instances.
-        """
-        self._supervisor = supervisor
-        self._registry = registry
-        self._own_sources = own_sources
-        self._sample = sample
-        self._collect_timeout = collect_timeout
-        self._failures: Counter[str] = Counter()
-        self._dropped: Counter[tuple[str, DropReason]] = Counter()
-        self._warnings = OncePerReasonLogger(_log)
+    _supervisor: Supervisor
+    _registry: Registry
+    _own_sources: Sequence[MetricSource]
+    """Return the metrics of the mesh's own process, after `sample`."""
+    _sample: Callable[[], Awaitable[None]]
+    """Updates what the own sources return, during each scrape."""
+    _collect_timeout: float
+    """Maximum seconds for the responses of instances."""
+    _failures: Counter[str] = attrs.field(factory=Counter)
+    _dropped: Counter[tuple[str, DropReason]] = attrs.field(factory=Counter)
+    _warnings: OncePerReasonLogger = attrs.field(factory=lambda: OncePerReasonLogger(_log))
 
     async def collect(self, timeout_seconds: float | None = None) -> list[MetricFamily]:
-        """Return all metrics.
-
-        Args:
-            timeout_seconds: Seconds after which the scrape is given up; None if unknown.
-        """
+        """Return all metrics, within the timeout of the scrape, if that is known."""
         given = math.inf if timeout_seconds is None else timeout_seconds
         response_timeout = min(self._collect_timeout, given * _COLLECT_TIMEOUT_FRACTION)
         async with trio.open_nursery() as nursery:

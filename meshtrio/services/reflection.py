@@ -35,22 +35,17 @@ class ReflectionServicer:
         service_names: Iterable[str],
         get_proxied_sources: GetReflectionSources | None = None,
     ) -> None:
-        """Initialize the servicer.
+        """Describe the messages of `handlers`, and list `service_names`.
 
-        Args:
-            module: The messages of the version of the protocol.
-            handlers: The handlers of the server, whose messages are described.
-            service_names: The services to list.
-            get_proxied_sources: Returns what is described in addition; None for nothing.
+        `module` has the messages of the version of the protocol. `get_proxied_sources` returns what
+        is described and listed in addition.
         """
         self._messages = module
         self._get_proxied_sources = get_proxied_sources
         self._lock = threading.Lock()
         pools = {handler.method.request_type.DESCRIPTOR.file.pool for handler in handlers}
-        names = frozenset(service_names)
-        self._own_sources = [
-            ReflectionSource("server", names, pool) for pool in (*pools, module.DESCRIPTOR.pool)
-        ]
+        found, names = [*pools, module.DESCRIPTOR.pool], frozenset(service_names)
+        self._own_sources = [ReflectionSource("server", names, pool) for pool in found]
         self._sources = self._own_sources
         self._files = ReflectionFiles(self._own_sources)
         descriptor = module.DESCRIPTOR.services_by_name["ServerReflection"]
@@ -60,9 +55,8 @@ class ReflectionServicer:
         self, requests: AsyncIterator[Any]
     ) -> AsyncIterator[Any]:
         async for request in requests:
-            reply = self._messages.ServerReflectionResponse(
-                valid_host=request.host, original_request=request
-            )
+            make_reply = self._messages.ServerReflectionResponse
+            reply = make_reply(valid_host=request.host, original_request=request)
             if self._get_proxied_sources is None:
                 self._answer(request, reply)
             else:

@@ -84,15 +84,16 @@ class Registrations:
         """Raise PermissionDeniedError unless a peer may register an endpoint."""
         if self.is_privileged(peer):
             return
-        subject = f"access.registry: {peer}"
         is_unix = message.HasField("path") or message.address.startswith("unix:")
         if peer.uid is None or not is_unix or message.HasField("tls"):
-            text = f"{subject} may only register Unix sockets, without TLS"
-            raise purerpc.PermissionDeniedError(text)
-        if message.weight > 1:
-            raise purerpc.PermissionDeniedError(f"{subject} may only register with weight 1")
-        if reason := self._get_denial_reason(peer.uid, service):
-            raise purerpc.PermissionDeniedError(f"{subject} may not register {service}: {reason}")
+            text = "may only register Unix sockets, without TLS"
+        elif message.weight > 1:
+            text = "may only register with weight 1"
+        elif reason := self._get_denial_reason(peer.uid, service):
+            text = f"may not register {service}: {reason}"
+        else:
+            return
+        raise purerpc.PermissionDeniedError(f"access.registry: {peer} {text}")
 
     def _get_denial_reason(self, uid: int, service: str) -> str:
         """Return why a user may not serve a service, "" if it may."""

@@ -61,13 +61,8 @@ class RotatingWriter:
     ) -> None:
         """Start the thread; no file is created yet.
 
-        Args:
-            directory: Folder of the files.
-            name: First part of the files' names, before the process id.
-            max_file_size: Maximum size of a file, in bytes; larger records are dropped.
-            max_files: Number of files to keep, the current one included.
-            retry_delay: Seconds until a file is tried again after a failure. Records are dropped
-                in the meantime.
+        Records larger than `max_file_size`, in bytes, are dropped, and all of them for
+        `retry_delay` after a failure.
         """
         self.path = directory / f"{name}.{os.getpid()}.binlog"
         self._name = name
@@ -207,9 +202,6 @@ def _open_private_file(name: str, directory_fd: int) -> int:
     """Open a file to append to, or create it.
 
     A file of another user is refused, since its owner could read what is written.
-
-    Raises:
-        OSError: It cannot be opened, or is not a regular file that only this user owns.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     # Neither wait for the reader of a FIFO, nor take a terminal as the controlling one.

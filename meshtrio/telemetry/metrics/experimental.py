@@ -23,14 +23,9 @@ from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, Histogram
 
 _ATTEMPT_COUNT_BUCKETS = (1.0, 2.0, 3.0, 4.0, 5.0)
 _HISTOGRAMS_BY_KIND = {
-    AttemptKind.RETRY: ("retries", "{retry}", "retries", _ATTEMPT_COUNT_BUCKETS),
-    AttemptKind.TRANSPARENT_RETRY: (
-        "transparent_retries",
-        "{transparent_retry}",
-        "transparent retries",
-        (*_ATTEMPT_COUNT_BUCKETS, 10.0),
-    ),
-    AttemptKind.HEDGE: ("hedges", "{hedge}", "hedges", _ATTEMPT_COUNT_BUCKETS),
+    AttemptKind.RETRY: ("retries", _ATTEMPT_COUNT_BUCKETS),
+    AttemptKind.TRANSPARENT_RETRY: ("transparent_retries", (*_ATTEMPT_COUNT_BUCKETS, 10.0)),
+    AttemptKind.HEDGE: ("hedges", _ATTEMPT_COUNT_BUCKETS),
 }
 
 
@@ -40,7 +35,7 @@ class _MethodTracer(tracer.MethodTracer):
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
         self.delays = Histogram(LATENCY_BUCKETS)
-        self.counts = {kind: Histogram(spec[3]) for kind, spec in _HISTOGRAMS_BY_KIND.items()}
+        self.counts = {kind: Histogram(bounds) for kind, (_, bounds) in _HISTOGRAMS_BY_KIND.items()}
 
     def start_call(self) -> tracer.ClientCallTracer:
         return _ClientCallTracer(self)
@@ -96,7 +91,8 @@ class ExperimentalMetrics(tracer.ClientTracer):
 
     def collect(self) -> Sequence[MetricFamily]:
         found = []
-        for kind, (name, unit, what, _) in _HISTOGRAMS_BY_KIND.items():
+        for kind, (name, _) in _HISTOGRAMS_BY_KIND.items():
+            unit, what = f"{{{kind.value}}}", name.replace("_", " ")
             text = f"Number of {what} made during the call. Calls without any are not reported."
             counts = {method.labels: method.counts[kind] for method in self._methods}
             found.append(_make_family(name, unit, text, counts))

@@ -56,19 +56,10 @@ async def serve_metrics(
     send_timeout: float = _SEND_TIMEOUT,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve metrics on "tcp:host:port" until cancelled.
+    """Serve metrics on "tcp:host:port" until cancelled. Raises UsageError if it cannot be bound.
 
-    Args:
-        collect_families: Called for each scrape that is not coalesced with another.
-        listen: The address.
-        idle_timeout: Seconds after which a client is disconnected that sends no request, or reads
-            nothing of the response. Collecting is not limited by it.
-        send_timeout: Seconds after which a client is disconnected that has not read the whole
-            response.
-        task_status: Reports started once the address is bound.
-
-    Raises:
-        UsageError: The address cannot be bound.
+    A client is disconnected that sends no request, or reads nothing of the response, for
+    `idle_timeout`, or has not read the whole response within `send_timeout`.
     """
     limiter, scrapes = trio.CapacityLimiter(_MAX_CONNECTIONS), ScrapeCoalescer(collect_families)
     with tcp_listener(listen) as sock:

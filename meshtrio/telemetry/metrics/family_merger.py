@@ -91,16 +91,10 @@ class FamilyMerger:
     def merge(
         self, families: Iterable[MetricFamily], labels: Labels = (), *, is_mesh: bool = False
     ) -> Counter[DropReason]:
-        """Add the points of a source that are valid, with more labels.
+        """Add the points of a source that are valid, with more labels before their own.
 
-        Args:
-            families: The families of the source.
-            labels: Labels that are put before those of each point. A point's own label of the same
-                name gets the prefix "exported_", as in Prometheus.
-            is_mesh: Whether the source is the mesh itself, which is merged first.
-
-        Returns:
-            The number of dropped points by reason. A dropped family without points counts as one.
+        A point's own label of the same name gets the prefix "exported_", as in Prometheus. Returns
+        the number of dropped points by reason; a dropped family without points counts as one.
         """
         dropped: Counter[DropReason] = Counter()
         self.dropped_examples = {}

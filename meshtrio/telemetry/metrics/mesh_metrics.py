@@ -6,11 +6,11 @@ Labels are bounded by the config: plugins, instance numbers, states and causes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
 import trio
 
 from meshtrio import __version__
+from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.policy.restart import ExitCause
@@ -41,20 +41,10 @@ _COUNTER_HELP = {
 }
 
 
-class RegistryStats(Protocol):
-    """The part of a registry that is measured."""
-
-    revision: int
-
-    def services(self) -> tuple[str, ...]: ...
-
-    def count_endpoints(self) -> int: ...
-
-
 class MeshMetrics:
     """Counts lifecycle events as they happen, and reads the rest when it is collected."""
 
-    def __init__(self, supervisor: Supervisor, registry: RegistryStats) -> None:
+    def __init__(self, supervisor: Supervisor, registry: MemoryRegistry) -> None:
         self._supervisor = supervisor
         self._registry = registry
         self._ready_since: dict[InstanceKey, float] = {}
@@ -99,7 +89,7 @@ class MeshMetrics:
 
         registry, info = self._registry, {(("version", __version__),): 1}
         uptime, services = self._supervisor.statistics().uptime, len(registry.services())
-        endpoints, changes = registry.count_endpoints(), {(): registry.revision}
+        endpoints, total = registry.count_endpoints(), {(): registry.revision}
         lag, text = {(): self._lag.snapshot()}, "Delay of due tasks in the mesh's event loop."
         return [
             gauge_family("mesh.info", "", "Version of the mesh; the value is 1.", info),
@@ -107,9 +97,7 @@ class MeshMetrics:
             histogram_family("mesh.loop.lag", "s", text, lag),
             gauge("registry.services", "{service}", "Services in the registry.", services),
             gauge("registry.endpoints", "{endpoint}", "Endpoints in the registry.", endpoints),
-            counter_family(
-                "mesh.registry.changes", "{change}", "Changes of the registry.", changes
-            ),
+            counter_family("mesh.registry.changes", "{change}", "Changes of the registry.", total),
         ]
 
     def _plugin_families(self) -> list[MetricFamily]:

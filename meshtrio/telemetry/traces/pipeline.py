@@ -50,15 +50,9 @@ async def export_traces(
     Sets OpenTelemetry's global tracer provider, unless the program has set one, so that the
     program's own spans belong to the calls' traces.
 
-    Args:
-        collector: Where spans are sent.
-        ratio: Share of the calls without a parent that are sampled, from 0 to 1. Calls with a
-            parent are sampled if it is.
-        resource: Attributes of the process, in addition to those of the environment.
-        export_timeout: Seconds for one batch, retries included.
-
-    Raises:
-        ValueError: A variable of OpenTelemetry has a value that its SDK rejects.
+    Of the calls without a parent the share `ratio`, from 0 to 1, is sampled; others are if their
+    parent is. `resource` has attributes of the process, in addition to those of the environment.
+    Raises ValueError if OpenTelemetry's SDK rejects the value of a variable.
     """
     always_on_ids, sampled_ids = PresetIdGenerator(), PresetIdGenerator()
     sampler = RatioSampler(ratio, sampled_ids)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from opentelemetry import context as contexts
@@ -88,11 +88,9 @@ class Tracing(ServerTracer, ClientTracer):
         self._last_unsampled: tuple[Context, UnsampledClientCall] | None = None
         """The unsampled context that a call was made in last, compared by identity."""
 
-    @contextmanager
-    def install(self) -> Iterator[None]:
+    def install(self) -> AbstractContextManager[None]:
         """Trace the calls of all channels and servers that are created in the block."""
-        with use_tracers(client=self, server=self):
-            yield
+        return use_tracers(client=self, server=self)
 
     # -- served calls ------------------------------------------------------------------------
 
@@ -139,7 +137,7 @@ class Tracing(ServerTracer, ClientTracer):
         return _MethodTracer(self, target, method)
 
     def start_client_call(
-        self, name: str, attributes: Mapping[str, Any], *, may_start_trace: bool
+        self, name: str, attributes: Mapping[str, Any], may_start_trace: bool
     ) -> ClientCallTracer:
         """Start to trace a call that is made in the current context.
 
@@ -153,7 +151,7 @@ class Tracing(ServerTracer, ClientTracer):
             return self._last_unsampled[1]
         else:
             context = with_served_call_as_parent(context)
-            unsampled = self._unsampled_call_in(context, may_start_trace=may_start_trace)
+            unsampled = self._get_unsampled(context, may_start_trace)
             if unsampled is not None:
                 return unsampled
         span = self._tracer.start_span(name, context, SpanKind.CLIENT, attributes)
@@ -162,9 +160,7 @@ class Tracing(ServerTracer, ClientTracer):
             return UnsampledClientCall(context)
         return SampledClientCall(span, self._tracer, context, name)
 
-    def _unsampled_call_in(
-        self, context: Context, *, may_start_trace: bool
-    ) -> ClientCallTracer | None:
+    def _get_unsampled(self, context: Context, may_start_trace: bool) -> ClientCallTracer | None:
         """Return the tracer of a call in a context; None if the call is to be sampled."""
         parent = trace.get_current_span(context).get_span_context()
         if not parent.is_valid:
@@ -193,6 +189,4 @@ class _MethodTracer(MethodTracer):
         self._may_start_trace = LoadRecorder.is_counted(method.service)
 
     def start_call(self) -> ClientCallTracer:
-        return self._tracing.start_client_call(
-            self._name, self._attributes, may_start_trace=self._may_start_trace
-        )
+        return self._tracing.start_client_call(self._name, self._attributes, self._may_start_trace)
