@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
+from meshtrio.config import TelemetryConfig
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.errors import UsageError
@@ -47,18 +49,7 @@ async def mesh_telemetry(
             except ValueError as exc:
                 raise UsageError(f"calls cannot be traced: {exc}") from None
         if config.binary_log:
-            folder = config.binary_log_directory(supervisor.mesh_socket.parent)
-            await telemetry.start_binary_log(
-                config.binary_log,
-                folder,
-                name="mesh",
-                max_file_size=config.max_binary_log_bytes,
-                max_files=config.binary_log_files,
-            )
-            _log.warning(
-                "binary logging is on: requests and replies are written to %s, with their contents",
-                folder,
-            )
+            await _start_binary_log(telemetry, config, supervisor.mesh_socket.parent)
         metrics = None
         if config.metrics is not None:
             metrics = telemetry.start_metrics(experimental=config.experimental)
@@ -67,14 +58,8 @@ async def mesh_telemetry(
             await stack.enter_async_context(background_service(mesh_metrics.measure_lag))
             from meshtrio.services.metrics_collector import MetricsCollector
 
-            sources = [mesh_metrics.collect, metrics.collect]
-            collector = MetricsCollector(
-                supervisor,
-                registry,
-                sources,
-                mesh_metrics.sample,
-                collect_timeout=collect_timeout,
-            )
+            sources, sample = [mesh_metrics.collect, metrics.collect], mesh_metrics.sample
+            collector = MetricsCollector(supervisor, registry, sources, sample, collect_timeout)
             try:
                 await telemetry.serve_metrics(config.metrics, collector.collect)
             except UsageError as exc:
@@ -91,3 +76,18 @@ async def _trace(telemetry: Telemetry, supervisor: Supervisor, collector: OtlpEn
     pipeline = await telemetry.start_tracing(collector, config.sampling, resource)
     supervisor.subscribe(ProcessSpans(pipeline).on_event)
     _log.info("exporting spans to %s", config.traces)
+
+
+async def _start_binary_log(telemetry: Telemetry, config: TelemetryConfig, folder: Path) -> None:
+    """Start the binary log in `folder`, unless the config sets another one."""
+    assert config.binary_log is not None
+    folder = config.binary_log_directory(folder)
+    await telemetry.start_binary_log(
+        config.binary_log,
+        folder,
+        name="mesh",
+        max_file_size=config.max_binary_log_bytes,
+        max_files=config.binary_log_files,
+    )
+    text = "binary logging is on: requests and replies are written to %s, with their contents"
+    _log.warning(text, folder)

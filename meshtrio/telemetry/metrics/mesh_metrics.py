@@ -132,11 +132,8 @@ class MeshMetrics:
         labels = {key: instance_labels(*key) for key in current}
         self._ready_since = {key: t for key, t in self._ready_since.items() if key in current}
         now, counters = trio.current_time(), self._supervisor.counters
-        since_ready = {
-            labels[key]: now - since
-            for key, since in self._ready_since.items()
-            if current[key].is_ready
-        }
+        ready = {key: since for key, since in self._ready_since.items() if current[key].is_ready}
+        since_ready = {labels[key]: now - since for key, since in ready.items()}
         latencies = {
             labels[key]: run.last_check.latency
             for key, each in current.items()
