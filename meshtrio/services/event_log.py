@@ -27,7 +27,6 @@ class LoggedEvent:
     time: float
     """The Unix time of the event, in seconds."""
     event: events.LifecycleEvent
-    """The event."""
 
 
 @attrs.frozen
@@ -35,9 +34,7 @@ class LoggedLine:
     """A line of an instance, or a number of dropped lines."""
 
     plugin: str
-    """The name of the plugin."""
     instance: int
-    """The number of the instance."""
     line: OutputLine
     """The line; its text is "" if lines were dropped."""
     dropped: int = 0

@@ -43,7 +43,6 @@ class ReflectionSource:
     label: str
     """The service of the mesh, which is the prefix of conflicting file names."""
     services: frozenset[str]
-    """The names of its gRPC services."""
     pool: DescriptorPool | None = None
     """The pool of their types; None if the server does not describe them."""
 

@@ -42,9 +42,7 @@ class Registration:
     """A registered endpoint: one open call of Register."""
 
     service: str
-    """The name of the service."""
     endpoint: Endpoint
-    """The registered endpoint."""
     user: str
     """The user that registered it; see `get_user_key`."""
     size: int
@@ -111,9 +109,8 @@ class Registrations:
     def hold(self, service: str, endpoint: Endpoint, peer: Peer) -> Iterator[Registration]:
         """Hold a registration during the block; an earlier one of the same address is revoked.
 
-        Raises:
-            purerpc.PermissionDeniedError: The earlier one is of another user.
-            purerpc.ResourceExhaustedError: The user is over a limit.
+        Raises PermissionDeniedError if the earlier one is of another user, ResourceExhaustedError
+        if the user is over a limit.
         """
         size = len(endpoint.id.encode(errors="replace")) + len(service)
         registration = Registration(service, endpoint, get_user_key(peer), size)

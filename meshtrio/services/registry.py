@@ -89,12 +89,7 @@ class RegistryServicer:
                 self._registry.deregister(service, ExitInfo(endpoint.id, reason))
 
     def _make_endpoint(self, message: Any, peer: Peer) -> tuple[str, Endpoint]:
-        """Make the endpoint of a message.
-
-        Raises:
-            purerpc.InvalidArgumentError: The message is invalid.
-            purerpc.PermissionDeniedError: The peer may not register it.
-        """
+        """Make the endpoint of a message. Raises InvalidArgumentError and PermissionDeniedError."""
         is_privileged = self._registrations.is_privileged(peer)
         try:
             address: Any = get_address(message)

@@ -43,9 +43,7 @@ class TappedCalls:
     """A batch of calls that one instance has served."""
 
     service: str
-    """The name of the service."""
     instance: int
-    """The number of the instance."""
     calls: Sequence[Any] | None = None
     """Messages of meshtrio.v1.EndedCall; None if the instance does not serve meshtrio.v1.Tap."""
     missed: int = 0

@@ -1,8 +1,4 @@
-"""Entries of a client's call: what its caller sees of its attempts (gRFC A16).
-
-The request is written once, by the attempt that sends it first. Of the responses, that of the
-attempt is written whose response the caller receives: the committed one.
-"""
+"""Entries of a client's call: what its caller sees of its attempts (gRFC A16)."""
 
 from __future__ import annotations
 

@@ -20,8 +20,6 @@ Each is a *source*: a function that returns families (`metric_families`). `Metri
 the sources of a process. The mesh collects those of its plugins by RPC
 (`services.metrics_collector`); `family_merger` admits what Prometheus can read, point by point;
 `prometheus` converts; `exposition_server` answers GET /metrics, once for all concurrent scrapes.
-
-Labels are bounded whatever peers send: unknown methods and statuses become "other" and UNKNOWN.
 """
 
 from __future__ import annotations

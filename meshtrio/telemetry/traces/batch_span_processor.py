@@ -1,8 +1,6 @@
 """A bounded queue of ended spans, and the task that exports them in batches.
 
-A collector that is slow, unreachable or answers nonsense never delays the code that ends a span:
-spans that do not fit the queue are dropped, and counted. Other than OpenTelemetry's
-BatchSpanProcessor this one exports in a trio task, without a thread.
+Unlike OpenTelemetry's BatchSpanProcessor this one exports in a trio task, without a thread.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class TracerProviderLike(Protocol):
 
 
 class Tracing(ServerTracer, ClientTracer):
-    """Records spans of the calls of servers and channels, by gRFC A72.
+    """Records spans of the calls of servers and channels.
 
         with Tracing(provider).install():
             async with mesh.connect("plugin.echo") as channel: ...
