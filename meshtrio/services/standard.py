@@ -39,25 +39,13 @@ def standard_server(
 ) -> tuple[Server, HealthServicer]:
     """Make a server with health, reflection, channelz, load and tap services.
 
-    All but health are imported at their first call, so that plugins start sooner.
+    All but health are imported at their first call, so that plugins start sooner. The arguments are
+    those of `Server`, and: `get_proxied_sources` returns what reflection describes in addition to
+    the server's services, `health_source` has the health of those that it does not serve itself.
+    Without `metrics` or `log_level`, meshtrio.v1.Metrics or Logging is not served.
 
-    Args:
-        servicers: The servicers of the application.
-        limits: Limits of the server's connections.
-        timeouts: Timeouts of the server's connections.
-        interceptors: Interceptors of the server's calls.
-        forwarder: Takes calls that are to be forwarded; see `Server`.
-        admit: Returns why a call is denied, "" if it is permitted; see `Server`.
-        get_proxied_sources: Returns what reflection describes in addition to the server's services.
-        health_source: The health of services that the server does not serve itself.
-        metrics: The metrics of the process; without it meshtrio.v1.Metrics is not served.
-        log_level: The log level of the process; without it meshtrio.v1.Logging is not served.
-
-    Returns:
-        The server, and its health servicer for the graceful shutdown.
-
-    Raises:
-        UsageError: The servicers cannot be served.
+    Returns the server, and its health servicer for the graceful shutdown. Raises UsageError if the
+    servicers cannot be served.
     """
     health = HealthServicer(fallback=health_source)
     server = Server(
