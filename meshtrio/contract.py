@@ -51,6 +51,7 @@ PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH = "PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH"
 """Maximum length of received messages in bytes, -1 for no limit; set if the config sets it."""
 PLUGIN_MAX_SEND_MESSAGE_LENGTH = "PLUGIN_MAX_SEND_MESSAGE_LENGTH"
 """Maximum length of sent messages in bytes, -1 for no limit; set if the config sets it."""
+# The constant of a variable has its own name as its value.
 MESH_VARIABLES = frozenset(
     name for name, value in tuple(globals().items()) if name == value and "GRPC" not in name
 )

@@ -39,7 +39,7 @@ from meshtrio.util.text import replace_surrogates
 # The methods have their names from the proto.
 # ruff: noqa: N802
 
-_ERRORS: dict[type[Exception], type[purerpc.RpcFailedError]] = {
+_STATUS_BY_ERROR: dict[type[Exception], type[purerpc.RpcFailedError]] = {
     UnknownNameError: purerpc.NotFoundError,
     ConfigError: purerpc.InvalidArgumentError,
     PluginFailedError: purerpc.AbortedError,
@@ -274,6 +274,6 @@ def _translate_errors() -> Iterator[None]:
     """Translate errors of an operation to the gRPC status for the client."""
     try:
         yield
-    except tuple(_ERRORS) as exc:
-        error = next(error for kind, error in _ERRORS.items() if isinstance(exc, kind))
+    except tuple(_STATUS_BY_ERROR) as exc:
+        error = next(error for kind, error in _STATUS_BY_ERROR.items() if isinstance(exc, kind))
         raise error(replace_surrogates(str(exc))) from None
