@@ -51,41 +51,16 @@ PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH = "PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH"
 """Maximum length of received messages in bytes, -1 for no limit; set if the config sets it."""
 PLUGIN_MAX_SEND_MESSAGE_LENGTH = "PLUGIN_MAX_SEND_MESSAGE_LENGTH"
 """Maximum length of sent messages in bytes, -1 for no limit; set if the config sets it."""
+# The constant of a variable has its own name as its value.
 MESH_VARIABLES = frozenset(
-    {
-        PLUGIN_SOCKET,
-        PLUGIN_LISTEN,
-        PLUGIN_TLS_CERTIFICATE,
-        PLUGIN_TLS_KEY,
-        PLUGIN_TLS_CLIENT_CA,
-        PLUGIN_STOP_TIMEOUT,
-        PLUGIN_METRICS,
-        PLUGIN_METRICS_EXPERIMENTAL,
-        PLUGIN_LOG_LEVEL,
-        PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH,
-        PLUGIN_MAX_SEND_MESSAGE_LENGTH,
-        PLUGIN_BINARY_LOG_FOLDER,
-        PLUGIN_BINARY_LOG_SIZE,
-        PLUGIN_BINARY_LOG_FILES,
-        MESH_LAUNCH_ID,
-        MESH_ID,
-        MESH_PIDFD,
-        PLUGIN_NAME,
-        PLUGIN_INSTANCE,
-        MESH_SOCKET,
-    }
+    name for name, value in tuple(globals().items()) if name == value and "GRPC" not in name
 )
-"""All variables that the mesh sets."""
+"""All variables that the mesh sets, except for gRPC's own, which others may set as well."""
 
 SERVICE_MANAGER_VARIABLES = frozenset(
     {
-        "NOTIFY_SOCKET",
-        "WATCHDOG_PID",
-        "WATCHDOG_USEC",
-        "LISTEN_PID",
-        "LISTEN_PIDFDID",
-        "LISTEN_FDS",
-        "LISTEN_FDNAMES",
+        *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
+        *("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"),
     }
 )
 """Variables that systemd sets for the process that it starts, which is the mesh. A plugin that used

@@ -40,10 +40,8 @@ class MeshFailedError(MeshtrioError):
         exit_reason: str,
         stderr_tail: tuple[str, ...],
     ) -> None:
-        text = (
-            f"plugin {plugin}/{instance} {exit_reason}, after {restarts} restarts within "
-            f"{period:g} s"
-        )
+        text = f"plugin {plugin}/{instance} {exit_reason}, after {restarts} restarts"
+        text += f" within {period:g} s"
         if groups:
             text += f"; escalated through groups {', '.join(groups)}"
         if stderr_tail:

@@ -43,7 +43,7 @@ from meshtrio.rpc.message_limits import parse_message_length, with_message_lengt
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_call import ServerInterceptor
 from meshtrio.services.standard import standard_server
-from meshtrio.telemetry.logs import plugin_logging as logs
+from meshtrio.telemetry import logs
 from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.util import standard_streams
 from meshtrio.util.concurrency import is_in_asyncio, open_collapsing_nursery, require_trio

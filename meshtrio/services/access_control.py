@@ -37,15 +37,10 @@ class AccessControl:
     """
 
     def __init__(self, access: Callable[[], Access], *, allow_anonymous: bool = False) -> None:
-        """Resolve the users and groups of the rules.
+        """Resolve the users and groups of the rules; raises KeyError if there is no such one.
 
-        Args:
-            access: Returns the current rules.
-            allow_anonymous: Whether peers without an identity may call plugins, as on a plaintext
-                port.
-
-        Raises:
-            KeyError: A user or group does not exist.
+        `access` returns the current rules. `allow_anonymous`: peers without an identity may call
+        plugins, as on a plaintext port.
         """
         self._access = access
         self._allow_anonymous = allow_anonymous
@@ -59,26 +54,23 @@ class AccessControl:
         self._rules = {name: _ResolvedRule(rule) for name, rule in access.rules.items()}
 
     def get_denial_reason(self, peer: Peer, headers: RequestHeaders, is_proxied: bool) -> str:
-        """Return why a call is denied, "" if it is permitted.
-
-        Args:
-            peer: The client.
-            headers: The request headers.
-            is_proxied: Whether the call goes to a plugin.
-        """
+        """Return why a call, to a plugin if it `is_proxied`, is denied; "" if it is permitted."""
         is_for_control = headers.path.startswith(_CONTROL_PATH_PREFIXES)
         if is_proxied and peer.uid in self._own_uids and not is_for_control:
             return ""  # The fast path of nearly all calls.
         service = headers.path[1:].partition("/")[0]
         if self._access() is not self._resolved_access:
             self._resolve_rules(self._access())
-        names = [GATEWAY if is_proxied else _OWN_SERVICES.get(service, GATEWAY)]
-        if is_for_control:
-            names = [CONTROL]
+        own = GATEWAY if is_proxied else _OWN_SERVICES.get(service, GATEWAY)
+        names = [CONTROL if is_for_control else own]
         if not is_proxied and service.startswith(_PUBLIC_SERVICE_PREFIXES):
             names = list(self._rules)
         # A forwarded call would have the rights of the gateway instead of those of its client.
-        is_forwarded = names[0] != GATEWAY and len(names) == 1 and _is_forwarded(headers)
+        is_forwarded = (
+            len(names) == 1
+            and names[0] != GATEWAY
+            and any(key == FORWARDED_METADATA_KEY for key, _ in headers.metadata)
+        )
         if not is_forwarded and any(self._allows(name, peer) for name in names):
             return ""
         subject = f"a gateway for others, {peer}," if is_forwarded else str(peer)
@@ -119,17 +111,12 @@ class _ResolvedRule:
         if not peer.subject and not peer.subject_alt_names:
             return False
         names = {*peer.subject_attributes, *peer.subject_alt_names}
-        return any(_matches(pattern, names) for pattern in self._subjects)
-
-
-def _matches(pattern: str, names: set[str]) -> bool:
-    if pattern.endswith("*"):
-        return any(each.startswith(pattern[:-1]) for each in names)
-    return pattern in names
-
-
-def _is_forwarded(headers: RequestHeaders) -> bool:
-    return any(key == FORWARDED_METADATA_KEY for key, _ in headers.metadata)
+        return any(
+            any(each.startswith(pattern[:-1]) for each in names)
+            if pattern.endswith("*")
+            else pattern in names
+            for pattern in self._subjects
+        )
 
 
 def allows_other_users(access: Access) -> bool:

@@ -1,40 +1,56 @@
-"""A bounded log in memory with any number of readers, each at its own pace."""
+"""A bounded log in memory with any number of readers, and the limit on the time that they take."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
+import attrs
 import trio
 
 T = TypeVar("T")
 
+_READER_TIME_SLICE = 0.0002
+"""Delay, in seconds per connected reader, before the same reader is sent its next update."""
 
+
+class ReaderThrottle:
+    """Limits the time that updates of many readers take.
+
+    After each update a reader waits for a time proportional to the number of readers, and then gets
+    all that has changed meanwhile. A reader that has waited long enough is updated at once.
+    """
+
+    def __init__(self) -> None:
+        self.readers = 0
+        """Number of connected readers."""
+
+    def __enter__(self) -> Self:
+        self.readers += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.readers -= 1
+
+    async def wait(self) -> None:
+        """Wait before the next update of a reader."""
+        await trio.sleep(self.readers * _READER_TIME_SLICE)
+
+
+@attrs.define(eq=False)
 class BroadcastLog(Generic[T]):
     """Keeps the last entries, numbered from 1; slower readers are told how many they missed."""
 
-    def __init__(
-        self,
-        max_entries: int,
-        max_size: float = float("inf"),
-        size_of: Callable[[T], int] = lambda _: 0,
-    ) -> None:
-        """Initialize an empty log.
-
-        Args:
-            max_entries: Maximum number of entries.
-            max_size: Maximum total size of the entries.
-            size_of: Returns the size of an entry.
-        """
-        self._max_entries = max_entries
-        self._max_size = max_size
-        self._size_of = size_of
-        self._entries: deque[T] = deque()
-        self._size = 0
-        self._count = 0
-        self._entry_added = trio.lowlevel.ParkingLot()
+    _max_entries: int
+    _max_size: float = float("inf")
+    """Maximum total size of the entries."""
+    _size_of: Callable[[T], int] = lambda _: 0
+    _entries: deque[T] = attrs.field(factory=deque)
+    _size: int = 0
+    _count: int = 0
+    _entry_added: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
     @property
     def last_number(self) -> int:
@@ -62,3 +78,18 @@ class BroadcastLog(Generic[T]):
         """Wait until there is an entry after `number`."""
         while self._count <= number:
             await self._entry_added.park()
+
+    async def follow(
+        self, position: int, is_wanted: Callable[[T], bool], throttle: ReaderThrottle
+    ) -> AsyncGenerator[tuple[int, T, int], None]:
+        """Yield wanted entries after `position`, with their number and that of missed ones."""
+        missed = 0
+        while True:
+            await self.wait_after(position)
+            found, more = self.read_after(position)
+            position, missed = self.last_number, missed + more
+            for number, entry in found:
+                if is_wanted(entry):
+                    yield number, entry, missed
+                    missed = 0
+            await throttle.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
+import attrs
 import purerpc
 
 from meshtrio.rpc.context import ServerContext
@@ -33,62 +34,48 @@ class CallQuota:
 
     def __init__(self, max_calls: Callable[[], int]) -> None:
         """Initialize the quota; `max_calls` returns the current maximum per user and service."""
-        self._max_calls = max_calls
-        self._user_calls: _Counts = Counter()
+        self.max_calls = max_calls
+        self.user_calls: _Counts = Counter()
         """Number of open calls by user and service, except for those in the reserves."""
-        self._process_calls: _Counts = Counter()
+        self.process_calls: _Counts = Counter()
         """Number of open calls by pid and service."""
-        self._reserves: defaultdict[str, Reserve] = defaultdict(Reserve)
+        self.reserves: defaultdict[str, Reserve] = defaultdict(Reserve)
 
     def __call__(self, context: ServerContext) -> _CountedCall:
         """Return a context manager that counts a call; entering raises ResourceExhaustedError."""
         return _CountedCall(self, context.peer, context.service_name)
 
-    def admit(self, peer: Peer, service: str) -> ReservedSlot | None:
-        """Count a call; return its slot if it is in the reserve.
 
-        Raises:
-            ResourceExhaustedError: The user has too many calls open.
-        """
-        user, max_calls = get_user_key(peer), self._max_calls()
-        slot = None
-        if self._user_calls[user, service] < max_calls:
-            self._user_calls[user, service] += 1
+@attrs.define(eq=False)
+class _CountedCall:
+    """Counts a call during the block. A class, since a generator takes 2 KiB for each open call."""
+
+    _quota: CallQuota
+    _peer: Peer
+    _service: str
+    _slot: ReservedSlot | None = None
+    """The slot of a call that is in the reserve."""
+
+    async def __aenter__(self) -> None:
+        quota, service, process = self._quota, self._service, (self._peer.pid, self._service)
+        user, max_calls = get_user_key(self._peer), quota.max_calls()
+        if quota.user_calls[user, service] < max_calls:
+            quota.user_calls[user, service] += 1
         else:
-            slot = self._reserves[service].admit(peer, self._process_calls[peer.pid, service])
-            if slot is None:
+            self._slot = quota.reserves[service].admit(self._peer, quota.process_calls[process])
+            if self._slot is None:
                 raise purerpc.ResourceExhaustedError(
                     f"{user} has {max_calls} calls open to {service}, the maximum of [mesh.limits] "
                     "max_calls_per_user"
                 )
-        self._process_calls[peer.pid, service] += 1
-        return slot
-
-    def release(self, peer: Peer, service: str, slot: ReservedSlot | None) -> None:
-        """Stop counting a call, for which `admit` has returned `slot`."""
-        if slot is None:
-            _decrement(self._user_calls, (get_user_key(peer), service))
-        else:
-            self._reserves[service].release(slot)
-        _decrement(self._process_calls, (peer.pid, service))
-
-
-class _CountedCall:
-    """Counts a call during the block. A class, since a generator takes 2 KiB for each open call."""
-
-    __slots__ = ("_peer", "_quota", "_service", "_slot")
-
-    def __init__(self, quota: CallQuota, peer: Peer, service: str) -> None:
-        self._quota = quota
-        self._peer = peer
-        self._service = service
-        self._slot: ReservedSlot | None = None
-
-    async def __aenter__(self) -> None:
-        self._slot = self._quota.admit(self._peer, self._service)
+        quota.process_calls[process] += 1
 
     async def __aexit__(self, *_: object) -> None:
-        self._quota.release(self._peer, self._service, self._slot)
+        if self._slot is None:
+            _decrement(self._quota.user_calls, (get_user_key(self._peer), self._service))
+        else:
+            self._quota.reserves[self._service].release(self._slot)
+        _decrement(self._quota.process_calls, (self._peer.pid, self._service))
 
 
 def _decrement(counts: _Counts, key: _Key) -> None:

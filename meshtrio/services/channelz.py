@@ -5,7 +5,7 @@ Source: gRFC A14.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from meshtrio.services.channelz_messages import (
     make_subchannel,
 )
 
+_SERVICE = channelz.DESCRIPTOR.services_by_name["Channelz"]
 _MAX_RESULTS = 100
 """Maximum number of results in a response, and the default."""
 
@@ -34,34 +35,29 @@ class ChannelzServicer:
     """Serves the channelz data of the whole process on any of its servers."""
 
     def __init__(self) -> None:
-        self.service = service_from_descriptor(
-            channelz.DESCRIPTOR.services_by_name["Channelz"], self
-        )
+        self.service = service_from_descriptor(_SERVICE, self)
 
     async def GetTopChannels(self, request: Any) -> Any:  # noqa: N802 - the method's name
         """Raise InvalidArgumentError for a negative start or count, as all paged methods do."""
-        channels = channelz_registry.CHANNELS.iter_from(request.start_channel_id)
-        page, end = _take_page(channels, request.start_channel_id, request.max_results)
-        messages = await _build_messages(make_channel, page)
-        return channelz.GetTopChannelsResponse(channel=messages, end=end)
+        start = request.start_channel_id
+        found = channelz_registry.CHANNELS.iter_from(start)
+        page, end = await _make_page(make_channel, found, start, request.max_results)
+        return channelz.GetTopChannelsResponse(channel=page, end=end)
 
     async def GetServers(self, request: Any) -> Any:  # noqa: N802
-        servers = channelz_registry.SERVERS.iter_from(request.start_server_id)
-        page, end = _take_page(servers, request.start_server_id, request.max_results)
-        messages = await _build_messages(make_server, page)
-        return channelz.GetServersResponse(server=messages, end=end)
+        start = request.start_server_id
+        found = channelz_registry.SERVERS.iter_from(start)
+        page, end = await _make_page(make_server, found, start, request.max_results)
+        return channelz.GetServersResponse(server=page, end=end)
 
     async def GetServerSockets(self, request: Any) -> Any:  # noqa: N802
         """Raise NotFoundError for an unknown id, as all methods with an id do."""
         server = _find(channelz_registry.SERVERS, "server", request.server_id)
         start = request.start_socket_id
-        connections = sorted(
-            (each for each in server.connections if each.channelz_id >= start),
-            key=lambda each: each.channelz_id,
-        )
-        page, end = _take_page(iter(connections), start, request.max_results)
-        messages = await _build_messages(make_socket_ref, page)
-        return channelz.GetServerSocketsResponse(socket_ref=messages, end=end)
+        found = [each for each in server.connections if each.channelz_id >= start]
+        found.sort(key=lambda each: each.channelz_id)
+        page, end = await _make_page(make_socket_ref, found, start, request.max_results)
+        return channelz.GetServerSocketsResponse(socket_ref=page, end=end)
 
     async def GetServer(self, request: Any) -> Any:  # noqa: N802
         server = _find(channelz_registry.SERVERS, "server", request.server_id)
@@ -95,19 +91,16 @@ def _make_not_found_error(kind: str, number: int) -> purerpc.NotFoundError:
     return purerpc.NotFoundError(f"no {kind} {number}; it may be gone")
 
 
-def _take_page(items: Iterator[T], start: int, max_results: int) -> tuple[list[T], bool]:
-    """Return the items of one page, and whether they are the last."""
+async def _make_page(
+    make: Callable[[T], M], items: Iterable[T], start: int, max_results: int
+) -> tuple[list[M], bool]:
+    """Make the messages of one page, and return whether they are the last."""
     if start < 0 or max_results < 0:
         raise purerpc.InvalidArgumentError("start and max_results must not be negative")
     max_results = min(max_results or _MAX_RESULTS, _MAX_RESULTS)
-    page = list(islice(items, max_results + 1))
-    return page[:max_results], len(page) <= max_results
-
-
-async def _build_messages(build: Callable[[T], M], items: Iterable[T]) -> list[M]:
-    """Build a message for each item, with a checkpoint after each."""
+    found = list(islice(items, max_results + 1))
     messages = []
-    for item in items:
-        messages.append(build(item))
+    for item in found[:max_results]:
+        messages.append(make(item))
         await trio.lowlevel.checkpoint()
-    return messages
+    return messages, len(found) <= max_results

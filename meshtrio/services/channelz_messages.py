@@ -6,6 +6,7 @@ Unset times are sent as 0, and unset windows as empty messages, as grpcdebug req
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from meshtrio.messages import channelz
@@ -34,8 +35,8 @@ def make_channel(channel: Channel) -> channelz.Channel:
     message.data.target = channel.target
     message.data.state.state = _get_channel_state(channel)
     _fill_calls(message.data, channel.trace_node, channel.call_counters)
-    for subchannel in channel.channel_endpoints:
-        message.subchannel_ref.append(_make_subchannel_ref(subchannel.subchannel))
+    refs = [_make_subchannel_ref(each.subchannel) for each in channel.channel_endpoints]
+    message.subchannel_ref.extend(refs)
     return message
 
 
@@ -44,11 +45,9 @@ def make_subchannel(subchannel: Subchannel) -> channelz.Subchannel:
     message = channelz.Subchannel(ref=_make_subchannel_ref(subchannel))
     message.data.target = replace_surrogates(subchannel.endpoint.address)
     message.data.state.state = _get_subchannel_state(subchannel)
-    calls = CallCounters()
-    calls.add_calls(subchannel.past_counters)
-    for connection in sorted(subchannel.connections, key=lambda each: each.channelz_id):
-        calls.add_calls(connection.statistics().calls)
-        message.socket_ref.append(make_socket_ref(connection))
+    connections = sorted(subchannel.connections, key=lambda each: each.channelz_id)
+    message.socket_ref.extend(map(make_socket_ref, connections))
+    calls = _sum_calls(subchannel.past_counters, connections)
     _fill_calls(message.data, subchannel.trace_node, calls)
     return message
 
@@ -72,11 +71,9 @@ def _get_channel_state(channel: Channel) -> Any:
 
     A channel that never had an endpoint is CONNECTING.
     """
-    if any(subchannel.is_ready for subchannel in channel.channel_endpoints):
+    if any(each.is_ready for each in channel.channel_endpoints):
         return _State.READY
-    states = [
-        _get_subchannel_state(subchannel.subchannel) for subchannel in channel.channel_endpoints
-    ]
+    states = [_get_subchannel_state(each.subchannel) for each in channel.channel_endpoints]
     if _State.CONNECTING in states or not channel.trace_node.events_logged:
         return _State.CONNECTING
     return _State.TRANSIENT_FAILURE
@@ -88,10 +85,7 @@ def _get_channel_state(channel: Channel) -> Any:
 def make_server(server: Server) -> channelz.Server:
     message = channelz.Server()
     message.ref.server_id = server.trace_node.channelz_id
-    calls = CallCounters()
-    calls.add_calls(server.past_counters)
-    for connection in list(server.connections):
-        calls.add_calls(connection.statistics().calls)
+    calls = _sum_calls(server.past_counters, server.connections)
     _fill_calls(message.data, server.trace_node, calls)
     if server.listen_socket is not None and not server.listen_socket.is_closed:
         message.listen_socket.append(_make_listen_socket_ref(server.listen_socket))
@@ -113,15 +107,15 @@ def make_socket(listener_or_connection: Connection | ListenSocket) -> channelz.S
     """Make the message of a socket. Raises OSError if it is closed."""
     message = channelz.Socket()
     data = message.data
-    for window in (data.local_flow_control_window, data.remote_flow_control_window):
-        window.SetInParent()
-    for time in (
+    for required in (
+        data.local_flow_control_window,
+        data.remote_flow_control_window,
         data.last_local_stream_created_timestamp,
         data.last_remote_stream_created_timestamp,
         data.last_message_sent_timestamp,
         data.last_message_received_timestamp,
     ):
-        time.SetInParent()
+        required.SetInParent()
     if isinstance(listener_or_connection, ListenSocket):
         message.ref.CopyFrom(_make_listen_socket_ref(listener_or_connection))
         _fill_address(message.local, listener_or_connection.sock.getsockname())
@@ -158,28 +152,24 @@ def _fill_connection(message: channelz.Socket, connection: Connection) -> None:
     message.remote_name = "" if connection.is_client else message.ref.name
     _fill_security(message, connection)
     data, statistics = message.data, connection.statistics()
-    streams = statistics.streams
-    data.streams_started = streams.started
-    data.streams_succeeded = streams.succeeded
-    data.streams_failed = streams.failed
+    data.streams_started = statistics.streams.started
+    data.streams_succeeded = statistics.streams.succeeded
+    data.streams_failed = statistics.streams.failed
     data.messages_sent, data.messages_received = statistics.messages
     data.keep_alives_sent = connection.counters.keepalives_sent
-    local, remote = (
-        data.last_local_stream_created_timestamp,
-        data.last_remote_stream_created_timestamp,
-    )
-    _fill_timestamp(local if connection.is_client else remote, statistics.calls.last_started)
-    may_send, may_receive = connection.engine.flow_control_windows
-    data.local_flow_control_window.value = may_send
-    data.remote_flow_control_window.value = may_receive
+    last_started = data.last_remote_stream_created_timestamp
+    if connection.is_client:
+        last_started = data.last_local_stream_created_timestamp
+    _fill_timestamp(last_started, statistics.calls.last_started)
+    windows = connection.engine.flow_control_windows
+    data.local_flow_control_window.value, data.remote_flow_control_window.value = windows
 
 
 def _fill_security(message: channelz.Socket, connection: Connection) -> None:
     tls = connection.transport.ssl_object
-    suite = None if tls is None else tls.cipher()
-    if tls is None or suite is None:
+    if tls is None or (cipher := tls.cipher()) is None:
         return
-    security, (name, version, _) = message.security.tls, suite
+    security, (name, version, _) = message.security.tls, cipher
     if version == _STANDARD_NAMES_VERSION:
         security.standard_name = name
     else:
@@ -208,6 +198,13 @@ def _format_socket_address(name: Any) -> str:
 
 
 # -- all ---------------------------------------------------------------------------------------
+
+
+def _sum_calls(past: CallCounters, connections: Iterable[Connection]) -> CallCounters:
+    total = CallCounters()
+    for calls in (past, *(each.statistics().calls for each in connections)):
+        total.add_calls(calls)
+    return total
 
 
 def _fill_calls(

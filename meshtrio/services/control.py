@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,7 @@ from meshtrio.services.tap_client import tap_instances
 from meshtrio.supervisor.log_line import parse_line
 from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.process.output.output_lines import parse_json_fields
-from meshtrio.supervisor.process.proc.resource_usage import (
-    ResourceUsage,
-    read_usage_by_group,
-)
+from meshtrio.supervisor.process.proc.resource_usage import ResourceUsage, read_usage_by_group
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.transport.peer import Peer
 from meshtrio.util.errors import ConfigError, UnknownNameError, UsageError
@@ -43,88 +40,82 @@ from meshtrio.util.text import replace_surrogates
 # The methods have their names from the proto.
 # ruff: noqa: N802
 
+_STATUS_BY_ERROR: dict[type[Exception], type[purerpc.RpcFailedError]] = {
+    UnknownNameError: purerpc.NotFoundError,
+    ConfigError: purerpc.InvalidArgumentError,
+    PluginFailedError: purerpc.AbortedError,
+    UsageError: purerpc.FailedPreconditionError,
+}
+"""The statuses of operations that fail; the first that matches counts."""
 _USAGE_CACHE_TTL = 0.5
 """Seconds for which resource usage is reused: reading /proc takes longer with more processes."""
 
 
+@attrs.define(eq=False)
 class ControlServicer:
     """Serves the control API of one supervisor."""
 
-    def __init__(
-        self,
-        supervisor: Supervisor,
-        registry: Registry,
-        operations: Operations,
-        event_log: EventLog,
-        load_reports: LoadReports,
-        log_levels: LogLevelController,
-    ) -> None:
-        self._supervisor = supervisor
-        self._registry = registry
-        self._operations = operations
-        self._event_log = event_log
-        self._load_reports = load_reports
-        self._log_levels = log_levels
-        self._cached_usage: Mapping[int, ResourceUsage] = {}
-        self._usage_expires_at = -math.inf
+    _supervisor: Supervisor
+    _registry: Registry
+    _operations: Operations
+    _event_log: EventLog
+    _load_reports: LoadReports
+    _log_levels: LogLevelController
+    _cached_usage: Mapping[int, ResourceUsage] = {}
+    _usage_expires_at: float = -math.inf
+    service: Any = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
         self.service = service_from_descriptor(control.DESCRIPTOR.services_by_name["Control"], self)
+
+    def _make_filter(self, names: Iterable[str]) -> Callable[[str], bool]:
+        """Make a predicate of plugins' names. Raises NotFoundError for an unknown name."""
+        with _translate_errors():
+            return self._operations.make_filter(names)
 
     # -- inspection --------------------------------------------------------------------------
 
     async def ListInstances(self, request: Any) -> Any:
-        with _translate_errors():
-            wanted = self._operations.make_filter(request.names)
+        wanted = self._make_filter(request.names)
         found = [status for status in self._supervisor.statuses() if wanted(status.name)]
         return control.ListInstancesResponse(instances=map(messages.make_instance, found))
 
     async def GetInstance(self, request: Any) -> Any:
-        with _translate_errors():
-            is_wanted = self._operations.make_filter([request.name])
+        is_wanted = self._make_filter([request.name])
         found = [status for status in self._supervisor.statuses() if is_wanted(status.name)]
         for status in found:
             if status.instance == request.instance:
                 return messages.make_instance(status)
-        raise purerpc.NotFoundError(
-            f"{request.name} has no instance {request.instance}; it has {len(found)} of them"
-        )
+        text = f"has no instance {request.instance}; it has {len(found)} of them"
+        raise purerpc.NotFoundError(f"{request.name} {text}")
 
     async def GetTree(self, request: Any) -> Any:
-        supervisor = self._supervisor
-        return messages.make_tree(
-            supervisor.config, str(supervisor.mesh_socket), supervisor.statuses()
-        )
+        mesh = self._supervisor
+        return messages.make_tree(mesh.config, str(mesh.mesh_socket), mesh.statuses())
 
     async def WatchEvents(self, request: Any) -> AsyncIterator[Any]:
-        with _translate_errors():
-            is_wanted = self._operations.make_filter(request.names)
+        is_wanted = self._make_filter(request.names)
         logged_events = self._event_log.read_events(is_wanted, request.last, follow=request.follow)
         async with aclosing(logged_events) as found:
             async for number, logged_event, missed in found:
                 yield messages.make_event(number, logged_event, missed)
 
     async def ReadLogs(self, request: Any) -> AsyncIterator[Any]:
-        with _translate_errors():
-            wanted = self._operations.make_filter(request.names)
+        wanted = self._make_filter(request.names)
         epoch = time.time() - trio.current_time()
         with self._event_log.capture_lines() as position:
-            past = self._list_captured_lines(wanted, request.since - epoch)
+            past = [
+                LoggedLine(plugin, number, line)
+                for plugin, number, line in self._operations.iterate_log_lines()
+                if wanted(plugin) and line.time >= request.since - epoch
+            ]
+            past.sort(key=lambda each: each.line.time)
             for each in past[-request.last :]:
                 yield _make_log_line(each, epoch)
             if request.follow:
                 async with aclosing(self._event_log.read_lines(wanted, position)) as new_lines:
-                    async for each, missed in new_lines:
+                    async for _, each, missed in new_lines:
                         yield _make_log_line(each, epoch, missed)
-
-    def _list_captured_lines(
-        self, is_wanted: Callable[[str], bool], since: float
-    ) -> list[LoggedLine]:
-        """Return the captured lines since a time, oldest first."""
-        found = [
-            LoggedLine(plugin, number, line)
-            for plugin, number, line in self._operations.iterate_log_lines()
-            if is_wanted(plugin) and line.time >= since
-        ]
-        return sorted(found, key=lambda each: each.line.time)
 
     # -- statistics --------------------------------------------------------------------------
 
@@ -142,8 +133,7 @@ class ControlServicer:
                 await trio.sleep(interval)
 
     async def WatchCalls(self, request: Any) -> AsyncIterator[Any]:
-        with _translate_errors():
-            wanted = self._operations.make_filter(request.names)
+        wanted = self._make_filter(request.names)
         services = {plugin.service: plugin.name for plugin in self._supervisor.config.plugins}
 
         def is_wanted(service: str) -> bool:
@@ -160,14 +150,13 @@ class ControlServicer:
         instances = []
         for status in self._supervisor.statuses():
             used = usage.get(status.pid) if status.pid else None
-            instances.append(
-                control.InstanceStatistics(
-                    instance=messages.make_instance(status),
-                    cpu=None if used is None else used.cpu_time,
-                    resident=None if used is None else used.rss,
-                    load=self._load_reports.get(status.name, status.instance),
-                )
+            each = control.InstanceStatistics(
+                instance=messages.make_instance(status),
+                cpu=None if used is None else used.cpu_time,
+                resident=None if used is None else used.rss,
+                load=self._load_reports.get(status.name, status.instance),
             )
+            instances.append(each)
         return control.Statistics(
             time=time.time(),
             uptime=found.uptime,
@@ -214,8 +203,7 @@ class ControlServicer:
         return control.ScaleResponse()
 
     async def GetLogLevels(self, request: Any) -> Any:
-        with _translate_errors():
-            wanted = self._operations.make_filter(request.names)
+        wanted = self._make_filter(request.names)
         names = [plugin.name for plugin in self._supervisor.config.plugins if wanted(plugin.name)]
         found = await self._log_levels.get_levels(names)
         return control.GetLogLevelsResponse(plugins=map(messages.make_log_level, found))
@@ -287,11 +275,6 @@ def _translate_errors() -> Iterator[None]:
     """Translate errors of an operation to the gRPC status for the client."""
     try:
         yield
-    except UnknownNameError as exc:
-        raise purerpc.NotFoundError(replace_surrogates(str(exc))) from None
-    except ConfigError as exc:
-        raise purerpc.InvalidArgumentError(replace_surrogates(str(exc))) from None
-    except PluginFailedError as exc:
-        raise purerpc.AbortedError(replace_surrogates(str(exc))) from None
-    except UsageError as exc:
-        raise purerpc.FailedPreconditionError(replace_surrogates(str(exc))) from None
+    except tuple(_STATUS_BY_ERROR) as exc:
+        error = next(error for kind, error in _STATUS_BY_ERROR.items() if isinstance(exc, kind))
+        raise error(replace_surrogates(str(exc))) from None

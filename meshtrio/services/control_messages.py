@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from meshtrio.config import GroupConfig, MeshConfig, PluginConfig
+from meshtrio.config import MeshConfig
 from meshtrio.messages import control
 from meshtrio.services.event_log import LoggedEvent
 from meshtrio.services.log_level_controller import PluginLevel
@@ -20,7 +20,7 @@ from meshtrio.services.tap_client import TappedCalls
 from meshtrio.supervisor.event_text import describe_event, event_name
 from meshtrio.supervisor.instance import InstanceStatus
 from meshtrio.supervisor.operations import DrainResult, ReloadResult
-from meshtrio.supervisor.statistics import LifecycleCounts, PluginStatistics
+from meshtrio.supervisor.statistics import PluginStatistics
 from meshtrio.util.text import replace_surrogates
 
 
@@ -48,33 +48,26 @@ def make_tree(config: MeshConfig, name: str, statuses: Iterable[InstanceStatus])
 
     def make_node(member: str) -> control.Node:
         if member in plugins:
-            return _make_plugin(plugins[member], by_plugin.get(member, ()))
-        return _make_group(groups[member], map(make_node, groups[member].members))
+            plugin = plugins[member]
+            return control.Node(
+                kind=control.Node.PLUGIN,
+                name=member,
+                policy=plugin.restart.value,
+                instances=map(make_instance, by_plugin.get(member, ())),
+                after=plugin.depends_on,
+            )
+        group = groups[member]
+        return control.Node(
+            kind=control.Node.GROUP,
+            name=member,
+            policy=group.strategy.value,
+            nodes=map(make_node, group.members),
+            after=group.depends_on,
+        )
 
     roots = [each for each in (*plugins, *groups) if topology.group_of(each) is None]
-    return control.Node(
-        kind=control.Node.MESH, name=replace_surrogates(name), nodes=map(make_node, roots)
-    )
-
-
-def _make_plugin(config: PluginConfig, statuses: Iterable[InstanceStatus]) -> control.Node:
-    return control.Node(
-        kind=control.Node.PLUGIN,
-        name=config.name,
-        policy=config.restart.value,
-        instances=map(make_instance, statuses),
-        after=config.depends_on,
-    )
-
-
-def _make_group(config: GroupConfig, nodes: Iterable[control.Node]) -> control.Node:
-    return control.Node(
-        kind=control.Node.GROUP,
-        name=config.name,
-        policy=config.strategy.value,
-        nodes=nodes,
-        after=config.depends_on,
-    )
+    nodes = map(make_node, roots)
+    return control.Node(kind=control.Node.MESH, name=replace_surrogates(name), nodes=nodes)
 
 
 def make_event(number: int, logged_event: LoggedEvent, missed: int) -> control.Event:
@@ -98,13 +91,9 @@ def make_plugin_statistics(statistics: PluginStatistics) -> control.PluginStatis
         name=statistics.name,
         instances=statistics.instances,
         states={state.value: count for state, count in statistics.states},
-        counts=_make_counts(statistics.counts),
+        counts=control.Counts(**attrs.asdict(statistics.counts)),
         slowest_check=statistics.slowest_check,
     )
-
-
-def _make_counts(counts: LifecycleCounts) -> control.Counts:
-    return control.Counts(**attrs.asdict(counts))
 
 
 def make_drained(result: DrainResult) -> control.Drained:
@@ -122,9 +111,7 @@ def make_log_level(plugin_level: PluginLevel) -> control.PluginLogLevel:
     return control.PluginLogLevel(
         plugin=plugin_level.plugin,
         level="" if plugin_level.level is None else plugin_level.level.value,
-        instances=[
-            control.InstanceLogLevel(**attrs.asdict(each)) for each in plugin_level.instances
-        ],
+        instances=[control.InstanceLogLevel(**attrs.asdict(i)) for i in plugin_level.instances],
     )
 
 

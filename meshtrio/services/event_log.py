@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 import attrs
 import trio
 
-from meshtrio.services.broadcast_log import BroadcastLog
-from meshtrio.services.reader_throttle import ReaderThrottle
+from meshtrio.services.broadcast_log import BroadcastLog, ReaderThrottle
 from meshtrio.supervisor import events
 from meshtrio.supervisor.process.output.output_lines import OutputLine
 
@@ -28,7 +27,6 @@ class LoggedEvent:
     time: float
     """The Unix time of the event, in seconds."""
     event: events.LifecycleEvent
-    """The event."""
 
 
 @attrs.frozen
@@ -36,9 +34,7 @@ class LoggedLine:
     """A line of an instance, or a number of dropped lines."""
 
     plugin: str
-    """The name of the plugin."""
     instance: int
-    """The number of the instance."""
     line: OutputLine
     """The line; its text is "" if lines were dropped."""
     dropped: int = 0
@@ -58,17 +54,15 @@ class EventLog:
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Append an event or a line."""
         match event:
-            case events.LineWritten(pid=pid, stream=stream, line=text):
-                self._append_line(event, OutputLine(trio.current_time(), pid, stream, text))
-            case events.LinesDropped(pid=pid, stream=stream, count=count):
-                self._append_line(event, OutputLine(trio.current_time(), pid, stream, ""), count)
+            case events.LineWritten(line=text):
+                dropped = 0
+            case events.LinesDropped(count=dropped):
+                text = ""
             case _:
                 self._events.append(LoggedEvent(time.time(), event))
-
-    def _append_line(
-        self, event: events.LifecycleEvent, line: OutputLine, dropped: int = 0
-    ) -> None:
+                return
         if self._line_throttle.readers:
+            line = OutputLine(trio.current_time(), event.pid, event.stream, text)
             self._lines.append(LoggedLine(event.plugin, event.instance, line, dropped))
 
     async def read_events(
@@ -76,27 +70,19 @@ class EventLog:
     ) -> AsyncGenerator[tuple[int, LoggedEvent, int], None]:
         """Yield events of the wanted plugins with their number, and the number missed before them.
 
-        Args:
-            is_wanted: Returns whether the events of a plugin are read.
-            last: Number of past events to begin with.
-            follow: Whether to go on with new events, until cancelled.
+        The `last` ones come first; with `follow` then new ones, until cancelled.
         """
         log = self._events
-        past, _ = log.read_after(0)
+        position, (past, _) = log.last_number, log.read_after(0)
         found = [(number, each) for number, each in past if is_wanted(each.event.plugin)]
-        position, missed = log.last_number, 0
         for number, logged_event in found[-last:] if last else ():
             yield number, logged_event, 0
-        with self._event_throttle:
-            while follow:
-                await log.wait_after(position)
-                found, more = log.read_after(position)
-                position, missed = log.last_number, missed + more
-                for number, logged_event in found:
-                    if is_wanted(logged_event.event.plugin):
-                        yield number, logged_event, missed
-                        missed = 0
-                await self._event_throttle.wait()
+        if follow:
+            with self._event_throttle as throttle:
+                new = log.follow(position, lambda each: is_wanted(each.event.plugin), throttle)
+                async with aclosing(new):
+                    async for each in new:
+                        yield each
 
     @contextmanager
     def capture_lines(self) -> Iterator[int]:
@@ -104,17 +90,9 @@ class EventLog:
         with self._line_throttle:
             yield self._lines.last_number
 
-    async def read_lines(
+    def read_lines(
         self, is_wanted: Callable[[str], bool], position: int
-    ) -> AsyncGenerator[tuple[LoggedLine, int], None]:
-        """Yield lines after a position, and the number missed before each, until cancelled."""
-        log, missed = self._lines, 0
-        while True:
-            await log.wait_after(position)
-            found, more = log.read_after(position)
-            position, missed = log.last_number, missed + more
-            for _, logged_line in found:
-                if is_wanted(logged_line.plugin):
-                    yield logged_line, missed
-                    missed = 0
-            await self._line_throttle.wait()
+    ) -> AsyncGenerator[tuple[int, LoggedLine, int], None]:
+        """Yield lines after a position, with their number and that of the lines missed before."""
+        throttle = self._line_throttle
+        return self._lines.follow(position, lambda each: is_wanted(each.plugin), throttle)

@@ -59,11 +59,8 @@ class HealthServicer:
         serving = None if self._fallback is None else await self._fallback.is_serving(name)
         if serving is None:
             return _Response.SERVICE_UNKNOWN
-        return (
-            _Response.SERVING
-            if serving and not self.shutdown_started.is_set()
-            else _Response.NOT_SERVING
-        )
+        is_serving = serving and not self.shutdown_started.is_set()
+        return _Response.SERVING if is_serving else _Response.NOT_SERVING
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802
         last = None

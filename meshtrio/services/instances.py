@@ -76,9 +76,7 @@ async def open_instance_channel(
 ) -> AsyncIterator[Channel]:
     """Open a channel to one instance for calls of the mesh itself, which are not traced.
 
-    Args:
-        endpoint: The endpoint of the instance.
-        max_response_size: Maximum bytes of a response; None for the default of 4 MiB.
+    `max_response_size`: maximum bytes of a response; None for the default of 4 MiB.
     """
 
     async def resolve(update: StateCallback) -> None:
@@ -124,26 +122,12 @@ async def call_each_instance(
     call: Callable[[Channel], Awaitable[T]],
     *,
     timeout_seconds: float,
-    max_response_size: int | None = None,
-    max_concurrent: int | None = None,
 ) -> dict[K, T | CallFailure]:
-    """Call several instances concurrently and return the result for each.
-
-    Args:
-        endpoints: The endpoints of the instances, by any key.
-        call: Called with a channel to an instance.
-        timeout_seconds: Timeout of each call, from when it starts.
-        max_response_size: Maximum bytes of a response; None for the default of 4 MiB.
-        max_concurrent: Maximum number of calls at a time; None for no limit.
-    """
+    """Call several instances concurrently and return the result for each."""
     results: dict[K, T | CallFailure] = {}
-    limiter = trio.CapacityLimiter(max_concurrent or max(len(endpoints), 1))
 
     async def run(key: K, endpoint: Endpoint) -> None:
-        async with limiter:
-            results[key] = await call_instance(
-                endpoint, call, timeout_seconds=timeout_seconds, max_response_size=max_response_size
-            )
+        results[key] = await call_instance(endpoint, call, timeout_seconds=timeout_seconds)
 
     async with trio.open_nursery() as nursery:
         for key, endpoint in endpoints.items():
@@ -161,15 +145,9 @@ async def read_stream_repeatedly(
 ) -> None:
     """Read a server stream of an instance, and open it again when it ends; until cancelled.
 
-    Returns only if the instance answers UNIMPLEMENTED.
-
-    Args:
-        open_stream: Starts the call.
-        on_message: Called with each message. It may raise MalformedProtobufError.
-        min_interval: Seconds between two messages: an instance that sends more often has to wait
-            for its flow-control window.
-        retry_delay: Seconds from the end of the stream to the next call.
-        on_failure: Called when the stream has failed.
+    Returns only if the instance answers UNIMPLEMENTED. `on_message` may raise
+    MalformedProtobufError. An instance that sends more often than once in `min_interval` has to
+    wait for its flow-control window. The next call is made `retry_delay` after the end of the last.
     """
     while True:
         try:
@@ -196,6 +174,15 @@ async def for_each_ready_instance(
     Cancellation: cancels all tasks; the function does not return otherwise.
     """
     running: dict[InstanceKey, tuple[Endpoint, trio.CancelScope]] = {}
+
+    async def run(scope: trio.CancelScope, key: InstanceKey, endpoint: Endpoint) -> None:
+        with scope:
+            try:
+                await task(key, endpoint)
+            except Exception:
+                # The response of one instance must not end the tasks of the others.
+                _log.exception("%s/%d: unusable response", *key)
+
     async with trio.open_nursery() as nursery:
         while True:
             revision, ready = registry.revision, get_ready_endpoints(registry, is_wanted)
@@ -206,20 +193,6 @@ async def for_each_ready_instance(
             for key, endpoint in ready.items():
                 if key not in running:
                     running[key] = (endpoint, trio.CancelScope())
-                    nursery.start_soon(_run_in_scope, running[key][1], task, key, endpoint)
+                    nursery.start_soon(run, running[key][1], key, endpoint)
             await trio.sleep(_MIN_SCAN_INTERVAL)
             await registry.wait_changed(revision)
-
-
-async def _run_in_scope(
-    scope: trio.CancelScope,
-    task: Callable[[InstanceKey, Endpoint], Awaitable[None]],
-    key: InstanceKey,
-    endpoint: Endpoint,
-) -> None:
-    with scope:
-        try:
-            await task(key, endpoint)
-        except Exception:
-            # The response of one instance must not end the tasks of the others.
-            _log.exception("%s/%d: unusable response", *key)

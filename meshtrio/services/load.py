@@ -21,9 +21,8 @@ def parse_interval(request: Any) -> float:
     """Return the requested seconds between two reports. Raises InvalidArgumentError."""
     interval: float = request.interval or 1.0
     if not 0 <= interval < math.inf:
-        raise purerpc.InvalidArgumentError(
-            f"interval must be positive and finite, got {interval:g} s"
-        )
+        text = f"interval must be positive and finite, got {interval:g} s"
+        raise purerpc.InvalidArgumentError(text)
     return max(interval, _MIN_INTERVAL)
 
 
@@ -36,24 +35,19 @@ class LoadServicer:
         self.service = service_from_descriptor(load.DESCRIPTOR.services_by_name["Load"], self)
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802 - the method's name
-        interval = parse_interval(request)
-        with self._load_recorder.record_durations() as samples:
+        interval, recorder = parse_interval(request), self._load_recorder
+        with recorder.record_durations() as samples:
             while not self._shutdown_started.is_set():
-                report = self._make_report(samples)
+                durations = sorted(samples)
                 samples.clear()
-                yield report
+                yield load.LoadReport(
+                    started=recorder.started,
+                    ended=recorder.ended,
+                    failed=recorder.failed,
+                    in_flight=recorder.started - recorder.ended,
+                    median=durations[len(durations) // 2] if durations else None,
+                    p99=durations[len(durations) * 99 // 100] if durations else None,
+                )
                 with trio.move_on_after(interval):
                     await self._shutdown_started.wait()
         raise purerpc.UnavailableError("the server is shutting down")
-
-    def _make_report(self, samples: list[float]) -> Any:
-        recorder = self._load_recorder
-        durations = sorted(samples)
-        return load.LoadReport(
-            started=recorder.started,
-            ended=recorder.ended,
-            failed=recorder.failed,
-            in_flight=recorder.started - recorder.ended,
-            median=durations[len(durations) // 2] if durations else None,
-            p99=durations[len(durations) * 99 // 100] if durations else None,
-        )

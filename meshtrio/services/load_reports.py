@@ -88,7 +88,7 @@ class LoadReports:
             async with open_instance_channel(endpoint, MAX_SMALL_RESPONSE_SIZE) as channel:
                 await self._read_reports(channel, watched)
                 # UNIMPLEMENTED is a response, too, which counts while the instance is there.
-                self._mark_responded(watched)
+                self._set_report(watched, watched.report)
                 await trio.sleep_forever()
         finally:
             # The watch of the instance's next process may have started already.
@@ -96,28 +96,22 @@ class LoadReports:
                 del self._instances[key]
 
     async def _read_reports(self, channel: Channel, watched: _WatchedInstance) -> None:
-        stub, request = (
-            DynamicStub(channel, _SERVICE),
-            load.WatchLoadRequest(interval=_REPORT_INTERVAL),
-        )
+        stub = DynamicStub(channel, _SERVICE)
+        request = load.WatchLoadRequest(interval=_REPORT_INTERVAL)
 
         async def on_report(report: Any) -> None:
-            watched.report = _sanitize_report(report)
-            self._mark_responded(watched)
-
-        def on_failure() -> None:
-            watched.report = None
-            self._mark_responded(watched)
+            self._set_report(watched, _sanitize_report(report))
 
         await read_stream_repeatedly(
             lambda: stub.Watch(request),
             on_report,
             min_interval=_MIN_REPORT_INTERVAL,
             retry_delay=_REPORT_INTERVAL,
-            on_failure=on_failure,
+            on_failure=lambda: self._set_report(watched, None),
         )
 
-    def _mark_responded(self, watched: _WatchedInstance) -> None:
+    def _set_report(self, watched: _WatchedInstance, report: Any) -> None:
+        watched.report = report
         if not watched.has_responded:
             watched.has_responded = True
             self._changed.unpark_all()
@@ -126,10 +120,7 @@ class LoadReports:
 def _sanitize_report(report: Any) -> Any:
     """Copy a report without unknown fields, and without times that are negative or not finite."""
     sanitized = load.LoadReport(
-        started=report.started,
-        ended=report.ended,
-        failed=report.failed,
-        in_flight=report.in_flight,
+        started=report.started, ended=report.ended, failed=report.failed, in_flight=report.in_flight
     )
     for name in ("median", "p99"):
         seconds = getattr(report, name)

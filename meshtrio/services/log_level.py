@@ -11,6 +11,8 @@ from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.util.errors import UsageError
 from meshtrio.util.log_level import ProcessLogLevel
 
+_SERVICE = messages.DESCRIPTOR.services_by_name["Logging"]
+
 # The methods have their names from the proto.
 # ruff: noqa: N802
 
@@ -20,9 +22,7 @@ class LoggingServicer:
 
     def __init__(self, level: ProcessLogLevel) -> None:
         self._level = level
-        self.service = service_from_descriptor(
-            messages.DESCRIPTOR.services_by_name["Logging"], self
-        )
+        self.service = service_from_descriptor(_SERVICE, self)
 
     async def GetLevel(self, request: Any) -> Any:
         return messages.GetLevelResponse(level=self._level.name)

@@ -36,8 +36,8 @@ from meshtrio.util.log_level import LogLevel
 _log = logging.getLogger("meshtrio.mesh")
 
 _SERVICE = messages.DESCRIPTOR.services_by_name["Logging"]
-_CALL_TIMEOUT = 5.0
-"""Timeout of a call to a process, in seconds."""
+CALL_TIMEOUT = 5.0
+"""Default timeout of a call to a process, in seconds."""
 _MAX_CONCURRENT_CALLS = 16
 _MAX_LEVEL_LENGTH = 64
 """Maximum characters of the name of a level: programs may define their own."""
@@ -72,19 +72,22 @@ class PluginLevel:
     """The levels of its processes."""
 
 
+@attrs.define(eq=False)
 class LogLevelController:
     """Keeps the log levels of the processes of one supervisor as the config says."""
 
-    def __init__(self, supervisor: Supervisor, registry: Registry, operations: Operations) -> None:
-        self._supervisor = supervisor
-        self._registry = registry
-        self._operations = operations
-        self._pending: set[tuple[str, int]] = set()
-        """Instances, by `Instance.key`, whose processes may have another level than desired."""
-        self._applying: set[ProcessRun] = set()
-        """Processes that are being called."""
-        self._concurrency_limit = trio.CapacityLimiter(_MAX_CONCURRENT_CALLS)
-        self._changed = trio.lowlevel.ParkingLot()
+    _supervisor: Supervisor
+    _registry: Registry
+    _operations: Operations
+    _call_timeout: float = CALL_TIMEOUT
+    _pending: set[tuple[str, int]] = attrs.field(factory=set)
+    """Instances, by `Instance.key`, whose processes may have another level than desired."""
+    _applying: set[ProcessRun] = attrs.field(factory=set)
+    """Processes that are being called."""
+    _concurrency_limit: trio.CapacityLimiter = attrs.field(
+        factory=lambda: trio.CapacityLimiter(_MAX_CONCURRENT_CALLS)
+    )
+    _changed: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Check an instance that is ready, as it may have been started before the level changed."""
@@ -94,19 +97,8 @@ class LogLevelController:
     async def set_level(self, name: str, level: LogLevel | str) -> tuple[PluginLevel, ...]:
         """Set the log level of a plugin, or of the plugins of a group, until the next reload.
 
-        Args:
-            name: The name of a plugin or a group.
-            level: The new level.
-
-        Returns:
-            The levels afterwards, with the reason for each process that has no level.
-
-        Raises:
-            UsageError: Unknown level.
-            UnknownNameError: Unknown plugin or group.
-
-        Cancellation:
-            Ends only the wait; the level is applied nevertheless.
+        Returns the levels afterwards. Raises UsageError, and UnknownNameError. Cancellation ends
+        only the wait; the level is applied nevertheless.
         """
         names = self._operations.set_log_level(name, level)
         instances = [each for each in self._supervisor.instances if each.plugin in names]
@@ -154,14 +146,12 @@ class LogLevelController:
 
     def _start_pending(self, nursery: trio.Nursery) -> None:
         """Call the processes of pending instances; `_apply` repeats a call under way by itself."""
-        for instance in self._supervisor.instances:
-            for run in instance.runs() if instance.key in self._pending else ():
-                if (
-                    run not in self._applying
-                    and run.applied_log_level is not self._get_desired_level(run)
-                ):
-                    self._applying.add(run)
-                    nursery.start_soon(self._apply, run)
+        pending = [each for each in self._supervisor.instances if each.key in self._pending]
+        for run in itertools.chain.from_iterable(each.runs() for each in pending):
+            is_wrong = run.applied_log_level is not self._get_desired_level(run)
+            if is_wrong and run not in self._applying:
+                self._applying.add(run)
+                nursery.start_soon(self._apply, run)
         self._pending.clear()
 
     def _is_applying(self, names: Container[str]) -> bool:
@@ -182,10 +172,8 @@ class LogLevelController:
         """
         try:
             while run.applied_log_level is not (desired := self._get_desired_level(run)):
-                name = "" if desired is None else desired.value
-                result = await self._call_process(
-                    run, "SetLevel", messages.SetLevelRequest(level=name)
-                )
+                request = messages.SetLevelRequest(level="" if desired is None else desired.value)
+                result = await self._call_process(run, "SetLevel", request)
                 if not isinstance(result, CallFailure):
                     run.applied_log_level = desired
                     continue
@@ -229,7 +217,7 @@ class LogLevelController:
             result = await call_instance(
                 endpoint,
                 call,
-                timeout_seconds=_CALL_TIMEOUT,
+                timeout_seconds=self._call_timeout,
                 max_response_size=MAX_SMALL_RESPONSE_SIZE,
             )
         if isinstance(result, CallFailure) and result.kind is FailureKind.UNSUPPORTED:
@@ -239,7 +227,6 @@ class LogLevelController:
     def _find_endpoint(self, run: ProcessRun) -> Endpoint | None:
         """Return the endpoint of a process; None if it is not ready."""
         pid = None if run.process is None else run.process.pid
-        for endpoint in self._registry.resolve(run.config.service).endpoints:
-            if pid is not None and (endpoint.pid, endpoint.instance) == (pid, run.number):
-                return endpoint
-        return None
+        endpoints = self._registry.resolve(run.config.service).endpoints
+        found = (each for each in endpoints if (each.pid, each.instance) == (pid, run.number))
+        return None if pid is None else next(found, None)

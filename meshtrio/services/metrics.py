@@ -11,14 +11,9 @@ from typing import Any
 from meshtrio.messages import metrics
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server_load import LoadRecorder
-from meshtrio.telemetry.metric_families import (
-    Distribution,
-    MetricFamily,
-    MetricKind,
-    MetricPoint,
-)
+from meshtrio.telemetry.metric_families import Distribution, MetricFamily, MetricKind, MetricPoint
+from meshtrio.telemetry.metrics import MetricSource
 from meshtrio.telemetry.metrics.family_merger import (
-    DROP_REASON_TEXT,
     MAX_BUCKETS,
     MAX_LABELS,
     DropReason,
@@ -52,19 +47,17 @@ _MAX_OTHER_BYTES = 1024
 class MetricsServicer:
     """Serves the metrics of its process."""
 
-    def __init__(
-        self, families: Callable[[], Sequence[MetricFamily]], load_recorder: LoadRecorder
-    ) -> None:
-        self._families = families
+    def __init__(self, collect: MetricSource, load_recorder: LoadRecorder) -> None:
+        self._collect = collect
         self._load_recorder = load_recorder
         self._warnings = OncePerReasonLogger(_log)
         self.service = service_from_descriptor(metrics.DESCRIPTOR.services_by_name["Metrics"], self)
 
     async def Collect(self, request: Any) -> Any:  # noqa: N802 - the method's name
-        reply, dropped = await run_computation(partial(_make_response, self._families()))
+        reply, dropped = await run_computation(partial(_make_response, self._collect()))
         for reason in dropped:
             text = "dropping metrics for the mesh: %s"
-            self._warnings.log(reason, text, DROP_REASON_TEXT[reason])
+            self._warnings.log(reason, text, reason.text)
         reply.in_flight = self._load_recorder.started - self._load_recorder.ended
         return reply
 
@@ -112,14 +105,9 @@ class CollectedMetrics:
     and it is parsed in chunks."""
 
     def __init__(self, data: bytes, checkpoint: Callable[[], object] = lambda: None) -> None:
-        """Find the families in a response.
+        """Find the families; raises MalformedProtobufError if it is malformed or too large.
 
-        Args:
-            data: A serialized CollectMetricsResponse.
-            checkpoint: Called regularly, for use in a worker thread; may raise.
-
-        Raises:
-            MalformedProtobufError: The data is malformed or too large.
+        `checkpoint` is called regularly, for use in a worker thread; it may raise.
         """
         self._data = data
         self._checkpoint = checkpoint
@@ -151,36 +139,24 @@ class CollectedMetrics:
                 self._field_count += count
                 self._point_count += len(chunk.points)
                 self._label_count += sum(len(point.labels) for point in chunk.points)
-                self._check_limits()
+                if self._point_count > MAX_POINTS:
+                    raise MalformedProtobufError(f"more than {MAX_POINTS:,} points")
+                max_fields = MAX_POINTS + 10 * MAX_FAMILIES
+                if self._label_count > MAX_TOTAL_LABELS or self._field_count > max_fields:
+                    raise MalformedProtobufError("too many labels or fields")
                 yield _decode_family(header, chunk)
-
-    def _check_limits(self) -> None:
-        """Raise MalformedProtobufError if there is too much to merge, however small it is."""
-        if self._point_count > MAX_POINTS:
-            raise MalformedProtobufError(f"more than {MAX_POINTS:,} points")
-        if (
-            self._label_count > MAX_TOTAL_LABELS
-            or self._field_count > MAX_POINTS + 10 * MAX_FAMILIES
-        ):
-            raise MalformedProtobufError("too many labels or fields")
 
 
 def _decode_family(header: Any, chunk: Any) -> MetricFamily:
-    """Decode one chunk of a family.
-
-    Args:
-        header: The fields of the family in earlier chunks; updated from this one.
-        chunk: Some fields and points of the family.
-    """
+    """Decode one chunk of a family; update `header`, the fields of the family so far."""
     for field in ("name", "kind", "unit", "text"):
         if getattr(chunk, field):
             setattr(header, field, getattr(chunk, field))
     header.bounds.extend(chunk.bounds[: MAX_BUCKETS + 1 - len(header.bounds)])
     kind, bounds = _KIND_BY_NUMBER.get(header.kind), tuple(header.bounds)
     if kind is None:
-        return MetricFamily(
-            "", MetricKind.GAUGE, "", "", [MetricPoint((), 0.0)] * len(chunk.points)
-        )
+        points = [MetricPoint((), 0.0)] * len(chunk.points)
+        return MetricFamily("", MetricKind.GAUGE, "", "", points)
     points = [
         MetricPoint(
             tuple((label.name, label.value) for label in each.labels[: MAX_LABELS + 1]),

@@ -29,26 +29,20 @@ from meshtrio.services.metrics import CollectedMetrics
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metric_families import (
     MetricFamily,
-    MetricKind,
-    MetricPoint,
+    counter_family,
+    gauge_family,
     instance_labels,
 )
-from meshtrio.telemetry.metrics.family_merger import (
-    DROP_REASON_TEXT,
-    DropReason,
-    FamilyMerger,
-)
+from meshtrio.telemetry.metrics import MetricSource
+from meshtrio.telemetry.metrics.family_merger import DropReason, FamilyMerger
 from meshtrio.util.log_once import OncePerReasonLogger
 from meshtrio.util.protobuf_wire import MalformedProtobufError
 from meshtrio.util.worker_threads import GilYielder, run_computation
 
 _log = logging.getLogger("meshtrio.mesh")
 
-_COLLECT = make_raw_method(
-    metrics.DESCRIPTOR.services_by_name["Metrics"].methods_by_name["Collect"]
-)
-_COLLECT_TIMEOUT = 2.0
-"""Maximum seconds for the responses of instances: a scrape times out after ten by default."""
+_SERVICE = metrics.DESCRIPTOR.services_by_name["Metrics"]
+_COLLECT = make_raw_method(_SERVICE.methods_by_name["Collect"])
 _COLLECT_TIMEOUT_FRACTION = 0.5
 """Share of a scrape's timeout for the responses, if that is less: a stuck plugin must not use up
 all of it."""
@@ -58,24 +52,6 @@ _PARSE_TIMEOUT_FRACTION = 0.25
 """Share of a scrape's timeout for parsing, by the clock, if the timeout is known."""
 _LARGE_RESPONSE_SIZE = 256 * 1024
 """Bytes from which a response is parsed after the others."""
-
-_IN_FLIGHT = MetricFamily(
-    "mesh.instance.in_flight", MetricKind.GAUGE, "{call}", "Calls under way.", ()
-)
-_FAILURES = MetricFamily(
-    "mesh.collection.failures",
-    MetricKind.COUNTER,
-    "{instance}",
-    "Instances that did not respond with their metrics.",
-    (),
-)
-_DROPPED_POINTS = MetricFamily(
-    "mesh.collection.points_left_out",
-    MetricKind.COUNTER,
-    "{point}",
-    "Points of metrics that could not be exposed, by reason.",
-    (),
-)
 
 Responses = dict[tuple[str, int], bytes]
 """Serialized CollectMetricsResponse by plugin and instance."""
@@ -88,7 +64,7 @@ class _Scrape:
     families: list[MetricFamily] = attrs.field(factory=list)
     in_flight: dict[tuple[str, int], int] = attrs.field(factory=dict)
     failures: dict[tuple[str, int], str] = attrs.field(factory=dict)
-    dropped: dict[str, Counter[DropReason]] = attrs.field(factory=dict)
+    dropped: Counter[tuple[str, DropReason]] = attrs.field(factory=Counter)
     """Number of dropped points by plugin and reason; the plugin of the mesh's own is ""."""
     dropped_examples: dict[tuple[str, DropReason], str] = attrs.field(factory=dict)
     """Names of dropped metrics: one for each plugin and reason."""
@@ -96,12 +72,16 @@ class _Scrape:
 
 def _parse_responses(
     own_families: Sequence[MetricFamily],
+    reserved: Sequence[MetricFamily],
     responses: Responses,
     time_limit: float,
     clock: Callable[[], float],
     pace: GilYielder,
 ) -> _Scrape:
-    """Parse the responses within `time_limit` seconds of `clock`, and merge them with our own."""
+    """Parse the responses within `time_limit` seconds of `clock`, and merge them with our own.
+
+    `reserved`: families whose names the responses may not have.
+    """
     scrape, limit = _Scrape(), math.inf
 
     def check_time() -> None:
@@ -109,67 +89,50 @@ def _parse_responses(
             raise MalformedProtobufError("there was no time left to parse them")
 
     merger = FamilyMerger(check_time)
-    scrape.dropped[""] = merger.merge(own_families, is_mesh=True)
-    scrape.dropped_examples = {
-        ("", reason): name for reason, name in merger.dropped_examples.items()
-    }
-    merger.merge((_IN_FLIGHT, _FAILURES, _DROPPED_POINTS), is_mesh=True)
+
+    def count_dropped(plugin: str, dropped: Counter[DropReason]) -> None:
+        for reason, count in dropped.items():
+            scrape.dropped[plugin, reason] += count
+            example = merger.dropped_examples[reason]
+            scrape.dropped_examples.setdefault((plugin, reason), example)
+
+    count_dropped("", merger.merge(own_families, is_mesh=True))
+    merger.merge(reserved, is_mesh=True)
     limit = clock() + time_limit
     # Large responses come last, so that they do not use up the time for the others.
-    for key, data in sorted(
-        responses.items(), key=lambda each: (len(each[1]) > _LARGE_RESPONSE_SIZE, each[0])
-    ):
-        dropped = scrape.dropped.setdefault(key[0], Counter())
+    for key in sorted(responses, key=lambda k: (len(responses[k]) > _LARGE_RESPONSE_SIZE, k)):
         try:
-            collected = CollectedMetrics(data, check_time)
+            collected = CollectedMetrics(responses[key], check_time)
             scrape.in_flight[key] = collected.in_flight
-            dropped += merger.merge(collected.decode_families(), instance_labels(*key))
-            for reason, name in merger.dropped_examples.items():
-                scrape.dropped_examples.setdefault((key[0], reason), name)
+            families = collected.decode_families()
+            count_dropped(key[0], merger.merge(families, instance_labels(*key)))
         except MalformedProtobufError as exc:
             scrape.failures[key] = str(exc)
     scrape.families = [family for family in merger.families() if family.points]
     return scrape
 
 
+@attrs.define(eq=False)
 class MetricsCollector:
     """Collects the metrics of all ready instances concurrently. An instance that does not respond
     is counted, and lacks its own metrics only."""
 
-    def __init__(
-        self,
-        supervisor: Supervisor,
-        registry: Registry,
-        own_sources: Sequence[Callable[[], Sequence[MetricFamily]]],
-        sample: Callable[[], Awaitable[None]],
-    ) -> None:
-        """Initialize the collector.
-
-        Args:
-            supervisor: Has the config.
-            registry: Has the endpoints of the ready instances.
-            own_sources: Return the metrics of the mesh's own process, after `sample`.
-            sample: Updates what the own sources return, during each scrape.
-        """
-        self._supervisor = supervisor
-        self._registry = registry
-        self._own_sources = own_sources
-        self._sample = sample
-        self._failures: Counter[str] = Counter()
-        self._dropped: Counter[tuple[str, DropReason]] = Counter()
-        self._warnings = OncePerReasonLogger(_log)
+    _supervisor: Supervisor
+    _registry: Registry
+    _own_sources: Sequence[MetricSource]
+    """Return the metrics of the mesh's own process, after `sample`."""
+    _sample: Callable[[], Awaitable[None]]
+    """Updates what the own sources return, during each scrape."""
+    _collect_timeout: float
+    """Maximum seconds for the responses of instances."""
+    _failures: Counter[str] = attrs.field(factory=Counter)
+    _dropped: Counter[tuple[str, DropReason]] = attrs.field(factory=Counter)
+    _warnings: OncePerReasonLogger = attrs.field(factory=lambda: OncePerReasonLogger(_log))
 
     async def collect(self, timeout_seconds: float | None = None) -> list[MetricFamily]:
-        """Return all metrics.
-
-        Args:
-            timeout_seconds: Seconds after which the scrape is given up; None if unknown.
-        """
-        response_timeout = (
-            _COLLECT_TIMEOUT
-            if timeout_seconds is None
-            else min(_COLLECT_TIMEOUT, timeout_seconds * _COLLECT_TIMEOUT_FRACTION)
-        )
+        """Return all metrics, within the timeout of the scrape, if that is known."""
+        given = math.inf if timeout_seconds is None else timeout_seconds
+        response_timeout = min(self._collect_timeout, given * _COLLECT_TIMEOUT_FRACTION)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sample)
             results = await call_each_instance(
@@ -181,24 +144,20 @@ class MetricsCollector:
         seconds, clock = _PARSE_CPU_LIMIT, time.thread_time
         if timeout_seconds is not None:
             seconds, clock = timeout_seconds * _PARSE_TIMEOUT_FRACTION, time.monotonic
-        scrape = await run_computation(partial(_parse_responses, own, responses, seconds, clock))
+        reserved = [attrs.evolve(each, points=()) for each in self._collection_families({})]
+        parse = partial(_parse_responses, own, reserved, responses, seconds, clock)
+        scrape = await run_computation(parse)
         self._record_losses(scrape)
-        return [*scrape.families, *self._make_collection_families(scrape)]
+        return [*scrape.families, *self._collection_families(scrape.in_flight)]
 
     def _record_losses(self, scrape: _Scrape) -> None:
         """Count what is missing, and log each new reason."""
         for (plugin, _), reason in scrape.failures.items():
             self._record_failure(plugin, reason)
-        for plugin, reasons in scrape.dropped.items():
-            for drop_reason, count in reasons.items():
-                self._dropped[plugin, drop_reason] += count
-                self._warnings.log(
-                    (plugin, drop_reason),
-                    "dropping metrics of %s, such as %r: %s",
-                    plugin or "the mesh",
-                    scrape.dropped_examples.get((plugin, drop_reason), ""),
-                    DROP_REASON_TEXT[drop_reason],
-                )
+        self._dropped += scrape.dropped
+        for (plugin, why), example in scrape.dropped_examples.items():
+            text = "dropping metrics of %s, such as %r: %s"
+            self._warnings.log((plugin, why), text, plugin or "the mesh", example, why.text)
 
     def _record_failure(self, plugin: str, reason: str) -> None:
         self._failures[plugin] += 1
@@ -213,9 +172,7 @@ class MetricsCollector:
             if plugin.metrics == METRICS_FROM_MESH
         }
         ready = get_ready_endpoints(self._registry, exposed.__contains__)
-        return {
-            (exposed[service], number): endpoint for (service, number), endpoint in ready.items()
-        }
+        return {(exposed[service], number): ready[service, number] for service, number in ready}
 
     def _take_responses(self, results: Mapping[tuple[str, int], bytes | CallFailure]) -> Responses:
         """Return the responses, and count the failures."""
@@ -229,23 +186,28 @@ class MetricsCollector:
                 self._record_failure(key[0], result.message)
         return responses
 
-    def _make_collection_families(self, scrape: _Scrape) -> list[MetricFamily]:
+    def _collection_families(self, in_flight: Mapping[tuple[str, int], int]) -> list[MetricFamily]:
         """Return the metrics about the collection itself."""
-        in_flight = [
-            MetricPoint(instance_labels(*key), count)
-            for key, count in sorted(scrape.in_flight.items())
-        ]
         plugins = [plugin.name for plugin in self._supervisor.config.plugins]
-        failures = [MetricPoint((("plugin", name),), self._failures[name]) for name in plugins]
-        dropped = [
-            MetricPoint((("plugin", name), ("reason", reason.value)), self._dropped[name, reason])
-            for name in plugins
-            for reason in DropReason
-        ]
+        calls = {instance_labels(*key): count for key, count in sorted(in_flight.items())}
         return [
-            attrs.evolve(_IN_FLIGHT, points=in_flight),
-            attrs.evolve(_FAILURES, points=failures),
-            attrs.evolve(_DROPPED_POINTS, points=dropped),
+            gauge_family("mesh.instance.in_flight", "{call}", "Calls under way.", calls),
+            counter_family(
+                "mesh.collection.failures",
+                "{instance}",
+                "Instances that did not respond with their metrics.",
+                {(("plugin", name),): self._failures[name] for name in plugins},
+            ),
+            counter_family(
+                "mesh.collection.points_left_out",
+                "{point}",
+                "Points of metrics that could not be exposed, by reason.",
+                {
+                    (("plugin", name), ("reason", reason.label)): self._dropped[name, reason]
+                    for name in plugins
+                    for reason in DropReason
+                },
+            ),
         ]
 
 

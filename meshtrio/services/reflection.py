@@ -35,47 +35,37 @@ class ReflectionServicer:
         service_names: Iterable[str],
         get_proxied_sources: GetReflectionSources | None = None,
     ) -> None:
-        """Initialize the servicer.
+        """Describe the messages of `handlers`, and list `service_names`.
 
-        Args:
-            module: The messages of the version of the protocol.
-            handlers: The handlers of the server, whose messages are described.
-            service_names: The services to list.
-            get_proxied_sources: Returns what is described in addition; None for nothing.
+        `module` has the messages of the version of the protocol. `get_proxied_sources` returns what
+        is described and listed in addition.
         """
         self._messages = module
         self._get_proxied_sources = get_proxied_sources
         self._lock = threading.Lock()
         pools = {handler.method.request_type.DESCRIPTOR.file.pool for handler in handlers}
-        names = frozenset(service_names)
-        self._own_sources = [
-            ReflectionSource("server", names, pool) for pool in (*pools, module.DESCRIPTOR.pool)
-        ]
+        found, names = [*pools, module.DESCRIPTOR.pool], frozenset(service_names)
+        self._own_sources = [ReflectionSource("server", names, pool) for pool in found]
         self._sources = self._own_sources
         self._files = ReflectionFiles(self._own_sources)
-        self.service = service_from_descriptor(
-            module.DESCRIPTOR.services_by_name["ServerReflection"], self
-        )
+        descriptor = module.DESCRIPTOR.services_by_name["ServerReflection"]
+        self.service = service_from_descriptor(descriptor, self)
 
     async def ServerReflectionInfo(  # noqa: N802 - the method's name
         self, requests: AsyncIterator[Any]
     ) -> AsyncIterator[Any]:
         async for request in requests:
-            reply = self._messages.ServerReflectionResponse(
-                valid_host=request.host, original_request=request
-            )
-            if self._get_proxied_sources is not None:
-                self._update_sources([*self._own_sources, *await self._get_proxied_sources()])
+            make_reply = self._messages.ServerReflectionResponse
+            reply = make_reply(valid_host=request.host, original_request=request)
             if self._get_proxied_sources is None:
                 self._answer(request, reply)
             else:
+                sources = [*self._own_sources, *await self._get_proxied_sources()]
+                if sources != self._sources:
+                    self._sources, self._files = sources, ReflectionFiles(sources)
                 # Comparing the files of plugins takes too long for the event loop.
                 await run_computation(partial(self._answer, request, reply))
             yield reply
-
-    def _update_sources(self, sources: list[ReflectionSource]) -> None:
-        if sources != self._sources:
-            self._sources, self._files = sources, ReflectionFiles(sources)
 
     def _answer(self, request: Any, reply: Any, _: GilYielder | None = None) -> None:
         try:
@@ -86,9 +76,8 @@ class ReflectionServicer:
             reply.error_response.error_message = f"unknown: {exc.args[0]!s}"
 
     def _fill_response(self, request: Any, reply: Any) -> None:
-        kind = request.WhichOneof("message_request")
         files: list[bytes] = []
-        match kind:
+        match request.WhichOneof("message_request"):
             case "list_services":
                 for name in sorted({name for each in self._sources for name in each.services}):
                     reply.list_services_response.service.add(name=name)
@@ -97,10 +86,9 @@ class ReflectionServicer:
             case "file_containing_symbol":
                 files = self._files.find_containing_symbol(request.file_containing_symbol)
             case "file_containing_extension":
-                wanted = request.file_containing_extension
-                files = self._files.find_containing_extension(
-                    wanted.containing_type, wanted.extension_number
-                )
+                extension = request.file_containing_extension
+                name, number = extension.containing_type, extension.extension_number
+                files = self._files.find_containing_extension(name, number)
             case "all_extension_numbers_of_type":
                 name = request.all_extension_numbers_of_type
                 numbers = self._files.find_extension_numbers(name)

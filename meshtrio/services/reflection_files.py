@@ -9,7 +9,7 @@ whatever language their descriptors come from.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,24 +26,11 @@ _WELL_KNOWN_PREFIX = "google/protobuf/"
 """Files that all pools share, perhaps from different releases of protobuf."""
 _LANGUAGE_OPTIONS = frozenset(
     {
-        "java_package",
-        "java_outer_classname",
-        "java_multiple_files",
-        "java_generate_equals_and_hash",
-        "java_string_check_utf8",
-        "java_generic_services",
-        "optimize_for",
-        "go_package",
-        "cc_generic_services",
-        "cc_enable_arenas",
-        "py_generic_services",
-        "objc_class_prefix",
-        "csharp_namespace",
-        "swift_prefix",
-        "php_class_prefix",
-        "php_namespace",
-        "php_metadata_namespace",
-        "ruby_package",
+        *("java_package", "java_outer_classname", "java_multiple_files", "java_generic_services"),
+        *("java_generate_equals_and_hash", "java_string_check_utf8", "optimize_for", "go_package"),
+        *("cc_generic_services", "cc_enable_arenas", "py_generic_services", "objc_class_prefix"),
+        *("csharp_namespace", "swift_prefix", "php_class_prefix", "php_namespace"),
+        *("php_metadata_namespace", "ruby_package"),
     }
 )
 """File options that affect generated code only, not the wire format."""
@@ -56,7 +43,6 @@ class ReflectionSource:
     label: str
     """The service of the mesh, which is the prefix of conflicting file names."""
     services: frozenset[str]
-    """The names of its gRPC services."""
     pool: DescriptorPool | None = None
     """The pool of their types; None if the server does not describe them."""
 
@@ -73,21 +59,21 @@ class ReflectionFiles:
 
     def find_by_name(self, name: str) -> list[bytes]:
         """Return the file with a name, after renaming, and its imports."""
-        for each, inner in self._list_candidates(name):
+        candidates = [(each, name) for each in self._sources]
+        candidates += [
+            (each, name.removeprefix(f"{each.label}/"))
+            for each in self._sources
+            if name.startswith(f"{each.label}/")
+        ]
+        for each, inner in candidates:
+            pool: Any = each.pool
             try:
-                file = each.pool.FindFileByName(inner)
+                file = pool.FindFileByName(inner)
             except KeyError:
                 continue
             if self._get_name(file) == name:
                 return self._serialize_with_imports(file)
         raise KeyError(name)
-
-    def _list_candidates(self, name: str) -> Iterator[tuple[Any, str]]:
-        for each in self._sources:
-            yield each, name
-        for each in self._sources:
-            if name.startswith(f"{each.label}/"):
-                yield each, name.removeprefix(f"{each.label}/")
 
     def find_containing_symbol(self, symbol: str) -> list[bytes]:
         """Return the file that declares a symbol, and its imports.
@@ -97,9 +83,8 @@ class ReflectionFiles:
         names = {symbol, symbol.rpartition(".")[0]}
         serving = [each for each in self._sources if names & each.services]
         others = [each for each in self._sources if not names & each.services]
-        return self._serialize_with_imports(
-            _find_first(serving + others, symbol, partial(_find_file_by_symbol, symbol=symbol))
-        )
+        find = partial(_find_file_by_symbol, symbol=symbol)
+        return self._serialize_with_imports(_find_first(serving + others, symbol, find))
 
     def find_containing_extension(self, message: str, number: int) -> list[bytes]:
         """Return the file that declares an extension of a message, and its imports."""
@@ -109,9 +94,8 @@ class ReflectionFiles:
             file: FileDescriptor = extension.file
             return file
 
-        return self._serialize_with_imports(
-            _find_first(self._sources, f"extension {number} of {message}", find)
-        )
+        name = f"extension {number} of {message}"
+        return self._serialize_with_imports(_find_first(self._sources, name, find))
 
     def find_extension_numbers(self, message: str) -> list[int]:
         """Return the numbers of all extensions of a message in any source."""
@@ -174,7 +158,7 @@ class ReflectionFiles:
     def _get_digest(self, file: FileDescriptor) -> bytes:
         """Return a digest of the declarations of a file and of its imports."""
         for each in _sort_by_imports(file, lambda file: (file.pool, file.name) in self._digests):
-            found = hashlib.sha256(b"" if _is_well_known(each) else _normalize(each))
+            found = hashlib.sha256(_normalize(each))
             for imported in each.dependencies:
                 found.update(self._digests[imported.pool, imported.name])
             self._digests[each.pool, each.name] = found.digest()
@@ -233,12 +217,10 @@ def _sort_by_imports(
     return list(ordered.values())
 
 
-def _is_well_known(file: FileDescriptor) -> bool:
-    return bool(file.name.startswith(_WELL_KNOWN_PREFIX))
-
-
 def _normalize(file: FileDescriptor) -> bytes:
     """Serialize the declarations of a file, without what differs between languages."""
+    if file.name.startswith(_WELL_KNOWN_PREFIX):
+        return b""
     proto = FileDescriptorProto.FromString(file.serialized_pb)
     proto.ClearField("source_code_info")
     options: Any = proto.options

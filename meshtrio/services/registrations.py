@@ -42,9 +42,7 @@ class Registration:
     """A registered endpoint: one open call of Register."""
 
     service: str
-    """The name of the service."""
     endpoint: Endpoint
-    """The registered endpoint."""
     user: str
     """The user that registered it; see `get_user_key`."""
     size: int
@@ -84,22 +82,21 @@ class Registrations:
         """Raise PermissionDeniedError unless a peer may register an endpoint."""
         if self.is_privileged(peer):
             return
-        subject = f"access.registry: {peer}"
         is_unix = message.HasField("path") or message.address.startswith("unix:")
         if peer.uid is None or not is_unix or message.HasField("tls"):
-            raise purerpc.PermissionDeniedError(
-                f"{subject} may only register Unix sockets, without TLS"
-            )
-        if message.weight > 1:
-            raise purerpc.PermissionDeniedError(f"{subject} may only register with weight 1")
-        if reason := self._get_denial_reason(peer.uid, service):
-            raise purerpc.PermissionDeniedError(f"{subject} may not register {service}: {reason}")
+            text = "may only register Unix sockets, without TLS"
+        elif message.weight > 1:
+            text = "may only register with weight 1"
+        elif reason := self._get_denial_reason(peer.uid, service):
+            text = f"may not register {service}: {reason}"
+        else:
+            return
+        raise purerpc.PermissionDeniedError(f"access.registry: {peer} {text}")
 
     def _get_denial_reason(self, uid: int, service: str) -> str:
         """Return why a user may not serve a service, "" if it may."""
-        if self._get_config().access.registry.includes_service(
-            service
-        ) or not self._registry.has_service(service):
+        rules = self._get_config().access.registry
+        if rules.includes_service(service) or not self._registry.has_service(service):
             return ""
         state = self._registry.resolve(service)
         if not state.unmanaged:
@@ -112,9 +109,8 @@ class Registrations:
     def hold(self, service: str, endpoint: Endpoint, peer: Peer) -> Iterator[Registration]:
         """Hold a registration during the block; an earlier one of the same address is revoked.
 
-        Raises:
-            purerpc.PermissionDeniedError: The earlier one is of another user.
-            purerpc.ResourceExhaustedError: The user is over a limit.
+        Raises PermissionDeniedError if the earlier one is of another user, ResourceExhaustedError
+        if the user is over a limit.
         """
         size = len(endpoint.id.encode(errors="replace")) + len(service)
         registration = Registration(service, endpoint, get_user_key(peer), size)
@@ -137,14 +133,10 @@ class Registrations:
             self._remove(registration)
 
     def _remove(self, registration: Registration) -> None:
-        service, address, user = (
-            registration.service,
-            registration.endpoint.address,
-            registration.user,
-        )
+        service, user = registration.service, registration.user
         here = self._registrations.get(service, {})
-        if here.get(address) is registration:
-            del here[address]
+        if here.get(registration.endpoint.address) is registration:
+            del here[registration.endpoint.address]
             if not here:
                 del self._registrations[service]
         self._counts[user] -= 1
@@ -154,30 +146,31 @@ class Registrations:
 
     def _check_limits(self, registration: Registration, replaced: Registration | None) -> None:
         limits, user = self._get_config().limits, registration.user
-        max_count = limits.max_registrations_per_user
-        is_replacement = replaced is not None and replaced.user == user
-        if self._counts[user] - is_replacement >= max_count:
-            text = f"has {max_count} registrations"
-            raise _make_limit_error(user, text, "max_registrations_per_user")
+        max_count, count = limits.max_registrations_per_user, self._counts[user]
         max_size = max_count * _AVERAGE_REGISTRATION_SIZE
-        if self._sizes[user] + registration.size > max_size:
-            text = f"has registrations of {max_size:,} bytes"
-            raise _make_limit_error(user, text, "max_registrations_per_user")
         endpoint_count = len(self._registrations.get(registration.service, {}))
-        if replaced is None and endpoint_count >= limits.max_endpoints_per_service:
-            text = f"has {endpoint_count} registered endpoints"
-            raise _make_limit_error(registration.service, text, "max_endpoints_per_service")
-        if not self._get_rate_limit(user, max_count).try_acquire(trio.current_time()):
-            text = f"registers more than {_MAX_REGISTRATIONS_PER_SECOND:g} endpoints a second"
-            raise _make_limit_error(user, text, "max_registrations_per_user")
+        setting = "max_registrations_per_user"
+        if count - (replaced is not None and replaced.user == user) >= max_count:
+            text = f"{user} has {max_count} registrations"
+        elif self._sizes[user] + registration.size > max_size:
+            text = f"{user} has registrations of {max_size:,} bytes"
+        elif replaced is None and endpoint_count >= limits.max_endpoints_per_service:
+            text = f"{registration.service} has {endpoint_count} registered endpoints"
+            setting = "max_endpoints_per_service"
+        elif not self._get_rate_limit(user, max_count).try_acquire(trio.current_time()):
+            rate = f"{_MAX_REGISTRATIONS_PER_SECOND:g}"
+            text = f"{user} registers more than {rate} endpoints a second"
+        else:
+            return
+        text = f"{text}, the maximum of [mesh.limits] {setting}"
+        raise purerpc.ResourceExhaustedError(text)
 
     def _get_rate_limit(self, user: str, max_registrations: int) -> TokenBucket:
         if user not in self._rate_limits and len(self._rate_limits) >= _MAX_RATE_LIMITS:
             for known in [each for each in self._rate_limits if each not in self._counts]:
                 del self._rate_limits[known]
-        return self._rate_limits.setdefault(
-            user, TokenBucket(2 * max_registrations, _MAX_REGISTRATIONS_PER_SECOND)
-        )
+        bucket = TokenBucket(2 * max_registrations, _MAX_REGISTRATIONS_PER_SECOND)
+        return self._rate_limits.setdefault(user, bucket)
 
     def _revoke_unpermitted(self, service: str) -> None:
         """Revoke registrations of a name that a plugin, the config or the mesh's user now has."""
@@ -194,21 +187,13 @@ def check_lengths(message: Any, address: str) -> None:
     path = os.fsencode(parsed.path)
     if b"\0" in path or len(path) > MAX_SOCKET_PATH_LENGTH:
         raise ValueError(
-            f"the path of a Unix socket has at most {MAX_SOCKET_PATH_LENGTH} bytes, "
-            "and no NUL; this "
-            f"one has {len(path)}"
+            f"the path of a Unix socket has at most {MAX_SOCKET_PATH_LENGTH} bytes, and no NUL; "
+            f"this one has {len(path)}"
         )
     for host in (parsed.host, message.tls.server_name):
         if len(host) > _MAX_HOST_LENGTH or not all(c.isprintable() and c != " " for c in host):
-            raise ValueError(
-                f"a host has at most {_MAX_HOST_LENGTH} characters, all of them printable"
-            )
+            text = f"a host has at most {_MAX_HOST_LENGTH} characters, all of them printable"
+            raise ValueError(text)
     files = (message.tls.ca_path, message.tls.certificate_path, message.tls.key_path)
     if any(len(file.encode()) > _MAX_PATH_LENGTH or "\0" in file for file in files):
         raise ValueError(f"the path of a file has at most {_MAX_PATH_LENGTH} bytes, and no NUL")
-
-
-def _make_limit_error(subject: str, text: str, setting: str) -> purerpc.ResourceExhaustedError:
-    return purerpc.ResourceExhaustedError(
-        f"{subject} {text}, the maximum of [mesh.limits] {setting}"
-    )

@@ -15,17 +15,13 @@ from meshtrio.config.validators import check_service_name
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.registry import Registry, UnknownServiceError
-from meshtrio.discovery.registry_messages import (
-    get_address,
-    state_to_message,
-    tls_from_message,
-)
+from meshtrio.discovery.registry_messages import get_address, state_to_message, tls_from_message
 from meshtrio.discovery.service_state import ServiceState
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.messages import registry as messages
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-from meshtrio.services.reader_throttle import ReaderThrottle
+from meshtrio.services.broadcast_log import ReaderThrottle
 from meshtrio.services.registrations import Registrations, check_lengths
 from meshtrio.transport.peer import Peer
 from meshtrio.util.caches import BoundedCache
@@ -43,9 +39,7 @@ class RegistryServicer:
         self._registry = registry
         self._registrations = Registrations(registry, get_config)
         self._reader_throttle = ReaderThrottle()
-        self._message_cache: BoundedCache[str, tuple[ServiceState, Any]] = BoundedCache(
-            _MAX_CACHED_MESSAGES
-        )
+        self._messages = BoundedCache[str, tuple[ServiceState, Any]](_MAX_CACHED_MESSAGES)
         """The last state and its message by service: it is converted once for all watchers."""
         self._serials = itertools.count(1)
         self.service = service_from_descriptor(_DESCRIPTOR, self)
@@ -70,11 +64,11 @@ class RegistryServicer:
             raise purerpc.NotFoundError(str(exc)) from None
 
     def _get_message(self, service: str, state: ServiceState) -> Any:
-        cached = self._message_cache.get(service)
+        cached = self._messages.get(service)
         if cached is not None and cached[0] is state:
             return cached[1]
         message = state_to_message(service, state)
-        self._message_cache[service] = state, message
+        self._messages[service] = state, message
         return message
 
     async def Register(self, message: Any, request: ServerContext) -> AsyncIterator[Any]:  # noqa: N802
@@ -95,12 +89,7 @@ class RegistryServicer:
                 self._registry.deregister(service, ExitInfo(endpoint.id, reason))
 
     def _make_endpoint(self, message: Any, peer: Peer) -> tuple[str, Endpoint]:
-        """Make the endpoint of a message.
-
-        Raises:
-            purerpc.InvalidArgumentError: The message is invalid.
-            purerpc.PermissionDeniedError: The peer may not register it.
-        """
+        """Make the endpoint of a message. Raises InvalidArgumentError and PermissionDeniedError."""
         is_privileged = self._registrations.is_privileged(peer)
         try:
             address: Any = get_address(message)
@@ -110,9 +99,8 @@ class RegistryServicer:
             check_lengths(message, address)
             tls = tls_from_message(message.tls) if message.HasField("tls") else None
             local = message.local if message.HasField("local") else None
-            table = StaticServiceConfig(
-                message.service, (address,), message.weight or 1, local, tls
-            )
+            name, weight = message.service, message.weight or 1
+            table = StaticServiceConfig(name, (address,), weight, local, tls)
             endpoint = make_external_endpoint(address, table.weight, tls, local=local)
         except ValueError as exc:
             raise purerpc.InvalidArgumentError(f"cannot be registered: {exc}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,11 +23,6 @@ _REFLECTION = {
     "grpc.reflection.v1.ServerReflection": "meshtrio.messages.reflection_v1",
     "grpc.reflection.v1alpha.ServerReflection": "meshtrio.messages.reflection_v1alpha",
 }
-_LOAD = "meshtrio.v1.Load"
-_LOGGING = "meshtrio.v1.Logging"
-_METRICS = "meshtrio.v1.Metrics"
-_TAP = "meshtrio.v1.Tap"
-_CHANNELZ = "grpc.channelz.v1.Channelz"
 
 
 def standard_server(
@@ -44,25 +39,13 @@ def standard_server(
 ) -> tuple[Server, HealthServicer]:
     """Make a server with health, reflection, channelz, load and tap services.
 
-    All but health are imported at their first call, so that plugins start sooner.
+    All but health are imported at their first call, so that plugins start sooner. The arguments are
+    those of `Server`, and: `get_proxied_sources` returns what reflection describes in addition to
+    the server's services, `health_source` has the health of those that it does not serve itself.
+    Without `metrics` or `log_level`, meshtrio.v1.Metrics or Logging is not served.
 
-    Args:
-        servicers: The servicers of the application.
-        limits: Limits of the server's connections.
-        timeouts: Timeouts of the server's connections.
-        interceptors: Interceptors of the server's calls.
-        forwarder: Takes calls that are to be forwarded; see `Server`.
-        admit: Returns why a call is denied, "" if it is permitted; see `Server`.
-        get_proxied_sources: Returns what reflection describes in addition to the server's services.
-        health_source: The health of services that the server does not serve itself.
-        metrics: The metrics of the process; without it meshtrio.v1.Metrics is not served.
-        log_level: The log level of the process; without it meshtrio.v1.Logging is not served.
-
-    Returns:
-        The server, and its health servicer for the graceful shutdown.
-
-    Raises:
-        UsageError: The servicers cannot be served.
+    Returns the server, and its health servicer for the graceful shutdown. Raises UsageError if the
+    servicers cannot be served.
     """
     health = HealthServicer(fallback=health_source)
     server = Server(
@@ -74,63 +57,32 @@ def standard_server(
         forwarder=forwarder,
         check_access=admit,
     )
-    names = {handler.method.service for handler in server.handlers.values()}
-    names |= {_LOAD, _TAP, _CHANNELZ}
+    recorder, stopping = server.load_recorder, health.shutdown_started
+    lazy: dict[str, Callable[[], Any]] = {
+        "meshtrio.v1.Load": _lazy("load.LoadServicer", recorder, stopping),
+        "meshtrio.v1.Tap": _lazy("tap.TapServicer", server, stopping),
+        "grpc.channelz.v1.Channelz": _lazy("channelz.ChannelzServicer"),
+    }
     if metrics is not None:
-        names.add(_METRICS)
-        server.add_lazy_servicer(_METRICS, partial(_make_metrics_servicer, server, metrics))
+        lazy["meshtrio.v1.Metrics"] = _lazy("metrics.MetricsServicer", metrics.collect, recorder)
     if log_level is not None:
-        names.add(_LOGGING)
-        server.add_lazy_servicer(_LOGGING, partial(_make_logging_servicer, log_level))
-    health.service_names |= names
+        lazy["meshtrio.v1.Logging"] = _lazy("log_level.LoggingServicer", log_level)
+    health.service_names |= {each.method.service for each in server.handlers.values()} | {*lazy}
+    names = health.service_names - {""} | {*_REFLECTION}
     for service, messages in _REFLECTION.items():
-        server.add_lazy_servicer(
-            service,
-            partial(
-                _make_reflection_servicer,
-                server,
-                messages,
-                names | set(_REFLECTION),
-                get_proxied_sources,
-            ),
-        )
-    server.add_lazy_servicer(_LOAD, partial(_make_load_servicer, server, health))
-    server.add_lazy_servicer(_TAP, partial(_make_tap_servicer, server, health))
-    server.add_lazy_servicer(_CHANNELZ, _make_channelz_servicer)
+        lazy[service] = partial(_make_reflection, server, messages, names, get_proxied_sources)
+    for service, make in lazy.items():
+        server.add_lazy_servicer(service, make)
     return server, health
 
 
-def _make_load_servicer(server: Server, health: HealthServicer) -> Any:
-    from meshtrio.services.load import LoadServicer
-
-    return LoadServicer(server.load_recorder, health.shutdown_started)
-
-
-def _make_logging_servicer(level: ProcessLogLevel) -> Any:
-    from meshtrio.services.log_level import LoggingServicer
-
-    return LoggingServicer(level)
+def _lazy(name: str, *args: Any) -> Callable[[], Any]:
+    """Return a function that imports the class of a servicer, and makes one."""
+    module, _, kind = name.partition(".")
+    return lambda: getattr(import_module(f"meshtrio.services.{module}"), kind)(*args)
 
 
-def _make_tap_servicer(server: Server, health: HealthServicer) -> Any:
-    from meshtrio.services.tap import TapServicer
-
-    return TapServicer(server, health.shutdown_started)
-
-
-def _make_metrics_servicer(server: Server, metrics: Metrics) -> Any:
-    from meshtrio.services.metrics import MetricsServicer
-
-    return MetricsServicer(metrics.collect, server.load_recorder)
-
-
-def _make_channelz_servicer() -> Any:
-    from meshtrio.services.channelz import ChannelzServicer
-
-    return ChannelzServicer()
-
-
-def _make_reflection_servicer(
+def _make_reflection(
     server: Server,
     messages: str,
     service_names: set[str],
@@ -140,6 +92,5 @@ def _make_reflection_servicer(
         import_module(f"meshtrio.messages.{described}")  # to be described, they have to be known
     from meshtrio.services.reflection import ReflectionServicer
 
-    return ReflectionServicer(
-        import_module(messages), server.handlers.values(), service_names, get_proxied_sources
-    )
+    module, handlers = import_module(messages), server.handlers.values()
+    return ReflectionServicer(module, handlers, service_names, get_proxied_sources)

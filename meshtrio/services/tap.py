@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from time import perf_counter
 from typing import Any
 
+import attrs
 import purerpc
 import trio
 
@@ -42,9 +43,7 @@ class TapServicer:
         self.service = service_from_descriptor(tap.DESCRIPTOR.services_by_name["Tap"], self)
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802 - the method's name
-        tracer = _TapTracer(
-            request.method, failed_only=request.failed, min_seconds=request.at_least
-        )
+        tracer = _TapTracer(request.method, request.failed, request.at_least)
         with self._server.add_tracer(tracer):
             # Confirms that calls are recorded from now on.
             yield tap.EndedCalls()
@@ -60,72 +59,56 @@ class TapServicer:
         raise purerpc.UnavailableError("the server is shutting down")
 
 
+@attrs.define(eq=False)
 class _TapTracer(ServerTracer):
     """Records the calls that match the filter of one reader."""
 
-    def __init__(self, method: str, *, failed_only: bool, min_seconds: float) -> None:
-        self.ended_calls: BroadcastLog[Any] = BroadcastLog(_MAX_BUFFERED_CALLS)
-        self._method = method
-        self._failed_only = failed_only
-        self._min_seconds = min_seconds
+    _method: str
+    failed_only: bool
+    min_seconds: float
+    ended_calls: BroadcastLog[Any] = attrs.field(factory=lambda: BroadcastLog(_MAX_BUFFERED_CALLS))
 
     def start_call(
         self, server_context: ServerContext, method: Method, stream: Stream
     ) -> ServerCallTracer:
-        if not LoadRecorder.is_counted(method.service) or not method.path[1:].startswith(
-            self._method
-        ):
-            return _NO_CALL_TRACER
-        return _TapCallTracer(self, server_context, method, stream)
+        path = method.path[1:]
+        if LoadRecorder.is_counted(method.service) and path.startswith(self._method):
+            return _TapCallTracer(self, server_context, path, stream)
+        return _NO_CALL_TRACER
 
     def call_rejected(self, headers: RequestHeaders, status: CallStatus) -> None:
         """Ignore calls without a handler: they have no latency, and any client can make them."""
 
-    def record(
-        self,
-        server_context: ServerContext,
-        method: Method,
-        stream: Stream,
-        seconds: float,
-        status: CallStatus,
-    ) -> None:
-        """Record an ended call if it matches the filter."""
-        code, message = status
-        if (self._failed_only and not code) or seconds < self._min_seconds:
+
+@attrs.define(eq=False)
+class _TapCallTracer(ServerCallTracer):
+    _tap: _TapTracer
+    _context: ServerContext
+    _path: str
+    _stream: Stream
+    _started_at: float = attrs.field(factory=perf_counter)
+
+    def call_ended(self, status: CallStatus) -> None:
+        """Record the call if it matches the filter."""
+        (code, message), seconds = status, perf_counter() - self._started_at
+        if (self._tap.failed_only and not code) or seconds < self._tap.min_seconds:
             return
-        metadata = dict(server_context.custom_metadata)
+        metadata = dict(self._context.custom_metadata)
         trace_id, _ = current_trace_ids()
-        self.ended_calls.append(
+        self._tap.ended_calls.append(
             tap.EndedCall(
                 time=time.time(),
-                method=method.path[1:],
+                method=self._path,
                 seconds=seconds,
                 status=code if 0 <= code < 2**31 else UNKNOWN,
                 message=replace_surrogates(message[:_MAX_MESSAGE_LENGTH]),
-                peer=str(server_context.peer),
+                peer=str(self._context.peer),
                 forwarded_for=str(metadata.get(FORWARDED_METADATA_KEY, "")),
-                received=stream.received_size,
-                sent=stream.sent_size,
+                received=self._stream.received_size,
+                sent=self._stream.sent_size,
                 trace_id=trace_id,
             )
         )
-
-
-class _TapCallTracer(ServerCallTracer):
-    __slots__ = ("_method", "_server_context", "_started_at", "_stream", "_tracer")
-
-    def __init__(
-        self, tracer: _TapTracer, server_context: ServerContext, method: Method, stream: Stream
-    ) -> None:
-        self._tracer = tracer
-        self._server_context = server_context
-        self._method = method
-        self._stream = stream
-        self._started_at = perf_counter()
-
-    def call_ended(self, status: CallStatus) -> None:
-        seconds = perf_counter() - self._started_at
-        self._tracer.record(self._server_context, self._method, self._stream, seconds, status)
 
 
 _NO_CALL_TRACER = ServerCallTracer()

@@ -11,7 +11,6 @@ import attrs
 import trio
 from google.protobuf.message import DecodeError
 
-from meshtrio.client.channel import Channel
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.client.raw_reply import RawReply, make_raw_method
 from meshtrio.discovery.endpoint import Endpoint
@@ -44,9 +43,7 @@ class TappedCalls:
     """A batch of calls that one instance has served."""
 
     service: str
-    """The name of the service."""
     instance: int
-    """The number of the instance."""
     calls: Sequence[Any] | None = None
     """Messages of meshtrio.v1.EndedCall; None if the instance does not serve meshtrio.v1.Tap."""
     missed: int = 0
@@ -61,8 +58,18 @@ async def tap_instances(
     sending, receiving = trio.open_memory_channel[TappedCalls](_MAX_BUFFERED_BATCHES)
 
     async def watch(key: InstanceKey, endpoint: Endpoint) -> None:
+        async def send(response: RawReply) -> None:
+            await sending.send(_parse_calls(key, response.data))
+
         async with open_instance_channel(endpoint) as channel:
-            await _read_calls(channel, key, request, sending)
+            call = make_multicallable(channel, _WATCH_METHOD)
+            await read_stream_repeatedly(
+                lambda: call(request),
+                send,
+                min_interval=_MIN_BATCH_INTERVAL,
+                retry_delay=_RETRY_DELAY,
+            )
+            await sending.send(TappedCalls(*key))
 
     async with open_collapsing_nursery() as nursery:
         nursery.start_soon(for_each_ready_instance, registry, watch, is_wanted)
@@ -70,48 +77,25 @@ async def tap_instances(
         nursery.cancel_scope.cancel()
 
 
-async def _read_calls(
-    channel: Channel,
-    key: InstanceKey,
-    request: Any,
-    send_channel: trio.MemorySendChannel[TappedCalls],
-) -> None:
-    watch = make_multicallable(channel, _WATCH_METHOD)
-
-    async def send(response: RawReply) -> None:
-        await send_channel.send(_parse_calls(key, response.data))
-
-    await read_stream_repeatedly(
-        lambda: watch(request), send, min_interval=_MIN_BATCH_INTERVAL, retry_delay=_RETRY_DELAY
-    )
-    await send_channel.send(TappedCalls(*key))
-
-
 def _parse_calls(key: InstanceKey, data: bytes) -> TappedCalls:
     """Parse a meshtrio.v1.EndedCalls. Raises MalformedProtobufError."""
     calls, other_fields = [], bytearray()
-    for number, begin, value, end in iter_fields(data):
-        if number != tap.EndedCalls.CALLS_FIELD_NUMBER or value < 0:
-            other_fields += data[begin:end]
-        else:
-            calls.append(_sanitize_call(data[value:end]))
-        if len(calls) > _MAX_CALLS or len(other_fields) > _MAX_OTHER_BYTES:
-            raise MalformedProtobufError(f"there is more in it than {_MAX_CALLS} calls")
     try:
+        for number, begin, value, end in iter_fields(data):
+            if number != tap.EndedCalls.CALLS_FIELD_NUMBER or value < 0:
+                other_fields += data[begin:end]
+            else:
+                calls.append(_sanitize_call(data[value:end]))
+            if len(calls) > _MAX_CALLS or len(other_fields) > _MAX_OTHER_BYTES:
+                raise MalformedProtobufError(f"there is more in it than {_MAX_CALLS} calls")
         return TappedCalls(*key, calls, tap.EndedCalls.FromString(bytes(other_fields)).missed)
     except DecodeError as exc:
         raise MalformedProtobufError(str(exc)) from None
 
 
 def _sanitize_call(data: bytes) -> Any:
-    """Parse a call and clear times that are negative or not finite.
-
-    Raises MalformedProtobufError.
-    """
-    try:
-        call = tap.EndedCall.FromString(data)
-    except DecodeError as exc:
-        raise MalformedProtobufError(str(exc)) from None
+    """Parse a call and clear times that are negative or not finite. Raises DecodeError."""
+    call = tap.EndedCall.FromString(data)
     call.DiscardUnknownFields()
     if not math.isfinite(call.time):
         call.time = 0

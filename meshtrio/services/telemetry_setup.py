@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from pathlib import Path
 
-import trio
-
+from meshtrio.config import TelemetryConfig
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.supervisor.supervisor import Supervisor
@@ -21,12 +20,17 @@ from meshtrio.util.errors import UsageError
 
 _log = logging.getLogger("meshtrio.mesh")
 
+COLLECT_TIMEOUT = 2.0
+"""Default of `collect_timeout`: a scrape times out after ten seconds by default."""
+
 
 @asynccontextmanager
 async def mesh_telemetry(
-    supervisor: Supervisor, registry: MemoryRegistry
+    supervisor: Supervisor, registry: MemoryRegistry, *, collect_timeout: float
 ) -> AsyncIterator[Metrics | None]:
     """Measure, trace and log the calls of the block, and the mesh itself, as its config says.
+
+    `collect_timeout`: maximum seconds for the responses of instances to a scrape.
 
     Yields:
         The metrics of the process, None if they are off.
@@ -41,37 +45,30 @@ async def mesh_telemetry(
         telemetry = Telemetry(stack)
         if config.otlp_endpoint is not None:
             try:
-                await _start_tracing(telemetry, supervisor, config.otlp_endpoint)
+                await _trace(telemetry, supervisor, config.otlp_endpoint)
             except ValueError as exc:
                 raise UsageError(f"calls cannot be traced: {exc}") from None
         if config.binary_log:
-            folder = config.binary_log_directory(supervisor.mesh_socket.parent)
-            await telemetry.start_binary_log(
-                config.binary_log,
-                folder,
-                name="mesh",
-                max_file_size=config.max_binary_log_bytes,
-                max_files=config.binary_log_files,
-            )
-            _log.warning(
-                "binary logging is on: requests and replies are written to %s, with their contents",
-                folder,
-            )
+            await _start_binary_log(telemetry, config, supervisor.mesh_socket.parent)
         metrics = None
         if config.metrics is not None:
             metrics = telemetry.start_metrics(experimental=config.experimental)
             mesh_metrics = MeshMetrics(supervisor, registry)
             supervisor.subscribe(mesh_metrics.on_event)
-            await stack.enter_async_context(background_service(_measure_lag, mesh_metrics))
-            await _serve_metrics(
-                telemetry, supervisor, registry, (mesh_metrics, metrics), config.metrics
-            )
+            await stack.enter_async_context(background_service(mesh_metrics.measure_lag))
+            from meshtrio.services.metrics_collector import MetricsCollector
+
+            sources, sample = [mesh_metrics.collect, metrics.collect], mesh_metrics.sample
+            collector = MetricsCollector(supervisor, registry, sources, sample, collect_timeout)
+            try:
+                await telemetry.serve_metrics(config.metrics, collector.collect)
+            except UsageError as exc:
+                raise UsageError(f"[mesh.telemetry] metrics: {exc}") from None
+            _log.info("serving metrics at http://%s/metrics", config.metrics)
         yield metrics
 
 
-async def _start_tracing(
-    telemetry: Telemetry, supervisor: Supervisor, collector: OtlpEndpoint
-) -> None:
+async def _trace(telemetry: Telemetry, supervisor: Supervisor, collector: OtlpEndpoint) -> None:
     from meshtrio.telemetry.traces.process_spans import ProcessSpans
 
     config = supervisor.config.telemetry
@@ -81,26 +78,16 @@ async def _start_tracing(
     _log.info("exporting spans to %s", config.traces)
 
 
-async def _measure_lag(mesh_metrics: MeshMetrics, *, task_status: trio.TaskStatus[Any]) -> None:
-    task_status.started()
-    await mesh_metrics.measure_lag()
-
-
-async def _serve_metrics(
-    telemetry: Telemetry,
-    supervisor: Supervisor,
-    registry: MemoryRegistry,
-    sources: tuple[MeshMetrics, Metrics],
-    address: str,
-) -> None:
-    from meshtrio.services.metrics_collector import MetricsCollector
-
-    mesh_metrics, metrics = sources
-    collector = MetricsCollector(
-        supervisor, registry, [mesh_metrics.collect, metrics.collect], mesh_metrics.sample
+async def _start_binary_log(telemetry: Telemetry, config: TelemetryConfig, folder: Path) -> None:
+    """Start the binary log in `folder`, unless the config sets another one."""
+    assert config.binary_log is not None
+    folder = config.binary_log_directory(folder)
+    await telemetry.start_binary_log(
+        config.binary_log,
+        folder,
+        name="mesh",
+        max_file_size=config.max_binary_log_bytes,
+        max_files=config.binary_log_files,
     )
-    try:
-        await telemetry.serve_metrics(address, collector.collect)
-    except UsageError as exc:
-        raise UsageError(f"[mesh.telemetry] metrics: {exc}") from None
-    _log.info("serving metrics at http://%s/metrics", address)
+    text = "binary logging is on: requests and replies are written to %s, with their contents"
+    _log.warning(text, folder)

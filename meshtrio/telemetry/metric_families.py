@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import partial
+from typing import TypeVar
 
 import attrs
 
 Labels = tuple[tuple[str, str], ...]
 """Pairs of name and value, in the same order for all points of a family."""
+L = TypeVar("L", bound=Labels)
 
 
 class MetricKind(Enum):
@@ -64,20 +67,16 @@ class MetricFamily:
     points: Sequence[MetricPoint]
 
 
-def gauge_family(name: str, unit: str, text: str, values: Mapping[Labels, float]) -> MetricFamily:
-    """Make a gauge with one point for each set of labels."""
-    return _scalar_family(name, MetricKind.GAUGE, unit, text, values)
-
-
-def counter_family(name: str, unit: str, text: str, values: Mapping[Labels, float]) -> MetricFamily:
-    """Make a counter with one point for each set of labels."""
-    return _scalar_family(name, MetricKind.COUNTER, unit, text, values)
-
-
-def _scalar_family(
-    name: str, kind: MetricKind, unit: str, text: str, values: Mapping[Labels, float]
+def make_family(
+    kind: MetricKind, name: str, unit: str, text: str, values: Mapping[L, float | Distribution]
 ) -> MetricFamily:
+    """Make a family with one point for each set of labels."""
     return MetricFamily(name, kind, unit, text, [MetricPoint(*each) for each in values.items()])
+
+
+counter_family = partial(make_family, MetricKind.COUNTER)
+gauge_family = partial(make_family, MetricKind.GAUGE)
+histogram_family = partial(make_family, MetricKind.HISTOGRAM)
 
 
 def instance_labels(plugin: str, number: int) -> Labels:

@@ -6,21 +6,9 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 
-from meshtrio.contract import (
-    BINARY_LOG_DIRECTORY,
-    GRPC_BINARY_LOG_FILTER,
-    METRICS_FROM_MESH,
-    PLUGIN_BINARY_LOG_FILES,
-    PLUGIN_BINARY_LOG_FOLDER,
-    PLUGIN_BINARY_LOG_SIZE,
-    PLUGIN_INSTANCE,
-    PLUGIN_METRICS,
-    PLUGIN_METRICS_EXPERIMENTAL,
-    PLUGIN_NAME,
-)
+from meshtrio import contract
 from meshtrio.runtime_dir.trust import find_mesh_socket
 from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.telemetry.metrics import Metrics
@@ -54,13 +42,13 @@ async def plugin_telemetry() -> AsyncIterator[Metrics | None]:
                 await _start_tracing(telemetry)
             except (UsageError, ValueError) as exc:
                 _log.error("calls are not traced: %s", exc)
-        if os.environ.get(GRPC_BINARY_LOG_FILTER):
-            await _start_binary_log(telemetry, os.environ[GRPC_BINARY_LOG_FILTER])
+        if os.environ.get(contract.GRPC_BINARY_LOG_FILTER):
+            await _start_binary_log(telemetry, os.environ[contract.GRPC_BINARY_LOG_FILTER])
         metrics = None
-        if PLUGIN_METRICS in os.environ:
-            experimental = PLUGIN_METRICS_EXPERIMENTAL in os.environ
+        if contract.PLUGIN_METRICS in os.environ:
+            experimental = contract.PLUGIN_METRICS_EXPERIMENTAL in os.environ
             metrics = telemetry.start_metrics(experimental=experimental)
-            await _serve_metrics(telemetry, metrics, os.environ[PLUGIN_METRICS])
+            await _serve_metrics(telemetry, metrics, os.environ[contract.PLUGIN_METRICS])
         yield metrics
 
 
@@ -77,29 +65,33 @@ async def _start_tracing(telemetry: Telemetry) -> None:
 
 async def _start_binary_log(telemetry: Telemetry, filter_text: str) -> None:
     get = os.environ.get
-    folder = get(PLUGIN_BINARY_LOG_FOLDER) or (find_mesh_socket().parent / BINARY_LOG_DIRECTORY)
+    folder = get(contract.PLUGIN_BINARY_LOG_FOLDER) or (
+        find_mesh_socket().parent / contract.BINARY_LOG_DIRECTORY
+    )
     await telemetry.start_binary_log(
         filter_text,
         Path(folder),
-        name=f"{get(PLUGIN_NAME, 'plugin')}-{get(PLUGIN_INSTANCE, '0')}",
-        max_file_size=int(get(PLUGIN_BINARY_LOG_SIZE, 0)),
-        max_files=int(get(PLUGIN_BINARY_LOG_FILES, 0)),
+        name=f"{get(contract.PLUGIN_NAME, 'plugin')}-{get(contract.PLUGIN_INSTANCE, '0')}",
+        max_file_size=int(get(contract.PLUGIN_BINARY_LOG_SIZE, 0)),
+        max_files=int(get(contract.PLUGIN_BINARY_LOG_FILES, 0)),
     )
 
 
 async def _serve_metrics(telemetry: Telemetry, metrics: Metrics, address: str) -> None:
     """Serve metrics on an address, unless the mesh collects them."""
-    if address == METRICS_FROM_MESH:
+    if address == contract.METRICS_FROM_MESH:
         return
-    require_extra("metrics", f"{PLUGIN_METRICS}={address}")
+    require_extra("metrics", f"{contract.PLUGIN_METRICS}={address}")
     from meshtrio.telemetry.metrics.family_merger import FamilyMerger
 
-    def merge(families: list[MetricFamily], yield_gil: GilYielder) -> list[MetricFamily]:
-        merger = FamilyMerger(yield_gil)
-        merger.merge(families, is_mesh=True)
-        return merger.families()
+    async def collect(timeout_seconds: float | None) -> list[MetricFamily]:
+        families = metrics.collect()
 
-    async def collect(within: float | None) -> list[MetricFamily]:
-        return await run_computation(partial(merge, metrics.collect()))
+        def merge(yield_gil: GilYielder) -> list[MetricFamily]:
+            merger = FamilyMerger(yield_gil)
+            merger.merge(families, is_mesh=True)
+            return merger.families()
+
+        return await run_computation(merge)
 
     await telemetry.serve_metrics(address, collect)

@@ -39,16 +39,7 @@ class Telemetry:
     async def start_tracing(
         self, endpoint: OtlpEndpoint, ratio: float, resource: Mapping[str, str] | None = None
     ) -> TracePipeline:
-        """Trace calls and export the spans.
-
-        Args:
-            endpoint: The collector.
-            ratio: Share, from 0 to 1, of the calls without a parent that are sampled.
-            resource: Attributes of the process, in addition to those of the environment.
-
-        Raises:
-            ValueError: A variable of OpenTelemetry has a value that its SDK rejects.
-        """
+        """Trace calls and export the spans; see `traces.pipeline.export_traces`."""
         from meshtrio.telemetry.traces.pipeline import export_traces
 
         pipeline = await self._stack.enter_async_context(export_traces(endpoint, ratio, resource))
@@ -56,34 +47,17 @@ class Telemetry:
         return pipeline
 
     async def start_binary_log(
-        self,
-        filter_text: str,
-        directory: Path,
-        *,
-        name: str,
-        max_file_size: int | None = None,
-        max_files: int | None = None,
+        self, filter_text: str, directory: Path, *, name: str, **limits: int
     ) -> None:
         """Write the calls that a filter selects to files; see `binary_log.open_binary_log`.
 
-        Raises:
-            UsageError: The filter is malformed.
+        `limits`: its `max_file_size` and `max_files`; 0 for the default.
         """
         from meshtrio.telemetry.binary_log import open_binary_log
-        from meshtrio.telemetry.binary_log.rotating_writer import (
-            DEFAULT_MAX_FILE_SIZE,
-            DEFAULT_MAX_FILES,
-        )
 
-        writer = await self._stack.enter_async_context(
-            open_binary_log(
-                filter_text,
-                directory,
-                name=name,
-                max_file_size=max_file_size or DEFAULT_MAX_FILE_SIZE,
-                max_files=max_files or DEFAULT_MAX_FILES,
-            )
-        )
+        given = {key: value for key, value in limits.items() if value}
+        log = open_binary_log(filter_text, directory, name=name, **given)
+        writer = await self._stack.enter_async_context(log)
         self._sources.append(writer.collect)
 
     def start_metrics(self, *, experimental: bool) -> Metrics:
@@ -95,13 +69,8 @@ class Telemetry:
     async def serve_metrics(
         self, address: str, collect: Callable[[float | None], Awaitable[Sequence[MetricFamily]]]
     ) -> None:
-        """Serve metrics for Prometheus on `host:port`.
-
-        Raises:
-            UsageError: The address cannot be bound.
-        """
+        """Serve metrics for Prometheus on `host:port`. Raises UsageError if it cannot be bound."""
         from meshtrio.telemetry.metrics.exposition_server import serve_metrics
 
-        await self._stack.enter_async_context(
-            background_service(serve_metrics, collect, f"tcp:{address}")
-        )
+        service = background_service(serve_metrics, collect, f"tcp:{address}")
+        await self._stack.enter_async_context(service)

@@ -11,7 +11,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.telemetry.metric_families import Distribution
-from meshtrio.telemetry.metrics.batched_histograms import FLUSH_THRESHOLD
+from meshtrio.telemetry.metrics.call_recorder import FLUSH_THRESHOLD
 from meshtrio.telemetry.metrics.gateway_metrics import (
     MAX_MEASURED_SERVICES,
     GatewayMetrics,

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import trio
 import trio.testing
 
-from meshtrio.services.broadcast_log import BroadcastLog
+from meshtrio.services.broadcast_log import BroadcastLog, ReaderThrottle
 from meshtrio.services.event_log import EventLog
-from meshtrio.services.reader_throttle import ReaderThrottle
 from meshtrio.supervisor import events
 
 ALL = frozenset({"a", "b"}).__contains__
@@ -114,7 +113,7 @@ async def test_lines_are_kept_for_who_follows_them_only() -> None:
         event_log.on_event(written("c", "of another plugin"))
         event_log.on_event(events.LinesDropped("b", 0, pid=1, stream="stderr", count=9))
         found = event_log.read_lines(ALL, position)
-        async for writing, missed in found:
+        async for _, writing, missed in found:
             got.append((writing.plugin, writing.line.text, writing.dropped, missed))
             if len(got) == 2:
                 break

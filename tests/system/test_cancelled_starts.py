@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
@@ -26,20 +28,38 @@ from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.telemetry.metrics.exposition_server import serve_metrics
-from meshtrio.telemetry.traces import batch_span_processor
 from meshtrio.util.concurrency import background_service
 from meshtrio.util.errors import UsageError
 from tests.support.cancelled_starts import cancel_at_each_step
-from tests.support.mesh_processes import MeshProcess, echo_plugin_table, serve_mesh
+from tests.support.mesh_processes import MeshProcess, echo_plugin_table, serve_mesh, wait_until
 from tests.support.ports import find_free_port
 
 SLEEPER = '[[plugin]]\nname = "sleeper"\ncommand = ["sleep", "1000"]\n'
 
 
-@pytest.fixture(autouse=True)
-def no_span_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No collector listens here, and each run would wait two seconds for it at its end."""
-    monkeypatch.setattr(batch_span_processor, "_SHUTDOWN_TIMEOUT", 0.01)
+REFUSING_COLLECTOR = """
+import sys
+from pathlib import Path
+import trio
+from meshtrio.rpc.server import Server
+from meshtrio.transport.listener import unix_listener
+with unix_listener(Path(sys.argv[1])) as listener:
+    trio.run(Server().serve, listener)
+"""
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[str]:
+    """The address of a process that refuses all spans at once: no run waits for it at its end."""
+    with tempfile.TemporaryDirectory(prefix="mt-") as name:
+        path = Path(name) / "collector.sock"
+        process = subprocess.Popen([sys.executable, "-c", REFUSING_COLLECTOR, path])
+        try:
+            wait_until(path.exists)
+            yield f"unix:{path}"
+        finally:
+            process.kill()
+            process.wait()
 
 
 def write_config(folder: Path, text: str = SLEEPER) -> MeshConfig:
@@ -64,12 +84,12 @@ async def start_and_cancel(task: Callable[..., Awaitable[None]], *args: Any) -> 
 # -- a mesh ----------------------------------------------------------------------------------
 
 
-def telemetry(folder: Path) -> str:
-    """All of a mesh that has a start of its own; nothing listens where spans are sent to."""
+def telemetry(collector: str) -> str:
+    """All of a mesh that has a start of its own."""
     return (
         f'[mesh.gateway]\nlisten = "tcp:127.0.0.1:{find_free_port()}"\nsecurity = "plaintext"\n'
         f'[mesh.telemetry]\nmetrics = "127.0.0.1:{find_free_port()}"\n'
-        f'traces = "tcp:127.0.0.1:{find_free_port()}"\nbinary_log = "*"\n'
+        f'traces = "{collector}"\nbinary_log = "*"\n'
     )
 
 
@@ -113,8 +133,10 @@ def test_a_mesh_with_a_port_that_is_taken_can_be_cancelled_at_each_step(
         assert cancel_at_each_step(fail, short_dir) > 1
 
 
-def test_so_can_one_with_a_gateway_metrics_traces_and_a_binary_log(short_dir: Path) -> None:
-    config = write_config(short_dir, telemetry(short_dir) + SLEEPER)
+def test_so_can_one_with_a_gateway_metrics_traces_and_a_binary_log(
+    short_dir: Path, collector: str
+) -> None:
+    config = write_config(short_dir, telemetry(collector) + SLEEPER)
     assert cancel_at_each_step(partial(start_and_cancel, mesh.main, config), short_dir) > 10
 
 
@@ -178,7 +200,7 @@ def plugin_socket(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return short_dir / "plugin.sock"
 
 
-def plugin_variables(kind: str, folder: Path, certificate: Path) -> dict[str, str]:
+def variables(kind: str, folder: Path, certificate: Path, collector: str) -> dict[str, str]:
     return {
         "alone": {},
         "metrics": {"PLUGIN_METRICS": f"127.0.0.1:{find_free_port()}"},
@@ -187,7 +209,7 @@ def plugin_variables(kind: str, folder: Path, certificate: Path) -> dict[str, st
         "traces": {
             "OTEL_TRACES_EXPORTER": "otlp",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{find_free_port()}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector,
         },
         "binary log": {
             "GRPC_BINARY_LOG_FILTER": "*",
@@ -202,9 +224,10 @@ def test_a_plugin_can_be_cancelled_at_each_step(
     short_dir: Path,
     plugin_socket: Path,
     certificate: Path,
+    collector: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in plugin_variables(kind, short_dir, certificate).items():
+    for name, value in variables(kind, short_dir, certificate, collector).items():
         monkeypatch.setenv(name, value)
     serve = partial(start_and_cancel, plugin.serve, EchoServiceServicer())
     assert cancel_at_each_step(serve, short_dir) > 2

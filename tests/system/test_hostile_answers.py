@@ -4,6 +4,7 @@ more: the mesh tells of the others, and goes on."""
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,18 @@ from echo.v1.echo_pb2 import EchoRequest
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.messages import control, tap
-from meshtrio.services import log_level_controller
 from meshtrio.supervisor import events
 from tests.plugins.nonsense_replies import ANSWERS, EMPTY_MESSAGES, HEALTHS
-from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support import in_process_mesh
+from tests.support.in_process_mesh import RecordedMesh
 from tests.support.loop_latency import measure_cpu_time, measure_loop_latency
 from tests.support.mesh_processes import echo_plugin_table, plugin_table
 
 CONTROL = control.DESCRIPTOR.services_by_name["Control"]
 
 
-@pytest.fixture(autouse=True)
-def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raise the time limits of requests to plugins, which are not what is tested."""
-    monkeypatch.setattr(log_level_controller, "_CALL_TIMEOUT", 100.0)
+run_mesh = partial(in_process_mesh.run_mesh, log_level_timeout=100.0)
+"""With long time limits, which are not what is tested."""
 
 
 async def check_statistics(stub: Any) -> None:

@@ -100,8 +100,8 @@ async def test_a_death_is_counted_with_its_cause(short_dir: Path) -> None:
 
 
 async def test_a_plugin_exposes_its_own_or_nothing_if_the_config_says_so(short_dir: Path) -> None:
-    port = find_free_port()
     with make_metrics_config() as (table, url):
+        port = find_free_port()  # Not the one before the mesh's: the plugin takes two in a row.
         config = (
             table
             + echo_plugin_table("alone", metrics=f"127.0.0.1:{port}")

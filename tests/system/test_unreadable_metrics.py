@@ -15,12 +15,11 @@ from prometheus_client.openmetrics.parser import (
 )
 
 from meshtrio.messages import metrics
-from meshtrio.services import metrics_collector
 from meshtrio.services.metrics import CollectedMetrics
 from meshtrio.supervisor import events
 from meshtrio.telemetry.metric_families import instance_labels
 from meshtrio.telemetry.metrics.family_merger import FamilyMerger
-from tests.support.in_process_mesh import run_mesh
+from tests.support import in_process_mesh
 from tests.support.loop_latency import measure_cpu_time, measure_loop_latency
 from tests.support.mesh_processes import echo_plugin_table, plugin_table, wait_until
 from tests.support.prometheus_server import Prometheus
@@ -41,10 +40,8 @@ KINDS = {
 GARBAGE = ("huge", "points", "broken", "fields")
 
 
-@pytest.fixture(autouse=True)
-def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raise the time limits of collecting metrics, which are not what is tested."""
-    monkeypatch.setattr(metrics_collector, "_COLLECT_TIMEOUT", 120.0)
+run_mesh = partial(in_process_mesh.run_mesh, collect_timeout=120.0)
+"""With long time limits, which are not what is tested."""
 
 
 def malformed_metrics_table(kind: str) -> str:

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.telemetry.metrics.batched_histograms import (
+from meshtrio.telemetry.metrics.call_recorder import (
+    DURATION,
     FLUSH_THRESHOLD,
-    BatchedHistograms,
+    SENT_SIZE,
+    CallRecorder,
 )
 from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, SIZE_BUCKETS, Histogram
 
@@ -41,7 +43,7 @@ CALLS = st.lists(st.tuples(st.integers(-1, 20), st.floats(0, 200), st.integers(0
 
 @given(CALLS)
 def test_calls_are_told_by_status(calls: list[tuple[int, float, int]]) -> None:
-    ended = BatchedHistograms(LATENCY_BUCKETS, SIZE_BUCKETS)
+    ended = CallRecorder((), [DURATION, SENT_SIZE])
     for call in calls:
         ended.pending += call
     found = ended.histograms_by_status()
@@ -60,7 +62,7 @@ def test_calls_are_told_by_status(calls: list[tuple[int, float, int]]) -> None:
 
 def test_asking_in_another_thread_loses_and_doubles_nothing() -> None:
     """As with a scrape that prometheus_client's own server answers."""
-    ended, done = BatchedHistograms(LATENCY_BUCKETS), threading.Event()
+    ended, done = CallRecorder((), [DURATION]), threading.Event()
 
     def scrape() -> None:
         while not done.is_set():

@@ -17,7 +17,7 @@ import pytest
 
 from meshtrio.config.binary_log_filter import MethodLogLimits
 from meshtrio.telemetry.binary_log import reader
-from meshtrio.telemetry.binary_log.entry_writer import CallEntryWriter, Logger
+from meshtrio.telemetry.binary_log.entry_writer import CLIENT, CallEntryWriter
 from meshtrio.telemetry.binary_log.rotating_writer import RotatingWriter
 from tests.support.mesh_processes import wait_until
 
@@ -157,7 +157,7 @@ def test_of_a_record_that_the_disk_has_no_room_for_nothing_is_left(
 def test_a_file_is_read_up_to_what_is_not_whole_yet(tmp_path: Path) -> None:
     files = RotatingWriter(tmp_path, "x")
     entries = []
-    log = CallEntryWriter(entries.append, MethodLogLimits(), Logger.CLIENT)
+    log = CallEntryWriter(entries.append, MethodLogLimits(), CLIENT)
     log.write_client_header("/a.B/C", "host", [("key", "1")], 0.5)
     log.write_half_close()
     for entry in entries:

@@ -31,28 +31,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import attrs
 import trio
 
 from meshtrio.config.binary_log_filter import BinaryLogFilter, MethodLogLimits
 from meshtrio.errors import UsageError
 from meshtrio.grpc.status import CallStatus
+from meshtrio.rpc import tracer
 from meshtrio.rpc.composite_tracer import use_tracers
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
-    AttemptKind,
-    AttemptTracer,
-    ClientCallTracer,
-    ClientTracer,
-    MethodTracer,
-    ServerCallTracer,
-    ServerTracer,
-)
+from meshtrio.rpc.tracer import AttemptKind
 from meshtrio.telemetry.binary_log.client_call import LoggedClientCall
 from meshtrio.telemetry.binary_log.entry_writer import (
+    CLIENT,
+    SERVER,
     CallEntryWriter,
-    Logger,
     WriteEntry,
     make_address,
 )
@@ -107,21 +102,21 @@ async def open_binary_log(
             await trio.to_thread.run_sync(writer.close)
 
 
-class BinaryLog(ServerTracer, ClientTracer):
+@attrs.frozen
+class BinaryLog(tracer.ServerTracer, tracer.ClientTracer):
     """A tracer that writes entries of the calls that a filter selects."""
 
-    def __init__(self, log_filter: BinaryLogFilter, write_entry: WriteEntry) -> None:
-        """`write_entry` is called with each serialized entry."""
-        self._filter = log_filter
-        self._write_entry = write_entry
+    _filter: BinaryLogFilter
+    _write_entry: WriteEntry
+    """Called with each serialized entry."""
 
     def start_call(
         self, server_context: ServerContext, method: Method, stream: Stream
-    ) -> ServerCallTracer:
+    ) -> tracer.ServerCallTracer:
         limits = self._filter.method_limits(method.service, method.name)
         if limits is None:
             return _IGNORED_SERVER_CALL
-        entries = CallEntryWriter(self._write_entry, limits, Logger.SERVER)
+        entries = CallEntryWriter(self._write_entry, limits, SERVER)
         timeout = server_context.timeout
         entries.write_client_header(
             method.path,
@@ -130,43 +125,41 @@ class BinaryLog(ServerTracer, ClientTracer):
             None if timeout is None else timeout.total_seconds(),
             make_address(server_context.peer.address),
         )
-        return _LoggedServerCall(entries, server_context, stream)
+        call = stream.message_tracer = _LoggedServerCall(entries, server_context, stream)
+        return call
 
     def call_rejected(self, headers: object, status: CallStatus) -> None:
         """Write nothing: no application saw the call."""
 
-    def trace_method(self, target: str, method: Method) -> MethodTracer:
+    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
         limits = self._filter.method_limits(method.service, method.name)
-        return (
-            _IGNORED_METHOD if limits is None else _LoggedMethod(self._write_entry, limits, method)
-        )
+        if limits is None:
+            return _IGNORED_METHOD
+        return _LoggedMethod(self._write_entry, limits, method)
 
 
-class _IgnoredMethod(MethodTracer, ClientCallTracer, AttemptTracer):
+class _IgnoredMethod(tracer.MethodTracer, tracer.ClientCallTracer, tracer.AttemptTracer):
     """Traces calls of a method that the filter excludes: writes nothing."""
 
-    def start_call(self) -> ClientCallTracer:
+    def start_call(self) -> tracer.ClientCallTracer:
         return self
 
-    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
+    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> tracer.AttemptTracer:
         return self
 
 
 _IGNORED_METHOD = _IgnoredMethod()
-_IGNORED_SERVER_CALL = ServerCallTracer()
+_IGNORED_SERVER_CALL = tracer.ServerCallTracer()
 
 
-class _LoggedServerCall(ServerCallTracer):
+@attrs.define(eq=False)
+class _LoggedServerCall(tracer.ServerCallTracer):
     """Writes the entries of a served call."""
 
-    __slots__ = ("_entries", "_headers_written", "_request", "_stream")
-
-    def __init__(self, entries: CallEntryWriter, request: ServerContext, stream: Stream) -> None:
-        self._entries = entries
-        self._request = request
-        self._stream = stream
-        self._headers_written = False
-        stream.message_tracer = self
+    _entries: CallEntryWriter
+    _request: ServerContext
+    _stream: Stream
+    _headers_written: bool = False
 
     def message_received(self, message: bytes, wire_size: int) -> None:
         self._entries.write_client_message(message)
@@ -195,15 +188,14 @@ class _LoggedServerCall(ServerCallTracer):
         self._entries.write_trailer(code, message, self._request.trailing_metadata, details)
 
 
-class _LoggedMethod(MethodTracer):
+@attrs.frozen
+class _LoggedMethod(tracer.MethodTracer):
     """Traces calls of a method that the filter selects."""
 
-    def __init__(self, write_entry: WriteEntry, limits: MethodLogLimits, method: Method) -> None:
-        self._write_entry = write_entry
-        self._limits = limits
-        self._method = method
+    _write_entry: WriteEntry
+    _limits: MethodLogLimits
+    _method: Method
 
-    def start_call(self) -> ClientCallTracer:
-        return LoggedClientCall(
-            CallEntryWriter(self._write_entry, self._limits, Logger.CLIENT), self._method
-        )
+    def start_call(self) -> tracer.ClientCallTracer:
+        entries = CallEntryWriter(self._write_entry, self._limits, CLIENT)
+        return LoggedClientCall(entries, self._method)

@@ -1,8 +1,4 @@
-"""Entries of a client's call: what its caller sees of its attempts (gRFC A16).
-
-The request is written once, by the attempt that sends it first. Of the responses, that of the
-attempt is written whose response the caller receives: the committed one.
-"""
+"""Entries of a client's call: what its caller sees of its attempts (gRFC A16)."""
 
 from __future__ import annotations
 
@@ -10,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 
+import attrs
 import trio
 
 from meshtrio.grpc.headers import ResponseHeaders
@@ -23,142 +20,83 @@ from meshtrio.rpc.tracer import AttemptKind, AttemptTracer, ClientCallTracer, Pi
 from meshtrio.telemetry.binary_log.entry_writer import CallEntryWriter, make_address
 
 
+@attrs.define(eq=False)
 class LoggedClientCall(ClientCallTracer):
-    """Writes the entries of a call, from the events of its attempts."""
+    """Holds what the attempts of a call have in common, and writes how it ended."""
 
-    __slots__ = (
-        "_attempt_statuses",
-        "_committed_attempt",
-        "_deadline",
-        "_entries",
-        "_half_closed",
-        "_headers_written",
-        "_is_started",
-        "_method",
-        "_sent_count",
-    )
-
-    def __init__(self, entries: CallEntryWriter, method: Method) -> None:
-        self._entries = entries
-        self._method = method
-        self._is_started = self._half_closed = self._headers_written = False
-        self._sent_count = 0
-        """Number of request messages written; further attempts send the same messages."""
-        self._deadline = math.inf
-        self._committed_attempt: _LoggedAttempt | None = None
-        """The attempt whose response the caller receives; None until that is known."""
-        self._attempt_statuses: list[tuple[_LoggedAttempt, CallStatus]] = []
+    entries: CallEntryWriter
+    method: Method
+    is_started: bool = False
+    half_closed: bool = False
+    headers_written: bool = False
+    sent_count: int = 0
+    """Number of request messages written; further attempts send the same messages."""
+    deadline: float = math.inf
+    committed_attempt: _LoggedAttempt | None = None
+    """The attempt whose response the caller receives; None until that is known."""
+    ended_attempts: list[_LoggedAttempt] = attrs.field(factory=list)
 
     def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
         return _LoggedAttempt(self)
 
-    def on_request_headers(
-        self, authority: str, fields: Sequence[HeaderField], deadline: float
-    ) -> None:
-        """Write the client header, for the first attempt only."""
-        if self._is_started:
-            return
-        self._is_started = True
-        self._deadline = deadline
-        timeout = None if deadline == math.inf else deadline - trio.current_time()
-        self._entries.write_client_header(
-            self._method.path, authority, _decode_metadata(fields), timeout
-        )
-
-    def on_message_sent(self, message: bytes, number: int) -> None:
-        if number > self._sent_count:
-            self._sent_count = number
-            self._entries.write_client_message(message)
-
-    def on_half_close(self) -> None:
-        if not self._half_closed:
-            self._half_closed = True
-            self._entries.write_half_close()
-
-    def on_response_headers(self, attempt: _LoggedAttempt, headers: ResponseHeaders) -> None:
-        # A unary call may have concurrent attempts; the first with headers need not be committed.
-        if self._method.client_streams or self._method.server_streams:
-            self._write_headers(attempt, headers)
-
-    def on_message_received(
-        self, attempt: _LoggedAttempt, headers: ResponseHeaders | None, message: bytes
-    ) -> None:
-        if headers is not None:
-            self._write_headers(attempt, headers)
-        if self._committed_attempt is attempt:
-            self._entries.write_server_message(message)
-
-    def _write_headers(self, attempt: _LoggedAttempt, headers: ResponseHeaders) -> None:
-        if self._committed_attempt is None:
-            self._committed_attempt = attempt
-            self._headers_written = True
-            self._entries.write_server_header(headers.metadata, attempt.peer_address)
-
-    def on_attempt_ended(self, attempt: _LoggedAttempt, status: CallStatus) -> None:
-        self._attempt_statuses.append((attempt, status))
+    def commit(self, attempt: _LoggedAttempt, headers: ResponseHeaders) -> None:
+        """Write the headers of a response that the caller receives, unless there is another one."""
+        if self.committed_attempt is None:
+            self.committed_attempt = attempt
+            self.headers_written = True
+            self.entries.write_server_header(headers.metadata, attempt.peer_address)
 
     def call_ended(self, status: CallStatus | None) -> None:
-        attempt, found = self._deciding_attempt(status)
+        attempt = self._deciding_attempt(status)
         if status is None:
-            status = self._status_of_cancelled_call(attempt, found)
-            if status is None:
-                self._entries.write_cancel()
+            # It was cancelled: by its caller alone, unless there is a status nevertheless.
+            own = None if attempt is None or not attempt.has_trailers else attempt.status
+            if own is not None and (attempt is self.committed_attempt or not own[0]):
+                status = own
+            elif trio.current_time() >= self.deadline:
+                status = DEADLINE_EXCEEDED, "the caller's deadline passed"
+            else:
+                self.entries.write_cancel()
                 return
         self._write_trailer(attempt, status)
 
-    def _deciding_attempt(
-        self, status: CallStatus | None
-    ) -> tuple[_LoggedAttempt | None, CallStatus | None]:
-        """Return the attempt that determined the call's status, and that attempt's own status."""
-        for attempt, own in reversed(self._attempt_statuses):
-            matches = status is None or own[0] == status[0]
-            if attempt is self._committed_attempt or (self._committed_attempt is None and matches):
-                return attempt, own
-        return self._committed_attempt, None
-
-    def _status_of_cancelled_call(
-        self, attempt: _LoggedAttempt | None, attempt_status: CallStatus | None
-    ) -> CallStatus | None:
-        """Return the status of a call that was cancelled; None if only its caller cancelled it."""
-        has_status = attempt is not None and attempt.has_trailers and attempt_status is not None
-        if (
-            has_status
-            and attempt_status
-            and (attempt is self._committed_attempt or not attempt_status[0])
-        ):
-            return attempt_status
-        if trio.current_time() >= self._deadline:
-            return DEADLINE_EXCEEDED, "the caller's deadline passed"
+    def _deciding_attempt(self, status: CallStatus | None) -> _LoggedAttempt | None:
+        """Return the attempt that determined the call's status."""
+        if self.committed_attempt is not None:
+            return self.committed_attempt
+        for attempt in reversed(self.ended_attempts):
+            if status is None or (attempt.status is not None and attempt.status[0] == status[0]):
+                return attempt
         return None
 
     def _write_trailer(self, attempt: _LoggedAttempt | None, status: CallStatus) -> None:
         stream = None if attempt is None else attempt.stream
         if attempt is None or stream is None:
-            self._entries.write_trailer(*status)
+            self.entries.write_trailer(*status)
             return
         headers, trailers = stream.headers, stream.trailers
         if headers is not None and headers.trailers is None and headers.http_status == 200:
-            self._write_headers(attempt, headers)
+            self.commit(attempt, headers)
         answered = headers is not None or trailers is not None
-        peer = attempt.peer_address if answered and not self._headers_written else None
+        peer = attempt.peer_address if answered and not self.headers_written else None
         if trailers is None:
-            self._entries.write_trailer(*status, peer=peer)
+            self.entries.write_trailer(*status, peer=peer)
         else:
-            self._entries.write_trailer(*status, trailers.metadata, trailers.details, peer)
+            self.entries.write_trailer(*status, trailers.metadata, trailers.details, peer)
 
 
+@attrs.define(eq=False)
 class _LoggedAttempt(AttemptTracer):
-    """Reports the events of one attempt to its call."""
-
-    __slots__ = ("_address", "_call", "_sent_count", "stream")
+    """Writes the entries of one attempt, except for those that another one has written."""
 
     wants_pick_events = True
 
-    def __init__(self, call: LoggedClientCall) -> None:
-        self._call = call
-        self._address = ""
-        self._sent_count = 0
-        self.stream: Stream | None = None
+    _call: LoggedClientCall
+    _address: str = ""
+    _sent_count: int = 0
+    stream: Stream | None = None
+    status: CallStatus | None = None
+    """Status of the attempt; None until it has ended."""
 
     @property
     def peer_address(self) -> object:
@@ -171,7 +109,13 @@ class _LoggedAttempt(AttemptTracer):
         return self.stream is not None and self.stream.trailers is not None
 
     def before_pick(self, authority: str, fields: Sequence[HeaderField], deadline: float) -> None:
-        self._call.on_request_headers(authority, fields, deadline)
+        call = self._call
+        if not call.is_started:
+            call.is_started = True
+            call.deadline = deadline
+            timeout = None if deadline == math.inf else deadline - trio.current_time()
+            metadata = _decode_metadata(fields)
+            call.entries.write_client_header(call.method.path, authority, metadata, timeout)
 
     def endpoint_picked(self, attempt: PickedAttempt, *, was_delayed: bool) -> None:
         self._address = attempt.address
@@ -180,20 +124,29 @@ class _LoggedAttempt(AttemptTracer):
 
     def message_sent(self, message: bytes, wire_size: int) -> None:
         self._sent_count += 1
-        self._call.on_message_sent(message, self._sent_count)
+        if self._sent_count > self._call.sent_count:
+            self._call.sent_count = self._sent_count
+            self._call.entries.write_client_message(message)
 
     def half_closed(self) -> None:
-        self._call.on_half_close()
+        if not self._call.half_closed:
+            self._call.half_closed = True
+            self._call.entries.write_half_close()
 
     def headers_received(self, headers: ResponseHeaders) -> None:
-        self._call.on_response_headers(self, headers)
+        # A unary call may have concurrent attempts; the first with headers need not be committed.
+        if self._call.method.client_streams or self._call.method.server_streams:
+            self._call.commit(self, headers)
 
     def message_received(self, message: bytes, wire_size: int) -> None:
-        headers = None if self.stream is None else self.stream.headers
-        self._call.on_message_received(self, headers, message)
+        if self.stream is not None and self.stream.headers is not None:
+            self._call.commit(self, self.stream.headers)
+        if self._call.committed_attempt is self:
+            self._call.entries.write_server_message(message)
 
     def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
-        self._call.on_attempt_ended(self, status)
+        self.status = status
+        self._call.ended_attempts.append(self)
 
 
 def _decode_metadata(fields: Sequence[HeaderField]) -> list[tuple[str, str | bytes]]:

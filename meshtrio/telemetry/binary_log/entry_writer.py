@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable
-from enum import Enum
 from ipaddress import ip_address
 from typing import Any
+
+import attrs
 
 from meshtrio.config.binary_log_filter import MethodLogLimits
 from meshtrio.messages import binarylog
@@ -19,7 +20,7 @@ WriteEntry = Callable[[bytes], None]
 MetadataItems = Iterable[tuple[str, str | bytes]]
 
 _Entry = binarylog.GrpcLogEntry
-_ids = itertools.count(1)
+CLIENT, SERVER = _Entry.LOGGER_CLIENT, _Entry.LOGGER_SERVER
 _MAX_DURATION = 315_576_000_000
 """Maximum of a protobuf Duration, in seconds."""
 _TRACE_KEY = "grpc-trace-bin"
@@ -28,25 +29,17 @@ _RESERVED_KEYS = frozenset(
 )
 
 
-class Logger(Enum):
-    """The side of a call that writes its entries."""
-
-    CLIENT = _Entry.LOGGER_CLIENT
-    SERVER = _Entry.LOGGER_SERVER
-
-
+@attrs.define(eq=False)
 class CallEntryWriter:
     """Writes the numbered entries of one call."""
 
-    __slots__ = ("_call_id", "_limits", "_logger", "_sequence_id", "_write_entry")
-
-    def __init__(self, write_entry: WriteEntry, limits: MethodLogLimits, logger: Logger) -> None:
-        """`limits`: how many bytes are written of metadata and messages."""
-        self._write_entry = write_entry
-        self._limits = limits
-        self._logger = logger.value
-        self._call_id = next(_ids)
-        self._sequence_id = 0
+    _write_entry: WriteEntry
+    _limits: MethodLogLimits
+    """How many bytes are written of metadata and messages."""
+    _logger: Any
+    """The side of the call that writes: `CLIENT` or `SERVER`."""
+    _call_id: int = attrs.field(factory=itertools.count(1).__next__)
+    _sequence_id: int = 0
 
     def write_client_header(
         self,
@@ -115,7 +108,7 @@ class CallEntryWriter:
         found = binarylog.Metadata()
         truncated = False
         for key, value in metadata:
-            if _is_reserved_key(key):
+            if key in _RESERVED_KEYS or (key.startswith("grpc-") and key != _TRACE_KEY):
                 continue
             data = value if isinstance(value, bytes) else value.encode("latin-1", "replace")
             if remaining is not None and key != _TRACE_KEY:
@@ -141,16 +134,11 @@ class CallEntryWriter:
         self._write_entry(entry.SerializeToString())
 
 
-def _is_reserved_key(key: str) -> bool:
-    return key in _RESERVED_KEYS or (key.startswith("grpc-") and key != _TRACE_KEY)
-
-
 def make_address(peer: str, socket_path: str = "") -> Any:
     """Return the Address of "host:port", or that of a Unix socket if `peer` is empty."""
     if not peer:
-        return binarylog.Address(
-            type=binarylog.Address.TYPE_UNIX, address=replace_surrogates(socket_path)
-        )
+        path = replace_surrogates(socket_path)
+        return binarylog.Address(type=binarylog.Address.TYPE_UNIX, address=path)
     try:
         address = Address.parse(f"tcp:{peer}")
         # The zone of a link-local address is not part of it (RFC 4007 §11).

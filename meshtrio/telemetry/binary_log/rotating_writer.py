@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
+from meshtrio.telemetry.metric_families import MetricFamily, counter_family
 from meshtrio.util.background_writer import BackgroundWriter
 from meshtrio.util.log_once import ReasonChangeLogger
 
@@ -61,13 +61,8 @@ class RotatingWriter:
     ) -> None:
         """Start the thread; no file is created yet.
 
-        Args:
-            directory: Folder of the files.
-            name: First part of the files' names, before the process id.
-            max_file_size: Maximum size of a file, in bytes; larger records are dropped.
-            max_files: Number of files to keep, the current one included.
-            retry_delay: Seconds until a file is tried again after a failure. Records are dropped
-                in the meantime.
+        Records larger than `max_file_size`, in bytes, are dropped, and all of them for
+        `retry_delay` after a failure.
         """
         self.path = directory / f"{name}.{os.getpid()}.binlog"
         self._name = name
@@ -138,8 +133,11 @@ class RotatingWriter:
 
     def _append(self, data: bytes) -> None:
         if self._fd is None:
-            self._open_file()
-        assert self._fd is not None
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._open_directory() as folder:
+                self._fd = _open_private_file(self.path.name, folder)
+                self._file_offset = os.fstat(self._fd).st_size
+                _remove_stale_files(folder, self._name, self._max_files)
         remaining = memoryview(data)
         try:
             while remaining:
@@ -150,13 +148,6 @@ class RotatingWriter:
                 os.ftruncate(self._fd, self._file_offset)
             raise
         self._file_offset += len(data)
-
-    def _open_file(self) -> None:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._open_directory() as folder:
-            self._fd = _open_private_file(self.path.name, folder)
-            self._file_offset = os.fstat(self._fd).st_size
-            _remove_stale_files(folder, self._name, self._max_files)
 
     @contextlib.contextmanager
     def _open_directory(self) -> Iterator[int]:
@@ -197,25 +188,13 @@ class RotatingWriter:
 
     def collect(self) -> list[MetricFamily]:
         """Return the counters of written and dropped entries."""
-        dropped = [
-            MetricPoint((("reason", reason),), self._dropped[reason])
-            for reason in ("queue_full", "too_large", "not_written", "stopped")
-        ]
+        reasons = ("queue_full", "too_large", "not_written", "stopped")
+        dropped = {(("reason", reason),): self._dropped[reason] for reason in reasons}
+        prefix, text = "meshtrio.binary_log", "Entries of the binary log that were"
+        written = {(): self._records_written}
         return [
-            MetricFamily(
-                "meshtrio.binary_log.written",
-                MetricKind.COUNTER,
-                "{entry}",
-                "Entries of the binary log that were written.",
-                [MetricPoint((), self._records_written)],
-            ),
-            MetricFamily(
-                "meshtrio.binary_log.dropped",
-                MetricKind.COUNTER,
-                "{entry}",
-                "Entries of the binary log that were not written.",
-                dropped,
-            ),
+            counter_family(f"{prefix}.written", "{entry}", f"{text} written.", written),
+            counter_family(f"{prefix}.dropped", "{entry}", f"{text} not written.", dropped),
         ]
 
 
@@ -223,9 +202,6 @@ def _open_private_file(name: str, directory_fd: int) -> int:
     """Open a file to append to, or create it.
 
     A file of another user is refused, since its owner could read what is written.
-
-    Raises:
-        OSError: It cannot be opened, or is not a regular file that only this user owns.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     # Neither wait for the reader of a FIFO, nor take a terminal as the controlling one.
@@ -235,9 +211,8 @@ def _open_private_file(name: str, directory_fd: int) -> int:
     is_own = status.st_uid == os.geteuid() and status.st_nlink == 1
     if not (is_own and stat.S_ISREG(status.st_mode)):
         os.close(file)
-        raise FileExistsError(
-            errno.EEXIST, f"uid {status.st_uid} has put another file in its place; remove it"
-        )
+        text = f"uid {status.st_uid} has put another file in its place; remove it"
+        raise FileExistsError(errno.EEXIST, text)
     return file
 
 

@@ -4,17 +4,43 @@ Theory of operation
 -------------------
 
 A plugin logs to stderr: lines of JSON if its mesh reads them, plain text otherwise
-(`plugin_logging`). The mesh's supervisor reads the lines and sends each as an event; `event_logger`
-turns every event, and every line, into one record of the standard library's logging, whose level,
-message and fields are those of the line. What becomes of the records is up to the program's
-handlers: `formatters.JsonFormatter` writes them as lines of JSON, `meshtrio serve` also as plain
-text.
+(`configure_logging`). The mesh's supervisor reads the lines and sends each as an event;
+`event_logger` turns every event, and every line, into one record of the standard library's logging,
+whose level, message and fields are those of the line. What becomes of the records is up to the
+program's handlers: `formatters.JsonFormatter` writes them as lines of JSON, `meshtrio serve` also
+as plain text.
 
     event_logger     events and lines to records
-    plugin_logging   the log of a plugin's process
     formatters       records to lines of JSON; TraceIdFilter
     json_lines       any values to one line of JSON, bounded in length
     trace_ids        ids of the current trace and span
 
 Formatting never raises and never writes more than one line for a record, whatever was logged.
 """
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from meshtrio.contract import MAX_LINE_LENGTH, MESH_SOCKET
+
+_PLAIN_FORMAT = "%(levelname)s %(name)s: %(message)s"
+
+
+def configure_logging() -> None:
+    """Write the program's log to stderr, unless the program has configured logging itself."""
+    if not _is_read_by_mesh():
+        logging.basicConfig(level=logging.INFO, format=_PLAIN_FORMAT)
+    elif not logging.getLogger().handlers:
+        from meshtrio.telemetry.logs.formatters import PluginLineFormatter
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(PluginLineFormatter(MAX_LINE_LENGTH))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _is_read_by_mesh() -> bool:
+    """Return whether stderr goes to a mesh, not to a terminal in whose shell MESH_SOCKET is set."""
+    return bool(os.environ.get(MESH_SOCKET)) and sys.stderr is not None and not sys.stderr.isatty()

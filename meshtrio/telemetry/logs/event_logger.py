@@ -56,10 +56,10 @@ def _emit_record(
         "plugin": event.plugin,
         "instance": event.instance,
         "event": event_name,
+        "pid": getattr(event, "pid", None),
+        "stream": getattr(event, "stream", None),
+        "fields": line.fields,
     }
-    for key in ("pid", "stream"):
-        extra[key] = getattr(event, key, None)
-    extra["fields"] = line.fields
     if line.fields is not None:
         extra |= {"logger": line.logger, "trace_id": line.trace_id, "span_id": line.span_id}
     # Not logger.log: it walks the stack for the caller, which is slow and of no use here.

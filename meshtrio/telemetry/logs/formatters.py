@@ -51,17 +51,16 @@ class JsonFormatter(logging.Formatter):
         self._max_length = max_length
 
     def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         values: dict[str, Any] = {
-            "time": _format_rfc3339(record.created),
+            "time": time.replace("+00:00", "Z"),
             "level": record.levelname,
             "logger": getattr(record, "logger", None) or record.name,
             "message": get_message(record),
         }
         for key in _PLUGIN_KEYS:
             values[key] = getattr(record, key, None)
-        added = {
-            key: value for key, value in get_extra(record).items() if key not in _TOP_LEVEL_KEYS
-        }
+        added = {k: value for k, value in get_extra(record).items() if k not in _TOP_LEVEL_KEYS}
         values["fields"] = getattr(record, "fields", None) or added
         values |= _trace_and_exception_fields(self, record)
         return format_json_line(_omit_empty(values), self._max_length)
@@ -118,8 +117,3 @@ def _trace_and_exception_fields(
         exception = formatter.formatException(record.exc_info)
     parts = [part for part in (exception, record.stack_info) if part]
     return {"trace_id": trace_id, "span_id": span_id, "exception": "\n".join(parts)}
-
-
-def _format_rfc3339(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -13,23 +13,21 @@ Theory of operation
 
 Tracers count calls: `call_metrics` by gRFC A66, `experimental` by A96 and A91, `gateway_metrics`
 the calls that the mesh proxies. A call's figures are appended to the flat list of a
-`call_recorder`, which is sorted into histograms when it is long or collected
-(`batched_histograms`). `mesh_metrics` counts lifecycle events, and `resource_metrics` reads /proc.
+`call_recorder`, which is sorted into histograms when it is long or collected. `mesh_metrics` counts
+lifecycle events, and `resource_metrics` reads /proc.
 
 Each is a *source*: a function that returns families (`metric_families`). `Metrics.collect` joins
 the sources of a process. The mesh collects those of its plugins by RPC
 (`services.metrics_collector`); `family_merger` admits what Prometheus can read, point by point;
 `prometheus` converts to prometheus_client's metrics; `exposition_server` has that library write the
 text, and answers GET /metrics, once for all concurrent scrapes.
-
-Labels are bounded whatever peers send: unknown methods and statuses become "other" and UNKNOWN.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from meshtrio.rpc.composite_tracer import compose_client_tracers, use_tracers
 from meshtrio.telemetry.metric_families import MetricFamily
@@ -61,13 +59,10 @@ class Metrics:
         """Collect from another source too."""
         self._sources.append(source)
 
-    @contextmanager
-    def install(self) -> Iterator[None]:
+    def install(self) -> AbstractContextManager[None]:
         """Measure the calls of all channels and servers that are created in the block."""
-        with use_tracers(
-            client=compose_client_tracers(self._client, self._experimental), server=self._server
-        ):
-            yield
+        client = compose_client_tracers(self._client, self._experimental)
+        return use_tracers(client=client, server=self._server)
 
     def collect(self) -> list[MetricFamily]:
         """Return all families, those of prometheus_client's registry included if it is used."""

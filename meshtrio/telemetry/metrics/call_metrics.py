@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Generic, TypeVar
 
+import attrs
+
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.status import CANCELLED, CallStatus
 from meshtrio.rpc.context import ServerContext
@@ -29,11 +31,11 @@ from meshtrio.rpc.tracer import (
     ServerCallTracer,
     ServerTracer,
 )
-from meshtrio.telemetry.metric_families import Labels, MetricFamily, MetricKind, MetricPoint
-from meshtrio.telemetry.metrics.batched_histograms import FLUSH_THRESHOLD
+from meshtrio.telemetry.metric_families import Labels, MetricFamily, counter_family
 from meshtrio.telemetry.metrics.call_recorder import (
     ALL_INSTRUMENTS,
     DURATION,
+    FLUSH_THRESHOLD,
     CallRecorder,
     histogram_families,
 )
@@ -61,7 +63,7 @@ class _ServerCallTracer(ServerCallTracer):
         seconds = perf_counter() - self.started_at
         pending += (status[0], seconds, stream.sent_size, stream.received_size)
         if len(pending) >= FLUSH_THRESHOLD:
-            self.recorder.histograms.flush()
+            self.recorder.flush()
 
 
 class ServerMetrics(ServerTracer):
@@ -95,12 +97,11 @@ class ServerMetrics(ServerTracer):
     def collect(self) -> list[MetricFamily]:
         """Return the families, as of now."""
         methods = list(self._methods.values())
-        started = [MetricPoint(calls.labels, calls.started) for calls in methods]
-        prefix = "grpc.server.call"
+        started = {calls.labels: calls.started for calls in methods}
         text = "The total number of RPCs that came, including those that have not completed."
         return [
-            MetricFamily(f"{prefix}.started", MetricKind.COUNTER, "{call}", text, started),
-            *histogram_families(prefix, "RPC", methods, ALL_INSTRUMENTS),
+            counter_family("grpc.server.call.started", "{call}", text, started),
+            *histogram_families("grpc.server.call", "RPC", methods, ALL_INSTRUMENTS),
         ]
 
 
@@ -122,10 +123,6 @@ class _MethodTracer(MethodTracer):
         call.last_status = CANCELLED
         call.started_at = perf_counter()
         return call
-
-    def flush(self) -> None:
-        self.attempts.histograms.flush()
-        self.calls.histograms.flush()
 
 
 class _ClientCallTracer(ClientCallTracer, AttemptTracer):
@@ -164,17 +161,16 @@ class _ClientCallTracer(ClientCallTracer, AttemptTracer):
             perf_counter() - self.started_at,
         )
         if len(pending) >= FLUSH_THRESHOLD:
-            method.flush()
+            method.attempts.flush()
+            method.calls.flush()
 
 
+@attrs.define(eq=False)
 class _AttemptTracer(AttemptTracer):
     """Traces an attempt that is not the first of its call."""
 
-    __slots__ = ("_call", "_started_at")
-
-    def __init__(self, call: _ClientCallTracer) -> None:
-        self._call = call
-        self._started_at = perf_counter()
+    _call: _ClientCallTracer
+    _started_at: float = attrs.field(factory=perf_counter)
 
     def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
         self._call.last_status = status[0]
@@ -220,16 +216,12 @@ class ClientMetrics(ClientTracer):
 
     def collect(self) -> list[MetricFamily]:
         """Return the families, as of now."""
-        methods = list(self._methods)
-        prefix = "grpc.client.attempt"
+        attempts = [method.attempts for method in self._methods]
+        calls = [method.calls for method in self._methods]
+        started = {each.labels: each.started for each in attempts}
         text = "The total number of RPC attempts started, including those that have not completed."
-        started = [
-            MetricPoint(called.attempts.labels, called.attempts.started) for called in methods
-        ]
-        attempts = [called.attempts for called in methods]
-        calls = [called.calls for called in methods]
         return [
-            MetricFamily(f"{prefix}.started", MetricKind.COUNTER, "{attempt}", text, started),
-            *histogram_families(prefix, "RPC attempt", attempts, ALL_INSTRUMENTS),
+            counter_family("grpc.client.attempt.started", "{attempt}", text, started),
+            *histogram_families("grpc.client.attempt", "RPC attempt", attempts, ALL_INSTRUMENTS),
             *histogram_families("grpc.client.call", "RPC", calls, [DURATION]),
         ]

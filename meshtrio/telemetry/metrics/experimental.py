@@ -3,75 +3,63 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
 
 from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.status import CallStatus
+from meshtrio.rpc import tracer
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
-    AttemptKind,
-    AttemptTracer,
-    ClientCallTracer,
-    ClientTracer,
-    MethodTracer,
+from meshtrio.rpc.tracer import AttemptKind
+from meshtrio.telemetry.metric_families import (
+    Labels,
+    MetricFamily,
+    counter_family,
+    histogram_family,
 )
-from meshtrio.telemetry.metric_families import Labels, MetricFamily, MetricKind, MetricPoint
 from meshtrio.telemetry.metrics.call_metrics import MAX_MEASURED_METHODS, OTHER, MethodMap
 from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, Histogram
 
 _ATTEMPT_COUNT_BUCKETS = (1.0, 2.0, 3.0, 4.0, 5.0)
 _HISTOGRAMS_BY_KIND = {
-    AttemptKind.RETRY: ("retries", "{retry}", "retries", _ATTEMPT_COUNT_BUCKETS),
-    AttemptKind.TRANSPARENT_RETRY: (
-        "transparent_retries",
-        "{transparent_retry}",
-        "transparent retries",
-        (*_ATTEMPT_COUNT_BUCKETS, 10.0),
-    ),
-    AttemptKind.HEDGE: ("hedges", "{hedge}", "hedges", _ATTEMPT_COUNT_BUCKETS),
+    AttemptKind.RETRY: ("retries", _ATTEMPT_COUNT_BUCKETS),
+    AttemptKind.TRANSPARENT_RETRY: ("transparent_retries", (*_ATTEMPT_COUNT_BUCKETS, 10.0)),
+    AttemptKind.HEDGE: ("hedges", _ATTEMPT_COUNT_BUCKETS),
 }
 
 
-class _RetryHistograms:
-    """Histograms of the retried calls of one method of one target."""
+class _MethodTracer(tracer.MethodTracer):
+    """Traces the retried calls of one method of one target."""
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
         self.delays = Histogram(LATENCY_BUCKETS)
-        self.counts = {kind: Histogram(spec[3]) for kind, spec in _HISTOGRAMS_BY_KIND.items()}
+        self.counts = {kind: Histogram(bounds) for kind, (_, bounds) in _HISTOGRAMS_BY_KIND.items()}
+
+    def start_call(self) -> tracer.ClientCallTracer:
+        return _ClientCallTracer(self)
 
 
-class _AttemptTracer(AttemptTracer):
-    """Reports the end of an attempt to its call."""
-
-    def __init__(self, call: _ClientCallTracer) -> None:
-        self._call = call
-
-    def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
-        self._call.on_attempt_ended()
-
-
-class _ClientCallTracer(ClientCallTracer):
+class _ClientCallTracer(tracer.ClientCallTracer, tracer.AttemptTracer):
     """Counts a call's attempts by kind, and the time without any active one."""
 
-    def __init__(self, method: _RetryHistograms) -> None:
+    def __init__(self, method: _MethodTracer) -> None:
         self._method = method
-        self._attempt_counts: dict[AttemptKind, int] = {}
+        self._attempt_counts: Counter[AttemptKind] = Counter()
         self._active_attempts = 0
         self._idle_since: float | None = None
         self._retry_delay = 0.0
 
-    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
+    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> tracer.AttemptTracer:
         if self._idle_since is not None:
             self._retry_delay += perf_counter() - self._idle_since
             self._idle_since = None
         self._active_attempts += 1
-        self._attempt_counts[kind] = self._attempt_counts.get(kind, 0) + 1
-        return _AttemptTracer(self)
+        self._attempt_counts[kind] += 1
+        return self
 
-    def on_attempt_ended(self) -> None:
+    def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
         self._active_attempts -= 1
         if not self._active_attempts:
             self._idle_since = perf_counter()
@@ -85,21 +73,11 @@ class _ClientCallTracer(ClientCallTracer):
             self._method.delays.record([self._retry_delay])
 
 
-class _MethodTracer(MethodTracer):
-    """Traces the calls of one method."""
-
-    def __init__(self, method: _RetryHistograms) -> None:
-        self._method = method
-
-    def start_call(self) -> ClientCallTracer:
-        return _ClientCallTracer(self._method)
-
-
-class ExperimentalMetrics(ClientTracer):
+class ExperimentalMetrics(tracer.ClientTracer):
     """Measures retries and hedges, the delay between attempts, and ejections of endpoints."""
 
     def __init__(self) -> None:
-        self._methods = MethodMap(_RetryHistograms)
+        self._methods = MethodMap(_MethodTracer)
         self._ejection_counts: Counter[tuple[str, Ejection]] = Counter()
 
     def outlier_ejected(self, target: str, ejection: Ejection) -> None:
@@ -108,59 +86,40 @@ class ExperimentalMetrics(ClientTracer):
             target = OTHER
         self._ejection_counts[target, ejection] += 1
 
-    def trace_method(self, target: str, method: Method) -> MethodTracer:
-        return _MethodTracer(self._methods.get_or_add(target, method))
+    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
+        return self._methods.get_or_add(target, method)
 
     def collect(self) -> Sequence[MetricFamily]:
         found = []
-        for kind, (name, unit, what, _) in _HISTOGRAMS_BY_KIND.items():
+        for kind, (name, _) in _HISTOGRAMS_BY_KIND.items():
+            unit, what = f"{{{kind.value}}}", name.replace("_", " ")
             text = f"Number of {what} made during the call. Calls without any are not reported."
-            points = [
-                point
-                for method in self._methods
-                if (point := _point_unless_empty(method.labels, method.counts[kind])) is not None
-            ]
-            full = f"grpc.client.call.{name}"
-            found.append(MetricFamily(full, MetricKind.HISTOGRAM, unit, text, points))
+            counts = {method.labels: method.counts[kind] for method in self._methods}
+            found.append(_make_family(name, unit, text, counts))
         text = "Total time of delay while there is no active attempt during the call."
-        points = [
-            point
-            for method in self._methods
-            if (point := _point_unless_empty(method.labels, method.delays)) is not None
-        ]
-        name = "grpc.client.call.retry_delay"
-        found.append(MetricFamily(name, MetricKind.HISTOGRAM, "s", text, points))
+        delays = {method.labels: method.delays for method in self._methods}
+        found.append(_make_family("retry_delay", "s", text, delays))
         return [*found, *self._ejection_families()]
 
     def _ejection_families(self) -> Iterator[MetricFamily]:
-        enforced, unenforced = [], []
+        enforced: dict[Labels, int] = {}
+        unenforced: dict[Labels, int] = {}
         for (target, (detection, reason)), count in list(self._ejection_counts.items()):
-            labels = (
-                ("grpc.lb.outlier_detection.detection_method", detection.value),
-                ("grpc.target", target),
-            )
+            method = ("grpc.lb.outlier_detection.detection_method", detection.value)
             if reason is None:
-                enforced.append(MetricPoint(labels, count))
+                enforced[method, ("grpc.target", target)] = count
             else:
                 why = ("grpc.lb.outlier_detection.unenforced_reason", reason.value)
-                unenforced.append(MetricPoint((*labels[:1], why, *labels[1:]), count))
-        prefix = "grpc.lb.outlier_detection.ejections"
-        text = "Endpoints that fail more than others and"
-        yield MetricFamily(
-            f"{prefix}_enforced",
-            MetricKind.COUNTER,
-            "{ejection}",
-            f"{text} were ejected.",
-            enforced,
-        )
-        yield MetricFamily(
-            f"{prefix}_unenforced",
-            MetricKind.COUNTER,
-            "{ejection}",
-            f"{text} were not.",
-            unenforced,
-        )
+                unenforced[method, why, ("grpc.target", target)] = count
+        prefix, text = "grpc.lb.outlier_detection.ejections", "Endpoints that fail more than others"
+        unit = "{ejection}"
+        yield counter_family(f"{prefix}_enforced", unit, f"{text} and were ejected.", enforced)
+        yield counter_family(f"{prefix}_unenforced", unit, f"{text} and were not.", unenforced)
 
 
-def _point_unless_empty(labels: Labels, histogram: Histogram) -> MetricPoint | None:
-    return MetricPoint(labels, histogram.snapshot()) if any(histogram.counts) else None
+def _make_family(
+    name: str, unit: str, text: str, histograms: Mapping[Labels, Histogram]
+) -> MetricFamily:
+    """Make a family of the histograms that are not empty."""
+    values = {labels: each.snapshot() for labels, each in histograms.items() if any(each.counts)}
+    return histogram_family(f"grpc.client.call.{name}", unit, text, values)

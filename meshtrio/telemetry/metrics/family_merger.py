@@ -50,30 +50,17 @@ MAX_TOTAL_SIZE = 32 * 1024 * 1024
 
 
 class DropReason(Enum):
-    """Why points are dropped: a label of the metric that counts them."""
+    """Why points are dropped: a label of the metric that counts them, and a text for the log."""
 
-    NAME = "name"
-    """The name is invalid, reserved, or in conflict with another metric's."""
-    KIND = "kind"
-    """An earlier source has a metric of this name and another kind, such as a gauge."""
-    LABELS = "labels"
-    """A label is duplicate, reserved, or cannot be encoded."""
-    VALUE = "value"
-    """A counter is negative or not finite, or a histogram is inconsistent."""
-    DUPLICATE = "duplicate"
-    """There already is a series with this name and these labels."""
-    SIZE = "size"
-    """A limit on the size of names, labels, buckets or of the source is exceeded."""
+    NAME = "name", "the name is invalid, reserved, or in conflict with another metric"
+    KIND = "kind", "another source has a metric of this name and another kind"
+    LABELS = "labels", "a label is duplicate, reserved, or cannot be encoded"
+    VALUE = "value", "a counter is negative or not finite, or a histogram is inconsistent"
+    DUPLICATE = "duplicate", "another series has the same name and labels"
+    SIZE = "size", "the limits on the size of a scrape are exceeded"
 
-
-DROP_REASON_TEXT = {
-    DropReason.NAME: "the name is invalid, reserved, or in conflict with another metric",
-    DropReason.KIND: "another source has a metric of this name and another kind",
-    DropReason.LABELS: "a label is duplicate, reserved, or cannot be encoded",
-    DropReason.VALUE: "a counter is negative or not finite, or a histogram is inconsistent",
-    DropReason.DUPLICATE: "another series has the same name and labels",
-    DropReason.SIZE: "the limits on the size of a scrape are exceeded",
-}
+    def __init__(self, label: str, text: str) -> None:
+        self.label, self.text = label, text
 
 
 @attrs.define
@@ -102,28 +89,17 @@ class FamilyMerger:
         """The name of one family of the last source that lost points, for each reason."""
 
     def merge(
-        self,
-        families: Iterable[MetricFamily],
-        labels: Labels = (),
-        *,
-        is_mesh: bool = False,
+        self, families: Iterable[MetricFamily], labels: Labels = (), *, is_mesh: bool = False
     ) -> Counter[DropReason]:
-        """Add the points of a source that are valid, with more labels.
+        """Add the points of a source that are valid, with more labels before their own.
 
-        Args:
-            families: The families of the source.
-            labels: Labels that are put before those of each point. A point's own label of the same
-                name gets the prefix "exported_", as in Prometheus.
-            is_mesh: Whether the source is the mesh itself, which is merged first.
-
-        Returns:
-            The number of dropped points by reason. A dropped family without points counts as one.
+        A point's own label of the same name gets the prefix "exported_", as in Prometheus. Returns
+        the number of dropped points by reason; a dropped family without points counts as one.
         """
         dropped: Counter[DropReason] = Counter()
         self.dropped_examples = {}
-        source = _SourceQuota(
-            labels, math.inf if is_mesh else min(MAX_SOURCE_SIZE, MAX_TOTAL_SIZE - self._size)
-        )
+        max_size = math.inf if is_mesh else min(MAX_SOURCE_SIZE, MAX_TOTAL_SIZE - self._size)
+        source = _SourceQuota(labels, max_size)
         try:
             for family in families:
                 lost = self._merge_family(family, source, is_mesh=is_mesh)
@@ -137,7 +113,7 @@ class FamilyMerger:
     def _merge_family(
         self, family: MetricFamily, source: _SourceQuota, *, is_mesh: bool
     ) -> Counter[DropReason]:
-        merged = self._find_or_add_family(family, is_mesh=is_mesh)
+        merged = self._find_or_add(family, is_mesh=is_mesh)
         if isinstance(merged, DropReason):
             return Counter({merged: max(len(family.points), 1)})
         dropped: Counter[DropReason] = Counter()
@@ -152,9 +128,7 @@ class FamilyMerger:
         """Return the merged families."""
         return [attrs.evolve(each.family, points=each.points) for each in self._merged.values()]
 
-    def _find_or_add_family(
-        self, family: MetricFamily, *, is_mesh: bool
-    ) -> _MergedFamily | DropReason:
+    def _find_or_add(self, family: MetricFamily, *, is_mesh: bool) -> _MergedFamily | DropReason:
         """Return the merged family for the points of a family, or why they have to be dropped."""
         if not family.name or len(family.name) > _MAX_NAME_LENGTH:
             return DropReason.NAME
@@ -210,9 +184,8 @@ class _SourceQuota:
 
 def _is_valid_value(kind: MetricKind, value: object) -> bool:
     if kind is not MetricKind.HISTOGRAM:
-        return isinstance(value, (int, float)) and (
-            kind is MetricKind.GAUGE or (math.isfinite(value) and value >= 0)
-        )
+        is_gauge = kind is MetricKind.GAUGE
+        return isinstance(value, (int, float)) and (is_gauge or 0 <= value < math.inf)
     if not isinstance(value, Distribution) or len(value.counts) != len(value.bounds) + 1:
         return False
     bounds = value.bounds

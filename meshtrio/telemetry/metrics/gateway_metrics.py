@@ -6,17 +6,16 @@ beyond `MAX_MEASURED_SERVICES`, and calls to none, are labelled "other".
 
 from __future__ import annotations
 
-from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
-from meshtrio.telemetry.metrics.batched_histograms import FLUSH_THRESHOLD
+from meshtrio.telemetry.metric_families import MetricFamily, counter_family
 from meshtrio.telemetry.metrics.call_metrics import OTHER
 from meshtrio.telemetry.metrics.call_recorder import (
     DURATION,
+    FLUSH_THRESHOLD,
     CallRecorder,
     histogram_families,
 )
 
 MAX_MEASURED_SERVICES = 1000
-_NAME_PREFIX = "mesh.gateway.call"
 
 
 class GatewayMetrics:
@@ -27,8 +26,7 @@ class GatewayMetrics:
 
     def start_call(self, service: str | None) -> CallRecorder:
         """Count the start of a call, to be ended by `end_call`; `service` is None if unknown."""
-        known = self._services.get(service or OTHER)
-        calls = known or self._add_service(service)
+        calls = self._services.get(service or OTHER) or self._add_service(service)
         calls.started += 1
         return calls
 
@@ -36,7 +34,7 @@ class GatewayMetrics:
         """Record the end of a call, with its status and its duration in seconds."""
         calls.pending += (code, seconds)
         if len(calls.pending) >= FLUSH_THRESHOLD:
-            calls.histograms.flush()
+            calls.flush()
 
     def _add_service(self, service: str | None) -> CallRecorder:
         full = len(self._services) >= MAX_MEASURED_SERVICES
@@ -48,9 +46,10 @@ class GatewayMetrics:
     def collect(self) -> list[MetricFamily]:
         """Return the families, as of now."""
         services = list(self._services.values())
-        started = [MetricPoint(calls.labels, calls.started) for calls in services]
+        started = {calls.labels: calls.started for calls in services}
         text = "The calls that were passed on, including those that have not completed."
+        subject = "RPC that was passed on"
         return [
-            MetricFamily(f"{_NAME_PREFIX}.started", MetricKind.COUNTER, "{call}", text, started),
-            *histogram_families(_NAME_PREFIX, "RPC that was passed on", services, [DURATION]),
+            counter_family("mesh.gateway.call.started", "{call}", text, started),
+            *histogram_families("mesh.gateway.call", subject, services, [DURATION]),
         ]

@@ -22,6 +22,7 @@ from meshtrio.telemetry.metric_families import (
     MetricFamily,
     MetricKind,
     MetricPoint,
+    histogram_family,
 )
 from meshtrio.telemetry.metrics.prometheus_names import (
     prometheus_label_name,
@@ -83,37 +84,26 @@ class PrometheusCollector(Collector):
 def to_prometheus(family: MetricFamily) -> core.Metric:
     """Convert a family to a metric of prometheus_client."""
     name = prometheus_name(family)
-    if family.kind is MetricKind.HISTOGRAM:
-        metric = core.Metric(name, family.text, "histogram", prometheus_unit(family))
-        for point in family.points:
-            metric.samples += _bucket_samples(name, point)
-        return metric
-    kind = "counter" if family.kind is MetricKind.COUNTER else "gauge"
-    metric = core.Metric(name, family.text, kind, prometheus_unit(family))
+    metric = core.Metric(name, family.text, family.kind.value, prometheus_unit(family))
     suffix = "_total" if family.kind is MetricKind.COUNTER else ""
     for point in family.points:
-        assert not isinstance(point.value, Distribution)
-        metric.samples.append(
-            Sample(name + suffix, _to_prometheus_labels(point.labels), point.value)
-        )
+        labels = {prometheus_label_name(label): value for label, value in point.labels}
+        if isinstance(point.value, Distribution):
+            metric.samples += _bucket_samples(name, labels, point.value)
+        else:
+            metric.samples.append(Sample(name + suffix, labels, point.value))
     return metric
 
 
-def _to_prometheus_labels(labels: Labels) -> dict[str, str]:
-    return {prometheus_label_name(name): value for name, value in labels}
-
-
-def _bucket_samples(name: str, point: MetricPoint) -> list[Sample]:
-    assert isinstance(point.value, Distribution)
-    labels = _to_prometheus_labels(point.labels)
-    bounds = [*map(floatToGoString, point.value.bounds), "+Inf"]
+def _bucket_samples(name: str, labels: dict[str, str], value: Distribution) -> list[Sample]:
+    bounds = [*map(floatToGoString, value.bounds), "+Inf"]
     samples, total = [], 0
-    for bound, count in zip(bounds, point.value.counts, strict=True):
+    for bound, count in zip(bounds, value.counts, strict=True):
         total += count
         samples.append(Sample(f"{name}_bucket", {**labels, "le": bound}, total))
-    if not point.value.has_negative_buckets:
+    if not value.has_negative_buckets:
         samples.append(Sample(f"{name}_count", labels, total))
-        samples.append(Sample(f"{name}_sum", labels, point.value.sum))
+        samples.append(Sample(f"{name}_sum", labels, value.sum))
     return samples
 
 
@@ -149,14 +139,12 @@ def from_prometheus(metric: core.Metric) -> Iterator[MetricFamily]:
     by_name: defaultdict[str, list[MetricPoint]] = defaultdict(list)
     for sample in metric.samples:
         if not sample.name.endswith("_created"):
-            by_name[sample.name].append(
-                MetricPoint(tuple(sample.labels.items()), float(sample.value))
-            )
+            point = MetricPoint(tuple(sample.labels.items()), float(sample.value))
+            by_name[sample.name].append(point)
+    is_counter = metric.type == "counter"
+    kind = MetricKind.COUNTER if is_counter else MetricKind.GAUGE
     for name, points in by_name.items():
-        if metric.type == "counter":
-            name, kind = name.removesuffix("_total"), MetricKind.COUNTER
-        else:
-            kind = MetricKind.GAUGE
+        name = name.removesuffix("_total") if is_counter else name
         yield MetricFamily(name, kind, "", metric.documentation, points)
 
 
@@ -175,12 +163,10 @@ def _histogram_from_prometheus(metric: core.Metric) -> MetricFamily:
             below[labels][inf] = sample.value
         elif sample.name.endswith(("_sum", "_gsum")):
             sums[labels] = sample.value
-    points = []
+    values = {}
     for labels, found in below.items():
         *bounds, _ = sorted(found)
         totals = [0, *(int(found[bound]) for bound in sorted(found))]
         counts = tuple(b - a for a, b in pairwise(totals))
-        points.append(
-            MetricPoint(labels, Distribution(tuple(bounds), counts, sums.get(labels, 0.0)))
-        )
-    return MetricFamily(metric.name, MetricKind.HISTOGRAM, "", metric.documentation, points)
+        values[labels] = Distribution(tuple(bounds), counts, sums.get(labels, 0.0))
+    return histogram_family(metric.name, "", metric.documentation, values)

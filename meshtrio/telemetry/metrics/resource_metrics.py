@@ -8,7 +8,6 @@ import resource
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-import attrs
 import trio
 
 from meshtrio.supervisor.instance import Instance
@@ -25,17 +24,7 @@ from meshtrio.telemetry.metric_families import (
     instance_labels,
 )
 
-_NO_LABELS: Labels = ()
-
 ReadUsage = Callable[[], Awaitable[Mapping[int, ResourceUsage]]]
-
-
-@attrs.frozen
-class _DescriptorUsage:
-    """Open file descriptors of one process, and its limit."""
-
-    open: int
-    limit: int
 
 
 class ResourceMetrics:
@@ -47,11 +36,12 @@ class ResourceMetrics:
         self._cpu_seconds: dict[Labels, tuple[int, float]] = {}
         """Process id and CPU seconds of each instance, as of the last collection."""
         self._usage: Mapping[int, ResourceUsage] = {}
-        self._descriptors: Mapping[int, _DescriptorUsage] = {}
+        self._descriptors: Mapping[int, tuple[int, int]] = {}
+        """Number of open file descriptors, and its limit, by process id."""
 
     async def sample(self, instances: Sequence[Instance]) -> None:
         """Sample current usage, in threads, since /proc may be large."""
-        pids = {child.process.pid for child in instances if child.process is not None}
+        pids = {each.process.pid for each in instances if each.process is not None}
         self._usage = {}
         with contextlib.suppress(OSError, RuntimeError):
             self._usage = await self._read_usage()
@@ -65,60 +55,45 @@ class ResourceMetrics:
 
     def _instance_families(self, instances: Iterable[Instance]) -> list[MetricFamily]:
         running = {
-            instance_labels(child.plugin, child.number): (child, child.process.pid)
-            for child in instances
-            if child.process is not None
+            instance_labels(each.plugin, each.number): each
+            for each in instances
+            if each.process is not None
         }
-        used = self._usage
-        measured = {labels: (pid, used[pid]) for labels, (_, pid) in running.items() if pid in used}
-        self._update_cpu_seconds(
-            {labels: (pid, usage.cpu_time) for labels, (pid, usage) in measured.items()}
-        )
-        pids = {labels: pid for labels, (_, pid) in running.items()}
+        pids = {key: each.process.pid for key, each in running.items() if each.process is not None}
+        usage = {key: self._usage[pid] for key, pid in pids.items() if pid in self._usage}
+        self._update_cpu_seconds({key: (pids[key], each.cpu_time) for key, each in usage.items()})
+        limits = {key: each.config.containment.memory for key, each in running.items()}
         return [
             counter_family(
                 "mesh.instance.cpu_time",
                 "s",
                 "CPU time of its process group.",
-                {labels: seconds for labels, (_, seconds) in self._cpu_seconds.items()},
+                {key: seconds for key, (_, seconds) in self._cpu_seconds.items()},
             ),
             gauge_family(
                 "mesh.instance.resident_memory",
                 "By",
                 "Resident memory of its process group.",
-                {labels: usage.rss for labels, (_, usage) in measured.items()},
+                {key: each.rss for key, each in usage.items()},
             ),
             gauge_family(
                 "mesh.instance.memory_limit",
                 "By",
                 "Limit on the resident memory of its process group, if configured.",
-                {
-                    labels: child.config.containment.memory
-                    for labels, (child, _) in running.items()
-                    if child.config.containment.memory is not None
-                },
+                {key: limit for key, limit in limits.items() if limit is not None},
             ),
-            *_descriptor_families("mesh.instance", pids, self._descriptors),
+            *self._descriptor_families("mesh.instance", pids),
         ]
 
     def _mesh_families(self) -> list[MetricFamily]:
-        resident: dict[Labels, int] = {}
+        cpu_time, resident = {(): time.process_time()}, {}
         with contextlib.suppress(OSError):
-            resident[_NO_LABELS] = read_own_rss()
+            resident = {(): read_own_rss()}
+        text = "Resident memory of the mesh's process."
         return [
-            counter_family(
-                "mesh.cpu_time",
-                "s",
-                "CPU time of the mesh's process.",
-                {_NO_LABELS: time.process_time()},
-            ),
-            gauge_family(
-                "mesh.resident_memory",
-                "By",
-                "Resident memory of the mesh's process.",
-                resident,
-            ),
-            *_descriptor_families("mesh", {_NO_LABELS: os.getpid()}, self._descriptors),
+            counter_family("mesh.cpu_time", "s", "CPU time of the mesh's process.", cpu_time),
+            gauge_family("mesh.resident_memory", "By", text, resident),
+            *self._descriptor_families("mesh", {(): os.getpid()}),
         ]
 
     def _update_cpu_seconds(self, found: Mapping[Labels, tuple[int, float]]) -> None:
@@ -129,32 +104,22 @@ class ResourceMetrics:
             if known == pid and highest > seconds:
                 self._cpu_seconds[labels] = (pid, highest)
 
+    def _descriptor_families(self, prefix: str, pids: Mapping[Labels, int]) -> list[MetricFamily]:
+        known = {k: self._descriptors[pid] for k, pid in pids.items() if pid in self._descriptors}
+        used = {key: count for key, (count, _) in known.items()}
+        limits = {key: limit for key, (_, limit) in known.items()}
+        text = "open file descriptors of its process."
+        return [
+            gauge_family(f"{prefix}.open_descriptors", "", text.capitalize(), used),
+            gauge_family(f"{prefix}.max_descriptors", "", f"Limit on the {text}", limits),
+        ]
 
-def _read_descriptor_usage(pids: Iterable[int]) -> dict[int, _DescriptorUsage]:
+
+def _read_descriptor_usage(pids: Iterable[int]) -> dict[int, tuple[int, int]]:
     """Read descriptor usage and limits of processes, except for those of other users."""
     found = {}
     for pid in pids:
         with contextlib.suppress(OSError):
             limit, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-            found[pid] = _DescriptorUsage(len(os.listdir(f"/proc/{pid}/fd")), limit)
+            found[pid] = (len(os.listdir(f"/proc/{pid}/fd")), limit)
     return found
-
-
-def _descriptor_families(
-    prefix: str, pids: Mapping[Labels, int], found: Mapping[int, _DescriptorUsage]
-) -> list[MetricFamily]:
-    known = {labels: found[pid] for labels, pid in pids.items() if pid in found}
-    return [
-        gauge_family(
-            f"{prefix}.open_descriptors",
-            "",
-            "Open file descriptors of its process.",
-            {labels: each.open for labels, each in known.items()},
-        ),
-        gauge_family(
-            f"{prefix}.max_descriptors",
-            "",
-            "Limit on the open file descriptors of its process.",
-            {labels: each.limit for labels, each in known.items()},
-        ),
-    ]

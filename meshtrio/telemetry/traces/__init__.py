@@ -13,17 +13,14 @@ default. In a handler the call's span is the current one, so that the handler's 
 its children.
 
     tracing               Tracing, the tracer of servers and channels: sampled or not, which parent
-    server_spans          tracers of served calls
-    client_spans          tracers of outgoing calls and attempts
-    propagation           contexts to and from metadata
-    span_conventions      names, attributes, message events, status
+    call_tracers          tracers of served calls, outgoing calls and attempts
+    propagation           contexts to and from metadata, and those of process runs
     ratio_sampler         decides on calls without a parent
     call_span             our implementation of OpenTelemetry's Span, and its provider
     batch_span_processor  bounded queue of ended spans, and the task that exports them
     otlp_exporter, otlp_http_exporter, otlp_encoding
                           one batch to a collector
     process_spans         spans of process runs, from lifecycle events
-    process_span_context  a process run's span context, derived from its launch id
     pipeline              all of these, set up for one process
 
 Data flows one way: `Tracing` starts a span; the call ends it; the span goes to the processor's

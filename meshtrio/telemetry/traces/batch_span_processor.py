@@ -1,8 +1,6 @@
 """A bounded queue of ended spans, and the task that exports them in batches.
 
-A collector that is slow, unreachable or answers nonsense never delays the code that ends a span:
-spans that do not fit the queue are dropped, and counted. Other than OpenTelemetry's
-BatchSpanProcessor this one exports in a trio task, without a thread.
+Unlike OpenTelemetry's BatchSpanProcessor this one exports in a trio task, without a thread.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import attrs
 import trio
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
-from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
+from meshtrio.telemetry.metric_families import MetricFamily, counter_family, gauge_family
 from meshtrio.util.log_once import ReasonChangeLogger
 
 _log = logging.getLogger("meshtrio.telemetry")
@@ -27,8 +25,6 @@ _SCHEDULE_DELAY = 1.0
 """Maximum seconds that a span waits for its batch to fill."""
 EXPORT_TIMEOUT = 10.0
 """Seconds for one batch, retries included; the default of OTEL_EXPORTER_OTLP_TIMEOUT."""
-_SHUTDOWN_TIMEOUT = 2.0
-"""Seconds to export the remaining spans at the end."""
 
 ExportSpans = Callable[[Sequence[ReadableSpan]], Awaitable["PartialSuccess"]]
 """Exports a batch of spans. Raises SpanExportError if the collector received none of them."""
@@ -51,8 +47,10 @@ class SpanExportError(Exception):
 class TrioBatchSpanProcessor(SpanProcessor):
     """OpenTelemetry's SpanProcessor: takes spans in any thread, and exports them in `run`."""
 
-    def __init__(self, export: ExportSpans) -> None:
+    def __init__(self, export: ExportSpans, *, shutdown_timeout: float = 2.0) -> None:
+        """`shutdown_timeout`: seconds to export the remaining spans at the end."""
         self._export = export
+        self._shutdown_timeout = shutdown_timeout
         self._queue: deque[ReadableSpan] = deque()
         self._exported = 0
         self._dropped: Counter[str] = Counter()
@@ -74,7 +72,6 @@ class TrioBatchSpanProcessor(SpanProcessor):
             self._wake_exporter()
 
     def _wake_exporter(self) -> None:
-        """Export now, since a batch is full."""
         if self._token is not None:
             try:
                 self._token.run_sync_soon(self._set_batch_full, idempotent=True)
@@ -90,8 +87,7 @@ class TrioBatchSpanProcessor(SpanProcessor):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Export spans until cancelled.
 
-        Cancellation: Shielded for at most `_SHUTDOWN_TIMEOUT`, in which the remaining spans are
-        exported.
+        Cancellation: Shielded for at most `shutdown_timeout`, to export the remaining spans.
         """
         self._token = trio.lowlevel.current_trio_token()
         self._is_shutting_down = False
@@ -106,9 +102,8 @@ class TrioBatchSpanProcessor(SpanProcessor):
                     await self._export_all()
             self._token = None
             if scope.cancelled_caught:
-                self._log_drop_reason(
-                    f"some were not exported within {_SHUTDOWN_TIMEOUT:g} s of the end"
-                )
+                seconds = f"{self._shutdown_timeout:g} s"
+                self._log_drop_reason(f"some were not exported within {seconds} of the end")
             self._dropped["stopped"] += len(self._queue)
             self._queue.clear()
 
@@ -117,7 +112,7 @@ class TrioBatchSpanProcessor(SpanProcessor):
         try:
             await trio.sleep_forever()
         finally:
-            scope.deadline = trio.current_time() + _SHUTDOWN_TIMEOUT
+            scope.deadline = trio.current_time() + self._shutdown_timeout
             self._is_shutting_down = True
             self._set_batch_full()
 
@@ -127,15 +122,15 @@ class TrioBatchSpanProcessor(SpanProcessor):
             batch = [self._queue.popleft() for _ in range(count)]
             try:
                 result = await self._export(batch)
-            except SpanExportError as exc:
-                self._dropped["not_sent"] += count
-                self._log_drop_reason(str(exc))
             except BaseException as exc:
                 self._dropped["not_sent"] += count
-                if not isinstance(exc, Exception):
+                if isinstance(exc, SpanExportError):
+                    self._log_drop_reason(str(exc))
+                elif isinstance(exc, Exception):
+                    # A bug, or an answer that is malformed: it costs this batch, not the next ones.
+                    _log.exception("exporting spans failed")
+                else:
                     raise
-                # A bug, or an answer that is malformed: it costs this batch, not the next ones.
-                _log.exception("exporting spans failed")
             else:
                 self._exported += count - result.rejected_spans
                 self._dropped["rejected"] += result.rejected_spans
@@ -152,30 +147,12 @@ class TrioBatchSpanProcessor(SpanProcessor):
 
     def collect(self) -> list[MetricFamily]:
         """Return the counters of exported, dropped and queued spans."""
-        dropped = [
-            MetricPoint((("reason", reason),), self._dropped[reason])
-            for reason in ("queue_full", "not_sent", "rejected", "stopped")
-        ]
+        reasons = ("queue_full", "not_sent", "rejected", "stopped")
+        dropped = {(("reason", reason),): self._dropped[reason] for reason in reasons}
+        sent, waiting = {(): self._exported}, {(): len(self._queue)}
+        text, waiting_text = "Spans that the collector accepted.", "Spans that wait to be exported."
         return [
-            MetricFamily(
-                "meshtrio.spans.sent",
-                MetricKind.COUNTER,
-                "{span}",
-                "Spans that the collector accepted.",
-                [MetricPoint((), self._exported)],
-            ),
-            MetricFamily(
-                "meshtrio.spans.dropped",
-                MetricKind.COUNTER,
-                "{span}",
-                "Spans that were dropped.",
-                dropped,
-            ),
-            MetricFamily(
-                "meshtrio.spans.waiting",
-                MetricKind.GAUGE,
-                "{span}",
-                "Spans that wait to be exported.",
-                [MetricPoint((), len(self._queue))],
-            ),
+            counter_family("meshtrio.spans.sent", "{span}", text, sent),
+            counter_family("meshtrio.spans.dropped", "{span}", "Spans that were dropped.", dropped),
+            gauge_family("meshtrio.spans.waiting", "{span}", waiting_text, waiting),
         ]

@@ -43,18 +43,6 @@ Attributes = Mapping[str, Any]
 
 
 @attrs.frozen
-class TracerState:
-    """State that is shared by all spans of a tracer."""
-
-    resource: Resource
-    scope: InstrumentationScope
-    limits: SpanLimits
-    """Limits on numbers; those on lengths are left to the SDK's spans (see `pipeline`)."""
-    on_end: Callable[[ReadableSpan], None]
-    """Called with each span that ends, in the thread that ends it."""
-
-
-@attrs.frozen
 class CallSpanTracerProvider:
     """Provides tracers of call spans; implements `TracerProviderLike`.
 
@@ -63,64 +51,59 @@ class CallSpanTracerProvider:
 
     resource: Resource
     limits: SpanLimits
+    """Limits on numbers; those on lengths are left to the SDK's spans (see `pipeline`)."""
     id_generator: IdGenerator
     on_end: Callable[[ReadableSpan], None]
+    """Called with each span that ends, in the thread that ends it."""
 
     def get_tracer(self, name: str, version: str) -> CallSpanTracer:
         scope = InstrumentationScope(name, version)
-        return CallSpanTracer(
-            TracerState(self.resource, scope, self.limits, self.on_end), self.id_generator
-        )
+        return CallSpanTracer(self.resource, scope, self.limits, self.id_generator, self.on_end)
 
 
+@attrs.frozen
 class CallSpanTracer:
     """Starts call spans; implements `TracerLike`."""
 
-    def __init__(self, state: TracerState, id_generator: IdGenerator) -> None:
-        self._state = state
-        self._id_generator = id_generator
+    resource: Resource
+    scope: InstrumentationScope
+    limits: SpanLimits
+    id_generator: IdGenerator
+    on_end: Callable[[ReadableSpan], None]
 
     def start_span(
         self, name: str, context: Context, kind: SpanKind, attributes: Attributes
     ) -> Span:
         parent: SpanContext | None = trace.get_current_span(context).get_span_context()
         assert parent is not None
+        ids = self.id_generator
         if not parent.is_valid:
-            parent, trace_id = None, self._id_generator.generate_trace_id()
-            own = SpanContext(
-                trace_id, self._id_generator.generate_span_id(), False, _SAMPLED_FLAGS
-            )
+            parent, trace_id = None, ids.generate_trace_id()
+            own = SpanContext(trace_id, ids.generate_span_id(), False, _SAMPLED_FLAGS)
         elif parent.trace_flags & TraceFlags.SAMPLED:
             trace_id, flags, state = parent.trace_id, parent.trace_flags, parent.trace_state
-            own = SpanContext(trace_id, self._id_generator.generate_span_id(), False, flags, state)
+            own = SpanContext(trace_id, ids.generate_span_id(), False, flags, state)
         else:
             return NonRecordingSpan(parent)
-        return CallSpan(self._state, name, own, parent, kind, attributes)
+        kept = _copy_attributes(attributes, self.limits.max_span_attributes)
+        return CallSpan(self, name, own, parent, kind, kept)
 
 
+@attrs.define(eq=False, slots=False)
 class CallSpan(Span):
     """A span that is recorded."""
 
-    def __init__(
-        self,
-        tracer_state: TracerState,
-        name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
-        kind: SpanKind,
-        attributes: Attributes,
-    ) -> None:
-        self._tracer_state = tracer_state
-        self._name = name
-        self._context = context
-        self._parent = parent
-        self._kind = kind
-        self._attributes = _copy_attributes(attributes, tracer_state.limits.max_span_attributes)
-        self._events: list[Event] | BoundedList[Event] = []
-        self._links: BoundedList[Link] | None = None
-        self._status = _UNSET
-        self._is_ended = False
-        self._start_time = time_ns()
+    _tracer: CallSpanTracer
+    _name: str
+    _context: SpanContext
+    _parent: SpanContext | None
+    _kind: SpanKind
+    _attributes: Any
+    _events: list[Event] | BoundedList[Event] = attrs.field(factory=list, init=False)
+    _links: BoundedList[Link] | None = attrs.field(default=None, init=False)
+    _status: Status = attrs.field(default=_UNSET, init=False)
+    _is_ended: bool = attrs.field(default=False, init=False)
+    _start_time: int = attrs.field(factory=time_ns, init=False)
 
     def get_span_context(self) -> SpanContext:
         return self._context
@@ -136,10 +119,9 @@ class CallSpan(Span):
         if self._is_ended:
             return
         attributes = self._attributes
-        if type(attributes) is dict and (
-            len(attributes) >= MAX_PLAIN_ENTRIES or not _are_plain({key: value})
-        ):
-            limit = self._tracer_state.limits.max_span_attributes
+        is_full = len(attributes) >= MAX_PLAIN_ENTRIES
+        if type(attributes) is dict and (is_full or not _are_plain({key: value})):
+            limit = self._tracer.limits.max_span_attributes
             attributes = BoundedAttributes(limit, attributes, immutable=False)
             self._attributes = attributes
         attributes.pop(key, None)  # The attribute set last is the last to be dropped.
@@ -150,7 +132,7 @@ class CallSpan(Span):
     ) -> None:
         if self._is_ended:
             return
-        limits = self._tracer_state.limits
+        limits = self._tracer.limits
         if type(self._events) is list and len(self._events) >= MAX_PLAIN_ENTRIES:
             self._events = BoundedList.from_seq(limits.max_events, self._events)
         kept = _copy_attributes(attributes or {}, limits.max_event_attributes)
@@ -159,7 +141,7 @@ class CallSpan(Span):
     def add_link(self, context: SpanContext, attributes: Attributes | None = None) -> None:
         if self._is_ended or not (context.is_valid or attributes or context.trace_state):
             return
-        limits = self._tracer_state.limits
+        limits = self._tracer.limits
         if self._links is None:
             self._links = BoundedList(limits.max_links)
         kept = BoundedAttributes(limits.max_link_attributes, attributes)
@@ -199,12 +181,12 @@ class CallSpan(Span):
         if self._is_ended:
             return
         self._is_ended = True
-        state = self._tracer_state
+        tracer = self._tracer
         span = ReadableSpan(
             name=self._name,
             context=self._context,
             parent=self._parent,
-            resource=state.resource,
+            resource=tracer.resource,
             attributes=self._attributes,
             events=self._events,
             links=self._links or (),
@@ -212,9 +194,9 @@ class CallSpan(Span):
             status=self._status,
             start_time=self._start_time,
             end_time=end_time or time_ns(),
-            instrumentation_scope=state.scope,
+            instrumentation_scope=tracer.scope,
         )
-        state.on_end(span)
+        tracer.on_end(span)
 
 
 def _copy_attributes(attributes: Attributes, max_count: int | None) -> Any:

@@ -17,7 +17,7 @@ import trio
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.sdk.trace import ReadableSpan
 
-from meshtrio.client.channel import Channel, open_channel
+from meshtrio.client.channel import open_channel
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.client.resolver import StateCallback
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
@@ -25,7 +25,8 @@ from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.service_state import ServiceState
 from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig
-from meshtrio.rpc.method import Method
+from meshtrio.grpc.status import StatusCode
+from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.telemetry.traces.batch_span_processor import (
     EXPORT_TIMEOUT,
     ExportSpans,
@@ -35,32 +36,22 @@ from meshtrio.telemetry.traces.batch_span_processor import (
 from meshtrio.telemetry.traces.otlp_encoding import encode_export_request
 from meshtrio.util.backoff import Backoff
 
-_EXPORT_METHOD = Method(
-    "opentelemetry.proto.collector.trace.v1.TraceService",
-    "Export",
-    trace_service_pb2.ExportTraceServiceRequest,
-    trace_service_pb2.ExportTraceServiceResponse,
-    client_streams=False,
-    server_streams=False,
+_SERVICE = trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"]
+_EXPORT_METHOD = method_from_descriptor(_SERVICE.methods_by_name["Export"])
+_RETRYABLE_CODES = frozenset(
+    {
+        *(StatusCode.CANCELLED, StatusCode.DEADLINE_EXCEEDED, StatusCode.ABORTED),
+        *(StatusCode.OUT_OF_RANGE, StatusCode.UNAVAILABLE, StatusCode.DATA_LOSS),
+    }
 )
+"""The statuses that the specification declares retryable."""
 _EXPORT_METHOD_CONFIG = MethodConfig(
     retry_policy=RetryPolicy(
         max_attempts=4,
         backoff=Backoff(initial=0.2, maximum=2.0, multiplier=2.0, jitter=0.2),
-        retryable_codes=frozenset(
-            code.value
-            for code in (
-                purerpc.StatusCode.CANCELLED,
-                purerpc.StatusCode.DEADLINE_EXCEEDED,
-                purerpc.StatusCode.ABORTED,
-                purerpc.StatusCode.OUT_OF_RANGE,
-                purerpc.StatusCode.UNAVAILABLE,
-                purerpc.StatusCode.DATA_LOSS,
-            )
-        ),
+        retryable_codes=_RETRYABLE_CODES,
     )
 )
-"""Retries the statuses that the specification declares retryable."""
 
 
 @asynccontextmanager
@@ -83,15 +74,6 @@ async def open_exporter(
     async def resolve(update: StateCallback) -> None:
         update(state)
 
-    async with open_channel(
-        address, resolve, exit_info_timeout=0, metadata=collector.headers, traced=False
-    ) as channel:
-        yield _make_grpc_exporter(channel, address, timeout_seconds)
-
-
-def _make_grpc_exporter(channel: Channel, address: str, timeout_seconds: float) -> ExportSpans:
-    export = make_multicallable(channel, _EXPORT_METHOD)
-
     async def export_batch(spans: Sequence[ReadableSpan]) -> PartialSuccess:
         # Encoding takes too long for the event loop.
         request = await trio.to_thread.run_sync(encode_export_request, spans)
@@ -101,14 +83,16 @@ def _make_grpc_exporter(channel: Channel, address: str, timeout_seconds: float) 
         except purerpc.RpcFailedError as exc:
             raise SpanExportError(f"the collector at {address}: {exc.status}") from None
         except trio.TooSlowError:
-            reason = f": {channel.unavailable_reason}" if channel.unavailable_reason else ""
-            text = (
-                f"the collector at {address} did not take them within {timeout_seconds:g} s{reason}"
-            )
-            raise SpanExportError(text) from None
+            text = f"the collector at {address} did not take them within {timeout_seconds:g} s"
+            reason = channel.unavailable_reason
+            raise SpanExportError(f"{text}: {reason}" if reason else text) from None
         return _partial_success(request, reply, len(spans), address)
 
-    return export_batch
+    async with open_channel(
+        address, resolve, exit_info_timeout=0, metadata=collector.headers, traced=False
+    ) as channel:
+        export = make_multicallable(channel, _EXPORT_METHOD)
+        yield export_batch
 
 
 def _partial_success(request: Any, reply: Any, count: int, address: str) -> PartialSuccess:
@@ -119,7 +103,6 @@ def _partial_success(request: Any, reply: Any, count: int, address: str) -> Part
     if rejected:
         message = f"the collector at {address} rejected {rejected}: {partial.error_message}"
         return PartialSuccess(count - sent + rejected, message)
-    invalid = count - sent
-    return PartialSuccess(
-        invalid, f"{invalid} have text that is not valid Unicode" if invalid else ""
-    )
+    if invalid := count - sent:
+        return PartialSuccess(invalid, f"{invalid} have text that is not valid Unicode")
+    return PartialSuccess()

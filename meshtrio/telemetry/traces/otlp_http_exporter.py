@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -23,12 +22,14 @@ from meshtrio.util.tls_config import ClientTlsConfig
 
 def make_http_exporter(collector: OtlpEndpoint, timeout_seconds: float) -> ExportSpans:
     """Return a function that exports batches of spans to a collector's URL."""
-    url, files = collector.url, collector.tls or ClientTlsConfig()
+    url, tls = collector.url, collector.tls or ClientTlsConfig()
+    files = (tls.ca, tls.certificate, tls.key)
+    ca, certificate, key = (None if file is None else str(file) for file in files)
     exporter = OTLPSpanExporter(
         endpoint=url,
-        certificate_file=_optional_str(files.ca),
-        client_certificate_file=_optional_str(files.certificate),
-        client_key_file=_optional_str(files.key),
+        certificate_file=ca,
+        client_certificate_file=certificate,
+        client_key_file=key,
         headers=dict(collector.headers),
         timeout=timeout_seconds,
         session=_Session(),
@@ -54,7 +55,3 @@ class _Session(requests.Session):
     ) -> Any:
         verify = self.verify if verify is None else verify
         return super().merge_environment_settings(url, proxies, stream, verify, cert)
-
-
-def _optional_str(file: Path | None) -> str | None:
-    return None if file is None else str(file)

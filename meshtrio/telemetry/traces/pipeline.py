@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 import attrs
 from opentelemetry import trace
@@ -15,10 +16,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.telemetry.traces import Tracing
-from meshtrio.telemetry.traces.batch_span_processor import (
-    EXPORT_TIMEOUT,
-    TrioBatchSpanProcessor,
-)
+from meshtrio.telemetry.traces.batch_span_processor import EXPORT_TIMEOUT, TrioBatchSpanProcessor
 from meshtrio.telemetry.traces.call_span import MAX_PLAIN_ENTRIES, CallSpanTracerProvider
 from meshtrio.telemetry.traces.otlp_exporter import open_exporter
 from meshtrio.telemetry.traces.ratio_sampler import PresetIdGenerator, RatioSampler
@@ -52,27 +50,18 @@ async def export_traces(
     Sets OpenTelemetry's global tracer provider, unless the program has set one, so that the
     program's own spans belong to the calls' traces.
 
-    Args:
-        collector: Where spans are sent.
-        ratio: Share of the calls without a parent that are sampled, from 0 to 1. Calls with a
-            parent are sampled if it is.
-        resource: Attributes of the process, in addition to those of the environment.
-        export_timeout: Seconds for one batch, retries included.
-
-    Raises:
-        ValueError: A variable of OpenTelemetry has a value that its SDK rejects.
+    Of the calls without a parent the share `ratio`, from 0 to 1, is sampled; others are if their
+    parent is. `resource` has attributes of the process, in addition to those of the environment.
+    Raises ValueError if OpenTelemetry's SDK rejects the value of a variable.
     """
     always_on_ids, sampled_ids = PresetIdGenerator(), PresetIdGenerator()
     sampler = RatioSampler(ratio, sampled_ids)
     merged = Resource.create(dict(resource or {}))
     # They bound the message events of a stream that lasts for days.
     limits = SpanLimits()
-    provider = TracerProvider(
-        sampler=sampler.sampler, id_generator=sampled_ids, resource=merged, span_limits=limits
-    )
-    always_on = TracerProvider(
-        sampler=ALWAYS_ON, id_generator=always_on_ids, resource=merged, span_limits=limits
-    )
+    make = partial(TracerProvider, resource=merged, span_limits=limits)
+    provider = make(sampler=sampler.sampler, id_generator=sampled_ids)
+    always_on = make(sampler=ALWAYS_ON, id_generator=always_on_ids)
     async with open_exporter(collector, export_timeout) as export:
         processor = TrioBatchSpanProcessor(export)
         provider.add_span_processor(processor)
@@ -111,20 +100,17 @@ def sampling_ratio_from_environment() -> float | None:
         ValueError: The sampler is unknown, or its argument is not between 0 and 1.
     """
     sampler = os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
-    by_name = {"always_on": 1.0, "always_off": 0.0, "traceidratio": None}
     kind = sampler.removeprefix("parentbased_")
-    if kind not in by_name:
-        known = ", ".join(f"parentbased_{name}" for name in by_name)
-        raise ValueError(f"OTEL_TRACES_SAMPLER={sampler} is unknown; choose from {known}")
+    known = ("always_on", "always_off", "traceidratio")
+    if kind not in known:
+        choices = ", ".join(f"parentbased_{name}" for name in known)
+        raise ValueError(f"OTEL_TRACES_SAMPLER={sampler} is unknown; choose from {choices}")
     if sampler == "always_off":
         return None
     if sampler == kind:
         _log.warning("OTEL_TRACES_SAMPLER=%s is replaced by parentbased_%s", sampler, kind)
-    fixed = by_name[kind]
-    return _parse_sampler_arg() if fixed is None else fixed
-
-
-def _parse_sampler_arg() -> float:
+    if kind != "traceidratio":
+        return 1.0 if kind == "always_on" else 0.0
     text = os.environ.get("OTEL_TRACES_SAMPLER_ARG") or "1.0"
     try:
         ratio = float(text)

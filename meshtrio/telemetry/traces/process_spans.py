@@ -1,7 +1,6 @@
 """Spans of process runs: one from start to exit, with a child span until the process is ready.
 
-The span's context is derived from the launch id, so that calls that fail because the process
-exited can link to it: see `process_span_context`.
+Calls that fail because the process exited link to its span: see `process_span_context`.
 """
 
 from __future__ import annotations
@@ -12,10 +11,17 @@ from opentelemetry.trace import Span, Status, StatusCode
 
 from meshtrio import __version__
 from meshtrio.supervisor import events
-from meshtrio.supervisor.policy.restart import Exit
 from meshtrio.telemetry.traces.pipeline import TracePipeline
-from meshtrio.telemetry.traces.process_span_context import process_span_context
+from meshtrio.telemetry.traces.propagation import process_span_context
 
+_EVENT_NAMES = {
+    events.Ready: "ready",
+    events.Unready: "unready",
+    events.CheckFailed: "health check failed",
+    events.Stopping: "stopping",
+    events.Exited: "exit",
+    events.Stopped: "stopped",
+}
 _ProcessKey = tuple[str, int, int]
 """Plugin, instance number and pid; an instance and its successor differ in the pid."""
 
@@ -34,15 +40,15 @@ class ProcessSpans:
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Record an event of the supervisor."""
         match event:
-            case events.Starting(launch_id=launch_id):
-                self._start_spans(event, launch_id)
+            case events.Starting():
+                self._start_spans(event)
             case events.Ready() | events.Unready() | events.CheckFailed() | events.Stopping():
                 self._add_event(event)
-            case events.Exited(exit=ended) | events.Stopped(exit=ended):
-                self._end_spans(event, ended, was_requested=isinstance(event, events.Stopped))
+            case events.Exited() | events.Stopped():
+                self._end_spans(event)
 
-    def _start_spans(self, event: events.Starting, launch_id: str) -> None:
-        context = process_span_context(launch_id)
+    def _start_spans(self, event: events.Starting) -> None:
+        context = process_span_context(event.launch_id)
         if context is None:
             return
         name = f"{event.plugin}/{event.instance}"
@@ -51,17 +57,14 @@ class ProcessSpans:
             "meshtrio.instance": event.instance,
             "process.pid": event.pid,
         }
-        self._id_generator.next_trace_id, self._id_generator.next_span_id = (
-            context.trace_id,
-            context.span_id,
-        )
+        ids = self._id_generator
+        ids.next_trace_id, ids.next_span_id = context.trace_id, context.span_id
         previous = self._last_spans.get((event.plugin, event.instance))
         links = [] if previous is None else [trace.Link(previous.get_span_context())]
-        span = self._tracer.start_span(
-            f"life {name}", Context(), attributes=attributes, links=links
-        )
-        below = trace.set_span_in_context(span, Context())
-        start = self._tracer.start_span(f"start {name}", below, attributes=attributes)
+        start_span, root = self._tracer.start_span, Context()
+        span = start_span(f"life {name}", root, attributes=attributes, links=links)
+        below = trace.set_span_in_context(span, root)
+        start = start_span(f"start {name}", below, attributes=attributes)
         self._open_spans[event.plugin, event.instance, event.pid] = (span, start)
 
     def _add_event(
@@ -72,40 +75,27 @@ class ProcessSpans:
             return
         span, start = found
         reason = getattr(event, "reason", None)
-        span.add_event(_span_event_name(event), None if reason is None else {"reason": reason})
+        span.add_event(_EVENT_NAMES[type(event)], None if reason is None else {"reason": reason})
         if isinstance(event, events.Ready) and start.is_recording():
             start.set_status(Status(StatusCode.OK))
             start.end()
 
-    def _end_spans(
-        self, event: events.Exited | events.Stopped, exit: Exit, *, was_requested: bool
-    ) -> None:
+    def _end_spans(self, event: events.Exited | events.Stopped) -> None:
         found = self._open_spans.pop((event.plugin, event.instance, event.pid), None)
         if found is None:
             return
-        span, start = found
-        succeeded = was_requested or exit.is_clean
-        status = Status(StatusCode.OK) if succeeded else Status(StatusCode.ERROR, str(exit))
+        (span, start), ended = found, event.exit
+        was_requested = isinstance(event, events.Stopped)
+        failed = Status(StatusCode.ERROR, str(ended))
         if start.is_recording():
-            start.set_status(Status(StatusCode.ERROR, str(exit)))
+            start.set_status(failed)
             start.end()
-        if exit.status is not None:
-            span.set_attribute("process.exit.code", exit.status)
-        if exit.signal is not None:
-            span.set_attribute("meshtrio.exit.signal", exit.signal)
-        span.set_attribute("meshtrio.exit.cause", "stopped" if was_requested else exit.cause.value)
-        span.add_event(_span_event_name(event))
-        span.set_status(status)
+        if ended.status is not None:
+            span.set_attribute("process.exit.code", ended.status)
+        if ended.signal is not None:
+            span.set_attribute("meshtrio.exit.signal", ended.signal)
+        span.set_attribute("meshtrio.exit.cause", "stopped" if was_requested else ended.cause.value)
+        span.add_event(_EVENT_NAMES[type(event)])
+        span.set_status(Status(StatusCode.OK) if was_requested or ended.is_clean else failed)
         span.end()
         self._last_spans[event.plugin, event.instance] = span
-
-
-def _span_event_name(event: events.LifecycleEvent) -> str:
-    return {
-        events.Ready: "ready",
-        events.Unready: "unready",
-        events.CheckFailed: "health check failed",
-        events.Stopping: "stopping",
-        events.Exited: "exit",
-        events.Stopped: "stopped",
-    }[type(event)]

@@ -1,19 +1,21 @@
-"""Trace context and baggage: read from and written to gRPC metadata by the global propagators."""
+"""Trace context and baggage in gRPC metadata, by the global propagators; contexts of processes."""
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from random import getrandbits
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, SpanContext
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from meshtrio.grpc.metadata import Metadata, encode_metadata
 from meshtrio.http2.hpack import codec
 from meshtrio.rpc.context import current_context
 
 EMPTY_CONTEXT = Context()
+_LAUNCH_ID = re.compile("[0-9a-f]{16}")
 
 
 def extract_context(metadata: Metadata, context: Context) -> Context:
@@ -55,3 +57,16 @@ def encode_context_headers(context: Context) -> tuple[bytes, frozenset[str]]:
         with suppress(ValueError, TypeError):
             fields += encode_metadata(((key.lower(), value),))
     return codec.encode(fields), frozenset(name.decode() for name, _ in fields)
+
+
+def process_span_context(launch_id: str) -> SpanContext | None:
+    """Return the context of the span of a process run; None for a malformed launch id.
+
+    It is derived from the launch id, so that a caller whose call failed because a plugin's process
+    exited can link to the mesh's span of it without any further message (`ExitInfo.launch_id`).
+    """
+    if _LAUNCH_ID.fullmatch(launch_id) is None:
+        return None
+    number = int(launch_id, 16)
+    flags = TraceFlags(TraceFlags.SAMPLED)
+    return SpanContext((number << 64) | number, number, is_remote=True, trace_flags=flags)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import SpanKind
 
 from meshtrio import __version__
 from meshtrio.grpc.metadata import Metadata
@@ -19,17 +19,20 @@ from meshtrio.rpc.method import Method
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
-    AttemptKind,
     ClientCallTracer,
     ClientTracer,
     MethodTracer,
     ServerCallTracer,
     ServerTracer,
 )
-from meshtrio.telemetry.traces.client_spans import (
-    SampledAttempt,
+from meshtrio.telemetry.traces.call_tracers import (
     SampledClientCall,
+    SampledServerCall,
+    TracerLike,
     UnsampledClientCall,
+    UnsampledServerCall,
+    span_attributes,
+    span_name,
 )
 from meshtrio.telemetry.traces.propagation import (
     EMPTY_CONTEXT,
@@ -37,21 +40,11 @@ from meshtrio.telemetry.traces.propagation import (
     unsampled_root_context,
     with_served_call_as_parent,
 )
-from meshtrio.telemetry.traces.server_spans import SampledServerCall, UnsampledServerCall
-from meshtrio.telemetry.traces.span_conventions import span_attributes, span_name
 from meshtrio.util.caches import BoundedCache
 
 _MAX_CACHED_CONTEXTS = 256
 
 ShouldSample = Callable[[], bool]
-
-
-class TracerLike(Protocol):
-    """The part of an OpenTelemetry tracer that is used."""
-
-    def start_span(
-        self, name: str, context: Context, kind: SpanKind, attributes: Mapping[str, Any], /
-    ) -> Span: ...
 
 
 class TracerProviderLike(Protocol):
@@ -61,7 +54,7 @@ class TracerProviderLike(Protocol):
 
 
 class Tracing(ServerTracer, ClientTracer):
-    """Records spans of the calls of servers and channels, by gRFC A72.
+    """Records spans of the calls of servers and channels.
 
         with Tracing(provider).install():
             async with mesh.connect("plugin.echo") as channel: ...
@@ -81,26 +74,23 @@ class Tracing(ServerTracer, ClientTracer):
                 See `ratio_sampler.RatioSampler`.
         """
         self._tracer = provider.get_tracer("meshtrio", __version__)
-        self._should_sample = should_sample or _always_sample
+        self._should_sample = should_sample or (lambda: True)
         root = unsampled_root_context()
         self._unsampled_server_call = UnsampledServerCall(root)
         self._unsampled_client_call = UnsampledClientCall(root)
         self._orphan_contexts = BoundedCache[Metadata, Context](_MAX_CACHED_CONTEXTS)
         """Contexts of callers' metadata in which there is no parent span."""
-        self._unsampled_server_calls = BoundedCache[Metadata, UnsampledServerCall](
-            _MAX_CACHED_CONTEXTS
-        )
+        cache = BoundedCache[Metadata, UnsampledServerCall](_MAX_CACHED_CONTEXTS)
+        self._unsampled_server_calls = cache
         """Tracers of calls whose caller is not sampled, by the caller's metadata."""
         self._root_context: Context | None = None
         """The empty context that was current last, compared by identity."""
         self._last_unsampled: tuple[Context, UnsampledClientCall] | None = None
         """The unsampled context that a call was made in last, compared by identity."""
 
-    @contextmanager
-    def install(self) -> Iterator[None]:
+    def install(self) -> AbstractContextManager[None]:
         """Trace the calls of all channels and servers that are created in the block."""
-        with use_tracers(client=self, server=self):
-            yield
+        return use_tracers(client=self, server=self)
 
     # -- served calls ------------------------------------------------------------------------
 
@@ -123,13 +113,13 @@ class Tracing(ServerTracer, ClientTracer):
         elif not caller.trace_flags.sampled:
             unsampled = self._unsampled_server_calls[metadata] = UnsampledServerCall(parent)
             return unsampled
-        span = self._tracer.start_span(
-            span_name("Recv", method), parent, SpanKind.SERVER, span_attributes(method)
-        )
+        name, attributes = span_name("Recv", method), span_attributes(method)
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
         context = trace.set_span_in_context(span, parent)
         if not span.is_recording():
             return UnsampledServerCall(context)
-        return SampledServerCall(span, context, stream)
+        call = stream.message_tracer = SampledServerCall(span, context)
+        return call
 
     def _parent_context(self, metadata: Metadata) -> Context:
         if not metadata:
@@ -147,7 +137,7 @@ class Tracing(ServerTracer, ClientTracer):
         return _MethodTracer(self, target, method)
 
     def start_client_call(
-        self, name: str, attributes: Mapping[str, Any], *, may_start_trace: bool
+        self, name: str, attributes: Mapping[str, Any], may_start_trace: bool
     ) -> ClientCallTracer:
         """Start to trace a call that is made in the current context.
 
@@ -161,18 +151,16 @@ class Tracing(ServerTracer, ClientTracer):
             return self._last_unsampled[1]
         else:
             context = with_served_call_as_parent(context)
-            unsampled = self._unsampled_call_in(context, may_start_trace=may_start_trace)
+            unsampled = self._get_unsampled(context, may_start_trace)
             if unsampled is not None:
                 return unsampled
         span = self._tracer.start_span(name, context, SpanKind.CLIENT, attributes)
         context = trace.set_span_in_context(span, context)
         if not span.is_recording():
             return UnsampledClientCall(context)
-        return SampledClientCall(self._start_attempt, span, context, name)
+        return SampledClientCall(span, self._tracer, context, name)
 
-    def _unsampled_call_in(
-        self, context: Context, *, may_start_trace: bool
-    ) -> ClientCallTracer | None:
+    def _get_unsampled(self, context: Context, may_start_trace: bool) -> ClientCallTracer | None:
         """Return the tracer of a call in a context; None if the call is to be sampled."""
         parent = trace.get_current_span(context).get_span_context()
         if not parent.is_valid:
@@ -189,17 +177,6 @@ class Tracing(ServerTracer, ClientTracer):
         self._last_unsampled = (context, unsampled)
         return unsampled
 
-    def _start_attempt(
-        self, call: SampledClientCall, kind: AttemptKind, previous: int
-    ) -> SampledAttempt:
-        attributes = {
-            "previous-rpc-attempts": previous,
-            "transparent-retry": kind is AttemptKind.TRANSPARENT_RETRY,
-        }
-        name = "Attempt" + call.name.removeprefix("Sent")
-        span = self._tracer.start_span(name, call.context, SpanKind.CLIENT, attributes)
-        return SampledAttempt(call, span, trace.set_span_in_context(span, call.context))
-
 
 class _MethodTracer(MethodTracer):
     """Traces the calls of one method of one target."""
@@ -212,10 +189,4 @@ class _MethodTracer(MethodTracer):
         self._may_start_trace = LoadRecorder.is_counted(method.service)
 
     def start_call(self) -> ClientCallTracer:
-        return self._tracing.start_client_call(
-            self._name, self._attributes, may_start_trace=self._may_start_trace
-        )
-
-
-def _always_sample() -> bool:
-    return True
+        return self._tracing.start_client_call(self._name, self._attributes, self._may_start_trace)
