@@ -180,11 +180,7 @@ class PeerAccount:
         """Refuse new connections for a while, because one was closed for abuse."""
         now = trio.current_time()
         if now > self._last_abuse_at + self.max_refusal:
-            self.work_timeout = _WORK_TIMEOUT
-        """Seconds that a call waits until others have released enough memory."""
-        self.initial_refusal, self.max_refusal = _INITIAL_REFUSAL, _MAX_REFUSAL
-        """Seconds for which new connections are refused after abuse, the first time and at most."""
-        self._abuse_count = 0
+            self._abuse_count = 0
         seconds = min(self.initial_refusal * 2**self._abuse_count, self.max_refusal)
         self._abuse_count += 1
         self._last_abuse_at, self._refused_until = now, now + seconds

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.peer_accounts import PeerAccounts
+from meshtrio.rpc.peer_accounts import PeerAccount, PeerAccounts
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.transport.peer import Peer
@@ -71,6 +72,20 @@ async def test_after_abuse_new_connections_are_refused_for_a_while(
         # What it does on its other connections is its own affair: they go on.
         monkeypatch.setattr(account, "_refused_until", 0.0)
         assert await attack_and_read_goaway(path, b"") == ""
+
+
+async def test_each_abuse_doubles_the_refusal_until_a_peer_behaves(
+    autojump_clock: MockClock,
+) -> None:
+    account = PeerAccount("process 1", LIMITS)
+    for seconds in (1, 2, 4, 8, 16, 32, 60, 60):
+        account.record_abuse()
+        assert account.refusal_remaining == seconds
+        await trio.sleep(seconds)
+        assert account.refusal_remaining == 0
+    await trio.sleep(1)
+    account.record_abuse()
+    assert account.refusal_remaining == 1
 
 
 async def test_calls_that_are_left_behind_count_as_reset(short_dir: Path) -> None:
