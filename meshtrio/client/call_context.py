@@ -17,7 +17,7 @@ from meshtrio.client.call_destination import (
 )
 from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig
-from meshtrio.http2.hpack.codec import HeaderBlock
+from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.rpc.composite_tracer import start_attempt_tracer
 from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.method import Method

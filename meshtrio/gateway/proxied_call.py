@@ -31,7 +31,7 @@ from meshtrio.grpc.status import (
     header_list_too_large_message,
 )
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.http2.hpack.codec import HeaderBlock
+from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.rejection import encode_server_status
 from meshtrio.rpc.server_connection import ServerConnection

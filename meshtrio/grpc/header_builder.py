@@ -15,8 +15,8 @@ from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import encode_binary
 from meshtrio.grpc.status_message import encode_status_message
 from meshtrio.grpc.timeout import encode_timeout
-from meshtrio.http2.hpack.codec import HeaderBlock, header_list_size
 from meshtrio.http2.hpack.decoder import HeaderField
+from meshtrio.http2.hpack.encoder import HeaderBlock, header_list_size
 from meshtrio.http2.limits import UNLIMITED
 
 _CONTENT_TYPE = b"application/grpc+proto"

@@ -48,5 +48,5 @@ Invariants
 - Memory is bounded by `Limits`: one incomplete frame, one incomplete header block, one record per
   open stream, 256 ids of reset streams and 64 cached header lists. DATA is not held, but returned.
 - An encoded header block depends on its fields alone, so callers may encode it once and send it on
-  any connection (`meshtrio.http2.hpack.codec`).
+  any connection (`meshtrio.http2.hpack.encoder`).
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode, RemoteProtocolError
 from meshtrio.http2.frames import Setting
-from meshtrio.http2.hpack.codec import TABLE_SIZE_UPDATE_TO_ZERO
+from meshtrio.http2.hpack.encoder import TABLE_SIZE_UPDATE_TO_ZERO
 from meshtrio.http2.limits import Limits
 
 _INITIAL_MAX_CONCURRENT_STREAMS = 100

@@ -25,7 +25,7 @@ from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.status import STATUS_OK, header_list_too_large_message
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.http2.hpack.codec import HeaderBlock
+from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.rpc.context import ServerContext, current_context
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.rejection import MAX_STATUS_MESSAGE_SIZE

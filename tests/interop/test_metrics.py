@@ -16,7 +16,7 @@ from meshtrio.client.request_headers import encode_method_headers
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.http2 import events
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_connection import ServerConnection
@@ -196,7 +196,7 @@ async def test_a_server_whose_caller_stays_tells_the_deadline(
             fields = [(b"grpc-timeout", b"50m"), (b"do", b"wait")]
             target = await channel.pick()
             stream = target.connection.open_stream(
-                encode_method_headers(method, channel).data + codec.encode(fields)
+                encode_method_headers(method, channel).data + encoder.encode(fields)
             )
             assert stream is not None
             await stream.send(make_request().SerializeToString(), end_stream=True)

@@ -17,7 +17,7 @@ from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.timeouts import Timeouts
@@ -67,7 +67,7 @@ def resets(peer: RawPeer) -> list[tuple[int, int]]:
 def not_grpc(stream_id: int) -> bytes:
     fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/")]
     return frames.encode_header_block(
-        stream_id, codec.encode(fields), end_stream=False, max_frame_size=16_384
+        stream_id, encoder.encode(fields), end_stream=False, max_frame_size=16_384
     )
 
 
@@ -166,9 +166,9 @@ async def test_a_drain_does_not_wait_for_clients_that_have_their_answer() -> Non
 
 # -- the client ----------------------------------------------------------------------------------
 
-HEAD = codec.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
-OK = codec.encode([(b"grpc-status", b"0")])
-NOT_FOUND = codec.encode([(b"grpc-status", b"5"), (b"grpc-message", b"none")])
+HEAD = encoder.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
+OK = encoder.encode([(b"grpc-status", b"0")])
+NOT_FOUND = encoder.encode([(b"grpc-status", b"5"), (b"grpc-message", b"none")])
 REPLY = frame_message(EchoReply(message="hi").SerializeToString())
 
 

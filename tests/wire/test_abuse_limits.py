@@ -12,12 +12,12 @@ from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import ConnectionFailed
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.hpack.decoder import HeaderDecoder
 from meshtrio.http2.limits import Limits
 from meshtrio.util.token_bucket import TokenBucket
 
-HEAD = codec.encode(
+HEAD = encoder.encode(
     [
         (b":method", b"POST"),
         (b":scheme", b"http"),
@@ -165,7 +165,7 @@ def test_what_is_remembered_of_heads_is_bounded() -> None:
     decoder.decode(encoder.encode([entry], huffman=False), tuple)
     for number in range(100):
         block = encoder.encode([entry] * 7, huffman=False)
-        decoder.decode(block + codec.encode([(b"n", b"%d" % number)]), tuple)
+        decoder.decode(block + encoder.encode([(b"n", b"%d" % number)]), tuple)
     assert len(decoder._cache) == 0
 
 

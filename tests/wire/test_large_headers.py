@@ -16,7 +16,7 @@ from meshtrio.http2.events import (
     StreamReset,
 )
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.hpack.decoder import HeaderDecoder
 from meshtrio.http2.hpack.errors import HeaderListTooLargeError, OversizedHeaderListError
 from meshtrio.http2.limits import Limits
@@ -43,7 +43,7 @@ CALM = ErrorCode.ENHANCE_YOUR_CALM
 def in_pieces(stream_id: int, fields, *, end: bool) -> bytes:
     """The same in frames of 500 bytes each."""
     return frames.encode_header_block(
-        stream_id, codec.encode(fields), end_stream=end, max_frame_size=500
+        stream_id, encoder.encode(fields), end_stream=end, max_frame_size=500
     )
 
 
@@ -164,7 +164,7 @@ def test_what_was_remembered_is_forgotten_when_a_discarded_list_changes_the_tabl
     decoder.decode(first, tuple)
     again = encoder.encode([(b"a", b"1")])
     assert decoder.decode(again, tuple) == ((b"a", b"1"),)
-    large = codec.encode([(b"large", b"x" * 1000)])
+    large = encoder.encode([(b"large", b"x" * 1000)])
     block = encoder.encode([(b"b", b"2")]) + large
     with pytest.raises(HeaderListTooLargeError):
         decoder.decode(block, tuple)
@@ -176,13 +176,13 @@ def test_what_was_remembered_is_forgotten_when_a_discarded_list_changes_the_tabl
 def test_sizes_up_to_the_absolute_limit(size):
     decoder = HeaderDecoder(1024, 100_000)
     with pytest.raises(HeaderListTooLargeError) as caught:
-        decoder.decode(codec.encode([(b"n", b"v" * (size - 33))]), tuple)
+        decoder.decode(encoder.encode([(b"n", b"v" * (size - 33))]), tuple)
     assert (caught.value.size, caught.value.limit) == (size, 1024)
 
 
 def test_the_absolute_limit_ends_the_connection():
     decoder = HeaderDecoder(1024, 100_000)
-    block = codec.encode([(b"n", b"v" * 100_000)])
+    block = encoder.encode([(b"n", b"v" * 100_000)])
     with pytest.raises(OversizedHeaderListError):
         decoder.decode(block, tuple)
     limits = Limits(max_header_list_size=1024, absolute_max_header_list_size=100_000)
@@ -191,7 +191,7 @@ def test_the_absolute_limit_ends_the_connection():
 
 
 def test_a_bomb_of_index_references_ends_the_connection():
-    entry = b"\x40\x01x" + codec.encode_integer(4000, 7, 0) + b"v" * 4000
+    entry = b"\x40\x01x" + encoder.encode_integer(4000, 7, 0) + b"v" * 4000
     (event,) = make_server(LIMITS).receive_data(headers_frame_of_block(1, entry + b"\xbe" * 30))
     assert (type(event), event.error_code) == (ConnectionFailed, CALM)
 

@@ -10,7 +10,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 from meshtrio.grpc.metadata import Metadata, encode_metadata
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.rpc.context import current_context
 
 EMPTY_CONTEXT = Context()
@@ -54,4 +54,4 @@ def encode_context_headers(context: Context) -> tuple[bytes, frozenset[str]]:
     for key, value in carrier.items():
         with suppress(ValueError, TypeError):
             fields += encode_metadata(((key.lower(), value),))
-    return codec.encode(fields), frozenset(name.decode() for name, _ in fields)
+    return encoder.encode(fields), frozenset(name.decode() for name, _ in fields)
