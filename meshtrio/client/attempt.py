@@ -115,14 +115,14 @@ class Attempt:
             traced = tracer
             while True:
                 connection = picked.connection
-                if size > connection.engine.max_send_header_list_size:
+                if size > connection.peer_settings.max_header_list_size:
                     fields, traced = fit_header_list(
                         picked, method_headers, fields, options, tracer
                     )
                 if picked.call_tracker is not None and connection.has_stream_slot:
                     picked.call_tracker.on_start()
                 block = method_headers.data + encode_attempt_headers(deadline, fields, traced)
-                stream = connection.open_stream_as(Stream, block)
+                stream = connection.open_stream(Stream, block)
                 if stream is not None:
                     break
                 # A slot that was waited for is used without another checkpoint: the connection

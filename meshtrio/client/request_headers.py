@@ -109,7 +109,7 @@ def fit_header_list(
     Raises:
         ResourceExhaustedError: The rest is still larger than the peer accepts.
     """
-    limit = pick_result.connection.engine.max_send_header_list_size
+    limit = pick_result.connection.peer_settings.max_header_list_size
     serving = current_context.get()
     propagated = [] if serving is None else _propagated_fields(serving, options, tracer)
     own = [field for field in fields if field not in propagated]

@@ -29,14 +29,7 @@ a second by default, each of which is dropped before its handler starts."""
 
 
 def reset_cost(age: float, *, grace: float, has_deadline: bool, response_started: bool) -> float:
-    """Return the number of tokens that a client's reset costs.
-
-    Args:
-        age: Seconds from the request to the reset.
-        grace: Seconds after which a reset is free.
-        has_deadline: Whether the call has a deadline, which may have passed.
-        response_started: Whether response headers were sent.
-    """
+    """Return the number of tokens that a client's reset costs, `age` seconds after the request."""
     if response_started or age >= grace:
         return 0.0
     return _COST_WITH_DEADLINE if has_deadline else 1.0
@@ -60,9 +53,7 @@ class AbuseLimits:
     def share(self, reset_bucket: TokenBucket, control_bucket: TokenBucket) -> None:
         """Count together with the other connections of the same client.
 
-        Args:
-            reset_bucket: Replaces the connection's own.
-            control_bucket: Is charged, too, for frames without content that were not earned.
+        `control_bucket` is charged, too, for frames without content that were not earned.
         """
         self.reset_bucket = reset_bucket
         self.control_bucket.parent = control_bucket
@@ -88,11 +79,7 @@ class AbuseLimits:
         self.charge_reset(self._reset_cost(stream, self.now))
 
     def charge_abandoned_streams(self, streams: Iterable[H2Stream], now: float) -> bool:
-        """Charge a client for streams that it abandons by closing the connection.
-
-        Returns:
-            False if there are not enough tokens.
-        """
+        """Charge a client for abandoned streams; return False if there are not enough tokens."""
         cost = sum(self._reset_cost(stream, now) for stream in streams)
         return not cost or self.reset_bucket.try_acquire(now, cost)
 

@@ -36,11 +36,11 @@ class RemoteProtocolError(Exception):
     """The peer violated the protocol in a way that ends the connection (RFC 9113 §5.4.1).
 
     Attributes:
-        error_code: Error code for GOAWAY.
         reason: What the peer did, for the debug data of GOAWAY.
+        error_code: Error code for GOAWAY.
     """
 
-    def __init__(self, error_code: ErrorCode, reason: str) -> None:
+    def __init__(self, reason: str, error_code: ErrorCode = ErrorCode.PROTOCOL_ERROR) -> None:
         super().__init__(f"{error_code.name}: {reason}")
         self.error_code = error_code
         self.reason = reason
@@ -53,7 +53,7 @@ class DenialOfServiceError(RemoteProtocolError):
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(ErrorCode.ENHANCE_YOUR_CALM, reason)
+        super().__init__(reason, ErrorCode.ENHANCE_YOUR_CALM)
 
 
 class StreamError(Exception):
@@ -61,11 +61,13 @@ class StreamError(Exception):
 
     Attributes:
         stream_id: The stream.
-        error_code: Error code for RST_STREAM.
         reason: What the peer did.
+        error_code: Error code for RST_STREAM.
     """
 
-    def __init__(self, stream_id: int, error_code: ErrorCode, reason: str) -> None:
+    def __init__(
+        self, stream_id: int, reason: str, error_code: ErrorCode = ErrorCode.PROTOCOL_ERROR
+    ) -> None:
         super().__init__(f"stream {stream_id}: {error_code.name}: {reason}")
         self.stream_id = stream_id
         self.error_code = error_code

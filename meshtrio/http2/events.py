@@ -129,3 +129,4 @@ Http2Event = (
     | PingAckReceived
     | ConnectionFailed
 )
+Events = list[Http2Event]

@@ -51,7 +51,11 @@ class Setting(IntEnum):
 
 
 # As integers, because looking up a member of an IntEnum is slow.
-_DATA, _HEADERS = int(FrameType.DATA), int(FrameType.HEADERS)
+_DATA, _HEADERS, _CONTINUATION = map(
+    int, (FrameType.DATA, FrameType.HEADERS, FrameType.CONTINUATION)
+)
+_RST_STREAM, _WINDOW_UPDATE = int(FrameType.RST_STREAM), int(FrameType.WINDOW_UPDATE)
+_PING = int(FrameType.PING)
 
 # A frame header is a 24-bit length, type, flags and stream id; the length is read as 16 + 8 bits
 # because struct has no 24-bit integer.
@@ -108,17 +112,17 @@ def iter_settings(payload: bytes) -> Iterable[tuple[int, int]]:
 
 def rst_stream(stream_id: int, error_code: int) -> bytes:
     """Encode RST_STREAM."""
-    return encode_frame(FrameType.RST_STREAM, 0, stream_id, _U32.pack(error_code))
+    return encode_frame(_RST_STREAM, 0, stream_id, _U32.pack(error_code))
 
 
 def window_update(stream_id: int, increment: int) -> bytes:
     """Encode WINDOW_UPDATE, for the connection if the stream id is 0."""
-    return encode_frame(FrameType.WINDOW_UPDATE, 0, stream_id, _U32.pack(increment))
+    return encode_frame(_WINDOW_UPDATE, 0, stream_id, _U32.pack(increment))
 
 
 def ping(payload: bytes, *, ack: bool) -> bytes:
     """Encode PING with a payload of eight bytes."""
-    return encode_frame(FrameType.PING, ACK if ack else 0, 0, payload)
+    return encode_frame(_PING, ACK if ack else 0, 0, payload)
 
 
 def goaway(last_stream_id: int, error_code: int, debug_data: bytes = b"") -> bytes:
@@ -137,6 +141,6 @@ def encode_header_block(
         return encode_frame(_HEADERS, flags | END_HEADERS, stream_id, block)
     pieces = [block[i : i + max_frame_size] for i in range(0, len(block), max_frame_size)]
     out = [encode_frame(_HEADERS, flags, stream_id, pieces[0])]
-    out += [encode_frame(FrameType.CONTINUATION, 0, stream_id, piece) for piece in pieces[1:-1]]
-    out.append(encode_frame(FrameType.CONTINUATION, END_HEADERS, stream_id, pieces[-1]))
+    out += [encode_frame(_CONTINUATION, 0, stream_id, piece) for piece in pieces[1:-1]]
+    out.append(encode_frame(_CONTINUATION, END_HEADERS, stream_id, pieces[-1]))
     return b"".join(out)

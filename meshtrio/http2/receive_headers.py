@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, Protocol
+
+import attrs
 
 from meshtrio.http2 import frames
 from meshtrio.http2.abuse_limits import AbuseLimits
@@ -13,15 +17,14 @@ from meshtrio.http2.errors import (
     StreamError,
 )
 from meshtrio.http2.events import (
-    Http2Event,
+    Events,
     RequestHeadersTooLarge,
     RequestReceived,
     ResponseReceived,
     TrailersReceived,
 )
 from meshtrio.http2.flow_control import consume_content_length
-from meshtrio.http2.header_parsers import HeaderParsers
-from meshtrio.http2.hpack.decoder import HeaderDecoder
+from meshtrio.http2.hpack.decoder import HeaderDecoder, HeaderList
 from meshtrio.http2.hpack.errors import (
     HeaderListTooLargeError,
     HpackDecodingError,
@@ -33,6 +36,41 @@ from meshtrio.http2.streams import StreamTable
 
 _HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
 _RECEIVE, _RECEIVE_END = StreamInput.RECEIVE, StreamInput.RECEIVE_END
+
+
+class ParsedRequest(Protocol):
+    """What the engine reads of parsed request headers."""
+
+    @property
+    def content_length(self) -> int | None: ...
+
+    @property
+    def timeout(self) -> float | None: ...
+
+
+class ParsedResponse(Protocol):
+    """What the engine reads of parsed response headers."""
+
+    @property
+    def http_status(self) -> int: ...
+
+    @property
+    def content_length(self) -> int | None: ...
+
+
+@attrs.frozen
+class HeaderParsers:
+    """Functions that parse the header lists of one application protocol.
+
+    Each raises MalformedHeadersError for a list that is malformed (RFC 9113 §8.1.1).
+    """
+
+    parse_request: Callable[[HeaderList], ParsedRequest]
+    """Parses request headers."""
+    parse_response: Callable[[HeaderList], ParsedResponse]
+    """Parses response headers, informational ones (1xx) included."""
+    parse_trailers: Callable[[HeaderList], Any]
+    """Parses trailers."""
 
 
 class HeadersReceiver:
@@ -57,8 +95,7 @@ class HeadersReceiver:
         self._parse_response = parsers.parse_response
         self._parse_trailers = parsers.parse_trailers
         self._decoder = HeaderDecoder(
-            limits.max_header_list_size,
-            max(limits.absolute_max_header_list_size, limits.max_header_list_size),
+            limits.max_header_list_size, limits.absolute_max_header_list_size
         )
         self._max_concurrent_streams = limits.max_concurrent_streams
         self._streams = streams
@@ -66,18 +103,12 @@ class HeadersReceiver:
         self._outgoing = outgoing
         self._is_client = is_client
 
-    def on_headers(
-        self, flags: int, stream_id: int, payload: bytes, events: list[Http2Event]
-    ) -> None:
+    def on_headers(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
         """Process a HEADERS frame whose payload is the whole header block, without padding.
 
         Raises StreamError and RemoteProtocolError.
         """
         if flags & frames.HAS_PRIORITY:
-            if len(payload) < 5:
-                raise RemoteProtocolError(
-                    ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for priority"
-                )
             payload = strip_priority(stream_id, payload)
         end_stream = bool(flags & frames.END_STREAM)
         stream = self._streams.by_id.get(stream_id)
@@ -91,13 +122,16 @@ class HeadersReceiver:
             else:
                 self._on_response(stream, payload, end_stream, events)
         except MalformedHeadersError as exc:
-            raise StreamError(stream_id, ErrorCode.PROTOCOL_ERROR, str(exc)) from None
+            raise StreamError(stream_id, str(exc)) from None
         except HeaderListTooLargeError as exc:
             if stream is not None and end_stream and not stream.headers_received:
                 stream.process_input(_RECEIVE_END)
-            raise StreamError(stream_id, ErrorCode.ENHANCE_YOUR_CALM, str(exc)) from None
-        except (HpackDecodingError, OversizedHeaderListError) as exc:
-            raise _connection_error(exc) from None
+            raise StreamError(stream_id, str(exc), ErrorCode.ENHANCE_YOUR_CALM) from None
+        except OversizedHeaderListError as exc:
+            raise RemoteProtocolError(str(exc), ErrorCode.ENHANCE_YOUR_CALM) from None
+        except HpackDecodingError as exc:
+            reason = f"header block cannot be decoded: {exc}"
+            raise RemoteProtocolError(reason, ErrorCode.COMPRESSION_ERROR) from None
 
     def _on_late_headers(self, stream_id: int, block: bytes) -> None:
         self._decode_and_discard(block)
@@ -108,13 +142,9 @@ class HeadersReceiver:
         with suppress(HeaderListTooLargeError):
             self._decoder.decode(block, tuple)
 
-    def _on_request(
-        self, stream_id: int, block: bytes, end_stream: bool, events: list[Http2Event]
-    ) -> None:
+    def _on_request(self, stream_id: int, block: bytes, end_stream: bool, events: Events) -> None:
         if stream_id % 2 == 0:
-            raise RemoteProtocolError(
-                ErrorCode.PROTOCOL_ERROR, f"a client opened stream {stream_id}"
-            )
+            raise RemoteProtocolError(f"a client opened stream {stream_id}")
         streams = self._streams
         if stream_id <= streams.highest_received_id:
             self._on_late_headers(stream_id, block)
@@ -135,11 +165,7 @@ class HeadersReceiver:
             events.append(RequestReceived(stream_id, headers, end_stream))
 
     def _on_request_too_large(
-        self,
-        stream_id: int,
-        exc: HeaderListTooLargeError,
-        end_stream: bool,
-        events: list[Http2Event],
+        self, stream_id: int, exc: HeaderListTooLargeError, end_stream: bool, events: Events
     ) -> None:
         # Decoding it has cost as much as several lists of the allowed size.
         self._abuse.charge_reset(exc.size / exc.limit)
@@ -155,7 +181,7 @@ class HeadersReceiver:
         return stream
 
     def _on_response(
-        self, stream: H2Stream, block: bytes, end_stream: bool, events: list[Http2Event]
+        self, stream: H2Stream, block: bytes, end_stream: bool, events: Events
     ) -> None:
         headers = self._decoder.decode(block, self._parse_response)
         if headers.http_status < 200:
@@ -175,7 +201,7 @@ class HeadersReceiver:
             self._streams.remove_if_closed(stream)
 
     def _on_trailers(
-        self, stream: H2Stream, block: bytes, end_stream: bool, events: list[Http2Event]
+        self, stream: H2Stream, block: bytes, end_stream: bool, events: Events
     ) -> None:
         if stream.state is _HALF_CLOSED_REMOTE:
             self._decode_and_discard(block)
@@ -191,14 +217,8 @@ class HeadersReceiver:
 
 def strip_priority(stream_id: int, payload: bytes) -> bytes:
     """Remove the deprecated priority fields (RFC 9113 §5.3.2). Raises RemoteProtocolError."""
+    if len(payload) < 5:
+        raise RemoteProtocolError("HEADERS too short for priority", ErrorCode.FRAME_SIZE_ERROR)
     if frames.read_u32(payload)[0] & 0x7FFFFFFF == stream_id:
-        raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "a stream cannot depend on itself")
+        raise RemoteProtocolError("a stream cannot depend on itself")
     return payload[5:]
-
-
-def _connection_error(exc: HpackDecodingError | OversizedHeaderListError) -> RemoteProtocolError:
-    """Return the connection error for a header block that leaves the dynamic table in doubt."""
-    if isinstance(exc, OversizedHeaderListError):
-        return RemoteProtocolError(ErrorCode.ENHANCE_YOUR_CALM, str(exc))
-    reason = f"header block cannot be decoded: {exc}"
-    return RemoteProtocolError(ErrorCode.COMPRESSION_ERROR, reason)

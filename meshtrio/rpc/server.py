@@ -137,11 +137,6 @@ class Server:
     def _compose_tracer(self) -> None:
         self.tracer = compose_server_tracers(self._default_tracer, *self._extra_tracers)
 
-    @property
-    def calls_in_progress(self) -> int:
-        """The number of open streams on all connections."""
-        return sum(len(connection.streams) for connection in self.connections)
-
     # -- serving -----------------------------------------------------------------------------
 
     async def serve(

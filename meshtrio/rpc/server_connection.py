@@ -19,7 +19,8 @@ from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.connection import CLOSE_TIMEOUT, Connection
+from meshtrio.rpc.connection import Connection
+from meshtrio.rpc.connection_io import CLOSE_TIMEOUT
 from meshtrio.rpc.connection_limiter import LimitKey
 from meshtrio.rpc.half_closed_streams import HalfClosedStreams
 from meshtrio.rpc.handlers import HandlerTable
@@ -48,6 +49,7 @@ from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.peer import Peer
 from meshtrio.transport.transport import Transport
 
+_NO_ERROR = ErrorCode.NO_ERROR
 _DISCARD_SIZE = 256 * 1024
 _DRAIN_PING_PAYLOAD = b"drain..."
 _DRAIN_PING_TIMEOUT = 1.0
@@ -130,7 +132,7 @@ class ServerConnection(Connection):
         self.is_refusing = False
         """Whether new calls are refused; the client has been sent the second GOAWAY."""
         self._is_refusing_waiting = False
-        self._half_closed = HalfClosedStreams(self.engine, self.limits.max_concurrent_streams)
+        self._half_closed = HalfClosedStreams(self._engine, self.limits.max_concurrent_streams)
         self._is_socket_kept_open = False
 
     def statistics(self) -> ConnectionStatistics:
@@ -177,13 +179,13 @@ class ServerConnection(Connection):
         The two GOAWAYs are a round trip apart, so that a call that crosses the first is served.
         """
         self._is_draining = True
-        self.engine.start_graceful_shutdown()
-        self.engine.ping(_DRAIN_PING_PAYLOAD)
+        self._engine.start_graceful_shutdown()
+        self._engine.ping(_DRAIN_PING_PAYLOAD)
         self.flush()
         with trio.move_on_after(_DRAIN_PING_TIMEOUT):
             await self._drain_acknowledged.wait()
-        if not self.engine.closed:
-            self.engine.refuse_new_streams()
+        if not self._engine.closed:
+            self._engine.refuse_new_streams()
             self.flush()
         self.is_refusing = True
         self._close_if_idle()
@@ -192,9 +194,9 @@ class ServerConnection(Connection):
     async def shut_down(self, grace: float) -> None:
         """Shut down this connection as `Server.shut_down` does all of them."""
         self._is_draining = self.is_refusing = True
-        if not self.engine.closed:
+        if not self._engine.closed:
             self.refuse_waiting_streams()
-            self.engine.refuse_new_streams()
+            self._engine.refuse_new_streams()
         for stream in list(self.streams.values()):
             stream.on_shutdown()
         self.flush()
@@ -220,8 +222,8 @@ class ServerConnection(Connection):
             if stream.has_started:
                 break
             waiting.append(stream)
-        if waiting and not self.engine.closed:
-            self.engine.refuse_new_streams(waiting[-1].id)
+        if waiting and not self._engine.closed:
+            self._engine.refuse_new_streams(waiting[-1].id)
             self._is_refusing_waiting = True
             for stream in waiting:
                 stream.refuse()
@@ -234,10 +236,10 @@ class ServerConnection(Connection):
 
     def _on_cancelled(self) -> None:
         # Calls that the client has sent and that were not read may be retried (RFC 9113 §6.8).
-        if not self._is_handshake_done or self.engine.closed:
+        if not self._is_handshake_done or self._engine.closed:
             return
         self._nursery = None
-        self.engine.close(ErrorCode.NO_ERROR, "the server is shutting down")
+        self._engine.close(ErrorCode.NO_ERROR, "the server is shutting down")
         self.flush()
         if self.transport.sock.family != socket.AF_UNIX:
             # Closing with unread bytes resets a TCP connection and discards what was sent on it.
@@ -284,7 +286,7 @@ class ServerConnection(Connection):
         if is_trusted:
             self._client_accounts = ClientAccounts(accounts, self.account)
         else:
-            self.engine.share_token_buckets(account.reset_bucket, account.control_bucket)
+            self._engine.share_token_buckets(account.reset_bucket, account.control_bucket)
         return ""
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
@@ -300,7 +302,7 @@ class ServerConnection(Connection):
         if (
             not self.closed
             and self.streams
-            and not self.engine.charge_abandoned_streams(self._now())
+            and not self._engine.charge_abandoned_streams(self._now())
         ):
             self._record_abuse()
         super()._mark_closed()
@@ -315,7 +317,7 @@ class ServerConnection(Connection):
             self._close_if_idle()
 
     def _should_await_end_stream(self, stream_id: int, code: ErrorCode) -> bool:
-        if code is not ErrorCode.NO_ERROR or not self.engine.is_half_closed_local(stream_id):
+        if code is not _NO_ERROR or not self._engine.is_half_closed_local(stream_id):
             return False
         if self._half_closed.add(stream_id, self._now()):
             self.flush()
@@ -323,8 +325,8 @@ class ServerConnection(Connection):
 
     def finish_stream(self, stream_id: int) -> None:
         """End a stream that was answered and is not in `streams`."""
-        if not self._should_await_end_stream(stream_id, ErrorCode.NO_ERROR):
-            self.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+        if not self._should_await_end_stream(stream_id, _NO_ERROR):
+            self._engine.reset_stream(stream_id, _NO_ERROR)
 
     def abandon_stream(self, stream: Stream) -> None:
         """Drop a call without a response, so that its caller sees the exit of the process."""
@@ -359,17 +361,25 @@ class ServerConnection(Connection):
         self.counters.started += 1
         self.counters.last_started = self._last_read_at
         if self._is_full():
-            self.engine.reset_stream(stream_id, ErrorCode.REFUSED_STREAM)
+            self._engine.reset_stream(stream_id, ErrorCode.REFUSED_STREAM)
             self.counters.failed += 1
             return
         headers, handler = event.headers, self._find_handler(event.headers.path)
         if headers.error_message and headers.is_grpc:
             self._reject(event, purerpc.StatusCode.INTERNAL, headers.error_message)
             return
-        forwarder = None
-        if self._forwarder is not None:
-            forwarder = self._choose_forwarder(headers, handler is not None)
-        if self._check_access is not None and not self._check_allowed(event, forwarder):
+        forwarder = self._forwarder
+        if forwarder is not None and not (
+            headers.is_grpc and forwarder.accepts(headers, handler is not None)
+        ):
+            forwarder = None
+        is_forwarded, check_access = forwarder is not None, self._check_access
+        if (
+            check_access is not None
+            and headers.is_grpc
+            and (reason := check_access(self.peer, headers, is_forwarded))
+        ):
+            self._reject(event, purerpc.StatusCode.PERMISSION_DENIED, reason)
             return
         if forwarder is not None:
             stream = forwarder.forward(self, stream_id, headers)
@@ -386,30 +396,12 @@ class ServerConnection(Connection):
         if event.end_stream:
             stream.on_end_stream(None)
 
-    def _choose_forwarder(self, headers: RequestHeaders, has_handler: bool) -> Forwarder | None:
-        """Return the forwarder if it takes a call."""
-        assert self._forwarder is not None
-        if headers.is_grpc and self._forwarder.accepts(headers, has_handler):
-            return self._forwarder
-        return None
-
     def _is_full(self) -> bool:
         """Return whether the connection, or its peer, has as many calls as it may have."""
         account = self._peer_account
         if account is not None and account.active_calls >= account.max_active_calls:
             return True
         return self._running_handlers >= self.limits.max_concurrent_streams
-
-    def _check_allowed(
-        self, event: events.RequestReceived[RequestHeaders], forwarder: Forwarder | None
-    ) -> bool:
-        """Reject a call that the peer may not make, and return whether it may."""
-        if self._check_access is None or not event.headers.is_grpc:
-            return True
-        reason = self._check_access(self.peer, event.headers, forwarder is not None)
-        if reason:
-            self._reject(event, purerpc.StatusCode.PERMISSION_DENIED, reason)
-        return not reason
 
     def _reject(
         self, event: events.RequestReceived[RequestHeaders], code: purerpc.StatusCode, message: str

@@ -20,15 +20,9 @@ _log_bucket = TokenBucket(burst=100, rate=1)
 
 
 def notify_tracer(subject: str, method: Callable[..., None], *args: object) -> None:
-    """Call a tracer from the task of a caller or a handler.
+    """Call a tracer from the task of a caller or a handler; the log names the subject if it raises.
 
-    Args:
-        subject: The path or target that the log line names.
-        method: A method of the tracer.
-        args: The arguments of the method.
-
-    Raises:
-        SystemExit, KeyboardInterrupt: The tracer raised it; other exceptions are logged.
+    SystemExit and KeyboardInterrupt are raised, other exceptions are logged only.
     """
     try:
         method(*args)

@@ -169,9 +169,9 @@ def _fill_connection(message: channelz.Socket, connection: Connection) -> None:
         data.last_remote_stream_created_timestamp,
     )
     _fill_timestamp(local if connection.is_client else remote, statistics.calls.last_started)
-    may_send, may_receive = connection.engine.flow_control_windows
-    data.local_flow_control_window.value = may_send
-    data.remote_flow_control_window.value = may_receive
+    windows = connection.windows
+    data.local_flow_control_window.value = windows.send
+    data.remote_flow_control_window.value = windows.receive
 
 
 def _fill_security(message: channelz.Socket, connection: Connection) -> None:

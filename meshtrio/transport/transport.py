@@ -67,6 +67,9 @@ class Transport(Protocol):
 class SocketTransport:
     """A transport without TLS, which owns its socket."""
 
+    has_pending_data = False
+    ssl_object: ssl.SSLObject | None = None
+
     def __init__(self, sock: socket.socket, busy_poll: BusyPoll | None = None) -> None:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -75,7 +78,7 @@ class SocketTransport:
             # The kernel's default of 200 KB would split a large message, with a context switch for
             # each part. A larger buffer costs nothing while it is not used.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_SIZE)
-        self._sock = sock
+        self.sock = sock
         self._receive_size = _MIN_RECEIVE_SIZE
         self._busy_poll = busy_poll or BusyPoll()
 
@@ -99,7 +102,7 @@ class SocketTransport:
             await self._poll_until(began + self._busy_poll.max_spin, max_bytes) if polled else None
         )
         while data is None:
-            await trio.lowlevel.wait_readable(self._sock)
+            await trio.lowlevel.wait_readable(self.sock)
             data = self._try_receive(max_bytes)
         self._busy_poll.record_wait(perf_counter() - began, polled=polled)
         return data
@@ -115,7 +118,7 @@ class SocketTransport:
     def _try_receive(self, max_bytes: int) -> bytes | None:
         """Return available data; None if there is none."""
         try:
-            data = self._sock.recv(min(self._receive_size, max_bytes))
+            data = self.sock.recv(min(self._receive_size, max_bytes))
         except (BlockingIOError, InterruptedError):
             return None
         # Python allocates the size that is asked for, so it follows the size of recent reads.
@@ -131,35 +134,23 @@ class SocketTransport:
         """Send what the kernel takes now; return the number of bytes taken. Raises OSError."""
         try:
             if len(buffers) == 1:
-                return self._sock.send(buffers[0])
-            return self._sock.sendmsg(buffers)
+                return self.sock.send(buffers[0])
+            return self.sock.sendmsg(buffers)
         except (BlockingIOError, InterruptedError):
             return 0
 
-    @property
-    def has_pending_data(self) -> bool:
-        return False
-
     async def wait_writable(self) -> None:
-        await trio.lowlevel.wait_writable(self._sock)
+        await trio.lowlevel.wait_writable(self.sock)
 
     def peer(self) -> Peer:
-        return peer_of(self._sock)
-
-    @property
-    def sock(self) -> socket.socket:
-        return self._sock
-
-    @property
-    def ssl_object(self) -> ssl.SSLObject | None:
-        return None
+        return peer_of(self.sock)
 
     def send_eof(self) -> None:
         """Shut down the sending side. Raises OSError."""
-        self._sock.shutdown(socket.SHUT_WR)
+        self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close the socket and wake tasks that wait for it; a second call does nothing."""
-        if self._sock.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._sock)
-            self._sock.close()
+        if self.sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()

@@ -226,11 +226,11 @@ async def serve_response(
     """A pair whose server answers so, and whose handlers never end."""
 
     async def answer(*_: object) -> EchoReply:
-        engine = pair.server.engine
-        engine.send_headers(1, head)
-        engine.send_data(1, body, end_stream=not trailers)
+        server = pair.server
+        server.send_headers(1, head)
+        server.send_data(1, body, end_stream=not trailers)
         if trailers:
-            engine.send_headers(1, trailers, end_stream=True)
+            server.send_headers(1, trailers, end_stream=True)
         pair.server.flush()
         await trio.sleep_forever()
         raise AssertionError

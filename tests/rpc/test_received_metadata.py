@@ -199,9 +199,7 @@ async def test_a_caller_gets_the_status_whatever_comes_with_it(
         """Answer in the place of the server, whose handlers never run."""
         blocks = [head, status] if after_head else [head + status]
         for number, block in enumerate(blocks, 1):
-            pair.server.engine.send_headers(
-                1, encoder.encode(block), end_stream=number == len(blocks)
-            )
+            pair.server.send_headers(1, encoder.encode(block), end_stream=number == len(blocks))
         pair.server.flush()
 
     async def never(message: EchoRequest) -> EchoReply:

@@ -126,7 +126,7 @@ def test_the_largest_header_list_that_may_be_sent(limit, largest):
     """The lower of the peer's limit and this side's own."""
     settings = {} if limit is None else {Setting.MAX_HEADER_LIST_SIZE: limit}
     engine = make_server(Limits(max_send_header_list_size=5000), settings)
-    assert engine.max_send_header_list_size == largest
+    assert engine.peer_settings.max_header_list_size == largest
 
 
 # -- the compression state -----------------------------------------------------------------------

@@ -159,13 +159,13 @@ def test_the_table_is_in_step_after_a_list_that_was_discarded():
 
 
 def test_what_was_remembered_is_forgotten_when_a_discarded_list_changes_the_table():
-    decoder, encoder = HeaderDecoder(200, 100_000), reference.Encoder()
-    first = encoder.encode([(b"a", b"1")])
+    decoder, peer = HeaderDecoder(200, 100_000), reference.Encoder()
+    first = peer.encode([(b"a", b"1")])
     decoder.decode(first, tuple)
-    again = encoder.encode([(b"a", b"1")])
+    again = peer.encode([(b"a", b"1")])
     assert decoder.decode(again, tuple) == ((b"a", b"1"),)
     large = encoder.encode([(b"large", b"x" * 1000)])
-    block = encoder.encode([(b"b", b"2")]) + large
+    block = peer.encode([(b"b", b"2")]) + large
     with pytest.raises(HeaderListTooLargeError):
         decoder.decode(block, tuple)
     # The entry has moved in the table, so the same bytes mean another field now.

@@ -11,7 +11,7 @@ from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import ConnectionFailed
 from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
-from meshtrio.http2.reset_streams import ResetStreams
+from meshtrio.http2.streams import ResetStreams
 from tests.support.engines import (
     REQUEST,
     RESPONSE,
