@@ -6,12 +6,7 @@ import attrs
 
 from meshtrio.http2 import frames
 from meshtrio.http2.abuse_limits import AbuseLimits
-from meshtrio.http2.errors import (
-    ErrorCode,
-    RemoteProtocolError,
-    StreamError,
-    error_code_name,
-)
+from meshtrio.http2.errors import ErrorCode, RemoteProtocolError, StreamError, error_code_name
 from meshtrio.http2.events import (
     Events,
     GoAwayReceived,

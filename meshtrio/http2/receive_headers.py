@@ -10,12 +10,7 @@ import attrs
 
 from meshtrio.http2 import frames
 from meshtrio.http2.abuse_limits import AbuseLimits
-from meshtrio.http2.errors import (
-    ErrorCode,
-    MalformedHeadersError,
-    RemoteProtocolError,
-    StreamError,
-)
+from meshtrio.http2.errors import ErrorCode, MalformedHeadersError, RemoteProtocolError, StreamError
 from meshtrio.http2.events import (
     Events,
     RequestHeadersTooLarge,

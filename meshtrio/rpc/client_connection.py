@@ -27,10 +27,7 @@ class ClientConnection(Connection):
     """A connection that opens streams; `Connection` says who owns what."""
 
     def __init__(
-        self,
-        transport: Transport,
-        limits: Limits | None = None,
-        timeouts: Timeouts | None = None,
+        self, transport: Transport, limits: Limits | None = None, timeouts: Timeouts | None = None
     ) -> None:
         super().__init__(transport, Role.CLIENT, limits, timeouts)
         self._event_handlers[events.ResponseReceived] = self._on_response

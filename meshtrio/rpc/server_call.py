@@ -44,10 +44,7 @@ _OK, _UNKNOWN = purerpc.StatusCode.OK, purerpc.StatusCode.UNKNOWN
 _NO_ERROR = ErrorCode.NO_ERROR
 _PurerpcStatus = tuple[purerpc.StatusCode, str]
 _SERVER_STOPPED = (purerpc.StatusCode.UNAVAILABLE, SERVER_STOPPED_MESSAGE)
-_DEADLINE_EXCEEDED = (
-    purerpc.StatusCode.DEADLINE_EXCEEDED,
-    "the deadline passed in the handler",
-)
+_DEADLINE_EXCEEDED = (purerpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed in the handler")
 
 
 ServerInterceptor = Callable[[ServerContext], AbstractAsyncContextManager[Any]]

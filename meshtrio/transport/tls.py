@@ -36,10 +36,7 @@ class TlsTransport:
         self._socket_transport = SocketTransport(sock)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.ssl_object = context.wrap_bio(
-            self._incoming,
-            self._outgoing,
-            server_side=server_side,
-            server_hostname=server_hostname,
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
         self._ciphertext = b""
 
