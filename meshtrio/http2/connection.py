@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import Enum
 
 from meshtrio.http2 import frames
@@ -16,7 +15,7 @@ from meshtrio.http2.errors import (
 )
 from meshtrio.http2.events import ConnectionFailed, DataReceived, Events, StreamReset
 from meshtrio.http2.flow_control import ConnectionWindows, consume_content_length
-from meshtrio.http2.frame_reader import Frame, FrameReader, strip_padding
+from meshtrio.http2.frame_reader import FrameReader, strip_padding
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.limits import Limits
 from meshtrio.http2.receive_control import ControlFrameReceiver
@@ -65,7 +64,7 @@ class H2Connection:
         self.closed = False
         """Whether GOAWAY was sent that ends the connection: nothing is received or sent after."""
         self._is_client = is_client = role is Role.CLIENT
-        self._frame_reader = FrameReader(
+        self.frame_reader = FrameReader(
             expect_preface=not is_client,
             max_frame_size=limits.max_frame_size,
             max_block_size=max(limits.absolute_max_header_list_size, limits.max_header_list_size),
@@ -141,21 +140,6 @@ class H2Connection:
         """Return whether both windows allow the peer to send DATA on a stream."""
         stream = self._streams.get(stream_id)
         return stream is not None and min(stream.receive_window, self.windows.receive) > 0
-
-    @property
-    def buffered_size(self) -> int:
-        """Number of bytes that are held of an incomplete frame and an incomplete header block."""
-        return self._frame_reader.buffered_size
-
-    @property
-    def unprocessed_frames(self) -> Iterator[Frame] | None:
-        """Received frames that exceeded `max_cost` of `receive_data`; None if there are none."""
-        return self._frame_reader.unprocessed
-
-    @property
-    def incomplete_frame_since(self) -> float | None:
-        """Time at which the peer began a frame or header block that is incomplete; None if none."""
-        return self._frame_reader.incomplete_since
 
     def share_token_buckets(self, reset_bucket: TokenBucket, control_bucket: TokenBucket) -> None:
         """Count abuse together with a client's other connections; see `AbuseLimits.share`."""
@@ -286,9 +270,9 @@ class H2Connection:
         caller resets them.
         """
         table = self._table
-        last = (
-            table.highest_received_id if first_refused_id is None else max(first_refused_id - 2, 0)
-        )
+        last = table.highest_received_id
+        if first_refused_id is not None:
+            last = max(first_refused_id - 2, 0)
         table.max_accepted_id = min(last, table.max_accepted_id)
         self._outgoing.append(frames.goaway(table.max_accepted_id, ErrorCode.NO_ERROR))
 
@@ -311,12 +295,12 @@ class H2Connection:
     def receive_data(self, data: bytes, now: float = 0.0, max_cost: int = 0) -> Events:
         """Process bytes received `now`, and return the events of the frames that they complete.
 
-        Frames above `max_cost` are left in `unprocessed_frames`, and processed by further calls
-        with empty `data`. A frame costs 1, and 1 more for each KiB, or for each 16 bytes of a
+        Frames above `max_cost` are left in `frame_reader.unprocessed`, and processed by further
+        calls with empty `data`. A frame costs 1, and 1 more for each KiB, or for each 16 bytes of a
         header block; 0 is no limit.
         """
         events: Events = []
-        reader = self._frame_reader
+        reader = self.frame_reader
         if self.closed:
             reader.unprocessed = None
             return events
@@ -339,9 +323,8 @@ class H2Connection:
         except RemoteProtocolError as exc:
             reader.unprocessed = None
             self.close(exc.error_code, exc.reason)
-            events.append(
-                ConnectionFailed(exc.error_code, exc.reason, isinstance(exc, DenialOfServiceError))
-            )
+            is_abuse = isinstance(exc, DenialOfServiceError)
+            events.append(ConnectionFailed(exc.error_code, exc.reason, is_abuse))
         if reader.has_incomplete_frame or reader.incomplete_since is not None:
             reader.update_incomplete_since(now, progress=progress)
         return events
@@ -355,9 +338,7 @@ class H2Connection:
         table.resets.add(exc.stream_id)
         if stream is not None:
             table.count_failed(stream)
-            events.append(
-                StreamReset(exc.stream_id, exc.error_code, remote_reset=False, reason=exc.reason)
-            )
+            events.append(StreamReset(exc.stream_id, exc.error_code, False, exc.reason))
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
         size = len(payload)
@@ -380,9 +361,8 @@ class H2Connection:
         stream.process_input(_RECEIVE_END if end_stream else _RECEIVE)
         stream.receive_window -= size
         if stream.receive_window < 0:
-            raise StreamError(
-                stream_id, "more DATA than the stream's window", ErrorCode.FLOW_CONTROL_ERROR
-            )
+            reason = "more DATA than the stream's window"
+            raise StreamError(stream_id, reason, ErrorCode.FLOW_CONTROL_ERROR)
         if stream.remaining_content_length is not None:
             consume_content_length(stream, len(data), end_stream=end_stream)
         if end_stream:

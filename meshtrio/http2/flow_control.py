@@ -36,9 +36,8 @@ class ConnectionWindows:
         """
         self.receive -= size
         if self.receive < 0:
-            raise RemoteProtocolError(
-                "more DATA than the connection's window", ErrorCode.FLOW_CONTROL_ERROR
-            )
+            reason = "more DATA than the connection's window"
+            raise RemoteProtocolError(reason, ErrorCode.FLOW_CONTROL_ERROR)
         if self.receive * 2 > self._full_receive:
             return 0
         increment = self._full_receive - self.receive

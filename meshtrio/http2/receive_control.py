@@ -82,7 +82,7 @@ class ControlFrameReceiver:
         streams.reset(stream, reply_due=not self._is_client)
         code = frames.read_u32(payload)[0]
         events.append(StreamReset(stream_id, code, remote_reset=True, reason=error_code_name(code)))
-        self._abuse.charge_stream_reset(stream)
+        self._abuse.charge_reset(self._abuse.reset_cost(stream, self._abuse.now))
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
         if stream_id:
@@ -112,7 +112,7 @@ class ControlFrameReceiver:
             self._abuse.charge_control_frame("PING answers")
             events.append(PingAckReceived(payload))
         else:
-            self._abuse.charge_ping()
+            self._abuse.charge_control_frame("PING frames")
             self._outgoing.append(frames.ping(payload, ack=True))
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:

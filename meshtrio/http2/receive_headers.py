@@ -10,7 +10,15 @@ import attrs
 
 from meshtrio.http2 import frames
 from meshtrio.http2.abuse_limits import AbuseLimits
-from meshtrio.http2.errors import ErrorCode, MalformedHeadersError, RemoteProtocolError, StreamError
+from meshtrio.http2.errors import (
+    ErrorCode,
+    HeaderListTooLargeError,
+    HpackDecodingError,
+    MalformedHeadersError,
+    OversizedHeaderListError,
+    RemoteProtocolError,
+    StreamError,
+)
 from meshtrio.http2.events import (
     Events,
     RequestHeadersTooLarge,
@@ -20,15 +28,11 @@ from meshtrio.http2.events import (
 )
 from meshtrio.http2.flow_control import consume_content_length
 from meshtrio.http2.hpack.decoder import HeaderDecoder, HeaderList
-from meshtrio.http2.hpack.errors import (
-    HeaderListTooLargeError,
-    HpackDecodingError,
-    OversizedHeaderListError,
-)
 from meshtrio.http2.limits import Limits
 from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
 from meshtrio.http2.streams import StreamTable
 
+_REFUSED_STREAM = int(ErrorCode.REFUSED_STREAM)
 _HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
 _RECEIVE, _RECEIVE_END = StreamInput.RECEIVE, StreamInput.RECEIVE_END
 
@@ -89,9 +93,8 @@ class HeadersReceiver:
         self._parse_request = parsers.parse_request
         self._parse_response = parsers.parse_response
         self._parse_trailers = parsers.parse_trailers
-        self._decoder = HeaderDecoder(
-            limits.max_header_list_size, limits.absolute_max_header_list_size
-        )
+        sizes = limits.max_header_list_size, limits.absolute_max_header_list_size
+        self._decoder = HeaderDecoder(*sizes)
         self._max_concurrent_streams = limits.max_concurrent_streams
         self._streams = streams
         self._abuse = abuse
@@ -137,7 +140,7 @@ class HeadersReceiver:
         with suppress(HeaderListTooLargeError):
             self._decoder.decode(block, tuple)
 
-    def _on_request(self, stream_id: int, block: bytes, end_stream: bool, events: Events) -> None:
+    def _on_request(self, stream_id: int, block: bytes, ends: bool, events: Events) -> None:
         if stream_id % 2 == 0:
             raise RemoteProtocolError(f"a client opened stream {stream_id}")
         streams = self._streams
@@ -149,60 +152,56 @@ class HeadersReceiver:
         try:
             headers = self._decoder.decode(block, self._parse_request)
         except HeaderListTooLargeError as exc:
-            self._on_request_too_large(stream_id, exc, end_stream, events)
+            self._on_request_too_large(stream_id, exc, ends, events)
             return
-        if headers.content_length and end_stream:
+        if headers.content_length and ends:
             raise MalformedHeadersError("content-length promises DATA, and the stream has ended")
         stream = self._accept(stream_id)
         if stream is not None:
             stream.has_deadline = headers.timeout is not None
-            self._apply(stream, headers.content_length, end_stream)
-            events.append(RequestReceived(stream_id, headers, end_stream))
+            self._apply(stream, headers.content_length, ends)
+            events.append(RequestReceived(stream_id, headers, ends))
 
     def _on_request_too_large(
-        self, stream_id: int, exc: HeaderListTooLargeError, end_stream: bool, events: Events
+        self, stream_id: int, exc: HeaderListTooLargeError, ends: bool, events: Events
     ) -> None:
         # Decoding it has cost as much as several lists of the allowed size.
         self._abuse.charge_reset(exc.size / exc.limit)
         stream = self._accept(stream_id)
         if stream is not None:
-            self._apply(stream, None, end_stream)
-            events.append(RequestHeadersTooLarge(stream_id, exc.content_type, end_stream, str(exc)))
+            self._apply(stream, None, ends)
+            events.append(RequestHeadersTooLarge(stream_id, exc.content_type, ends, str(exc)))
 
     def _accept(self, stream_id: int) -> H2Stream | None:
         stream = self._streams.accept(stream_id, self._max_concurrent_streams)
         if stream is None:
-            self._outgoing.append(frames.rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
+            self._outgoing.append(frames.rst_stream(stream_id, _REFUSED_STREAM))
         return stream
 
-    def _on_response(
-        self, stream: H2Stream, block: bytes, end_stream: bool, events: Events
-    ) -> None:
+    def _on_response(self, stream: H2Stream, block: bytes, ends: bool, events: Events) -> None:
         headers = self._decoder.decode(block, self._parse_response)
         if headers.http_status < 200:
-            if end_stream:
+            if ends:
                 raise MalformedHeadersError("an informational response may not end the stream")
             return
         stream.headers_received = True
-        self._apply(stream, headers.content_length, end_stream)
-        events.append(ResponseReceived(stream.id, headers, end_stream))
+        self._apply(stream, headers.content_length, ends)
+        events.append(ResponseReceived(stream.id, headers, ends))
 
-    def _apply(self, stream: H2Stream, content_length: int | None, end_stream: bool) -> None:
+    def _apply(self, stream: H2Stream, content_length: int | None, ends: bool) -> None:
         stream.remaining_content_length = content_length
-        if content_length and end_stream:
+        if content_length and ends:
             consume_content_length(stream, 0, end_stream=True)
-        stream.process_input(_RECEIVE_END if end_stream else _RECEIVE)
-        if end_stream:
+        stream.process_input(_RECEIVE_END if ends else _RECEIVE)
+        if ends:
             self._streams.remove_if_closed(stream)
 
-    def _on_trailers(
-        self, stream: H2Stream, block: bytes, end_stream: bool, events: Events
-    ) -> None:
+    def _on_trailers(self, stream: H2Stream, block: bytes, ends: bool, events: Events) -> None:
         if stream.state is _HALF_CLOSED_REMOTE:
             self._decode_and_discard(block)
         stream.process_input(_RECEIVE_END)
         trailers = self._decoder.decode(block, self._parse_trailers)
-        if not end_stream:
+        if not ends:
             raise MalformedHeadersError("trailers did not end the stream")
         if stream.remaining_content_length:
             consume_content_length(stream, 0, end_stream=True)

@@ -72,9 +72,8 @@ class PeerSettings:
         for key, value in frames.iter_settings(payload):
             if key == Setting.INITIAL_WINDOW_SIZE:
                 if value > frames.MAX_WINDOW_SIZE:
-                    raise RemoteProtocolError(
-                        f"INITIAL_WINDOW_SIZE is {value}", ErrorCode.FLOW_CONTROL_ERROR
-                    )
+                    reason = f"INITIAL_WINDOW_SIZE is {value}"
+                    raise RemoteProtocolError(reason, ErrorCode.FLOW_CONTROL_ERROR)
                 # Only the last one counts, because a change costs a step for each stream.
                 window = value
             else:

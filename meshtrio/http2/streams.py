@@ -143,8 +143,7 @@ class StreamTable:
             raise RemoteProtocolError(f"{what} on idle stream {stream_id}")
         if stream_id not in self.resets:
             if not self._is_client:
-                raise RemoteProtocolError(
-                    f"{what} on closed stream {stream_id}", ErrorCode.STREAM_CLOSED
-                )
+                reason = f"{what} on closed stream {stream_id}"
+                raise RemoteProtocolError(reason, ErrorCode.STREAM_CLOSED)
             self._abuse.charge_control_frame("frames on closed streams")
         return self.resets.pop_reply_due(stream_id)

@@ -42,7 +42,7 @@ Invariants
 - No method of a connection or stream that is not `async` blocks, and none raises because the
   connection is closed: calls learn of it by their stream's error.
 - A stream in `streams` is in the engine, too; `remove_stream` and `_fail_stream` are the only ways
-  out (and `abandon_stream`, for a process that exits).
+  out (and `abandon_if_exiting`, for a process that exits).
 - Each stream of a server is charged to exactly one account until it is removed.
 - Counters only count up; `Connection.statistics` derives the rest.
 - Call tracers never fail a call (`tracer_dispatch`), and cost nothing if none is installed.

@@ -56,7 +56,7 @@ class AccountedStream:
         self.taken_charge = self.sending_charge = 0
         account.peer_account.large_messages -= self.has_reservation + self.has_large_message
         self.has_reservation = self.has_large_message = False
-        account.peer_account.remove_reservation_waiter(self)
+        account.peer_account.reservation_waiters.pop(self, None)
         if self.received_charge:
             account.add_received(-self.received_charge)
         account.add_working(-working)
@@ -120,7 +120,7 @@ class AccountedStream:
         if peer_account.large_messages and (
             account.exceeded_receive_budget(size, fraction=0.25) or account.exceeded_work_budget()
         ):
-            peer_account.add_reservation_waiter(self)
+            peer_account.reservation_waiters[self] = None
             return False
         self.has_reservation = True
         peer_account.large_messages += 1

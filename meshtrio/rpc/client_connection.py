@@ -69,7 +69,7 @@ class ClientConnection(Connection):
             return None
         self.streams[stream.id] = stream
         if self.write_buffer.size:
-            self._queue_offsets[stream.id] = self.write_buffer.queued_until
+            self._queue_offsets[stream.id] = self.write_buffer.drained_size + self.write_buffer.size
         if self._engine.exhausted:
             self.start_draining()
         return stream

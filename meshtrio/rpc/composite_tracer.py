@@ -18,7 +18,6 @@ import trio
 
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc.context import ServerContext
-from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
@@ -31,7 +30,7 @@ from meshtrio.rpc.tracer import (
     ServerCallTracer,
     ServerTracer,
 )
-from meshtrio.rpc.tracer_dispatch import log_or_raise_exit, notify_tracer
+from meshtrio.rpc.tracer_dispatch import MessageTracer, log_or_raise_exit, notify_tracer
 
 
 @attrs.frozen

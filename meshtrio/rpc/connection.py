@@ -116,7 +116,7 @@ class Connection(ConnectionIO):
 
     def check_timeouts(self, now: float) -> None:
         """Enforce the timeouts; called once a second by the owner of the connection."""
-        timeouts, incomplete_since = self.timeouts, self._engine.incomplete_frame_since
+        timeouts, incomplete_since = self.timeouts, self._engine.frame_reader.incomplete_since
         if not self.peer_settings.is_received:
             if now - self._opened_at > timeouts.handshake:
                 reason = f"the peer did not speak HTTP/2 within {timeouts.handshake:g} s"
@@ -161,12 +161,11 @@ class Connection(ConnectionIO):
     async def _fail_streams_in_batches(self) -> None:
         """Fail all calls, a few in each pass of the event loop."""
         while self.streams:
-            for stream in list(itertools.islice(self.streams.values(), _MAX_FAILED_PER_PASS)):
-                self._fail_stream(stream, ConnectionLostError(self.close_reason))
+            self._fail_streams(_MAX_FAILED_PER_PASS)
             await trio.lowlevel.checkpoint()
 
-    def _fail_streams(self) -> None:
-        for stream in list(self.streams.values()):
+    def _fail_streams(self, max_count: int | None = None) -> None:
+        for stream in list(itertools.islice(self.streams.values(), max_count)):
             self._fail_stream(stream, ConnectionLostError(self.close_reason))
 
     def statistics(self) -> ConnectionStatistics:

@@ -135,7 +135,7 @@ class ConnectionIO:
 
     async def _read_loop(self) -> None:
         receive, handle, now = self.transport.receive, self._event_handlers, self._now
-        engine = self._engine
+        engine, reader = self._engine, self._engine.frame_reader
         while not engine.closed:
             try:
                 data = await receive(_RECEIVE_SIZE)
@@ -160,7 +160,7 @@ class ConnectionIO:
                 or self._incomplete_charge
                 or self.write_buffer.size
                 or self.connections_to_flush
-                or engine.incomplete_frame_since is not None
+                or reader.incomplete_since is not None
             ):
                 has_flushed_others = self._finish_read()
                 if self._unread_ack_size > HIGH_WATER:
@@ -179,10 +179,11 @@ class ConnectionIO:
         Takes the number of events that were processed already, and returns that of the last slice.
         """
         engine, share, handle = self._engine, self.loop_share, self._event_handlers
+        reader = engine.frame_reader
         # Only the order of magnitude of what was processed before matters.
         began = thread_time() - event_count * _SECONDS_PER_EVENT
         while True:
-            while engine.unprocessed_frames is not None:
+            while reader.unprocessed is not None:
                 more = engine.receive_data(b"", self._now(), _MAX_READ_COST)
                 for event in more:
                     handle[type(event)](event)
@@ -190,14 +191,14 @@ class ConnectionIO:
                 if thread_time() - began >= share.time_slice:
                     break
             must_wait = share.charge(thread_time() - began)
-            if engine.unprocessed_frames is None and not must_wait:
+            if reader.unprocessed is None and not must_wait:
                 return event_count
             self._finish_read()
             if self._unread_ack_size > HIGH_WATER:
                 await self.write_buffer.wait_drained()
             await share.wait_for_turn()
             began, event_count = thread_time(), 0
-            if engine.unprocessed_frames is None:
+            if reader.unprocessed is None:
                 return event_count
 
     def _finish_read(self) -> bool:
@@ -220,9 +221,8 @@ class ConnectionIO:
         # A peer that sends PING or SETTINGS is not read from while it does not read the replies.
         # Messages do not count: two peers that each wait for the other to read would deadlock, and
         # flow control bounds messages anyway.
-        self._unread_ack_size = (
-            self._unread_ack_size + self.write_buffer.size - waiting if waiting else 0
-        )
+        unread = self._unread_ack_size + self.write_buffer.size - waiting
+        self._unread_ack_size = unread if waiting else 0
         return bool(others)
 
     async def _drain_before_close(self) -> None:
@@ -259,15 +259,6 @@ class ConnectionIO:
         await self.write_buffer.drain()
         self._charge_write_buffer()
 
-    @property
-    def above_high_water(self) -> bool:
-        """Whether calls must wait before they add to the write buffer."""
-        return self.write_buffer.size > HIGH_WATER
-
-    async def wait_below_high_water(self) -> None:
-        """Wait until the kernel has taken most of the write buffer, or the connection closes."""
-        await self.write_buffer.wait_below_high_water()
-
     # -- memory ------------------------------------------------------------------------------
 
     def _charge_write_buffer(self) -> None:
@@ -278,7 +269,7 @@ class ConnectionIO:
 
     def _charge_incomplete(self) -> bool:
         """Charge incomplete frames and header blocks; return False if the peer has too many."""
-        change = self._engine.buffered_size - self._incomplete_charge
+        change = self._engine.frame_reader.buffered_size - self._incomplete_charge
         if self.account is None or not change:
             return True
         self._incomplete_charge += change

@@ -13,11 +13,10 @@ from meshtrio.grpc.compression import IDENTITY, DecompressionError, decompress
 from meshtrio.grpc.framing import MESSAGE_PREFIX_SIZE, MessageTooLargeError
 from meshtrio.rpc.accounted_stream import MIN_CHARGED_SIZE
 from meshtrio.rpc.fairness import EventLoopShare
-from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.receive_buffer import CompressedMessage, ReceiveBuffer
 from meshtrio.rpc.stream_transport import StreamTransport
-from meshtrio.rpc.tracer_dispatch import notify_tracer
+from meshtrio.rpc.tracer_dispatch import MessageTracer, notify_tracer
 from meshtrio.util.single_waiter import SingleWaiter
 
 FIRST_CLOCK_CHECK = 4
@@ -103,13 +102,9 @@ class ReceiveStream(ReceiveBuffer):
         return message
 
     async def receive_single(self) -> tuple[bytes | None, int]:
-        """Wait for the end of a call with a single reply.
+        """Wait for the end of a call with a single reply; return the first reply and their number.
 
-        Returns:
-            The first reply, if any, and the number of replies; more than one is the peer's error.
-
-        Raises:
-            RpcFailedError: The stream failed.
+        More than one is the peer's error. Raises RpcFailedError if the stream failed.
         """
         while not self.remote_closed and len(self._messages) < 2 and self.error is None:
             await self._wait_readable()
@@ -121,9 +116,8 @@ class ReceiveStream(ReceiveBuffer):
     async def receive_single_request(self) -> bytes:
         """Take the request of a method with a single one, once the client has ended its side.
 
-        Raises:
-            RpcFailedError: The stream failed. UnimplementedError: There is not exactly one request
-                (statuscodes.md, "Request cardinality violation").
+        Raises RpcFailedError: UnimplementedError if there is not exactly one request
+        (statuscodes.md, "Request cardinality violation").
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self.remote_closed and self.error is None and not self._has_second_message:

@@ -57,13 +57,9 @@ class CallOwner(RejectingConnection, Protocol):
     interceptors: tuple[ServerInterceptor, ...]
     load_recorder: LoadRecorder
     reply_sizes: dict[str, int]
+    running_handlers: int
 
-    @property
-    def is_server_exiting(self) -> bool: ...
-
-    def abandon_stream(self, stream: Stream) -> None: ...
-
-    def release_handler_slot(self) -> None: ...
+    def abandon_if_exiting(self, stream: Stream) -> bool: ...
 
     def request_exit(self, error: BaseException) -> None: ...
 
@@ -164,15 +160,14 @@ class ServerCall:
         if status is None:
             self._connection.counters.succeeded += 1
         else:
-            if status is _SERVER_STOPPED and self._connection.is_server_exiting:
-                self._connection.abandon_stream(self._stream)
-            else:
+            is_stopped = status is _SERVER_STOPPED
+            if not (is_stopped and self._connection.abandon_if_exiting(self._stream)):
                 status = self._send_status(*status)
             self._connection.counters.failed += 1
         self._stream.reset(_NO_ERROR)
         if self._handler.is_counted:
             self._connection.load_recorder.end_call(self._started_at, failed=status is not None)
-        self._connection.release_handler_slot()
+        self._connection.running_handlers -= 1
         if self._tracer is not None:
             outcome = STATUS_OK if status is None else (status[0].value, status[1])
             self._notify_tracer(self._tracer.call_ended, outcome)
@@ -243,11 +238,8 @@ class ServerCall:
     async def _send_replies(self, replies: Any) -> None:
         if not hasattr(replies, "__aiter__"):
             raise TypeError("the handler of a streaming reply is not an async generator")
-        if hasattr(replies, "aclose"):
-            async with contextlib.aclosing(replies):
-                async for reply in replies:
-                    await self._send_reply(reply)
-        else:
+        can_close = hasattr(replies, "aclose")
+        async with contextlib.aclosing(replies) if can_close else contextlib.nullcontext():
             async for reply in replies:
                 await self._send_reply(reply)
 
@@ -280,9 +272,8 @@ class ServerCall:
         """Return the encoding that the handler has set, if the caller accepts it."""
         encoding = self._context.compression
         if encoding not in ENCODINGS:
-            raise ValueError(
-                f"unknown compression {encoding!r}; choose from {', '.join(ENCODINGS)}"
-            )
+            choices = ", ".join(ENCODINGS)
+            raise ValueError(f"unknown compression {encoding!r}; choose from {choices}")
         return encoding if encoding in self._headers.accept_encoding else IDENTITY
 
     def _ensure_fits_peer(self, block: HeaderBlock) -> bytes:

@@ -19,6 +19,7 @@ from meshtrio.rpc.accounted_stream import MIN_CHARGED_SIZE
 from meshtrio.rpc.fairness import WAKE_COST
 from meshtrio.rpc.receive_stream import FIRST_CLOCK_CHECK, ReceiveStream
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
+from meshtrio.rpc.write_buffer import HIGH_WATER
 from meshtrio.transport.peer import Peer
 from meshtrio.util.single_waiter import SingleWaiter
 
@@ -83,17 +84,8 @@ class Stream(ReceiveStream):
     ) -> None:
         """Send a message, waiting for the peer's flow-control window and for the socket.
 
-        A message to a server that has already responded is dropped.
-
-        Args:
-            message: The serialized message.
-            compressed: Whether to compress it.
-            headers: An encoded header block to send before it.
-            end_stream: Whether to end this side after it.
-            trailers: An encoded header block that ends this side after it.
-
-        Raises:
-            RpcFailedError: The stream failed.
+        `headers` and `trailers` are encoded header blocks to send before and after it. A message to
+        a server that has already responded is dropped. Raises RpcFailedError if the stream failed.
 
         Cancellation: the message may be sent in part, so the stream must be reset.
         """
@@ -135,9 +127,9 @@ class Stream(ReceiveStream):
         connection = self._connection
         if self.sending_charge:
             self.charge_sending(0)
-        if connection.above_high_water:
+        if connection.write_buffer.size > HIGH_WATER:
             self.charge_blocked_send(len(data) + following_size)
-            await connection.wait_below_high_water()
+            await connection.write_buffer.wait_below_high_water()
         left: bytes | memoryview = data
         if headers and not self._check_send_open():
             self.headers_sent = True
@@ -178,9 +170,8 @@ class Stream(ReceiveStream):
         if self.error is not None:
             raise self.error
         if not self.send_closed and not self._connection.is_send_open(self.id):
-            raise UsageError(
-                "this side of the call was ended already; nothing can be sent after it"
-            )
+            text = "this side of the call was ended already; nothing can be sent after it"
+            raise UsageError(text)
         return self.send_closed
 
     def reset(self, code: ErrorCode) -> None:

@@ -12,6 +12,7 @@ from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.window_waiters import WindowWaiter
+from meshtrio.rpc.write_buffer import WriteBuffer
 from meshtrio.transport.peer import Peer
 
 
@@ -25,6 +26,7 @@ class StreamTransport(Protocol):
     account: ConnectionAccount | None
     """The account that streams are charged to; None on a client."""
     loop_share: EventLoopShare
+    write_buffer: WriteBuffer
     window_waiters: dict[WindowWaiter, None]
     """The streams that wait for the connection's window."""
 
@@ -33,12 +35,6 @@ class StreamTransport(Protocol):
 
     @property
     def streams(self) -> Mapping[int, object]: ...
-
-    @property
-    def above_high_water(self) -> bool:
-        """Whether calls must wait before they add to the write buffer."""
-
-    async def wait_below_high_water(self) -> None: ...
 
     def is_send_open(self, stream_id: int) -> bool:
         """Whether this side of a stream is open."""

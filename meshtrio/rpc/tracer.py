@@ -21,9 +21,9 @@ from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.status import CallStatus
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc.context import ServerContext
-from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.tracer_dispatch import MessageTracer
 
 
 class AttemptKind(Enum):

@@ -49,11 +49,6 @@ class WriteBuffer:
         """The error after which the transport takes no more data."""
 
     @property
-    def queued_until(self) -> int:
-        """Value of `drained_size` once all that waits now has gone out."""
-        return self.drained_size + self.size
-
-    @property
     def above_high_water(self) -> bool:
         """Whether calls must wait before they add to the buffer."""
         return self.size > HIGH_WATER

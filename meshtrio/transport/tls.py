@@ -97,9 +97,8 @@ class TlsTransport:
         if self._outgoing.pending:
             self._ciphertext += self._outgoing.read()
         if self._ciphertext:
-            self._ciphertext = self._ciphertext[
-                self._socket_transport.try_send([self._ciphertext]) :
-            ]
+            sent = self._socket_transport.try_send([self._ciphertext])
+            self._ciphertext = self._ciphertext[sent:]
 
     async def _flush_ciphertext(self) -> None:
         self._send_ciphertext()

@@ -121,18 +121,18 @@ def test_what_is_begun_and_not_finished_is_told() -> None:
     engine = GrpcConnection(Role.SERVER)
     settings = frames.settings({})
     engine.receive_data(frames.PREFACE, now=5.0)
-    assert engine.incomplete_frame_since is None
+    assert engine.frame_reader.incomplete_since is None
     engine.receive_data(settings[:4], now=6.0)
     engine.receive_data(settings[4:-1], now=7.0)
-    assert engine.incomplete_frame_since == 6.0
+    assert engine.frame_reader.incomplete_since == 6.0
     engine.receive_data(settings[-1:], now=8.0)
-    assert engine.incomplete_frame_since is None
+    assert engine.frame_reader.incomplete_since is None
     engine.receive_data(frames.encode_frame(FrameType.HEADERS, 0, 1, HEAD), now=9.0)
-    assert engine.incomplete_frame_since == 9.0
+    assert engine.frame_reader.incomplete_since == 9.0
     engine.receive_data(
         frames.encode_frame(FrameType.CONTINUATION, frames.END_HEADERS, 1), now=10.0
     )
-    assert engine.incomplete_frame_since is None
+    assert engine.frame_reader.incomplete_since is None
 
 
 def test_a_download_to_a_peer_that_updates_often_goes_on() -> None:

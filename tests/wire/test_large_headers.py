@@ -6,7 +6,7 @@ import hpack as reference
 import pytest
 
 from meshtrio.http2 import frames
-from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.errors import ErrorCode, HeaderListTooLargeError, OversizedHeaderListError
 from meshtrio.http2.events import (
     ConnectionFailed,
     DataReceived,
@@ -18,7 +18,6 @@ from meshtrio.http2.events import (
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import encoder
 from meshtrio.http2.hpack.decoder import HeaderDecoder
-from meshtrio.http2.hpack.errors import HeaderListTooLargeError, OversizedHeaderListError
 from meshtrio.http2.limits import Limits
 from tests.support.engines import (
     REQUEST,

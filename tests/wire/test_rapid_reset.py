@@ -6,11 +6,12 @@ import pytest
 
 from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.http2 import frames
-from meshtrio.http2.abuse_limits import reset_cost
+from meshtrio.http2.abuse_limits import AbuseLimits
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import ConnectionFailed
 from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
+from meshtrio.http2.stream import H2Stream
 from meshtrio.http2.streams import ResetStreams
 from tests.support.engines import (
     REQUEST,
@@ -44,8 +45,9 @@ def request(stream_id: int, timeout: bytes | None = None) -> bytes:
     ],
 )
 def test_the_cost_of_a_reset(lived, has_deadline, answered, cost):
-    found = reset_cost(lived, grace=0.01, has_deadline=has_deadline, response_started=answered)
-    assert found == pytest.approx(cost)
+    stream = H2Stream(1, 0, 0, has_deadline=has_deadline, response_started=answered)
+    limits = AbuseLimits(Limits(reset_grace=0.01), is_client=False)
+    assert limits.reset_cost(stream, now=lived) == cost
 
 
 def reset_calls(

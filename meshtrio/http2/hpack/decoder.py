@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from meshtrio.http2.hpack.errors import (
+from meshtrio.http2.errors import (
     HeaderListTooLargeError,
     HpackDecodingError,
     OversizedHeaderListError,
@@ -55,15 +55,7 @@ class HpackDecoder:
         """Number of changes of the dynamic table."""
 
     def decode(self, block: bytes) -> HeaderList:
-        """Decode one block.
-
-        Raises:
-            HeaderListTooLargeError: The list exceeds `max_list_size`; the next block can be
-                decoded.
-            HpackDecodingError, IndexError: The block is invalid; the state of the table is unknown.
-            OversizedHeaderListError: The list exceeds `absolute_max_list_size`; the state of the
-                table is unknown.
-        """
+        """Decode one block. Raises IndexError and the errors of header compression."""
         fields: list[HeaderField] = []
         position, size = 0, 0
         while position < len(block):
@@ -119,9 +111,7 @@ class HpackDecoder:
         if not at_start:
             raise HpackDecodingError("the table size is updated after a field")
         if size > _MAX_DYNAMIC_TABLE_SIZE:
-            raise HpackDecodingError(
-                f"table size {size} is over the limit of {_MAX_DYNAMIC_TABLE_SIZE}"
-            )
+            raise HpackDecodingError(f"table size {size} is over {_MAX_DYNAMIC_TABLE_SIZE}")
         if size != self._max_table_size:
             self.table_version += 1
             self._max_table_size = size

@@ -9,8 +9,8 @@ from opentelemetry.trace import Span, Status
 from opentelemetry.trace import StatusCode as SpanStatusCode
 
 from meshtrio.grpc.status import CallStatus, StatusCode
-from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.method import Method
+from meshtrio.rpc.tracer_dispatch import MessageTracer
 
 _OK = Status(SpanStatusCode.OK)
 _STATUS_NAMES = {status.value: status.name for status in StatusCode}
