@@ -23,7 +23,6 @@ from meshtrio.http2.receive_headers import HeaderParsers, HeadersReceiver
 from meshtrio.http2.settings import PeerSettings, encode_preface
 from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
 from meshtrio.http2.streams import StreamTable
-from meshtrio.util.token_bucket import TokenBucket
 
 # As globals, because looking up a member of an IntEnum costs more than the rest of a frame's work.
 _CLOSED = StreamState.CLOSED
@@ -69,37 +68,32 @@ class H2Connection:
             max_frame_size=limits.max_frame_size,
             max_block_size=max(limits.absolute_max_header_list_size, limits.max_header_list_size),
         )
-        self._outgoing: list[bytes | memoryview] = []
+        outgoing = self._outgoing = list[bytes | memoryview]()
         """Frames to send; `_headers` and `_control` append to the same list."""
-        self.peer_settings = PeerSettings(limits.max_send_header_list_size, is_client)
-        self._abuse = AbuseLimits(limits, is_client=is_client)
-        self._control_bucket = self._abuse.control_bucket
-        self.windows = ConnectionWindows(limits.connection_window)
+        settings = self.peer_settings = PeerSettings(limits.max_send_header_list_size, is_client)
+        abuse = self.abuse_limits = AbuseLimits(limits, is_client=is_client)
+        self._control_bucket = abuse.control_bucket
+        windows = self.windows = ConnectionWindows(limits.connection_window)
         """The flow control windows of the connection."""
-        self._table = StreamTable(self.peer_settings, self._abuse, limits.stream_window, is_client)
-        self._streams = self._table.by_id
+        streams = self.streams = StreamTable(settings, abuse, limits.stream_window, is_client)
+        """The streams of the connection."""
+        self._by_id = streams.by_id
         self._headers = HeadersReceiver(
-            parsers, limits, self._table, self._abuse, self._outgoing, is_client=is_client
+            parsers, limits, streams, abuse, outgoing, is_client=is_client
         )
-        parts = self.peer_settings, self.windows, self._table, self._abuse, self._outgoing
-        self._control = ControlFrameReceiver(*parts, is_client)
+        self._control = ControlFrameReceiver(settings, windows, streams, abuse, outgoing, is_client)
         self._outgoing += encode_preface(limits, is_client=is_client)
 
     # -- state -------------------------------------------------------------------------------
-
-    @property
-    def peer_last_stream_id(self) -> int | None:
-        """Highest stream id that the peer may process, from its GOAWAY; None without GOAWAY."""
-        return self._control.peer_last_stream_id
 
     @property
     def can_open_stream(self) -> bool:
         """Whether `open_stream` may be called now."""
         return (
             not self.closed
-            and self._control.peer_last_stream_id is None
-            and len(self._streams) < self.peer_settings.max_concurrent_streams
-            and self._table.next_id <= frames.MAX_STREAM_ID
+            and self.streams.peer_last_stream_id is None
+            and len(self._by_id) < self.peer_settings.max_concurrent_streams
+            and self.streams.next_id <= frames.MAX_STREAM_ID
         )
 
     @property
@@ -107,47 +101,29 @@ class H2Connection:
         """Whether no stream can be opened any more."""
         return (
             self.closed
-            or self._control.peer_last_stream_id is not None
-            or self._table.next_id > frames.MAX_STREAM_ID
+            or self.streams.peer_last_stream_id is not None
+            or self.streams.next_id > frames.MAX_STREAM_ID
         )
 
     @property
     def open_stream_count(self) -> int:
         """Number of streams that are neither idle nor closed."""
-        return len(self._streams)
-
-    @property
-    def streams_opened(self) -> int:
-        """Number of streams that this side has opened, on a client."""
-        return self._table.next_id // 2
-
-    @property
-    def streams_failed(self) -> int:
-        """Number of streams that the server did not end: reset, or lost with the connection."""
-        return self._table.failed_count
+        return len(self._by_id)
 
     def is_send_open(self, stream_id: int) -> bool:
         """Return whether this side may send on a stream."""
-        stream = self._streams.get(stream_id)
+        stream = self._by_id.get(stream_id)
         return stream is not None and stream.state is not _HALF_CLOSED_LOCAL
 
     def is_half_closed_local(self, stream_id: int) -> bool:
         """Return whether this side has ended its half of a stream, and the peer has not."""
-        stream = self._streams.get(stream_id)
+        stream = self._by_id.get(stream_id)
         return stream is not None and stream.state is _HALF_CLOSED_LOCAL
 
     def is_receive_window_open(self, stream_id: int) -> bool:
         """Return whether both windows allow the peer to send DATA on a stream."""
-        stream = self._streams.get(stream_id)
+        stream = self._by_id.get(stream_id)
         return stream is not None and min(stream.receive_window, self.windows.receive) > 0
-
-    def share_token_buckets(self, reset_bucket: TokenBucket, control_bucket: TokenBucket) -> None:
-        """Count abuse together with a client's other connections; see `AbuseLimits.share`."""
-        self._abuse.share(reset_bucket, control_bucket)
-
-    def charge_abandoned_streams(self, now: float) -> bool:
-        """Charge a client for abandoning its open streams; return False if they are too many."""
-        return self._abuse.charge_abandoned_streams(self._streams.values(), now)
 
     # -- sending -----------------------------------------------------------------------------
 
@@ -168,13 +144,13 @@ class H2Connection:
         """
         if not self._is_client or not self.can_open_stream:
             raise LocalProtocolError("no stream can be opened on this connection now")
-        stream = self._table.open()
+        stream = self.streams.open()
         self._send_header_block(stream, block, end_stream=end_stream)
         return stream.id
 
     def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None:
         """Send response headers or trailers. Raises LocalProtocolError if `is_send_open` is not."""
-        stream = self._table.get_open(stream_id)
+        stream = self.streams.get_open(stream_id)
         stream.response_started = True
         self._send_header_block(stream, block, end_stream=end_stream)
 
@@ -190,7 +166,7 @@ class H2Connection:
             )
         )
         if end_stream:
-            self._table.remove_if_closed(stream)
+            self.streams.remove_if_closed(stream)
 
     def send_data(
         self, stream_id: int, data: bytes | memoryview, *, end_stream: bool = False
@@ -200,7 +176,7 @@ class H2Connection:
         If that is less than all, `end_stream` had no effect, and the rest can be sent after
         `WindowUpdated`. Raises LocalProtocolError if `is_send_open` is false.
         """
-        stream = self._table.get_open(stream_id)
+        stream = self.streams.get_open(stream_id)
         windows, length = self.windows, len(data)
         if length <= stream.send_window and length <= windows.send:
             sent = length
@@ -224,15 +200,15 @@ class H2Connection:
                 stream_id, data[:sent], flags, self.peer_settings.max_frame_size
             )
         if ends:
-            self._table.remove_if_closed(stream)
+            self.streams.remove_if_closed(stream)
         return sent
 
     def reset_stream(self, stream_id: int, error_code: ErrorCode) -> bool:
         """Send RST_STREAM, and return whether the stream was open."""
-        stream = self._streams.get(stream_id)
+        stream = self._by_id.get(stream_id)
         if stream is None or self.closed:
             return False
-        self._table.reset(stream)
+        self.streams.reset(stream)
         self._outgoing.append(frames.rst_stream(stream_id, error_code))
         return True
 
@@ -241,7 +217,7 @@ class H2Connection:
 
         Returns whether WINDOW_UPDATE was sent: for an increase of half the initial window or more.
         """
-        stream = self._streams.get(stream_id)
+        stream = self._by_id.get(stream_id)
         if stream is None or stream.state is _HALF_CLOSED_REMOTE:
             return False
         size = min(size, frames.MAX_WINDOW_SIZE)
@@ -269,7 +245,7 @@ class H2Connection:
         The streams from `first_refused_id` on are not processed either, although they are open; the
         caller resets them.
         """
-        table = self._table
+        table = self.streams
         last = table.highest_received_id
         if first_refused_id is not None:
             last = max(first_refused_id - 2, 0)
@@ -281,14 +257,14 @@ class H2Connection:
         if self.closed:
             return
         self.closed = True
-        table = self._table
+        table = self.streams
         # Streams that were refused stay unprocessed: the id may not rise (RFC 9113 §6.8).
         last = min(table.highest_received_id, table.max_accepted_id)
         debug = reason.encode("utf-8", "replace")[:200]
         self._outgoing.append(frames.goaway(last, error_code, debug))
-        for stream in self._streams.values():
+        for stream in self._by_id.values():
             table.count_failed(stream)
-        self._streams.clear()
+        self._by_id.clear()
 
     # -- receiving ---------------------------------------------------------------------------
 
@@ -304,7 +280,7 @@ class H2Connection:
         if self.closed:
             reader.unprocessed = None
             return events
-        self._abuse.now = now
+        self.abuse_limits.now = now
         progress = False
         try:
             for type_, flags, stream_id, payload in (
@@ -330,9 +306,9 @@ class H2Connection:
         return events
 
     def _fail_stream(self, exc: StreamError, events: Events) -> None:
-        self._abuse.charge_reset()
-        table = self._table
-        stream = self._streams.pop(exc.stream_id, None)
+        self.abuse_limits.charge_reset()
+        table = self.streams
+        stream = self._by_id.pop(exc.stream_id, None)
         if stream is None or stream.state is not _CLOSED:
             self._outgoing.append(frames.rst_stream(exc.stream_id, exc.error_code))
         table.resets.add(exc.stream_id)
@@ -349,10 +325,10 @@ class H2Connection:
                 self._outgoing.append(frames.window_update(0, increment))
             self._control_bucket.credits += 1
         elif not end_stream:
-            self._abuse.charge_control_frame("empty DATA frames")
-        stream = self._streams.get(stream_id)
+            self.abuse_limits.charge_control_frame("empty DATA frames")
+        stream = self._by_id.get(stream_id)
         if stream is None:
-            if self._table.check_late_frame(stream_id, "DATA"):
+            if self.streams.check_late_frame(stream_id, "DATA"):
                 self._outgoing.append(frames.rst_stream(stream_id, ErrorCode.STREAM_CLOSED))
             return
         data = strip_padding(payload) if flags & frames.PADDED else payload
@@ -366,5 +342,5 @@ class H2Connection:
         if stream.remaining_content_length is not None:
             consume_content_length(stream, len(data), end_stream=end_stream)
         if end_stream:
-            self._table.remove_if_closed(stream)
+            self.streams.remove_if_closed(stream)
         events.append(DataReceived(stream_id, data, end_stream))

@@ -38,8 +38,6 @@ class ControlFrameReceiver:
     """Frames to send, to which this appends."""
     _is_client: bool
     _resets_received: int = attrs.field(default=0, init=False)
-    peer_last_stream_id: int | None = attrs.field(default=None, init=False)
-    """Highest stream id that the peer may process, from its GOAWAY; None without GOAWAY."""
 
     def on_frame(
         self, type_: int, flags: int, stream_id: int, payload: bytes, events: Events
@@ -123,9 +121,9 @@ class ControlFrameReceiver:
         self._abuse.charge_control_frame("GOAWAY frames")
         last, code = frames.read_two_u32(payload)
         last &= 0x7FFFFFFF
-        if self.peer_last_stream_id is not None:
-            last = min(last, self.peer_last_stream_id)
-        self.peer_last_stream_id = last
+        if self._streams.peer_last_stream_id is not None:
+            last = min(last, self._streams.peer_last_stream_id)
+        self._streams.peer_last_stream_id = last
         events.append(GoAwayReceived(last, code, payload[8:]))
 
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:

@@ -78,6 +78,8 @@ class StreamTable:
     """Id of the next stream that this side opens, on a client."""
     highest_received_id: int = attrs.field(default=0, init=False)
     """Highest id of a stream that the client has opened, on a server."""
+    peer_last_stream_id: int | None = attrs.field(default=None, init=False)
+    """Highest stream id that the peer may process, from its GOAWAY; None without GOAWAY."""
     max_accepted_id: int = attrs.field(default=MAX_STREAM_ID, init=False)
     """Highest id of a stream that is not refused, on a server."""
 

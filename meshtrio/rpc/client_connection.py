@@ -93,7 +93,7 @@ class ClientConnection(Connection):
     def statistics(self) -> ConnectionStatistics:
         # Only failures are counted: the rest follows from the number of streams.
         engine, counters = self._engine, self.counters
-        started = engine.streams_opened
+        started = engine.streams.next_id // 2
         succeeded = started - counters.failed - len(self.streams)
         calls = CallCounters(started, succeeded, counters.failed)
         calls.last_started = counters.last_started
@@ -109,7 +109,7 @@ class ClientConnection(Connection):
             self.counters.failed += 1
         if self._slot_waiters:
             self._slot_waiters.unpark()
-        if not self.streams and (self.is_draining or self._engine.peer_last_stream_id is not None):
+        if not self.streams and (self.is_draining or self._engine.exhausted):
             self.start_draining()
 
     def _on_settings(self, event: events.SettingsReceived) -> None:

@@ -173,7 +173,7 @@ class Connection(ConnectionIO):
         raise NotImplementedError
 
     def _stream_statistics(self, started: int) -> CallCounters:
-        failed = self._engine.streams_failed
+        failed = self._engine.streams.failed_count
         return CallCounters(started, started - failed - self._engine.open_stream_count, failed)
 
     @property

@@ -246,9 +246,9 @@ class ServerConnection(Connection):
     async def _drain_before_close(self) -> None:
         if not self._is_socket_kept_open:
             await super()._drain_before_close()
-            return
-        with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OSError):
-            await self.write_buffer.wait_drained()
+        else:
+            with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OSError):
+                await self.write_buffer.wait_drained()
 
     # -- the peer ----------------------------------------------------------------------------
 
@@ -275,7 +275,7 @@ class ServerConnection(Connection):
         if is_trusted:
             self._client_accounts = ClientAccounts(accounts, self.account)
         else:
-            self._engine.share_token_buckets(account.reset_bucket, account.control_bucket)
+            self._engine.abuse_limits.share(account.reset_bucket, account.control_bucket)
         return ""
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
@@ -288,9 +288,10 @@ class ServerConnection(Connection):
             self._peer_account.record_abuse()
 
     def _mark_closed(self) -> None:
-        is_first = not self.closed and self.streams
-        if is_first and not self._engine.charge_abandoned_streams(self._now()):
-            self._record_abuse()
+        if not self.closed and self.streams:
+            limits, abandoned = self._engine.abuse_limits, self._engine.streams.by_id.values()
+            if not limits.charge_abandoned_streams(abandoned, self._now()):
+                self._record_abuse()
         super()._mark_closed()
 
     # -- the ends of streams -----------------------------------------------------------------

@@ -219,7 +219,7 @@ class FastReader:
     def __init__(self, pair: Any) -> None:
         self.size = 0
         pair.server.windows.send = 2**62
-        for stream in pair.server._engine._streams.values():
+        for stream in pair.server._engine.streams.by_id.values():
             stream.send_window = 2**62
         pair.server.transport.try_send = self._take
 

@@ -98,7 +98,7 @@ async def test_calls_that_are_left_behind_count_as_reset(short_dir: Path) -> Non
             (connection,) = server.connections or {await _connection(server)}
             while len(connection.streams) < 60:
                 await trio.lowlevel.checkpoint()
-            for each in connection._engine._streams.values():
+            for each in connection._engine.streams.by_id.values():
                 each.opened_at = trio.current_time() + 1  # however slow the machine is
         while server.connections:
             await trio.lowlevel.checkpoint()

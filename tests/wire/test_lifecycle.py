@@ -183,7 +183,7 @@ def test_a_client_keeps_to_the_servers_limit():
 
 def test_a_client_runs_out_of_stream_ids():
     engine = make_client()
-    engine._table.next_id = frames.MAX_STREAM_ID
+    engine.streams.next_id = frames.MAX_STREAM_ID
     assert not engine.exhausted
     assert send_request(engine) == frames.MAX_STREAM_ID
     assert engine.exhausted
@@ -254,7 +254,7 @@ def test_the_last_stream_of_goaway_never_rises(received_ids, last_ids):
     engine = make_client()
     events = [e for last in received_ids for e in engine.receive_data(frames.goaway(last, 0))]
     assert [event.last_stream_id for event in events] == last_ids
-    assert engine.peer_last_stream_id == min(received_ids)
+    assert engine.streams.peer_last_stream_id == min(received_ids)
 
 
 def test_a_shutdown_in_two_steps():
