@@ -22,7 +22,8 @@ Methods fall into four groups:
   answers that the protocol requires (acknowledgements, WINDOW_UPDATE of the connection, RST_STREAM
   and GOAWAY after errors of the peer).
 - `data_to_send` or `buffers_to_send` take the buffer. Call one after each of the above.
-- The properties describe the state, and change nothing.
+- The properties describe the state, and change nothing; so do those of the parts that are public
+  (`frame_reader`, `peer_settings`, `windows`, `streams`, `abuse_limits`).
 
 Who owns what
 -------------
