@@ -32,7 +32,7 @@ from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.util.concurrency import open_collapsing_nursery
 from tests import ROOT
 from tests.support.mesh_processes import PLUGINS_DIRECTORY
@@ -139,7 +139,7 @@ async def run_rapid_reset_attack(path: Path) -> tuple[str, int]:
         The error code of its GOAWAY, and the number of streams until then.
     """
     streams = [0]
-    block = codec.encode(
+    block = encoder.encode(
         [
             (b":method", b"POST"),
             (b":scheme", b"http"),

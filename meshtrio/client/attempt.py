@@ -276,13 +276,13 @@ def _open_stream(
 ) -> Stream | None:
     """Open a stream with the call's headers; None if the connection has no free slot."""
     connection, method_headers = picked.connection, call.method_headers
-    limit = connection.engine.max_send_header_list_size
+    limit = connection.peer_settings.max_header_list_size
     if request_header_list_size(method_headers, fields, tracer) > limit:
         fields, tracer = fit_header_list(call, fields, tracer, limit)
     if picked.call_tracker is not None and connection.has_stream_slot:
         picked.call_tracker.on_start()
     block = method_headers.data + encode_attempt_headers(deadline, fields, tracer)
-    return connection.open_stream_as(Stream, block)
+    return connection.open_stream(Stream, block)
 
 
 def _make_parse_error(error: Exception) -> purerpc.InternalError:

@@ -11,7 +11,7 @@ import trio
 from meshtrio.client.call_destination import CallDestination, CallOptions, PickArgs
 from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN, CallStatus
-from meshtrio.http2.hpack.codec import HeaderBlock
+from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer

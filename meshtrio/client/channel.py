@@ -27,7 +27,7 @@ from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool, open_shared_pool
 from meshtrio.discovery.endpoint import Endpoint, canonical_target
 from meshtrio.discovery.service_state import ServiceState
-from meshtrio.errors import ConfigError, ConnectionLostError, PluginDiedError
+from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
@@ -44,6 +44,7 @@ from meshtrio.transport.dial import dial
 from meshtrio.transport.tls import ClientTls
 from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
+from meshtrio.util.errors import ConfigError
 from meshtrio.util.text import escape_unprintable
 
 T = TypeVar("T")

@@ -95,7 +95,7 @@ class LoadBalancer:
         picked = policy.balancer.pick(ready, args.hash_key).pick_result
         if picked is not None:
             connection = picked.connection
-            if connection.is_usable and connection.engine.can_open_stream:
+            if connection.is_usable and connection.has_stream_slot:
                 return picked
         return self._pick_with_stream_slot()
 
@@ -141,7 +141,7 @@ class LoadBalancer:
             picked = endpoint.pick_result
             if picked is not None and picked.connection.is_usable:
                 found = picked
-                if picked.connection.engine.can_open_stream:
+                if picked.connection.has_stream_slot:
                     break
         return found
 

@@ -18,9 +18,9 @@ from meshtrio.grpc.header_builder import (
 )
 from meshtrio.grpc.metadata import encode_metadata, get_metadata_value
 from meshtrio.grpc.status import header_list_too_large_message
-from meshtrio.http2.hpack import codec
-from meshtrio.http2.hpack.codec import HeaderBlock, header_list_size
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.hpack.decoder import ENTRY_OVERHEAD, HeaderField
+from meshtrio.http2.hpack.encoder import HeaderBlock, header_list_size
 from meshtrio.rpc.context import ServerContext, current_context
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.tracer import AttemptTracer
@@ -113,9 +113,9 @@ def encode_attempt_headers(
     """Encode the request headers of one attempt: trace, timeout and metadata."""
     block = b"" if tracer is None else tracer.extra_headers
     if deadline != math.inf:
-        block += codec.encode_field(*timeout_field(deadline - trio.current_time()))
+        block += encoder.encode_field(*timeout_field(deadline - trio.current_time()))
     if fields:
-        block += codec.encode(fields)
+        block += encoder.encode(fields)
     return block
 
 

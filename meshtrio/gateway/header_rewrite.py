@@ -14,7 +14,7 @@ from meshtrio.grpc.header_builder import (
 )
 from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders, Trailers
 from meshtrio.grpc.metadata import encode_received_metadata
-from meshtrio.http2.hpack.codec import HeaderBlock
+from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.util.caches import IdentityCache
 
 

@@ -157,7 +157,7 @@ class ProxiedCall:
             connection.notify_stream_slot()  # Another call may use it.
             return True
         block = self._route.encode_headers(channel, self._downstream.peer, self._deadline)
-        limit = connection.engine.max_send_header_list_size
+        limit = connection.peer_settings.max_header_list_size
         if block.list_size > limit:
             text = header_list_too_large_message("request", block.list_size, limit)
             raise purerpc.ResourceExhaustedError(text)
@@ -165,7 +165,7 @@ class ProxiedCall:
             return False
         if pick_result.call_tracker is not None:
             pick_result.call_tracker.on_start()
-        upstream = connection.open_stream_as(UpstreamStream, block.data)
+        upstream = connection.open_stream(UpstreamStream, block.data)
         assert upstream is not None
         upstream.owner, upstream.listener = channel, self
         connection.counters.streamed_requests += 1  # Messages of proxied calls are not counted.
@@ -230,11 +230,11 @@ class ProxiedCall:
         if self._state is _REPLAYABLE:
             self._advance(_ON_COMMITTED)
         downstream, block = self._downstream, rewrite_response_headers(headers)
-        engine = downstream.connection.engine
-        if block.list_size > engine.max_send_header_list_size:
+        connection = downstream.connection
+        if block.list_size > connection.peer_settings.max_header_list_size:
             self._end_too_large(block.list_size)
-        elif engine.is_send_open(downstream.id):
-            engine.send_headers(downstream.id, block.data)
+        elif connection.is_send_open(downstream.id):
+            connection.send_headers(downstream.id, block.data)
             downstream.headers_sent = True
             self._flush_downstream_after_read()
 
@@ -253,7 +253,7 @@ class ProxiedCall:
             headers = None if self._upstream is None else self._upstream.headers
             self._end_with_error(error_for_call(headers, None, peer="the plugin"))
             return
-        room = self._downstream.connection.engine.max_send_header_list_size
+        room = self._downstream.connection.peer_settings.max_header_list_size
         if not self._downstream.headers_sent:
             room -= _DEFAULT_RESPONSE_HEADERS.list_size  # They are sent with it.
         block = rewrite_trailers(trailers, room)
@@ -263,7 +263,7 @@ class ProxiedCall:
             self._send_status(block.data, trailers.code, success=trailers.code == 0)
 
     def _end_too_large(self, size: int) -> None:
-        limit = self._downstream.connection.engine.max_send_header_list_size
+        limit = self._downstream.connection.peer_settings.max_header_list_size
         text = header_list_too_large_message("response", size, limit)
         self._end_with_error(purerpc.ResourceExhaustedError(text), success=None)
 
@@ -347,7 +347,7 @@ class ProxiedCall:
         `success` is the result for load balancing, None if it says nothing about the plugin.
         """
         code, message = error.status.status_code, error.status.status_message
-        limit = self._downstream.connection.max_send_header_list_size
+        limit = self._downstream.connection.peer_settings.max_header_list_size
         status = encode_server_status(limit, code, message)
         self._send_status(status, code.value, success=success)
         self._downstream.connection.flush()

@@ -122,7 +122,7 @@ class ProxiedStream(Stream):
     def _try_send(self, data: Buffer, trailers: bytes | None) -> int:
         """Return the number of bytes sent; the end goes out with the last of them."""
         connection = self._connection
-        if connection.closed or not connection.engine.is_send_open(self.id):
+        if connection.closed or not connection.is_send_open(self.id):
             return len(data)  # The peer does not want it any more.
         # Trailers are small: a full socket buffer alone does not hold them back.
         if data and connection.write_buffer.above_high_water:
@@ -130,11 +130,11 @@ class ProxiedStream(Stream):
             return 0
         sent = 0
         if data or trailers == b"":
-            sent = connection.engine.send_data(self.id, data, end_stream=trailers == b"")
+            sent = connection.send_data(self.id, data, end_stream=trailers == b"")
         if sent < len(data):
             connection.wake_on_writable(self)
         elif trailers:
-            connection.engine.send_headers(self.id, trailers, end_stream=True)
+            connection.send_headers(self.id, trailers, end_stream=True)
         return sent
 
     def on_writable(self) -> None:
@@ -161,7 +161,7 @@ class ProxiedStream(Stream):
         self._flush_small_chunks()
         buffered = 0 if self.listener is None else self.listener.peer_buffered_size(self)
         room = max(self._connection.limits.stream_window - buffered, 0)
-        return self._connection.engine.set_receive_window(self.id, room)
+        return self._connection.set_receive_window(self.id, room)
 
 
 class DownstreamStream(ProxiedStream):

@@ -14,7 +14,7 @@ from meshtrio.contract import FORWARDED_METADATA_KEY, TARGET_METADATA_KEY
 from meshtrio.gateway.header_rewrite import rewrite_request_headers
 from meshtrio.grpc.header_builder import timeout_field
 from meshtrio.grpc.headers import RequestHeaders
-from meshtrio.http2.hpack.codec import HeaderBlock
+from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
 from meshtrio.transport.peer import Peer
 

@@ -9,8 +9,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+import attrs
+
 _MESSAGE_PREFIX = struct.Struct(">BL")
 MESSAGE_PREFIX_SIZE = 5
+Messages = Sequence[tuple[bool, bytes]]
+"""Messages, each as (compressed, bytes)."""
 
 
 class MessageTooLargeError(Exception):
@@ -24,9 +28,7 @@ class MessageTooLargeError(Exception):
             (compressed, bytes).
     """
 
-    def __init__(
-        self, length: int, limit: int, complete_messages: Sequence[tuple[bool, bytes]] = ()
-    ) -> None:
+    def __init__(self, length: int, limit: int, complete_messages: Messages = ()) -> None:
         super().__init__(f"message of {length} bytes is over the limit of {limit} bytes")
         self.length = length
         self.limit = limit
@@ -56,33 +58,25 @@ def parse_single_message(data: bytes, max_size: int) -> bytes | None:
     return data[MESSAGE_PREFIX_SIZE:]
 
 
+@attrs.define(eq=False, weakref_slot=False)
 class MessageReader:
-    """Cuts the DATA of one stream into messages.
+    """Cuts the DATA of one stream into messages of at most `max_size` bytes, without prefix.
 
-    Holds at most one incomplete message of at most `max_size` bytes: the length is checked as soon
-    as the prefix is complete, before any of the body is kept. A compressed message may exceed
-    `max_size` by what gzip adds to incompressible data, since the limit applies to the decompressed
-    message.
+    Holds at most one incomplete message: the length is checked as soon as the prefix is complete,
+    before any of the body is kept. A compressed message may exceed `max_size` by what gzip adds to
+    incompressible data, since the limit applies to the decompressed message.
     """
 
-    __slots__ = ("_buffered_size", "_chunks", "_max_size", "_needed_size")
-
-    def __init__(self, max_size: int) -> None:
-        """Create a reader of messages of up to `max_size` bytes each, prefix excluded."""
-        self._max_size = max_size
-        self._chunks: list[bytes] = []
-        self._buffered_size = 0
-        self._needed_size = MESSAGE_PREFIX_SIZE
+    _max_size: int
+    _chunks: list[bytes] = attrs.field(factory=list, init=False)
+    buffered_size: int = attrs.field(default=0, init=False)
+    """Number of bytes received of the incomplete message, prefix included."""
+    _needed_size: int = attrs.field(default=MESSAGE_PREFIX_SIZE, init=False)
 
     @property
     def has_partial_message(self) -> bool:
         """Whether a message is incomplete, so that the stream may not end here."""
-        return self._buffered_size > 0
-
-    @property
-    def buffered_size(self) -> int:
-        """Number of bytes received of the incomplete message, prefix included."""
-        return self._buffered_size
+        return self.buffered_size > 0
 
     @property
     def framed_size(self) -> int:
@@ -90,31 +84,29 @@ class MessageReader:
 
         The size of the prefix alone until that is complete.
         """
-        return self._needed_size if self._buffered_size else 0
+        return self._needed_size if self.buffered_size else 0
 
     @property
     def missing_size(self) -> int:
         """Number of bytes that the incomplete message, or its prefix, still needs."""
-        return self._needed_size - self._buffered_size if self._buffered_size else 0
+        return self._needed_size - self.buffered_size if self.buffered_size else 0
 
     def feed(self, data: bytes) -> list[tuple[bool, bytes]]:
         """Take DATA and return the messages that it completes, as (compressed, bytes).
 
-        Raises:
-            MessageTooLargeError: A message is over the limit. The stream has to be ended, because
-                the rest of it cannot be read.
+        Raises MessageTooLargeError, after which the rest of the stream cannot be read.
         """
         if not data:
             return []
         self._chunks.append(data)
-        self._buffered_size += len(data)
-        if self._buffered_size < self._needed_size:
+        self.buffered_size += len(data)
+        if self.buffered_size < self._needed_size:
             return []
         first = self._chunks[0]
-        if self._buffered_size == self._needed_size > MESSAGE_PREFIX_SIZE <= len(first):
+        if self.buffered_size == self._needed_size > MESSAGE_PREFIX_SIZE <= len(first):
             # Joining without the prefix saves a copy of every large message.
             message = b"".join([memoryview(first)[MESSAGE_PREFIX_SIZE:], *self._chunks[1:]])
-            self._chunks, self._buffered_size, self._needed_size = [], 0, MESSAGE_PREFIX_SIZE
+            self._chunks, self.buffered_size, self._needed_size = [], 0, MESSAGE_PREFIX_SIZE
             return [(first[0] != 0, message)]
         return self._split()
 
@@ -135,7 +127,7 @@ class MessageReader:
             position = body + length
         rest = data[position:]
         self._chunks = [rest] if rest else []
-        self._buffered_size = len(rest)
+        self.buffered_size = len(rest)
         return messages
 
 

@@ -15,19 +15,18 @@ from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import encode_binary
 from meshtrio.grpc.status_message import encode_status_message
 from meshtrio.grpc.timeout import encode_timeout
-from meshtrio.http2.hpack.codec import HeaderBlock, header_list_size
 from meshtrio.http2.hpack.decoder import HeaderField
+from meshtrio.http2.hpack.encoder import HeaderBlock, header_list_size
 from meshtrio.http2.limits import UNLIMITED
 
 _CONTENT_TYPE = b"application/grpc+proto"
 _USER_AGENT = b"meshtrio"
 _GRPC_MESSAGE = b"grpc-message"
+_STATUS_200 = (b":status", b"200")
 _MIN_MESSAGE_SIZE = 32
 """Bytes of an encoded message below which it is left out: an ellipsis and a word or two."""
 
-DEFAULT_RESPONSE_HEADERS = HeaderBlock.encode(
-    [(b":status", b"200"), (b"content-type", _CONTENT_TYPE)]
-)
+DEFAULT_RESPONSE_HEADERS = HeaderBlock.encode([_STATUS_200, (b"content-type", _CONTENT_TYPE)])
 """Response headers without metadata, of a response that is not compressed."""
 OK_TRAILERS = HeaderBlock.encode([(b"grpc-status", b"0")])
 """Trailers of a successful call without metadata."""
@@ -82,7 +81,7 @@ def build_response_headers(
     if content_type == _CONTENT_TYPE:
         block = DEFAULT_RESPONSE_HEADERS
     else:
-        block = HeaderBlock.encode([(b":status", b"200"), (b"content-type", content_type)])
+        block = HeaderBlock.encode([_STATUS_200, (b"content-type", content_type)])
     if encoding != IDENTITY:
         block += HeaderBlock.encode([(b"grpc-encoding", encoding.encode("latin-1"))])
     return block + HeaderBlock.encode(metadata) if metadata else block

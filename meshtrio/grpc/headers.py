@@ -21,6 +21,7 @@ import attrs
 from meshtrio.grpc.metadata import (
     ALLOWED_GRPC_KEYS,
     CONNECTION_SPECIFIC_FIELDS,
+    NON_METADATA_FIELDS,
     Metadata,
     decode_binary,
     decode_key,
@@ -36,9 +37,7 @@ _find_forbidden_octet = re.compile(rb"[\x00\r\n]").search
 _WHITESPACE = b" \t"
 _PER_CALL_FIELDS = frozenset({b"grpc-timeout", b"traceparent"})
 _CONNECTION_SPECIFIC_FIELDS = frozenset(name.encode() for name in CONNECTION_SPECIFIC_FIELDS)
-_NON_METADATA_FIELDS = frozenset(
-    {b"te", b"content-type", b"content-length", b"user-agent", b"host"}
-)
+_NON_METADATA_FIELDS = frozenset(name.encode() for name in NON_METADATA_FIELDS)
 _ALLOWED_GRPC_KEYS = frozenset(name.encode() for name in ALLOWED_GRPC_KEYS)
 
 
@@ -132,9 +131,7 @@ def parse_request_headers(fields: HeaderList) -> RequestHeaders:
     if any(name.startswith(b":") or _find_forbidden_octet(value) for name, value in rest):
         # The list is malformed, or not worth caching.
         return _parse_all_request_headers(fields)
-    common = _parse_request_headers_cached(
-        tuple(field for field in fields if field[0] not in _PER_CALL_FIELDS)
-    )
+    common = _parse_request_headers_cached(tuple(f for f in fields if f[0] not in _PER_CALL_FIELDS))
     per_call = [(name, value.strip(_WHITESPACE)) for name, value in per_call]
     timeout, timeout_error = _parse_timeout(dict(per_call))
     return RequestHeaders(
@@ -238,9 +235,8 @@ def _split_pseudo_headers(
     regular: list[tuple[bytes, bytes]] = []
     for name, value in fields:
         if not _match_field_name(name) or _find_forbidden_octet(value):
-            raise MalformedHeadersError(
-                f"field {name[:40]!r} has a name or value that HTTP/2 forbids"
-            )
+            text = f"field {name[:40]!r} has a name or value that HTTP/2 forbids"
+            raise MalformedHeadersError(text)
         if name.startswith(b":"):
             if value != value.strip(_WHITESPACE):
                 raise MalformedHeadersError(f"field {name[:40]!r} has white space around its value")

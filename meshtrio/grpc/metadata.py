@@ -26,13 +26,9 @@ ALLOWED_GRPC_KEYS = frozenset(
     {"grpc-tags-bin", "grpc-trace-bin", "grpc-previous-rpc-attempts", "grpc-retry-pushback-ms"}
 )
 """Keys that applications may read and write although the prefix `grpc-` is reserved (gRFC A6)."""
-_RESERVED_KEYS = CONNECTION_SPECIFIC_FIELDS | {
-    "te",
-    "content-type",
-    "content-length",
-    "user-agent",
-    "host",
-}
+NON_METADATA_FIELDS = frozenset({"te", "content-type", "content-length", "user-agent", "host"})
+"""Fields that HTTP and gRPC use themselves."""
+_RESERVED_KEYS = CONNECTION_SPECIFIC_FIELDS | NON_METADATA_FIELDS
 _KEY_PATTERN = re.compile("[0-9a-z._-]+")
 _match_key = re.compile(rb"[0-9a-z._-]+").fullmatch
 _match_ascii_value = re.compile(rb"[ -~]*").fullmatch
@@ -87,20 +83,16 @@ def _encode_key(key: str) -> bytes:
     if has_reserved_prefix or name in _RESERVED_KEYS:
         raise ValueError(f"metadata key {key!r} is reserved, as is all that begins with 'grpc-'")
     if not _KEY_PATTERN.fullmatch(name):
-        raise ValueError(
-            f"metadata key {key!r}: only letters, digits, '-', '_' and '.' may be used"
-        )
+        text = "only letters, digits, '-', '_' and '.' may be used"
+        raise ValueError(f"metadata key {key!r}: {text}")
     return name.encode()
 
 
 def encode_received_metadata(metadata: Metadata) -> list[HeaderField]:
     """Encode the metadata of a received call, without the checks of `encode_metadata`."""
     return [
-        (
-            key.encode("latin-1"),
-            encode_binary(value) if isinstance(value, bytes) else value.encode("latin-1"),
-        )
-        for key, value in metadata
+        (key.encode("latin-1"), encode_binary(v) if isinstance(v, bytes) else v.encode("latin-1"))
+        for key, v in metadata
     ]
 
 

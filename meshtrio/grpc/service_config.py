@@ -124,11 +124,9 @@ class ServiceConfig:
 
     def get_method_config(self, service: str, name: str) -> MethodConfig:
         """Return the config of a method: its own, that of its service, or that of all methods."""
-        for key in (f"{service}/{name}", f"{service}/", ""):
-            config = self.method_configs.get(key)
-            if config is not None:
-                return config
-        return _DEFAULT_METHOD_CONFIG
+        keys = (f"{service}/{name}", f"{service}/", "")
+        found = (self.method_configs[key] for key in keys if key in self.method_configs)
+        return next(found, _DEFAULT_METHOD_CONFIG)
 
 
 _DEFAULT_METHOD_CONFIG = MethodConfig()
@@ -172,10 +170,8 @@ def _read_method_config(fields: ObjectReader, methods: dict[str, MethodConfig]) 
     if not names:
         fields.add_error("name", "is missing: a list of {service, method}, {} for all methods")
     for name in names:
-        service, method = (
-            name.get("service", parse_string, ""),
-            name.get("method", parse_string, ""),
-        )
+        service = name.get("service", parse_string, "")
+        method = name.get("method", parse_string, "")
         name.reject_unknown_keys()
         key = f"{service}/{method}" if service else ""
         if method and not service:
@@ -231,26 +227,18 @@ def _read_extensions(fields: ObjectReader) -> tuple[CircuitBreakerLimits, RetryB
     return circuit_breakers, retry_budget or RetryBudgetConfig()
 
 
-def _read_load_balancing(
-    candidates: list[ObjectReader], parent: ObjectReader
-) -> LoadBalancingConfig:
+def _read_load_balancing(policies: list[ObjectReader], parent: ObjectReader) -> LoadBalancingConfig:
     """Read the first known policy of a list (gRFC A24)."""
-    for candidate in candidates:
-        names = candidate.keys()
+    for policy in policies:
+        names = policy.keys()
         if len(names) != 1:
-            candidate.add_error("", f"must name one policy, not {len(names)}")
+            policy.add_error("", f"must name one policy, not {len(names)}")
             return LoadBalancingConfig()
         read = _POLICY_READERS.get(names[0])
         if read is not None:
-            return candidate.read_object(names[0], read) or LoadBalancingConfig()
+            return policy.read_object(names[0], read) or LoadBalancingConfig()
     parent.add_error("loadBalancingConfig", f"names none of {', '.join(_POLICY_READERS)}")
     return LoadBalancingConfig()
-
-
-def _read_least_request(fields: ObjectReader) -> LoadBalancingConfig:
-    return LoadBalancingConfig(
-        choice_count=min(fields.get("choiceCount", integer_parser(2), 2), 10)
-    )
 
 
 def _read_ring_hash(fields: ObjectReader) -> LoadBalancingConfig:
@@ -276,9 +264,7 @@ def _read_outlier_detection(fields: ObjectReader) -> LoadBalancingConfig:
         max_ejection_time=fields.get("maxEjectionTime", parse_duration, max(300.0, base)),
         max_ejection_percent=fields.get("maxEjectionPercent", integer_parser(0, 100), 10),
         success_rate=fields.read_object("successRateEjection", _read_success_rate),
-        failure_percentage=fields.read_object(
-            "failurePercentageEjection", _read_failure_percentage
-        ),
+        failure_percentage=fields.read_object("failurePercentageEjection", _read_failures),
         consecutive_failures=fields.get("consecutiveFailures", integer_parser(1)),
     )
     children = fields.object_readers("childPolicy")
@@ -295,7 +281,7 @@ def _read_success_rate(fields: ObjectReader) -> SuccessRate:
     )
 
 
-def _read_failure_percentage(fields: ObjectReader) -> FailurePercentage:
+def _read_failures(fields: ObjectReader) -> FailurePercentage:
     return FailurePercentage(
         threshold=fields.get("threshold", integer_parser(0, 100), 85),
         enforcement_percentage=fields.get("enforcementPercentage", integer_parser(0, 100), 100),
@@ -307,7 +293,9 @@ def _read_failure_percentage(fields: ObjectReader) -> FailurePercentage:
 _POLICY_READERS = {
     "pick_first": lambda fields: LoadBalancingConfig(LoadBalancingPolicy.PICK_FIRST),
     "round_robin": lambda fields: LoadBalancingConfig(LoadBalancingPolicy.ROUND_ROBIN),
-    "least_request_experimental": _read_least_request,
+    "least_request_experimental": lambda fields: LoadBalancingConfig(
+        choice_count=min(fields.get("choiceCount", integer_parser(2), 2), 10)
+    ),
     "ring_hash_experimental": _read_ring_hash,
     "outlier_detection_experimental": _read_outlier_detection,
 }

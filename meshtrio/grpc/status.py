@@ -52,10 +52,7 @@ _CODE_BY_HTTP_STATUS = {
     401: StatusCode.UNAUTHENTICATED,
     403: StatusCode.PERMISSION_DENIED,
     404: StatusCode.UNIMPLEMENTED,
-    429: StatusCode.UNAVAILABLE,
-    502: StatusCode.UNAVAILABLE,
-    503: StatusCode.UNAVAILABLE,
-    504: StatusCode.UNAVAILABLE,
+    **dict.fromkeys((429, 502, 503, 504), StatusCode.UNAVAILABLE),
 }
 
 DEADLINE_TOLERANCE = 0.01

@@ -50,9 +50,7 @@ def _percent_encode(text: str) -> bytes:
     raw = text.encode("utf-8", "replace")
     if all(byte in _UNESCAPED_BYTES for byte in raw) and raw == raw.strip(b" "):
         return raw
-    encoded = b"".join(
-        bytes((byte,)) if byte in _UNESCAPED_BYTES else b"%%%02X" % byte for byte in raw
-    )
+    encoded = b"".join(bytes((b,)) if b in _UNESCAPED_BYTES else b"%%%02X" % b for b in raw)
     return escape_outer_whitespace(encoded)
 
 

@@ -22,7 +22,8 @@ Methods fall into four groups:
   answers that the protocol requires (acknowledgements, WINDOW_UPDATE of the connection, RST_STREAM
   and GOAWAY after errors of the peer).
 - `data_to_send` or `buffers_to_send` take the buffer. Call one after each of the above.
-- The properties describe the state, and change nothing.
+- The properties describe the state, and change nothing; so do those of the parts that are public
+  (`frame_reader`, `peer_settings`, `windows`, `streams`, `abuse_limits`).
 
 Who owns what
 -------------
@@ -48,5 +49,5 @@ Invariants
 - Memory is bounded by `Limits`: one incomplete frame, one incomplete header block, one record per
   open stream, 256 ids of reset streams and 64 cached header lists. DATA is not held, but returned.
 - An encoded header block depends on its fields alone, so callers may encode it once and send it on
-  any connection (`meshtrio.http2.hpack.codec`).
+  any connection (`meshtrio.http2.hpack.encoder`).
 """

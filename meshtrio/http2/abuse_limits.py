@@ -28,20 +28,6 @@ and the reset at its deadline arrive together and look like an attack. Such a lo
 a second by default, each of which is dropped before its handler starts."""
 
 
-def reset_cost(age: float, *, grace: float, has_deadline: bool, response_started: bool) -> float:
-    """Return the number of tokens that a client's reset costs.
-
-    Args:
-        age: Seconds from the request to the reset.
-        grace: Seconds after which a reset is free.
-        has_deadline: Whether the call has a deadline, which may have passed.
-        response_started: Whether response headers were sent.
-    """
-    if response_started or age >= grace:
-        return 0.0
-    return _COST_WITH_DEADLINE if has_deadline else 1.0
-
-
 class AbuseLimits:
     """Token buckets of one connection. Raises DenialOfServiceError once one is empty."""
 
@@ -60,9 +46,7 @@ class AbuseLimits:
     def share(self, reset_bucket: TokenBucket, control_bucket: TokenBucket) -> None:
         """Count together with the other connections of the same client.
 
-        Args:
-            reset_bucket: Replaces the connection's own.
-            control_bucket: Is charged, too, for frames without content that were not earned.
+        `control_bucket` is charged, too, for frames without content that were not earned.
         """
         self.reset_bucket = reset_bucket
         self.control_bucket.parent = control_bucket
@@ -70,36 +54,22 @@ class AbuseLimits:
     def charge_control_frame(self, what: str) -> None:
         """Charge the peer for a frame without content; `what` names the kind in the plural."""
         if not self.control_bucket.try_acquire(self.now):
-            raise DenialOfServiceError(f"too many {what}")
-
-    def charge_ping(self) -> None:
-        """Charge the peer for PING."""
-        # gRPC clients know this text and send PING less often after it (grpc/doc/keepalive.md).
-        if not self.control_bucket.try_acquire(self.now):
-            raise DenialOfServiceError("too_many_pings")
+            # gRPC clients know this text and send PING less often after it (grpc/doc/keepalive.md).
+            reason = "too_many_pings" if what == "PING frames" else f"too many {what}"
+            raise DenialOfServiceError(reason)
 
     def charge_reset(self, cost: float = 1.0) -> None:
         """Charge a client for a stream that was opened for nothing."""
         if cost and not self._is_client and not self.reset_bucket.try_acquire(self.now, cost):
             raise DenialOfServiceError("too many streams opened and reset")
 
-    def charge_stream_reset(self, stream: H2Stream) -> None:
-        """Charge a client for RST_STREAM."""
-        self.charge_reset(self._reset_cost(stream, self.now))
-
     def charge_abandoned_streams(self, streams: Iterable[H2Stream], now: float) -> bool:
-        """Charge a client for streams that it abandons by closing the connection.
-
-        Returns:
-            False if there are not enough tokens.
-        """
-        cost = sum(self._reset_cost(stream, now) for stream in streams)
+        """Charge a client for abandoned streams; return False if there are not enough tokens."""
+        cost = sum(self.reset_cost(stream, now) for stream in streams)
         return not cost or self.reset_bucket.try_acquire(now, cost)
 
-    def _reset_cost(self, stream: H2Stream, now: float) -> float:
-        return reset_cost(
-            now - stream.opened_at,
-            grace=self._reset_grace,
-            has_deadline=stream.has_deadline,
-            response_started=stream.response_started,
-        )
+    def reset_cost(self, stream: H2Stream, now: float) -> float:
+        """Return the number of tokens that a client's reset of a stream costs."""
+        if stream.response_started or now - stream.opened_at >= self._reset_grace:
+            return 0.0
+        return _COST_WITH_DEADLINE if stream.has_deadline else 1.0

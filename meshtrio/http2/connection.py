@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import Enum
 
 from meshtrio.http2 import frames
@@ -14,18 +13,16 @@ from meshtrio.http2.errors import (
     RemoteProtocolError,
     StreamError,
 )
-from meshtrio.http2.events import ConnectionFailed, DataReceived, Http2Event, StreamReset
+from meshtrio.http2.events import ConnectionFailed, DataReceived, Events, StreamReset
 from meshtrio.http2.flow_control import ConnectionWindows, consume_content_length
-from meshtrio.http2.frame_reader import Frame, FrameReader, strip_padding
+from meshtrio.http2.frame_reader import FrameReader, strip_padding
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.header_parsers import HeaderParsers
 from meshtrio.http2.limits import Limits
 from meshtrio.http2.receive_control import ControlFrameReceiver
-from meshtrio.http2.receive_headers import HeadersReceiver
+from meshtrio.http2.receive_headers import HeaderParsers, HeadersReceiver
 from meshtrio.http2.settings import PeerSettings, encode_preface
 from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
 from meshtrio.http2.streams import StreamTable
-from meshtrio.util.token_bucket import TokenBucket
 
 # As globals, because looking up a member of an IntEnum costs more than the rest of a frame's work.
 _CLOSED = StreamState.CLOSED
@@ -58,13 +55,7 @@ class H2Connection:
     """
 
     def __init__(self, role: Role, parsers: HeaderParsers, limits: Limits | None = None) -> None:
-        """Start a connection, with the connection preface in the buffer of frames to send.
-
-        Args:
-            role: The side of the connection.
-            parsers: How header lists are parsed for the events.
-            limits: Limits on what the peer may send; the defaults if None.
-        """
+        """Start a connection, with the connection preface in the buffer of frames to send."""
         self.role = role
         """The side of the connection."""
         self.limits = limits = limits or Limits()
@@ -72,60 +63,37 @@ class H2Connection:
         self.closed = False
         """Whether GOAWAY was sent that ends the connection: nothing is received or sent after."""
         self._is_client = is_client = role is Role.CLIENT
-        self._frame_reader = FrameReader(
+        self.frame_reader = FrameReader(
             expect_preface=not is_client,
             max_frame_size=limits.max_frame_size,
             max_block_size=max(limits.absolute_max_header_list_size, limits.max_header_list_size),
         )
-        self._outgoing: list[bytes | memoryview] = []
+        outgoing = self._outgoing = list[bytes | memoryview]()
         """Frames to send; `_headers` and `_control` append to the same list."""
-        self._peer_settings = PeerSettings(limits, is_client=is_client)
-        self._abuse = AbuseLimits(limits, is_client=is_client)
-        self._control_bucket = self._abuse.control_bucket
-        self._windows = ConnectionWindows(limits.connection_window)
-        self._table = StreamTable(
-            self._peer_settings, self._abuse, limits.stream_window, is_client=is_client
-        )
-        self._streams = self._table.by_id
+        settings = self.peer_settings = PeerSettings(limits.max_send_header_list_size, is_client)
+        abuse = self.abuse_limits = AbuseLimits(limits, is_client=is_client)
+        self._control_bucket = abuse.control_bucket
+        windows = self.windows = ConnectionWindows(limits.connection_window)
+        """The flow control windows of the connection."""
+        streams = self.streams = StreamTable(settings, abuse, limits.stream_window, is_client)
+        """The streams of the connection."""
+        self._by_id = streams.by_id
         self._headers = HeadersReceiver(
-            parsers, limits, self._table, self._abuse, self._outgoing, is_client=is_client
+            parsers, limits, streams, abuse, outgoing, is_client=is_client
         )
-        self._control = ControlFrameReceiver(
-            self._peer_settings,
-            self._windows,
-            self._table,
-            self._abuse,
-            self._outgoing,
-            is_client=is_client,
-        )
+        self._control = ControlFrameReceiver(settings, windows, streams, abuse, outgoing, is_client)
         self._outgoing += encode_preface(limits, is_client=is_client)
 
     # -- state -------------------------------------------------------------------------------
-
-    @property
-    def is_established(self) -> bool:
-        """Whether the peer has sent its SETTINGS."""
-        return self._peer_settings.is_received
-
-    @property
-    def max_send_header_list_size(self) -> int:
-        """Maximum size of a sent header list in bytes: the limit of the peer, if it has one, or
-        that of this side, whichever is lower (RFC 9113 §6.5.2)."""
-        return self._peer_settings.max_header_list_size
-
-    @property
-    def peer_last_stream_id(self) -> int | None:
-        """Highest stream id that the peer may process, from its GOAWAY; None without GOAWAY."""
-        return self._control.peer_last_stream_id
 
     @property
     def can_open_stream(self) -> bool:
         """Whether `open_stream` may be called now."""
         return (
             not self.closed
-            and self._control.peer_last_stream_id is None
-            and len(self._streams) < self._peer_settings.max_concurrent_streams
-            and self._table.next_id <= frames.MAX_STREAM_ID
+            and self.streams.peer_last_stream_id is None
+            and len(self._by_id) < self.peer_settings.max_concurrent_streams
+            and self.streams.next_id <= frames.MAX_STREAM_ID
         )
 
     @property
@@ -133,74 +101,29 @@ class H2Connection:
         """Whether no stream can be opened any more."""
         return (
             self.closed
-            or self._control.peer_last_stream_id is not None
-            or self._table.next_id > frames.MAX_STREAM_ID
+            or self.streams.peer_last_stream_id is not None
+            or self.streams.next_id > frames.MAX_STREAM_ID
         )
 
     @property
     def open_stream_count(self) -> int:
         """Number of streams that are neither idle nor closed."""
-        return len(self._streams)
-
-    @property
-    def streams_opened(self) -> int:
-        """Number of streams that this side has opened, on a client."""
-        return self._table.next_id // 2
-
-    @property
-    def streams_failed(self) -> int:
-        """Number of streams that the server did not end: reset, or lost with the connection."""
-        return self._table.failed_count
+        return len(self._by_id)
 
     def is_send_open(self, stream_id: int) -> bool:
         """Return whether this side may send on a stream."""
-        stream = self._streams.get(stream_id)
+        stream = self._by_id.get(stream_id)
         return stream is not None and stream.state is not _HALF_CLOSED_LOCAL
 
     def is_half_closed_local(self, stream_id: int) -> bool:
         """Return whether this side has ended its half of a stream, and the peer has not."""
-        stream = self._streams.get(stream_id)
+        stream = self._by_id.get(stream_id)
         return stream is not None and stream.state is _HALF_CLOSED_LOCAL
-
-    @property
-    def flow_control_windows(self) -> tuple[int, int]:
-        """The windows of the connection in bytes: what may be sent, and what the peer may send."""
-        return self._windows.send, self._windows.receive
 
     def is_receive_window_open(self, stream_id: int) -> bool:
         """Return whether both windows allow the peer to send DATA on a stream."""
-        stream = self._streams.get(stream_id)
-        return stream is not None and min(stream.receive_window, self._windows.receive) > 0
-
-    @property
-    def buffered_size(self) -> int:
-        """Number of bytes that are held of an incomplete frame and an incomplete header block."""
-        return self._frame_reader.buffered_size
-
-    @property
-    def unprocessed_frames(self) -> Iterator[Frame] | None:
-        """Received frames that exceeded `max_cost` of `receive_data`; None if there are none."""
-        return self._frame_reader.unprocessed
-
-    @property
-    def incomplete_frame_since(self) -> float | None:
-        """Time at which the peer began a frame or header block that is incomplete; None if none."""
-        return self._frame_reader.incomplete_since
-
-    def share_token_buckets(self, reset_bucket: TokenBucket, control_bucket: TokenBucket) -> None:
-        """Count abuse together with the other connections of the same client, on a server.
-
-        See `AbuseLimits.share`.
-        """
-        self._abuse.share(reset_bucket, control_bucket)
-
-    def charge_abandoned_streams(self, now: float) -> bool:
-        """Charge the client for the open streams, which it abandons by closing the connection.
-
-        Returns:
-            False if it may not abandon as many.
-        """
-        return self._abuse.charge_abandoned_streams(self._streams.values(), now)
+        stream = self._by_id.get(stream_id)
+        return stream is not None and min(stream.receive_window, self.windows.receive) > 0
 
     # -- sending -----------------------------------------------------------------------------
 
@@ -217,24 +140,23 @@ class H2Connection:
     def open_stream(self, block: bytes, *, end_stream: bool = False) -> int:
         """Send request headers, and return the id of the new stream.
 
-        Raises:
-            LocalProtocolError: `can_open_stream` is false, or this is a server.
+        Raises LocalProtocolError if `can_open_stream` is false, or this is a server.
         """
         if not self._is_client or not self.can_open_stream:
             raise LocalProtocolError("no stream can be opened on this connection now")
-        stream = self._table.open()
+        stream = self.streams.open()
         self._send_header_block(stream, block, end_stream=end_stream)
         return stream.id
 
     def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None:
         """Send response headers or trailers. Raises LocalProtocolError if `is_send_open` is not."""
-        stream = self._table.get_open(stream_id)
+        stream = self.streams.get_open(stream_id)
         stream.response_started = True
         self._send_header_block(stream, block, end_stream=end_stream)
 
     def _send_header_block(self, stream: H2Stream, block: bytes, *, end_stream: bool) -> None:
         stream.process_input(_SEND_END if end_stream else _SEND)
-        settings = self._peer_settings
+        settings = self.peer_settings
         if settings.pending_table_size_update:
             block = settings.pending_table_size_update + block
             settings.pending_table_size_update = b""
@@ -244,22 +166,18 @@ class H2Connection:
             )
         )
         if end_stream:
-            self._table.remove_if_closed(stream)
+            self.streams.remove_if_closed(stream)
 
     def send_data(
         self, stream_id: int, data: bytes | memoryview, *, end_stream: bool = False
     ) -> int:
-        """Send as much of `data` as the flow control windows allow.
+        """Send as much of `data` as the flow control windows allow, and return its size.
 
-        Returns:
-            The number of bytes that were sent. If that is less than all, `end_stream` had no
-            effect, and the rest can be sent after `WindowUpdated`.
-
-        Raises:
-            LocalProtocolError: `is_send_open` is false.
+        If that is less than all, `end_stream` had no effect, and the rest can be sent after
+        `WindowUpdated`. Raises LocalProtocolError if `is_send_open` is false.
         """
-        stream = self._table.get_open(stream_id)
-        windows, length = self._windows, len(data)
+        stream = self.streams.get_open(stream_id)
+        windows, length = self.windows, len(data)
         if length <= stream.send_window and length <= windows.send:
             sent = length
         else:
@@ -274,34 +192,32 @@ class H2Connection:
         # send both for every 4 KiB.
         self._control_bucket.credits += 2 + (sent >> 10)
         flags = frames.END_STREAM if ends else 0
-        if sent <= self._peer_settings.max_frame_size:
+        if sent <= self.peer_settings.max_frame_size:
             payload = data if sent == length else data[:sent]
             self._outgoing += (frames.encode_frame_header(sent, _DATA, flags, stream_id), payload)
         else:
             self._outgoing += frames.encode_data_frames(
-                stream_id, data[:sent], flags, self._peer_settings.max_frame_size
+                stream_id, data[:sent], flags, self.peer_settings.max_frame_size
             )
         if ends:
-            self._table.remove_if_closed(stream)
+            self.streams.remove_if_closed(stream)
         return sent
 
     def reset_stream(self, stream_id: int, error_code: ErrorCode) -> bool:
         """Send RST_STREAM, and return whether the stream was open."""
-        stream = self._streams.get(stream_id)
+        stream = self._by_id.get(stream_id)
         if stream is None or self.closed:
             return False
-        self._table.reset(stream)
+        self.streams.reset(stream)
         self._outgoing.append(frames.rst_stream(stream_id, error_code))
         return True
 
     def set_receive_window(self, stream_id: int, size: int) -> bool:
         """Increase a stream's receive window to `size` bytes; a larger one is not reduced.
 
-        Returns:
-            Whether WINDOW_UPDATE was sent: that is done only for an increase of half the initial
-            window or more.
+        Returns whether WINDOW_UPDATE was sent: for an increase of half the initial window or more.
         """
-        stream = self._streams.get(stream_id)
+        stream = self._by_id.get(stream_id)
         if stream is None or stream.state is _HALF_CLOSED_REMOTE:
             return False
         size = min(size, frames.MAX_WINDOW_SIZE)
@@ -326,55 +242,45 @@ class H2Connection:
     def refuse_new_streams(self, first_refused_id: int | None = None) -> None:
         """Refuse new streams from now on, unprocessed, so that the client can retry safely.
 
-        Args:
-            first_refused_id: This stream and those above are not processed either, although they
-                are open; the caller resets them. None for no stream.
+        The streams from `first_refused_id` on are not processed either, although they are open; the
+        caller resets them.
         """
-        table = self._table
-        last = (
-            table.highest_received_id if first_refused_id is None else max(first_refused_id - 2, 0)
-        )
+        table = self.streams
+        last = table.highest_received_id
+        if first_refused_id is not None:
+            last = max(first_refused_id - 2, 0)
         table.max_accepted_id = min(last, table.max_accepted_id)
         self._outgoing.append(frames.goaway(table.max_accepted_id, ErrorCode.NO_ERROR))
 
     def close(self, error_code: ErrorCode = ErrorCode.NO_ERROR, reason: str = "") -> None:
-        """Send GOAWAY, and drop all streams without events.
-
-        Args:
-            error_code: Why the connection ends.
-            reason: Text for the debug data of GOAWAY.
-        """
+        """Send GOAWAY, with the reason as debug data, and drop all streams without events."""
         if self.closed:
             return
         self.closed = True
-        debug = reason.encode("utf-8", "replace")[:200]
-        table = self._table
+        table = self.streams
         # Streams that were refused stay unprocessed: the id may not rise (RFC 9113 §6.8).
         last = min(table.highest_received_id, table.max_accepted_id)
+        debug = reason.encode("utf-8", "replace")[:200]
         self._outgoing.append(frames.goaway(last, error_code, debug))
-        for stream in self._streams.values():
+        for stream in self._by_id.values():
             table.count_failed(stream)
-        self._streams.clear()
+        self._by_id.clear()
 
     # -- receiving ---------------------------------------------------------------------------
 
-    def receive_data(self, data: bytes, now: float = 0.0, max_cost: int = 0) -> list[Http2Event]:
-        """Process received bytes, and return the events of the frames that they complete.
+    def receive_data(self, data: bytes, now: float = 0.0, max_cost: int = 0) -> Events:
+        """Process bytes received `now`, and return the events of the frames that they complete.
 
-        Args:
-            data: What was received; must be empty while there are `unprocessed_frames`, of which
-                the next are processed then.
-            now: Current time in seconds, monotonic.
-            max_cost: Process frames up to this cost, and leave the others in `unprocessed_frames`.
-                A frame costs 1, and 1 more for each KiB, or for each 16 bytes of a header block. 0
-                for no limit.
+        Frames above `max_cost` are left in `frame_reader.unprocessed`, and processed by further
+        calls with empty `data`. A frame costs 1, and 1 more for each KiB, or for each 16 bytes of a
+        header block; 0 is no limit.
         """
-        events: list[Http2Event] = []
-        reader = self._frame_reader
+        events: Events = []
+        reader = self.frame_reader
         if self.closed:
             reader.unprocessed = None
             return events
-        self._abuse.now = now
+        self.abuse_limits.now = now
         progress = False
         try:
             for type_, flags, stream_id, payload in (
@@ -393,54 +299,48 @@ class H2Connection:
         except RemoteProtocolError as exc:
             reader.unprocessed = None
             self.close(exc.error_code, exc.reason)
-            events.append(
-                ConnectionFailed(exc.error_code, exc.reason, isinstance(exc, DenialOfServiceError))
-            )
+            is_abuse = isinstance(exc, DenialOfServiceError)
+            events.append(ConnectionFailed(exc.error_code, exc.reason, is_abuse))
         if reader.has_incomplete_frame or reader.incomplete_since is not None:
             reader.update_incomplete_since(now, progress=progress)
         return events
 
-    def _fail_stream(self, exc: StreamError, events: list[Http2Event]) -> None:
-        self._abuse.charge_reset()
-        table = self._table
-        stream = self._streams.pop(exc.stream_id, None)
+    def _fail_stream(self, exc: StreamError, events: Events) -> None:
+        self.abuse_limits.charge_reset()
+        table = self.streams
+        stream = self._by_id.pop(exc.stream_id, None)
         if stream is None or stream.state is not _CLOSED:
             self._outgoing.append(frames.rst_stream(exc.stream_id, exc.error_code))
         table.resets.add(exc.stream_id)
         if stream is not None:
             table.count_failed(stream)
-            events.append(
-                StreamReset(exc.stream_id, exc.error_code, remote_reset=False, reason=exc.reason)
-            )
+            events.append(StreamReset(exc.stream_id, exc.error_code, False, exc.reason))
 
-    def _on_data(
-        self, flags: int, stream_id: int, payload: bytes, events: list[Http2Event]
-    ) -> None:
+    def _on_data(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
         size = len(payload)
         end_stream = bool(flags & frames.END_STREAM)
         if size:
-            increment = self._windows.consume_received(size)
+            increment = self.windows.consume_received(size)
             if increment:
                 self._outgoing.append(frames.window_update(0, increment))
             self._control_bucket.credits += 1
         elif not end_stream:
-            self._abuse.charge_control_frame("empty DATA frames")
-        stream = self._streams.get(stream_id)
+            self.abuse_limits.charge_control_frame("empty DATA frames")
+        stream = self._by_id.get(stream_id)
         if stream is None:
-            if self._table.check_late_frame(stream_id, "DATA"):
+            if self.streams.check_late_frame(stream_id, "DATA"):
                 self._outgoing.append(frames.rst_stream(stream_id, ErrorCode.STREAM_CLOSED))
             return
         data = strip_padding(payload) if flags & frames.PADDED else payload
         if not stream.headers_received:
-            raise StreamError(stream_id, ErrorCode.PROTOCOL_ERROR, "DATA before HEADERS")
+            raise StreamError(stream_id, "DATA before HEADERS")
         stream.process_input(_RECEIVE_END if end_stream else _RECEIVE)
         stream.receive_window -= size
         if stream.receive_window < 0:
-            raise StreamError(
-                stream_id, ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the stream's window"
-            )
+            reason = "more DATA than the stream's window"
+            raise StreamError(stream_id, reason, ErrorCode.FLOW_CONTROL_ERROR)
         if stream.remaining_content_length is not None:
             consume_content_length(stream, len(data), end_stream=end_stream)
         if end_stream:
-            self._table.remove_if_closed(stream)
+            self.streams.remove_if_closed(stream)
         events.append(DataReceived(stream_id, data, end_stream))

@@ -36,11 +36,11 @@ class RemoteProtocolError(Exception):
     """The peer violated the protocol in a way that ends the connection (RFC 9113 §5.4.1).
 
     Attributes:
-        error_code: Error code for GOAWAY.
         reason: What the peer did, for the debug data of GOAWAY.
+        error_code: Error code for GOAWAY.
     """
 
-    def __init__(self, error_code: ErrorCode, reason: str) -> None:
+    def __init__(self, reason: str, error_code: ErrorCode = ErrorCode.PROTOCOL_ERROR) -> None:
         super().__init__(f"{error_code.name}: {reason}")
         self.error_code = error_code
         self.reason = reason
@@ -53,7 +53,7 @@ class DenialOfServiceError(RemoteProtocolError):
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(ErrorCode.ENHANCE_YOUR_CALM, reason)
+        super().__init__(reason, ErrorCode.ENHANCE_YOUR_CALM)
 
 
 class StreamError(Exception):
@@ -61,11 +61,13 @@ class StreamError(Exception):
 
     Attributes:
         stream_id: The stream.
-        error_code: Error code for RST_STREAM.
         reason: What the peer did.
+        error_code: Error code for RST_STREAM.
     """
 
-    def __init__(self, stream_id: int, error_code: ErrorCode, reason: str) -> None:
+    def __init__(
+        self, stream_id: int, reason: str, error_code: ErrorCode = ErrorCode.PROTOCOL_ERROR
+    ) -> None:
         super().__init__(f"stream {stream_id}: {error_code.name}: {reason}")
         self.stream_id = stream_id
         self.error_code = error_code
@@ -78,3 +80,32 @@ class MalformedHeadersError(Exception):
 
 class LocalProtocolError(Exception):
     """The caller did what the state of the connection does not allow, which is a bug of its own."""
+
+
+class HpackDecodingError(Exception):
+    """A header block is invalid by RFC 7541; the state of the dynamic table is unknown."""
+
+
+class OversizedHeaderListError(Exception):
+    """A header list is so large that decoding stopped; the state of the table is unknown."""
+
+
+class HeaderListTooLargeError(Exception):
+    """A header list exceeds the limit of this side and was discarded.
+
+    It was decoded to its end, so the next block can be decoded.
+
+    Attributes:
+        size: Bytes of the header list, as RFC 9113 §6.5.2 counts them.
+        limit: Bytes that a header list may have.
+        content_type: Value of its content-type field, which decides on the form of the response.
+    """
+
+    def __init__(self, size: int, limit: int, *, content_type: bytes = b"") -> None:
+        super().__init__(
+            f"the header list of {size} bytes is over the receiver's limit of {limit} bytes "
+            "(max_header_list_size)"
+        )
+        self.size = size
+        self.limit = limit
+        self.content_type = content_type

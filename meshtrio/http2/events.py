@@ -13,7 +13,12 @@ H = TypeVar("H")
 
 
 @attrs.define
-class RequestReceived(Generic[H]):
+class Http2Event:
+    """Base of the events."""
+
+
+@attrs.define
+class RequestReceived(Http2Event, Generic[H]):
     """The client opened a stream."""
 
     stream_id: int
@@ -22,7 +27,7 @@ class RequestReceived(Generic[H]):
 
 
 @attrs.define
-class RequestHeadersTooLarge:
+class RequestHeadersTooLarge(Http2Event):
     """The client opened a stream with a header list that exceeds the limit.
 
     The list was discarded. The stream is open, and should be answered.
@@ -36,7 +41,7 @@ class RequestHeadersTooLarge:
 
 
 @attrs.define
-class ResponseReceived(Generic[H]):
+class ResponseReceived(Http2Event, Generic[H]):
     """The server sent the headers of the final response; informational ones (1xx) have no event."""
 
     stream_id: int
@@ -45,7 +50,7 @@ class ResponseReceived(Generic[H]):
 
 
 @attrs.define
-class DataReceived:
+class DataReceived(Http2Event):
     """The peer sent DATA.
 
     The stream's receive window stays reduced until `H2Connection.set_receive_window`.
@@ -57,7 +62,7 @@ class DataReceived:
 
 
 @attrs.define
-class TrailersReceived(Generic[H]):
+class TrailersReceived(Http2Event, Generic[H]):
     """The peer ended its half of a stream with trailers."""
 
     stream_id: int
@@ -65,7 +70,7 @@ class TrailersReceived(Generic[H]):
 
 
 @attrs.define
-class StreamReset:
+class StreamReset(Http2Event):
     """A stream was reset: by the peer, or by the engine after a violation by the peer."""
 
     stream_id: int
@@ -76,14 +81,14 @@ class StreamReset:
 
 
 @attrs.define
-class WindowUpdated:
+class WindowUpdated(Http2Event):
     """The send window of a stream was increased, or that of the connection for stream id 0."""
 
     stream_id: int
 
 
 @attrs.define
-class SettingsReceived:
+class SettingsReceived(Http2Event):
     """The settings of the peer were applied and acknowledged."""
 
     windows_increased: bool = False
@@ -91,7 +96,7 @@ class SettingsReceived:
 
 
 @attrs.define
-class GoAwayReceived:
+class GoAwayReceived(Http2Event):
     """The peer accepts no more streams, and has not processed those above `last_stream_id`."""
 
     last_stream_id: int
@@ -100,14 +105,14 @@ class GoAwayReceived:
 
 
 @attrs.define
-class PingAckReceived:
+class PingAckReceived(Http2Event):
     """The peer answered PING."""
 
     payload: bytes
 
 
 @attrs.define
-class ConnectionFailed:
+class ConnectionFailed(Http2Event):
     """The peer violated the protocol. GOAWAY is in the buffer, and the connection is closed."""
 
     error_code: int
@@ -116,16 +121,4 @@ class ConnectionFailed:
     """Whether the peer exceeded its abuse limits; see `DenialOfServiceError`."""
 
 
-Http2Event = (
-    RequestReceived  # type: ignore[type-arg]  # classes, for isinstance
-    | RequestHeadersTooLarge
-    | ResponseReceived  # type: ignore[type-arg]
-    | DataReceived
-    | TrailersReceived  # type: ignore[type-arg]
-    | StreamReset
-    | WindowUpdated
-    | SettingsReceived
-    | GoAwayReceived
-    | PingAckReceived
-    | ConnectionFailed
-)
+Events = list[Http2Event]

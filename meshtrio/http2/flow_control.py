@@ -9,39 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import attrs
+
 from meshtrio.http2.errors import ErrorCode, RemoteProtocolError, StreamError
 from meshtrio.http2.frames import DEFAULT_INITIAL_WINDOW_SIZE, MAX_WINDOW_SIZE
 from meshtrio.http2.stream import H2Stream
 
 
+@attrs.define(eq=False)
 class ConnectionWindows:
     """The two flow control windows of a connection, in bytes."""
 
-    __slots__ = ("_full_receive", "receive", "send")
+    _full_receive: int
+    send: int = attrs.field(default=DEFAULT_INITIAL_WINDOW_SIZE, init=False)
+    """Number of bytes of DATA that may be sent."""
+    receive: int = attrs.field(init=False)
+    """Number of bytes of DATA that the peer may send."""
 
-    def __init__(self, receive: int) -> None:
-        """Start with `receive` bytes that the peer may send."""
-        self.send = DEFAULT_INITIAL_WINDOW_SIZE
-        """Number of bytes of DATA that may be sent."""
-        self.receive = receive
-        """Number of bytes of DATA that the peer may send."""
-        self._full_receive = receive
+    def __attrs_post_init__(self) -> None:
+        self.receive = self._full_receive
 
     def consume_received(self, size: int) -> int:
-        """Count received DATA of `size` bytes.
+        """Count received DATA, and restore the window once half of it is used.
 
-        Returns:
-            The increment for WINDOW_UPDATE, by which the window was restored; 0 for none. That is
-            due once half of the window is used.
-
-        Raises:
-            RemoteProtocolError: The peer has exceeded the window.
+        Returns the increment for WINDOW_UPDATE, 0 for none. Raises RemoteProtocolError.
         """
         self.receive -= size
         if self.receive < 0:
-            raise RemoteProtocolError(
-                ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window"
-            )
+            reason = "more DATA than the connection's window"
+            raise RemoteProtocolError(reason, ErrorCode.FLOW_CONTROL_ERROR)
         if self.receive * 2 > self._full_receive:
             return 0
         increment = self._full_receive - self.receive
@@ -51,19 +47,19 @@ class ConnectionWindows:
     def increase_send(self, increment: int) -> None:
         """Apply WINDOW_UPDATE for the connection. Raises RemoteProtocolError."""
         if not increment:
-            raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of zero")
+            raise RemoteProtocolError("WINDOW_UPDATE of zero")
         self.send += increment
         if self.send > MAX_WINDOW_SIZE:
-            raise RemoteProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "the window overflows")
+            raise RemoteProtocolError("the window overflows", ErrorCode.FLOW_CONTROL_ERROR)
 
 
 def increase_stream_send_window(stream: H2Stream, increment: int) -> None:
     """Apply WINDOW_UPDATE for a stream. Raises StreamError."""
     if not increment:
-        raise StreamError(stream.id, ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of zero")
+        raise StreamError(stream.id, "WINDOW_UPDATE of zero")
     stream.send_window += increment
     if stream.send_window > MAX_WINDOW_SIZE:
-        raise StreamError(stream.id, ErrorCode.FLOW_CONTROL_ERROR, "the stream's window overflows")
+        raise StreamError(stream.id, "the stream's window overflows", ErrorCode.FLOW_CONTROL_ERROR)
 
 
 def change_initial_send_window(streams: Iterable[H2Stream], change: int) -> None:
@@ -74,7 +70,7 @@ def change_initial_send_window(streams: Iterable[H2Stream], change: int) -> None
     for stream in streams:
         stream.send_window += change
         if stream.send_window > MAX_WINDOW_SIZE:
-            raise RemoteProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window overflows")
+            raise RemoteProtocolError("a stream's window overflows", ErrorCode.FLOW_CONTROL_ERROR)
 
 
 def consume_content_length(stream: H2Stream, size: int, *, end_stream: bool) -> None:
@@ -86,6 +82,4 @@ def consume_content_length(stream: H2Stream, size: int, *, end_stream: bool) -> 
         return
     stream.remaining_content_length -= size
     if stream.remaining_content_length < 0 or (end_stream and stream.remaining_content_length):
-        raise StreamError(
-            stream.id, ErrorCode.PROTOCOL_ERROR, "content-length differs from the DATA sent"
-        )
+        raise StreamError(stream.id, "content-length differs from the DATA sent")

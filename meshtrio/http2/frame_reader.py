@@ -31,13 +31,6 @@ class FrameReader:
     """
 
     def __init__(self, *, expect_preface: bool, max_frame_size: int, max_block_size: int) -> None:
-        """Create a reader.
-
-        Args:
-            expect_preface: Whether the peer is a client, which sends `frames.PREFACE` first.
-            max_frame_size: Maximum size of a frame's payload, in bytes.
-            max_block_size: Maximum size of a header block, in bytes.
-        """
         self._max_frame_size = max_frame_size
         self._max_block_size = max_block_size
         self._remaining_preface = frames.PREFACE if expect_preface else b""
@@ -69,11 +62,7 @@ class FrameReader:
         return bool(self._buffer or self._block_stream_id)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Take bytes, and yield the frames that they complete.
-
-        Raises:
-            RemoteProtocolError: The frames are malformed, or in an order that HTTP/2 forbids.
-        """
+        """Take bytes, and yield the frames that they complete. Raises RemoteProtocolError."""
         if self._buffer or self._remaining_preface:
             data = self._resume(data)
         position, end = 0, len(data)
@@ -81,7 +70,7 @@ class FrameReader:
             high, low, type_, flags, stream_id = _unpack_frame_header(data, position)
             length = high << 8 | low
             if length > self._max_frame_size:
-                raise RemoteProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"frame of {length} bytes")
+                raise RemoteProtocolError(f"frame of {length} bytes", ErrorCode.FRAME_SIZE_ERROR)
             following = position + _FRAME_HEADER_SIZE + length
             if following > end:
                 self._buffer_incomplete(data, position, following)
@@ -135,7 +124,11 @@ class FrameReader:
     def _resume(self, data: bytes) -> bytes:
         """Return `data` with what was buffered before it, b"" while a frame is incomplete."""
         if self._remaining_preface:
-            return self._check_preface(data)
+            got = data[: len(self._remaining_preface)]
+            if not self._remaining_preface.startswith(got):
+                raise RemoteProtocolError("the client did not send HTTP/2's preface")
+            self._remaining_preface = self._remaining_preface[len(got) :]
+            return data[len(got) :]
         self._buffer.append(data)
         self._buffer_size += len(data)
         self._missing_size -= len(data)
@@ -156,38 +149,24 @@ class FrameReader:
         self._buffer_size = len(data) - begin
         self._missing_size = end - len(data)
 
-    def _check_preface(self, data: bytes) -> bytes:
-        """Compare with the preface, and return the bytes after it."""
-        got = data[: len(self._remaining_preface)]
-        if not self._remaining_preface.startswith(got):
-            raise RemoteProtocolError(
-                ErrorCode.PROTOCOL_ERROR, "the client did not send HTTP/2's preface"
-            )
-        self._remaining_preface = self._remaining_preface[len(got) :]
-        return data[len(got) :]
-
     def _check_frame_order(self, type_: int, flags: int, stream_id: int) -> None:
         if self._block_stream_id:
-            if type_ != FrameType.CONTINUATION or stream_id != self._block_stream_id:
-                raise RemoteProtocolError(
-                    ErrorCode.PROTOCOL_ERROR, "a header block was interrupted by another frame"
-                )
-        elif type_ == FrameType.CONTINUATION:
-            raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+            if type_ != _CONTINUATION or stream_id != self._block_stream_id:
+                raise RemoteProtocolError("a header block was interrupted by another frame")
+        elif type_ == _CONTINUATION:
+            raise RemoteProtocolError("CONTINUATION without HEADERS")
         elif not self._settings_received:
             if type_ != FrameType.SETTINGS or flags & frames.ACK:
-                raise RemoteProtocolError(
-                    ErrorCode.PROTOCOL_ERROR, "the first frame was not SETTINGS"
-                )
+                raise RemoteProtocolError("the first frame was not SETTINGS")
             self._settings_received = True
             self._must_check_order = False
 
     def _add_block_fragment(
         self, type_: int, flags: int, stream_id: int, payload: bytes
     ) -> bytes | None:
-        if type_ == FrameType.HEADERS:
+        if type_ == _HEADERS:
             if not stream_id:
-                raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
+                raise RemoteProtocolError("HEADERS on stream 0")
             self._block_flags = flags
             if flags & frames.PADDED:
                 payload = strip_padding(payload)
@@ -198,7 +177,7 @@ class FrameReader:
         # Each fragment takes time, however short it is.
         self._block_size += max(len(payload), _MIN_FRAGMENT_COST)
         if self._block_size > self._max_block_size:
-            raise RemoteProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "header block without end")
+            raise RemoteProtocolError("header block without end", ErrorCode.ENHANCE_YOUR_CALM)
         self._block_fragments.append(payload)
         if not flags & frames.END_HEADERS:
             return None
@@ -211,5 +190,5 @@ def strip_padding(payload: bytes) -> bytes:
     """Remove the padding of a frame (§6.1). Raises RemoteProtocolError."""
     padding = payload[0] if payload else 0
     if padding + 1 > len(payload):
-        raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")
+        raise RemoteProtocolError("padding longer than its frame")
     return payload[1 : len(payload) - padding]

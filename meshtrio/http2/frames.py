@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import IntEnum
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -52,6 +52,8 @@ class Setting(IntEnum):
 
 # As integers, because looking up a member of an IntEnum is slow.
 _DATA, _HEADERS = int(FrameType.DATA), int(FrameType.HEADERS)
+_RST_STREAM, _WINDOW_UPDATE = int(FrameType.RST_STREAM), int(FrameType.WINDOW_UPDATE)
+_PING, _CONTINUATION = int(FrameType.PING), int(FrameType.CONTINUATION)
 
 # A frame header is a 24-bit length, type, flags and stream id; the length is read as 16 + 8 bits
 # because struct has no 24-bit integer.
@@ -65,6 +67,8 @@ _SETTING = struct.Struct(">HL")
 
 read_u32 = _U32.unpack_from
 read_two_u32 = _TWO_U32.unpack_from
+iter_settings = _SETTING.iter_unpack
+"""Iterates over (parameter, value) of a payload whose length is a multiple of six."""
 
 
 def encode_frame(type_: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
@@ -101,31 +105,25 @@ def settings(values: Mapping[int, int]) -> bytes:
 SETTINGS_ACK = encode_frame(FrameType.SETTINGS, ACK, 0)
 
 
-def iter_settings(payload: bytes) -> Iterable[tuple[int, int]]:
-    """Iterate over (parameter, value) of a payload whose length is a multiple of six."""
-    return _SETTING.iter_unpack(payload)
-
-
 def rst_stream(stream_id: int, error_code: int) -> bytes:
     """Encode RST_STREAM."""
-    return encode_frame(FrameType.RST_STREAM, 0, stream_id, _U32.pack(error_code))
+    return encode_frame(_RST_STREAM, 0, stream_id, _U32.pack(error_code))
 
 
 def window_update(stream_id: int, increment: int) -> bytes:
     """Encode WINDOW_UPDATE, for the connection if the stream id is 0."""
-    return encode_frame(FrameType.WINDOW_UPDATE, 0, stream_id, _U32.pack(increment))
+    return encode_frame(_WINDOW_UPDATE, 0, stream_id, _U32.pack(increment))
 
 
 def ping(payload: bytes, *, ack: bool) -> bytes:
     """Encode PING with a payload of eight bytes."""
-    return encode_frame(FrameType.PING, ACK if ack else 0, 0, payload)
+    return encode_frame(_PING, ACK if ack else 0, 0, payload)
 
 
 def goaway(last_stream_id: int, error_code: int, debug_data: bytes = b"") -> bytes:
     """Encode GOAWAY."""
-    return encode_frame(
-        FrameType.GOAWAY, 0, 0, _TWO_U32.pack(last_stream_id, error_code) + debug_data
-    )
+    payload = _TWO_U32.pack(last_stream_id, error_code) + debug_data
+    return encode_frame(FrameType.GOAWAY, 0, 0, payload)
 
 
 def encode_header_block(
@@ -137,6 +135,6 @@ def encode_header_block(
         return encode_frame(_HEADERS, flags | END_HEADERS, stream_id, block)
     pieces = [block[i : i + max_frame_size] for i in range(0, len(block), max_frame_size)]
     out = [encode_frame(_HEADERS, flags, stream_id, pieces[0])]
-    out += [encode_frame(FrameType.CONTINUATION, 0, stream_id, piece) for piece in pieces[1:-1]]
-    out.append(encode_frame(FrameType.CONTINUATION, END_HEADERS, stream_id, pieces[-1]))
+    out += [encode_frame(_CONTINUATION, 0, stream_id, piece) for piece in pieces[1:-1]]
+    out.append(encode_frame(_CONTINUATION, END_HEADERS, stream_id, pieces[-1]))
     return b"".join(out)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import attrs
+
 from meshtrio.http2 import frames
 from meshtrio.http2.abuse_limits import AbuseLimits
-from meshtrio.http2.errors import (
-    ErrorCode,
-    RemoteProtocolError,
-    StreamError,
-    error_code_name,
-)
+from meshtrio.http2.errors import ErrorCode, RemoteProtocolError, StreamError, error_code_name
 from meshtrio.http2.events import (
+    Events,
     GoAwayReceived,
-    Http2Event,
     PingAckReceived,
     SettingsReceived,
     StreamReset,
@@ -29,32 +26,21 @@ from meshtrio.http2.settings import PeerSettings
 from meshtrio.http2.streams import StreamTable
 
 
+@attrs.define(eq=False)
 class ControlFrameReceiver:
     """Applies frames to the settings, windows and streams of a connection, and makes events."""
 
-    def __init__(
-        self,
-        settings: PeerSettings,
-        windows: ConnectionWindows,
-        streams: StreamTable,
-        abuse: AbuseLimits,
-        outgoing: list[bytes | memoryview],
-        *,
-        is_client: bool,
-    ) -> None:
-        """Create a receiver that appends the frames to send to `outgoing`."""
-        self.peer_last_stream_id: int | None = None
-        """Highest stream id that the peer may process, from its GOAWAY; None without GOAWAY."""
-        self._settings = settings
-        self._windows = windows
-        self._streams = streams
-        self._abuse = abuse
-        self._outgoing = outgoing
-        self._is_client = is_client
-        self._resets_received = 0
+    _settings: PeerSettings
+    _windows: ConnectionWindows
+    _streams: StreamTable
+    _abuse: AbuseLimits
+    _outgoing: list[bytes | memoryview]
+    """Frames to send, to which this appends."""
+    _is_client: bool
+    _resets_received: int = attrs.field(default=0, init=False)
 
     def on_frame(
-        self, type_: int, flags: int, stream_id: int, payload: bytes, events: list[Http2Event]
+        self, type_: int, flags: int, stream_id: int, payload: bytes, events: Events
     ) -> None:
         """Process one frame. Raises StreamError and RemoteProtocolError."""
         handler = _HANDLERS.get(type_)
@@ -63,28 +49,24 @@ class ControlFrameReceiver:
         else:
             handler(self, flags, stream_id, payload, events)
 
-    def _on_priority(
-        self, flags: int, stream_id: int, payload: bytes, events: list[Http2Event]
-    ) -> None:
+    def _on_priority(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
         if not stream_id:
-            raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+            raise RemoteProtocolError("PRIORITY on stream 0")
         self._abuse.charge_control_frame("PRIORITY frames")
         if len(payload) != 5:
             reason = "PRIORITY is not 5 bytes"
             if self._streams.is_idle(stream_id):
                 # An idle stream cannot be reset.
-                raise RemoteProtocolError(ErrorCode.FRAME_SIZE_ERROR, reason)
-            raise StreamError(stream_id, ErrorCode.FRAME_SIZE_ERROR, reason)
+                raise RemoteProtocolError(reason, ErrorCode.FRAME_SIZE_ERROR)
+            raise StreamError(stream_id, reason, ErrorCode.FRAME_SIZE_ERROR)
         strip_priority(stream_id, payload)
 
-    def _on_rst_stream(
-        self, flags: int, stream_id: int, payload: bytes, events: list[Http2Event]
-    ) -> None:
+    def _on_rst_stream(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
         streams = self._streams
         if not stream_id or streams.is_idle(stream_id):
-            raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
+            raise RemoteProtocolError("RST_STREAM on an idle stream")
         if len(payload) != 4:
-            raise RemoteProtocolError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes")
+            raise RemoteProtocolError("RST_STREAM is not 4 bytes", ErrorCode.FRAME_SIZE_ERROR)
         self._resets_received += 1
         stream_count = streams.next_id // 2 if self._is_client else streams.received_count
         if self._resets_received > stream_count:
@@ -98,19 +80,17 @@ class ControlFrameReceiver:
         streams.reset(stream, reply_due=not self._is_client)
         code = frames.read_u32(payload)[0]
         events.append(StreamReset(stream_id, code, remote_reset=True, reason=error_code_name(code)))
-        self._abuse.charge_stream_reset(stream)
+        self._abuse.charge_reset(self._abuse.reset_cost(stream, self._abuse.now))
 
-    def _on_settings(
-        self, flags: int, stream_id: int, payload: bytes, events: list[Http2Event]
-    ) -> None:
+    def _on_settings(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
         if stream_id:
-            raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+            raise RemoteProtocolError("SETTINGS on a stream")
         if flags & frames.ACK:
             if payload:
-                raise RemoteProtocolError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload")
+                raise RemoteProtocolError("SETTINGS ACK with a payload", ErrorCode.FRAME_SIZE_ERROR)
             return
         if len(payload) % 6:
-            raise RemoteProtocolError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a broken length")
+            raise RemoteProtocolError("SETTINGS of a broken length", ErrorCode.FRAME_SIZE_ERROR)
         self._abuse.charge_control_frame("SETTINGS frames")
         window_change = self._settings.apply(payload)
         if window_change:
@@ -118,45 +98,37 @@ class ControlFrameReceiver:
         self._outgoing.append(frames.SETTINGS_ACK)
         events.append(SettingsReceived(window_change > 0 and bool(self._streams.by_id)))
 
-    def _on_push_promise(
-        self, flags: int, stream_id: int, payload: bytes, events: list[Http2Event]
-    ) -> None:
-        raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, and push is disabled")
+    def _on_push_promise(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
+        raise RemoteProtocolError("PUSH_PROMISE, and push is disabled")
 
-    def _on_ping(
-        self, flags: int, stream_id: int, payload: bytes, events: list[Http2Event]
-    ) -> None:
+    def _on_ping(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
         if stream_id:
-            raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+            raise RemoteProtocolError("PING on a stream")
         if len(payload) != 8:
-            raise RemoteProtocolError(ErrorCode.FRAME_SIZE_ERROR, "PING is not 8 bytes")
+            raise RemoteProtocolError("PING is not 8 bytes", ErrorCode.FRAME_SIZE_ERROR)
         if flags & frames.ACK:
             self._abuse.charge_control_frame("PING answers")
             events.append(PingAckReceived(payload))
         else:
-            self._abuse.charge_ping()
+            self._abuse.charge_control_frame("PING frames")
             self._outgoing.append(frames.ping(payload, ack=True))
 
-    def _on_goaway(
-        self, flags: int, stream_id: int, payload: bytes, events: list[Http2Event]
-    ) -> None:
+    def _on_goaway(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
         if stream_id:
-            raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+            raise RemoteProtocolError("GOAWAY on a stream")
         if len(payload) < 8:
-            raise RemoteProtocolError(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY is too short")
+            raise RemoteProtocolError("GOAWAY is too short", ErrorCode.FRAME_SIZE_ERROR)
         self._abuse.charge_control_frame("GOAWAY frames")
         last, code = frames.read_two_u32(payload)
         last &= 0x7FFFFFFF
-        if self.peer_last_stream_id is not None:
-            last = min(last, self.peer_last_stream_id)
-        self.peer_last_stream_id = last
+        if self._streams.peer_last_stream_id is not None:
+            last = min(last, self._streams.peer_last_stream_id)
+        self._streams.peer_last_stream_id = last
         events.append(GoAwayReceived(last, code, payload[8:]))
 
-    def _on_window_update(
-        self, flags: int, stream_id: int, payload: bytes, events: list[Http2Event]
-    ) -> None:
+    def _on_window_update(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
         if len(payload) != 4:
-            raise RemoteProtocolError(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE is not 4 bytes")
+            raise RemoteProtocolError("WINDOW_UPDATE is not 4 bytes", ErrorCode.FRAME_SIZE_ERROR)
         self._abuse.charge_control_frame("WINDOW_UPDATE frames")
         increment = frames.read_u32(payload)[0] & 0x7FFFFFFF
         if not stream_id:
@@ -164,7 +136,7 @@ class ControlFrameReceiver:
         elif (stream := self._streams.by_id.get(stream_id)) is not None:
             increase_stream_send_window(stream, increment)
         elif self._streams.is_idle(stream_id):
-            raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
+            raise RemoteProtocolError("WINDOW_UPDATE on an idle stream")
         else:
             return
         events.append(WindowUpdated(stream_id))

@@ -2,37 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, Protocol
+
+import attrs
 
 from meshtrio.http2 import frames
 from meshtrio.http2.abuse_limits import AbuseLimits
 from meshtrio.http2.errors import (
     ErrorCode,
+    HeaderListTooLargeError,
+    HpackDecodingError,
     MalformedHeadersError,
+    OversizedHeaderListError,
     RemoteProtocolError,
     StreamError,
 )
 from meshtrio.http2.events import (
-    Http2Event,
+    Events,
     RequestHeadersTooLarge,
     RequestReceived,
     ResponseReceived,
     TrailersReceived,
 )
 from meshtrio.http2.flow_control import consume_content_length
-from meshtrio.http2.header_parsers import HeaderParsers
-from meshtrio.http2.hpack.decoder import HeaderDecoder
-from meshtrio.http2.hpack.errors import (
-    HeaderListTooLargeError,
-    HpackDecodingError,
-    OversizedHeaderListError,
-)
+from meshtrio.http2.hpack.decoder import HeaderDecoder, HeaderList
 from meshtrio.http2.limits import Limits
 from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
 from meshtrio.http2.streams import StreamTable
 
+_REFUSED_STREAM = int(ErrorCode.REFUSED_STREAM)
 _HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
 _RECEIVE, _RECEIVE_END = StreamInput.RECEIVE, StreamInput.RECEIVE_END
+
+
+class ParsedRequest(Protocol):
+    """What the engine reads of parsed request headers."""
+
+    @property
+    def content_length(self) -> int | None: ...
+
+    @property
+    def timeout(self) -> float | None: ...
+
+
+class ParsedResponse(Protocol):
+    """What the engine reads of parsed response headers."""
+
+    @property
+    def http_status(self) -> int: ...
+
+    @property
+    def content_length(self) -> int | None: ...
+
+
+@attrs.frozen
+class HeaderParsers:
+    """Functions that parse the header lists of one application protocol.
+
+    Each raises MalformedHeadersError for a list that is malformed (RFC 9113 §8.1.1).
+    """
+
+    parse_request: Callable[[HeaderList], ParsedRequest]
+    """Parses request headers."""
+    parse_response: Callable[[HeaderList], ParsedResponse]
+    """Parses response headers, informational ones (1xx) included."""
+    parse_trailers: Callable[[HeaderList], Any]
+    """Parses trailers."""
 
 
 class HeadersReceiver:
@@ -56,28 +93,20 @@ class HeadersReceiver:
         self._parse_request = parsers.parse_request
         self._parse_response = parsers.parse_response
         self._parse_trailers = parsers.parse_trailers
-        self._decoder = HeaderDecoder(
-            limits.max_header_list_size,
-            max(limits.absolute_max_header_list_size, limits.max_header_list_size),
-        )
+        sizes = limits.max_header_list_size, limits.absolute_max_header_list_size
+        self._decoder = HeaderDecoder(*sizes)
         self._max_concurrent_streams = limits.max_concurrent_streams
         self._streams = streams
         self._abuse = abuse
         self._outgoing = outgoing
         self._is_client = is_client
 
-    def on_headers(
-        self, flags: int, stream_id: int, payload: bytes, events: list[Http2Event]
-    ) -> None:
+    def on_headers(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
         """Process a HEADERS frame whose payload is the whole header block, without padding.
 
         Raises StreamError and RemoteProtocolError.
         """
         if flags & frames.HAS_PRIORITY:
-            if len(payload) < 5:
-                raise RemoteProtocolError(
-                    ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for priority"
-                )
             payload = strip_priority(stream_id, payload)
         end_stream = bool(flags & frames.END_STREAM)
         stream = self._streams.by_id.get(stream_id)
@@ -91,13 +120,16 @@ class HeadersReceiver:
             else:
                 self._on_response(stream, payload, end_stream, events)
         except MalformedHeadersError as exc:
-            raise StreamError(stream_id, ErrorCode.PROTOCOL_ERROR, str(exc)) from None
+            raise StreamError(stream_id, str(exc)) from None
         except HeaderListTooLargeError as exc:
             if stream is not None and end_stream and not stream.headers_received:
                 stream.process_input(_RECEIVE_END)
-            raise StreamError(stream_id, ErrorCode.ENHANCE_YOUR_CALM, str(exc)) from None
-        except (HpackDecodingError, OversizedHeaderListError) as exc:
-            raise _connection_error(exc) from None
+            raise StreamError(stream_id, str(exc), ErrorCode.ENHANCE_YOUR_CALM) from None
+        except OversizedHeaderListError as exc:
+            raise RemoteProtocolError(str(exc), ErrorCode.ENHANCE_YOUR_CALM) from None
+        except HpackDecodingError as exc:
+            reason = f"header block cannot be decoded: {exc}"
+            raise RemoteProtocolError(reason, ErrorCode.COMPRESSION_ERROR) from None
 
     def _on_late_headers(self, stream_id: int, block: bytes) -> None:
         self._decode_and_discard(block)
@@ -108,13 +140,9 @@ class HeadersReceiver:
         with suppress(HeaderListTooLargeError):
             self._decoder.decode(block, tuple)
 
-    def _on_request(
-        self, stream_id: int, block: bytes, end_stream: bool, events: list[Http2Event]
-    ) -> None:
+    def _on_request(self, stream_id: int, block: bytes, ends: bool, events: Events) -> None:
         if stream_id % 2 == 0:
-            raise RemoteProtocolError(
-                ErrorCode.PROTOCOL_ERROR, f"a client opened stream {stream_id}"
-            )
+            raise RemoteProtocolError(f"a client opened stream {stream_id}")
         streams = self._streams
         if stream_id <= streams.highest_received_id:
             self._on_late_headers(stream_id, block)
@@ -124,64 +152,56 @@ class HeadersReceiver:
         try:
             headers = self._decoder.decode(block, self._parse_request)
         except HeaderListTooLargeError as exc:
-            self._on_request_too_large(stream_id, exc, end_stream, events)
+            self._on_request_too_large(stream_id, exc, ends, events)
             return
-        if headers.content_length and end_stream:
+        if headers.content_length and ends:
             raise MalformedHeadersError("content-length promises DATA, and the stream has ended")
         stream = self._accept(stream_id)
         if stream is not None:
             stream.has_deadline = headers.timeout is not None
-            self._apply(stream, headers.content_length, end_stream)
-            events.append(RequestReceived(stream_id, headers, end_stream))
+            self._apply(stream, headers.content_length, ends)
+            events.append(RequestReceived(stream_id, headers, ends))
 
     def _on_request_too_large(
-        self,
-        stream_id: int,
-        exc: HeaderListTooLargeError,
-        end_stream: bool,
-        events: list[Http2Event],
+        self, stream_id: int, exc: HeaderListTooLargeError, ends: bool, events: Events
     ) -> None:
         # Decoding it has cost as much as several lists of the allowed size.
         self._abuse.charge_reset(exc.size / exc.limit)
         stream = self._accept(stream_id)
         if stream is not None:
-            self._apply(stream, None, end_stream)
-            events.append(RequestHeadersTooLarge(stream_id, exc.content_type, end_stream, str(exc)))
+            self._apply(stream, None, ends)
+            events.append(RequestHeadersTooLarge(stream_id, exc.content_type, ends, str(exc)))
 
     def _accept(self, stream_id: int) -> H2Stream | None:
         stream = self._streams.accept(stream_id, self._max_concurrent_streams)
         if stream is None:
-            self._outgoing.append(frames.rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
+            self._outgoing.append(frames.rst_stream(stream_id, _REFUSED_STREAM))
         return stream
 
-    def _on_response(
-        self, stream: H2Stream, block: bytes, end_stream: bool, events: list[Http2Event]
-    ) -> None:
+    def _on_response(self, stream: H2Stream, block: bytes, ends: bool, events: Events) -> None:
         headers = self._decoder.decode(block, self._parse_response)
         if headers.http_status < 200:
-            if end_stream:
+            if ends:
                 raise MalformedHeadersError("an informational response may not end the stream")
             return
         stream.headers_received = True
-        self._apply(stream, headers.content_length, end_stream)
-        events.append(ResponseReceived(stream.id, headers, end_stream))
+        self._apply(stream, headers.content_length, ends)
+        events.append(ResponseReceived(stream.id, headers, ends))
 
-    def _apply(self, stream: H2Stream, content_length: int | None, end_stream: bool) -> None:
+    def _apply(self, stream: H2Stream, content_length: int | None, ends: bool) -> None:
         stream.remaining_content_length = content_length
-        if content_length and end_stream:
+        if content_length and ends:
             consume_content_length(stream, 0, end_stream=True)
-        stream.process_input(_RECEIVE_END if end_stream else _RECEIVE)
-        if end_stream:
+        stream.process_input(_RECEIVE_END if ends else _RECEIVE)
+        if ends:
             self._streams.remove_if_closed(stream)
 
-    def _on_trailers(
-        self, stream: H2Stream, block: bytes, end_stream: bool, events: list[Http2Event]
-    ) -> None:
+    def _on_trailers(self, stream: H2Stream, block: bytes, ends: bool, events: Events) -> None:
         if stream.state is _HALF_CLOSED_REMOTE:
             self._decode_and_discard(block)
         stream.process_input(_RECEIVE_END)
         trailers = self._decoder.decode(block, self._parse_trailers)
-        if not end_stream:
+        if not ends:
             raise MalformedHeadersError("trailers did not end the stream")
         if stream.remaining_content_length:
             consume_content_length(stream, 0, end_stream=True)
@@ -191,14 +211,8 @@ class HeadersReceiver:
 
 def strip_priority(stream_id: int, payload: bytes) -> bytes:
     """Remove the deprecated priority fields (RFC 9113 §5.3.2). Raises RemoteProtocolError."""
+    if len(payload) < 5:
+        raise RemoteProtocolError("HEADERS too short for priority", ErrorCode.FRAME_SIZE_ERROR)
     if frames.read_u32(payload)[0] & 0x7FFFFFFF == stream_id:
-        raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "a stream cannot depend on itself")
+        raise RemoteProtocolError("a stream cannot depend on itself")
     return payload[5:]
-
-
-def _connection_error(exc: HpackDecodingError | OversizedHeaderListError) -> RemoteProtocolError:
-    """Return the connection error for a header block that leaves the dynamic table in doubt."""
-    if isinstance(exc, OversizedHeaderListError):
-        return RemoteProtocolError(ErrorCode.ENHANCE_YOUR_CALM, str(exc))
-    reason = f"header block cannot be decoded: {exc}"
-    return RemoteProtocolError(ErrorCode.COMPRESSION_ERROR, reason)

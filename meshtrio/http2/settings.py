@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import attrs
+
 from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode, RemoteProtocolError
 from meshtrio.http2.frames import Setting
-from meshtrio.http2.hpack.codec import TABLE_SIZE_UPDATE_TO_ZERO
+from meshtrio.http2.hpack.encoder import TABLE_SIZE_UPDATE_TO_ZERO
 from meshtrio.http2.limits import Limits
 
 _INITIAL_MAX_CONCURRENT_STREAMS = 100
@@ -33,45 +35,34 @@ def encode_preface(limits: Limits, *, is_client: bool) -> list[bytes]:
     return out
 
 
+@attrs.define(eq=False)
 class PeerSettings:
     """Settings of the peer, which bound what this side sends (RFC 9113 §6.5.2)."""
 
-    __slots__ = (
-        "_is_client",
-        "_max_send_header_list_size",
-        "initial_window_size",
-        "is_received",
-        "max_concurrent_streams",
-        "max_frame_size",
-        "max_header_list_size",
-        "pending_table_size_update",
-    )
+    _max_send_header_list_size: int
+    """Limit of this side on the header lists that it sends."""
+    _is_client: bool
+    is_received: bool = attrs.field(default=False, init=False)
+    """Whether the peer has sent SETTINGS."""
+    initial_window_size: int = attrs.field(default=frames.DEFAULT_INITIAL_WINDOW_SIZE, init=False)
+    """Send window of a new stream, in bytes."""
+    max_frame_size: int = attrs.field(default=frames.DEFAULT_MAX_FRAME_SIZE, init=False)
+    """Maximum payload of a frame, in bytes."""
+    max_concurrent_streams: int = attrs.field(default=_INITIAL_MAX_CONCURRENT_STREAMS, init=False)
+    """Number of streams that may be open at a time."""
+    max_header_list_size: int = attrs.field(init=False)
+    """Maximum size of a header list in bytes: the limit of the peer, if it has one, or that of this
+    side, whichever is lower."""
+    pending_table_size_update: bytes = attrs.field(default=b"", init=False)
+    """Prefix that the next header block needs, as the peer has reduced HEADER_TABLE_SIZE."""
 
-    def __init__(self, limits: Limits, *, is_client: bool) -> None:
-        self._is_client = is_client
-        self._max_send_header_list_size = limits.max_send_header_list_size
-        self.is_received = False
-        """Whether the peer has sent SETTINGS."""
-        self.initial_window_size = frames.DEFAULT_INITIAL_WINDOW_SIZE
-        """Send window of a new stream, in bytes."""
-        self.max_frame_size = frames.DEFAULT_MAX_FRAME_SIZE
-        """Maximum payload of a frame, in bytes."""
-        self.max_concurrent_streams = _INITIAL_MAX_CONCURRENT_STREAMS
-        """Number of streams that may be open at a time."""
-        self.max_header_list_size = limits.max_send_header_list_size
-        """Maximum size of a header list in bytes: the limit of the peer, if it has one, or that of
-        this side, whichever is lower."""
-        self.pending_table_size_update = b""
-        """Prefix that the next header block needs, as the peer has reduced HEADER_TABLE_SIZE."""
+    def __attrs_post_init__(self) -> None:
+        self.max_header_list_size = self._max_send_header_list_size
 
     def apply(self, payload: bytes) -> int:
-        """Apply the payload of SETTINGS.
+        """Apply the payload of SETTINGS. Raises RemoteProtocolError.
 
-        Returns:
-            The change of the initial window, by which the windows of open streams have to change.
-
-        Raises:
-            RemoteProtocolError: A value is out of its range.
+        Returns the change of the initial window, by which the windows of open streams change.
         """
         if not self.is_received:
             self.is_received = True
@@ -81,9 +72,8 @@ class PeerSettings:
         for key, value in frames.iter_settings(payload):
             if key == Setting.INITIAL_WINDOW_SIZE:
                 if value > frames.MAX_WINDOW_SIZE:
-                    raise RemoteProtocolError(
-                        ErrorCode.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE is {value}"
-                    )
+                    reason = f"INITIAL_WINDOW_SIZE is {value}"
+                    raise RemoteProtocolError(reason, ErrorCode.FLOW_CONTROL_ERROR)
                 # Only the last one counts, because a change costs a step for each stream.
                 window = value
             else:
@@ -98,12 +88,12 @@ class PeerSettings:
                 self.pending_table_size_update = TABLE_SIZE_UPDATE_TO_ZERO
         elif key == Setting.ENABLE_PUSH:
             if value > 1 or (self._is_client and value):
-                raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}")
+                raise RemoteProtocolError(f"ENABLE_PUSH is {value}")
         elif key == Setting.MAX_CONCURRENT_STREAMS:
             self.max_concurrent_streams = value
         elif key == Setting.MAX_HEADER_LIST_SIZE:
             self.max_header_list_size = min(value, self._max_send_header_list_size)
         elif key == Setting.MAX_FRAME_SIZE:
             if not frames.DEFAULT_MAX_FRAME_SIZE <= value <= frames.MAX_MAX_FRAME_SIZE:
-                raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE is {value}")
+                raise RemoteProtocolError(f"MAX_FRAME_SIZE is {value}")
             self.max_frame_size = value

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import attrs
+
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, StreamError
 
 
@@ -83,42 +85,30 @@ _NEXT_STATES = tuple(tuple(_TRANSITIONS.get((state, i)) for i in StreamInput) fo
 """`_TRANSITIONS` indexed by state and input, since every frame looks one up."""
 
 
+@attrs.define(eq=False, weakref_slot=False)
 class H2Stream:
     """Record of a stream that is neither idle nor closed."""
 
-    __slots__ = (
-        "has_deadline",
-        "headers_received",
-        "id",
-        "opened_at",
-        "receive_window",
-        "remaining_content_length",
-        "response_started",
-        "send_window",
-        "state",
-    )
-
-    def __init__(self, id: int, send_window: int, receive_window: int) -> None:
-        self.id = id
-        """The stream id."""
-        self.state = _OPEN
-        """The state, which `process_input` changes."""
-        self.send_window = send_window
-        """Number of bytes of DATA that may be sent; negative if the peer has reduced its initial
-        window (RFC 9113 §6.9.2)."""
-        self.receive_window = receive_window
-        """Number of bytes of DATA that the peer may send."""
-        self.headers_received = False
-        """Whether request headers (on a server) or final response headers were received."""
-        self.response_started = False
-        """On a server, whether response headers were sent."""
-        self.opened_at = 0.0
-        """On a server, the time at which the request was received (seconds, monotonic)."""
-        self.has_deadline = False
-        """On a server, whether the request has a timeout."""
-        self.remaining_content_length: int | None = None
-        """Number of bytes of DATA that content-length announces and that have not been received;
-        None without content-length."""
+    id: int
+    """The stream id."""
+    send_window: int
+    """Number of bytes of DATA that may be sent; negative if the peer has reduced its initial window
+    (RFC 9113 §6.9.2)."""
+    receive_window: int
+    """Number of bytes of DATA that the peer may send."""
+    state: StreamState = _OPEN
+    """The state, which `process_input` changes."""
+    headers_received: bool = False
+    """Whether request headers (on a server) or final response headers were received."""
+    response_started: bool = False
+    """On a server, whether response headers were sent."""
+    opened_at: float = 0.0
+    """On a server, the time at which the request was received (seconds, monotonic)."""
+    has_deadline: bool = False
+    """On a server, whether the request has a timeout."""
+    remaining_content_length: int | None = None
+    """Number of bytes of DATA that content-length announces and that have not been received; None
+    without content-length."""
 
     def process_input(self, input: StreamInput) -> None:
         """Change the state.
@@ -129,11 +119,8 @@ class H2Stream:
         """
         next_state = _NEXT_STATES[self.state][input]
         if next_state is None:
-            raise self._invalid_transition(input)
+            what = f"{input.name} in state {self.state.name}"
+            if input in (StreamInput.RECEIVE, StreamInput.RECEIVE_END):
+                raise StreamError(self.id, what, ErrorCode.STREAM_CLOSED)
+            raise LocalProtocolError(f"stream {self.id}: {what}")
         self.state = next_state
-
-    def _invalid_transition(self, input: StreamInput) -> Exception:
-        what = f"{input.name} in state {self.state.name}"
-        if input in (StreamInput.RECEIVE, StreamInput.RECEIVE_END):
-            return StreamError(self.id, ErrorCode.STREAM_CLOSED, what)
-        return LocalProtocolError(f"stream {self.id}: {what}")

@@ -1,60 +1,87 @@
-"""The streams of a connection: which are open, idle, closed or refused."""
+"""The streams of a connection: which are open, idle, closed, refused or were reset."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
+
+import attrs
 
 from meshtrio.http2.abuse_limits import AbuseLimits
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from meshtrio.http2.frames import MAX_STREAM_ID
-from meshtrio.http2.reset_streams import ResetStreams
 from meshtrio.http2.settings import PeerSettings
 from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
 
 _CLOSED = StreamState.CLOSED
 _HALF_CLOSED_LOCAL = StreamState.HALF_CLOSED_LOCAL
 _HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
+_RESET = StreamInput.RESET
+_MAX_RECENT_RESETS = 256
+"""Number of resets that are remembered one by one."""
 
 
+class ResetStreams:
+    """Remembers which streams were reset, by either side, as their late frames have to be ignored.
+
+    A peer may have sent frames on a stream before it receives RST_STREAM, or after it has sent it
+    (grpc-java sends RST_STREAM at a deadline, and then the trailers that were queued). They concern
+    no other stream, so they are dropped (RFC 9113 §5.1, "closed").
+
+    Only the most recent resets are remembered individually. All streams below those count as reset,
+    so that a peer is not failed for frames that are late by many streams.
+    """
+
+    def __init__(self) -> None:
+        self._recently_reset: OrderedDict[int, bool] = OrderedDict()
+        """By stream id, whether the next late frame is to be answered."""
+        self._forgotten_up_to = 0
+
+    def add(self, stream_id: int, *, reply_due: bool = False) -> None:
+        """Remember a reset.
+
+        `reply_due` is whether the first late frame is to be answered with STREAM_CLOSED.
+        """
+        self._recently_reset[stream_id] = reply_due
+        if len(self._recently_reset) > _MAX_RECENT_RESETS:
+            oldest, _ = self._recently_reset.popitem(last=False)
+            self._forgotten_up_to = max(self._forgotten_up_to, oldest)
+
+    def __contains__(self, stream_id: int) -> bool:
+        return stream_id in self._recently_reset or stream_id <= self._forgotten_up_to
+
+    def pop_reply_due(self, stream_id: int) -> bool:
+        """Return whether a late frame is to be answered: at most once for each stream."""
+        if not self._recently_reset.get(stream_id):
+            return False
+        self._recently_reset[stream_id] = False
+        return True
+
+
+@attrs.define(eq=False)
 class StreamTable:
     """Records of the streams that are neither idle nor closed, and what is known of the others."""
 
-    __slots__ = (
-        "_abuse",
-        "_failure_exempt_state",
-        "_is_client",
-        "_receive_window",
-        "_settings",
-        "by_id",
-        "failed_count",
-        "highest_received_id",
-        "max_accepted_id",
-        "next_id",
-        "received_count",
-        "resets",
-    )
-
-    def __init__(
-        self, settings: PeerSettings, abuse: AbuseLimits, receive_window: int, *, is_client: bool
-    ) -> None:
-        """Create an empty table of streams with a receive window of `receive_window` bytes."""
-        self._settings = settings
-        self._abuse = abuse
-        self._receive_window = receive_window
-        self._is_client = is_client
-        self._failure_exempt_state = _HALF_CLOSED_REMOTE if is_client else _HALF_CLOSED_LOCAL
-        self.by_id: dict[int, H2Stream] = {}
-        """Streams that are neither idle nor closed."""
-        self.resets = ResetStreams()
-        """Streams that were reset by either side."""
-        self.failed_count = 0
-        """Number of streams that the server did not end: reset, or lost with the connection."""
-        self.received_count = 0
-        """Number of streams that the client has opened, on a server."""
-        self.next_id = 1
-        """Id of the next stream that this side opens, on a client."""
-        self.highest_received_id = 0
-        """Highest id of a stream that the client has opened, on a server."""
-        self.max_accepted_id = MAX_STREAM_ID
-        """Highest id of a stream that is not refused, on a server."""
+    _settings: PeerSettings
+    _abuse: AbuseLimits
+    _receive_window: int
+    """Receive window of a new stream, in bytes."""
+    _is_client: bool
+    by_id: dict[int, H2Stream] = attrs.field(factory=dict, init=False)
+    """Streams that are neither idle nor closed."""
+    resets: ResetStreams = attrs.field(factory=ResetStreams, init=False)
+    """Streams that were reset by either side."""
+    failed_count: int = attrs.field(default=0, init=False)
+    """Number of streams that the server did not end: reset, or lost with the connection."""
+    received_count: int = attrs.field(default=0, init=False)
+    """Number of streams that the client has opened, on a server."""
+    next_id: int = attrs.field(default=1, init=False)
+    """Id of the next stream that this side opens, on a client."""
+    highest_received_id: int = attrs.field(default=0, init=False)
+    """Highest id of a stream that the client has opened, on a server."""
+    peer_last_stream_id: int | None = attrs.field(default=None, init=False)
+    """Highest stream id that the peer may process, from its GOAWAY; None without GOAWAY."""
+    max_accepted_id: int = attrs.field(default=MAX_STREAM_ID, init=False)
+    """Highest id of a stream that is not refused, on a server."""
 
     def open(self) -> H2Stream:
         """Open a stream on a client."""
@@ -91,21 +118,19 @@ class StreamTable:
     def reset(self, stream: H2Stream, *, reply_due: bool = False) -> None:
         """Remove a stream that is reset by either side; for `reply_due` see `ResetStreams.add`."""
         self.count_failed(stream)
-        stream.process_input(StreamInput.RESET)
+        stream.process_input(_RESET)
         self.by_id.pop(stream.id, None)
         self.resets.add(stream.id, reply_due=reply_due)
 
     def count_failed(self, stream: H2Stream) -> None:
         """Count a stream that ends now as failed, unless the server had ended its half."""
-        if stream.state is not self._failure_exempt_state:
+        if stream.state is not (_HALF_CLOSED_REMOTE if self._is_client else _HALF_CLOSED_LOCAL):
             self.failed_count += 1
 
     def is_idle(self, stream_id: int) -> bool:
         """Return whether a stream was never opened."""
-        if stream_id % 2:
-            highest = self.next_id - 2 if self._is_client else self.highest_received_id
-            return stream_id > highest
-        return True
+        highest = self.next_id - 2 if self._is_client else self.highest_received_id
+        return stream_id % 2 == 0 or stream_id > highest
 
     def check_late_frame(self, stream_id: int, what: str) -> bool:
         """Check a frame on a stream that is not in the table.
@@ -114,21 +139,13 @@ class StreamTable:
         the protocol, but a client ignores that: other calls share the connection, in the gateway
         even those of several clients.
 
-        Returns:
-            Whether the frame is to be answered with RST_STREAM.
-
-        Raises:
-            RemoteProtocolError: The stream is idle, or the client had ended it.
-            DenialOfServiceError: The server has sent too many such frames.
+        Returns whether the frame is to be answered with RST_STREAM. Raises RemoteProtocolError.
         """
         if not stream_id or self.is_idle(stream_id):
-            raise RemoteProtocolError(
-                ErrorCode.PROTOCOL_ERROR, f"{what} on idle stream {stream_id}"
-            )
+            raise RemoteProtocolError(f"{what} on idle stream {stream_id}")
         if stream_id not in self.resets:
             if not self._is_client:
-                raise RemoteProtocolError(
-                    ErrorCode.STREAM_CLOSED, f"{what} on closed stream {stream_id}"
-                )
+                reason = f"{what} on closed stream {stream_id}"
+                raise RemoteProtocolError(reason, ErrorCode.STREAM_CLOSED)
             self._abuse.charge_control_frame("frames on closed streams")
         return self.resets.pop_reply_due(stream_id)

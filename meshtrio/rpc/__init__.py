@@ -14,10 +14,10 @@ streams in `streams`; its tasks, among them all handlers of a server, run in the
 When `run` returns, all streams have failed or ended and the socket is closed. A `Stream` belongs to
 one call, and refers to its connection by the protocol `StreamTransport` only.
 
-Receiving. The read loop reads the socket, feeds the engine, and calls a handler for each event it
-returns: `_on_data` passes DATA to `Stream.on_data`, which queues messages (`ReceiveBuffer`) and
-wakes the task that waits in `receive`. After a read, flow-control windows are opened by what was
-taken, and everything that the read has led to is flushed.
+Receiving. The read loop (`ConnectionIO`) reads the socket, feeds the engine, and calls a handler
+for each event it returns: `_on_data` passes DATA to `Stream.on_data`, which queues messages
+(`ReceiveBuffer`) and wakes the task that waits in `receive`. After a read, flow-control windows are
+opened by what was taken, and everything that the read has led to is flushed.
 
 Sending. A task sends by `Stream.send`: the engine turns a message into frames as far as the windows
 allow, and `Connection.flush` writes them directly to the socket. What the kernel does not take
@@ -42,7 +42,7 @@ Invariants
 - No method of a connection or stream that is not `async` blocks, and none raises because the
   connection is closed: calls learn of it by their stream's error.
 - A stream in `streams` is in the engine, too; `remove_stream` and `_fail_stream` are the only ways
-  out (and `abandon_stream`, for a process that exits).
+  out (and `abandon_if_exiting`, for a process that exits).
 - Each stream of a server is charged to exactly one account until it is removed.
 - Counters only count up; `Connection.statistics` derives the rest.
 - Call tracers never fail a call (`tracer_dispatch`), and cost nothing if none is installed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import purerpc
 
 from meshtrio.rpc.peer_accounts import ConnectionAccount
@@ -12,6 +13,7 @@ _COPIES_PER_REPLY = 2
 """Number of copies of a reply that waits: its bytes, and the object they were made from."""
 
 
+@attrs.define(eq=False, repr=False, kw_only=True, weakref_slot=False)
 class AccountedStream:
     """Charges an account while the stream is open; a client has no account.
 
@@ -20,33 +22,25 @@ class AccountedStream:
     read them.
     """
 
-    __slots__ = (
-        "account",
-        "has_large_message",
-        "has_reservation",
-        "received_charge",
-        "sending_charge",
-        "taken_charge",
-    )
-
-    account: ConnectionAccount | None
-    received_charge: int
+    account: ConnectionAccount | None = None
+    """The account that an open stream of a server is charged to."""
+    received_charge: int = 0
     """Size of the messages that wait to be taken, as charged, in bytes."""
-    taken_charge: int
+    taken_charge: int = 0
     """Size of the message that the handler works with, as charged, in bytes."""
-    sending_charge: int
+    sending_charge: int = 0
     """Size of data that is sent but not read, or expected to be sent, as charged, in bytes."""
-    has_reservation: bool
+    has_reservation: bool = False
     """Whether room is reserved for an incomplete message that does not fit into the window."""
-    has_large_message: bool
+    has_large_message: bool = False
     """Whether such a message is complete and has not been taken yet."""
 
-    def charge_to(self, account: ConnectionAccount | None) -> None:
+    def charge_to(self, account: ConnectionAccount) -> None:
         """Charge another account than the connection's, before anything was charged."""
-        if self.account is not None and account is not None:
+        if self.account is not None:
             self.account.peer_account.active_calls -= 1
-            account.peer_account.active_calls += 1
-            self.account = account
+        account.peer_account.active_calls += 1
+        self.account = account
 
     def release_charges(self) -> None:
         """Release all charges: the stream is closed."""
@@ -62,7 +56,7 @@ class AccountedStream:
         self.taken_charge = self.sending_charge = 0
         account.peer_account.large_messages -= self.has_reservation + self.has_large_message
         self.has_reservation = self.has_large_message = False
-        account.peer_account.remove_reservation_waiter(self)
+        account.peer_account.reservation_waiters.pop(self, None)
         if self.received_charge:
             account.add_received(-self.received_charge)
         account.add_working(-working)
@@ -81,7 +75,7 @@ class AccountedStream:
         """Charge a message that the handler takes, until `release_taken`."""
         if self.account is not None and size > MIN_CHARGED_SIZE:
             self.taken_charge = size
-            self.account.add_working(self.taken_charge)
+            self.account.add_working(size)
 
     def release_taken(self) -> None:
         """Release the charge of the message that the handler took last."""
@@ -99,8 +93,7 @@ class AccountedStream:
     def charge_blocked_send(self, size: int) -> None:
         """Charge data that waits until the peer reads.
 
-        Raises:
-            ResourceExhaustedError: It exceeds a budget, and is not that of the peer's only call.
+        Raises ResourceExhaustedError if it exceeds a budget, and is not that of the only call.
         """
         account = self.account
         if account is None or size <= MIN_CHARGED_SIZE:
@@ -127,7 +120,7 @@ class AccountedStream:
         if peer_account.large_messages and (
             account.exceeded_receive_budget(size, fraction=0.25) or account.exceeded_work_budget()
         ):
-            peer_account.add_reservation_waiter(self)
+            peer_account.reservation_waiters[self] = None
             return False
         self.has_reservation = True
         peer_account.large_messages += 1

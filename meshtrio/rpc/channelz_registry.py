@@ -54,12 +54,7 @@ class ChannelzTable:
                 yield thing
 
 
-CHANNELS, SUBCHANNELS, SERVERS, SOCKETS = (
-    ChannelzTable(),
-    ChannelzTable(),
-    ChannelzTable(),
-    ChannelzTable(),
-)
+CHANNELS, SUBCHANNELS, SERVERS, SOCKETS = (ChannelzTable() for _ in range(4))
 """All channels, subchannels, servers, and connections together with listening sockets."""
 
 
@@ -82,18 +77,16 @@ class TraceEvent:
     """Identifier of the subchannel that the event concerns, 0 for none."""
 
 
+@attrs.define(eq=False)
 class TraceNode:
     """The channelz identifier of an object, its creation time and its trace events."""
 
-    __slots__ = ("channelz_id", "created_at", "events", "events_logged")
-
-    def __init__(self) -> None:
-        self.channelz_id = next_channelz_id()
-        self.created_at = time.time()
-        self.events: deque[TraceEvent] = deque(maxlen=_MAX_TRACE_EVENTS)
-        """The latest events, oldest first."""
-        self.events_logged = 0
-        """Number of all events."""
+    channelz_id: int = attrs.field(factory=next_channelz_id)
+    created_at: float = attrs.field(factory=time.time)
+    events: deque[TraceEvent] = attrs.field(factory=lambda: deque(maxlen=_MAX_TRACE_EVENTS))
+    """The latest events, oldest first."""
+    events_logged: int = 0
+    """Number of all events."""
 
     def add_event(
         self, description: str, severity: Severity = Severity.INFO, subchannel_id: int = 0

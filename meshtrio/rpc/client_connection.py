@@ -11,7 +11,7 @@ from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.grpc.headers import ResponseHeaders
 from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
-from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.errors import ErrorCode, LocalProtocolError
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.errors import error_for_response
@@ -27,10 +27,7 @@ class ClientConnection(Connection):
     """A connection that opens streams; `Connection` says who owns what."""
 
     def __init__(
-        self,
-        transport: Transport,
-        limits: Limits | None = None,
-        timeouts: Timeouts | None = None,
+        self, transport: Transport, limits: Limits | None = None, timeouts: Timeouts | None = None
     ) -> None:
         super().__init__(transport, Role.CLIENT, limits, timeouts)
         self._event_handlers[events.ResponseReceived] = self._on_response
@@ -52,36 +49,34 @@ class ClientConnection(Connection):
     @property
     def is_usable(self) -> bool:
         """Whether the connection can open streams, now or once others have ended."""
-        return not (self.is_draining or self.closed or self.engine.exhausted)
+        return not (self.is_draining or self.closed or self._engine.exhausted)
 
     @property
     def has_stream_slot(self) -> bool:
         """Whether a stream can be opened now."""
-        return self.engine.can_open_stream and not self.closed
+        return self._engine.can_open_stream and not self.closed
 
-    def open_stream(self, block: bytes) -> Stream | None:
+    def open_stream(self, stream_class: type[S], block: bytes) -> S | None:
         """Open a stream with request headers; return None if no stream can be opened now.
 
         Nothing is written yet, so that the request is sent in the same system call.
         """
-        return self.open_stream_as(Stream, block)
-
-    def open_stream_as(self, stream_class: type[S], block: bytes) -> S | None:
-        """Open a stream as `open_stream` does, as an instance of a subclass of `Stream`."""
-        engine = self.engine
-        if self.closed or not engine.can_open_stream:
+        if self.closed:
             return None
-        stream = stream_class(self, engine.open_stream(block))
+        try:
+            stream = stream_class(self, self._engine.open_stream(block))
+        except LocalProtocolError:
+            return None
         self.streams[stream.id] = stream
         if self.write_buffer.size:
-            self._queue_offsets[stream.id] = self.write_buffer.queued_until
-        if engine.exhausted:
+            self._queue_offsets[stream.id] = self.write_buffer.drained_size + self.write_buffer.size
+        if self._engine.exhausted:
             self.start_draining()
         return stream
 
     async def wait_for_stream_slot(self) -> None:
         """Wait until a stream slot may be free, or the connection is not usable any more."""
-        while self.is_usable and not self.engine.can_open_stream:
+        while self.is_usable and not self._engine.can_open_stream:
             await self._slot_waiters.park()
 
     def notify_stream_slot(self) -> None:
@@ -89,11 +84,7 @@ class ClientConnection(Connection):
         self._slot_waiters.unpark()
 
     def start_draining(self, reason: str = "the connection is no longer needed") -> None:
-        """Open no new streams, and close when the last stream ends.
-
-        Args:
-            reason: The `close_reason` if there is no stream.
-        """
+        """Open no new streams, and close when the last stream ends, or now if there is none."""
         self.is_draining = True
         self._mark_exhausted()
         if not self.streams:
@@ -101,8 +92,8 @@ class ClientConnection(Connection):
 
     def statistics(self) -> ConnectionStatistics:
         # Only failures are counted: the rest follows from the number of streams.
-        engine, counters = self.engine, self.counters
-        started = engine.streams_opened
+        engine, counters = self._engine, self.counters
+        started = engine.streams.next_id // 2
         succeeded = started - counters.failed - len(self.streams)
         calls = CallCounters(started, succeeded, counters.failed)
         calls.last_started = counters.last_started
@@ -118,7 +109,7 @@ class ClientConnection(Connection):
             self.counters.failed += 1
         if self._slot_waiters:
             self._slot_waiters.unpark()
-        if not self.streams and (self.is_draining or self.engine.peer_last_stream_id is not None):
+        if not self.streams and (self.is_draining or self._engine.exhausted):
             self.start_draining()
 
     def _on_settings(self, event: events.SettingsReceived) -> None:
@@ -143,7 +134,7 @@ class ClientConnection(Connection):
         self.is_peer_shutting_down = event.error_code == ErrorCode.NO_ERROR
         for stream in list(self.streams.values()):
             if stream.id > event.last_stream_id:
-                self._fail_stream(stream, self._error_for_unprocessed(event.error_code))
+                self._fail_stream(stream, self._error_for_unprocessed())
         if event.error_code:
             self.start_draining(self.close_reason)
         else:
@@ -159,12 +150,12 @@ class ClientConnection(Connection):
                 )
         super()._fail_stream(stream, error)
 
-    def _error_for_unprocessed(self, code: int) -> purerpc.RpcFailedError:
+    def _error_for_unprocessed(self) -> purerpc.RpcFailedError:
         """Return the error of a call above the last stream of a GOAWAY.
 
         The call is safe to retry, unless it may be the reason for the GOAWAY.
         """
-        if code == ErrorCode.NO_ERROR:
+        if self.is_peer_shutting_down:
             return CallRefusedError("the peer shut down before processing the call")
         return ConnectionLostError(self.close_reason)
 

@@ -8,19 +8,16 @@ A composite calls each of its tracers, in order, even if one of them raises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import attrs
 import trio
 
-from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders
-from meshtrio.grpc.status import CallStatus
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc.context import ServerContext
-from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
@@ -33,10 +30,7 @@ from meshtrio.rpc.tracer import (
     ServerCallTracer,
     ServerTracer,
 )
-from meshtrio.rpc.tracer_dispatch import log_or_raise_exit, notify_tracer
-
-if TYPE_CHECKING:
-    from meshtrio.grpc.outlier_detection import Ejection
+from meshtrio.rpc.tracer_dispatch import MessageTracer, log_or_raise_exit, notify_tracer
 
 
 @attrs.frozen
@@ -81,50 +75,46 @@ def use_tracers(
 
 def compose_client_tracers(*tracers: ClientTracer | None) -> ClientTracer | None:
     """Return a tracer that calls all of these; None if there is none."""
-    present = tuple(each for each in tracers if each is not None)
+    present = [each for each in tracers if each is not None]
     return _CompositeClientTracer(present) if len(present) > 1 else present[0] if present else None
 
 
 def compose_server_tracers(*tracers: ServerTracer | None) -> ServerTracer | None:
     """Return a tracer that calls all of these; None if there is none."""
-    present = tuple(each for each in tracers if each is not None)
+    present = [each for each in tracers if each is not None]
     return _CompositeServerTracer(present) if len(present) > 1 else present[0] if present else None
 
 
-def _call_each(methods: Iterable[Callable[..., None]], *args: object) -> None:
-    """Call each method even if another one raises, then raise the last exception."""
-    error: BaseException | None = None
-    for method in methods:
-        try:
-            method(*args)
-        except BaseException as exc:
-            if exc.__context__ is None:
-                exc.__context__ = error
-            error = exc
-    if error is not None:
-        raise error
+def _call_each(name: str) -> Any:
+    """Make a method that calls each tracer's method of this name, then raises the last exception.
+
+    Each is called even if another one raises.
+    """
+
+    def method(self: Any, *args: object) -> None:
+        error: BaseException | None = None
+        for each in self._tracers:
+            try:
+                getattr(each, name)(*args)
+            except BaseException as exc:
+                if exc.__context__ is None:
+                    exc.__context__ = error
+                error = exc
+        if error is not None:
+            raise error
+
+    return method
 
 
+@attrs.define(eq=False)
 class _CompositeMessageTracer(MessageTracer):
-    __slots__ = ("_tracers",)
+    _tracers: Sequence[MessageTracer]
 
-    def __init__(self, tracers: Sequence[MessageTracer]) -> None:
-        self._tracers = tuple(tracers)
-
-    def message_sent(self, message: bytes, wire_size: int) -> None:
-        _call_each((each.message_sent for each in self._tracers), message, wire_size)
-
-    def message_received(self, message: bytes, wire_size: int) -> None:
-        _call_each((each.message_received for each in self._tracers), message, wire_size)
-
-    def half_closed(self) -> None:
-        _call_each(each.half_closed for each in self._tracers)
-
-    def half_close_received(self) -> None:
-        _call_each(each.half_close_received for each in self._tracers)
-
-    def headers_received(self, headers: ResponseHeaders) -> None:
-        _call_each((each.headers_received for each in self._tracers), headers)
+    message_sent = _call_each("message_sent")
+    message_received = _call_each("message_received")
+    half_closed = _call_each("half_closed")
+    half_close_received = _call_each("half_close_received")
+    headers_received = _call_each("headers_received")
 
 
 def _take_message_tracer(stream: Stream) -> list[MessageTracer]:
@@ -137,22 +127,17 @@ def _compose_message_tracers(tracers: list[MessageTracer]) -> MessageTracer | No
     return _CompositeMessageTracer(tracers) if len(tracers) > 1 else tracers[0] if tracers else None
 
 
+@attrs.define(eq=False)
 class _CompositeServerCallTracer(ServerCallTracer):
-    __slots__ = ("_tracers",)
+    _tracers: Sequence[ServerCallTracer]
 
-    def __init__(self, tracers: Sequence[ServerCallTracer]) -> None:
-        self._tracers = tuple(tracers)
-
-    def before_handler(self) -> None:
-        _call_each(each.before_handler for each in self._tracers)
-
-    def call_ended(self, status: CallStatus) -> None:
-        _call_each((each.call_ended for each in self._tracers), status)
+    before_handler = _call_each("before_handler")
+    call_ended = _call_each("call_ended")
 
 
+@attrs.define(eq=False)
 class _CompositeServerTracer(ServerTracer):
-    def __init__(self, tracers: tuple[ServerTracer, ...]) -> None:
-        self._tracers = tracers
+    _tracers: Sequence[ServerTracer]
 
     def start_call(
         self, server_context: ServerContext, method: Method, stream: Stream
@@ -160,31 +145,22 @@ class _CompositeServerTracer(ServerTracer):
         started: list[ServerCallTracer] = []
         message_tracers = _take_message_tracer(stream)
         for each in self._tracers:
-            started.append(_start_server_call_tracer(each, server_context, method, stream))
+            try:
+                started.append(each.start_call(server_context, method, stream))
+            except BaseException as exc:
+                log_or_raise_exit(method.path, exc)
             message_tracers += _take_message_tracer(stream)
         stream.message_tracer = _compose_message_tracers(message_tracers)
         return _CompositeServerCallTracer(started)
 
-    def call_rejected(self, headers: RequestHeaders, status: CallStatus) -> None:
-        _call_each((each.call_rejected for each in self._tracers), headers, status)
-
-
-def _start_server_call_tracer(
-    tracer: ServerTracer, server_context: ServerContext, method: Method, stream: Stream
-) -> ServerCallTracer:
-    """Return the tracer of a call, or one that does nothing if making it raises."""
-    try:
-        return tracer.start_call(server_context, method, stream)
-    except BaseException as exc:
-        log_or_raise_exit(method.path, exc)
-        return ServerCallTracer()
+    call_rejected = _call_each("call_rejected")
 
 
 class _CompositeAttemptTracer(AttemptTracer):
     __slots__ = ("_tracers", "extra_header_keys", "extra_headers", "wants_pick_events")
 
     def __init__(self, tracers: Sequence[AttemptTracer]) -> None:
-        self._tracers = tuple(tracers)
+        self._tracers = tracers
         self.wants_pick_events = any(each.wants_pick_events for each in tracers)
         self.extra_headers, self.extra_header_keys = b"", frozenset[str]()
         for each in tracers:
@@ -208,68 +184,42 @@ class _CompositeAttemptTracer(AttemptTracer):
                 message_tracers += _take_message_tracer(stream)
         stream.message_tracer = _compose_message_tracers(message_tracers)
 
-    def process_exited(self, launch_id: str) -> None:
-        _call_each((each.process_exited for each in self._tracers), launch_id)
-
-    def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
-        _call_each((each.attempt_ended for each in self._tracers), status, stream)
+    process_exited = _call_each("process_exited")
+    attempt_ended = _call_each("attempt_ended")
 
 
+@attrs.define(eq=False)
 class _CompositeClientCallTracer(ClientCallTracer):
-    __slots__ = ("_tracers",)
-
-    def __init__(self, tracers: Sequence[ClientCallTracer]) -> None:
-        self._tracers = tuple(tracers)
+    _tracers: Sequence[ClientCallTracer]
 
     def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
         return _CompositeAttemptTracer(
             [start_attempt_tracer(each, kind, previous_attempts) for each in self._tracers]
         )
 
-    def call_ended(self, status: CallStatus | None) -> None:
-        _call_each((each.call_ended for each in self._tracers), status)
+    call_ended = _call_each("call_ended")
 
 
+@attrs.define(eq=False)
 class _CompositeMethodTracer(MethodTracer):
-    def __init__(self, tracers: Sequence[MethodTracer]) -> None:
-        self._tracers = tuple(tracers)
+    _tracers: Sequence[MethodTracer]
 
     def start_call(self) -> ClientCallTracer:
-        return _CompositeClientCallTracer(
-            [start_client_call_tracer(each) for each in self._tracers]
-        )
+        return _CompositeClientCallTracer([start_client_call_tracer(e) for e in self._tracers])
 
 
+@attrs.define(eq=False)
 class _CompositeClientTracer(ClientTracer):
-    def __init__(self, tracers: tuple[ClientTracer, ...]) -> None:
-        self._tracers = tracers
+    _tracers: Sequence[ClientTracer]
 
     def trace_method(self, target: str, method: Method) -> MethodTracer:
-        return _CompositeMethodTracer(
-            [start_method_tracer(each, target, method) for each in self._tracers]
-        )
+        tracers = [start_method_tracer(each, target, method) for each in self._tracers]
+        return _CompositeMethodTracer(tracers)
 
-    def outlier_ejected(self, target: str, ejection: Ejection) -> None:
-        _call_each((each.outlier_ejected for each in self._tracers), target, ejection)
+    outlier_ejected = _call_each("outlier_ejected")
 
 
 # -- starting tracers that may raise ----------------------------------------------------------
-
-
-class _NoOpAttemptTracer(AttemptTracer):
-    __slots__ = ()
-
-
-class _NoOpClientCallTracer(ClientCallTracer):
-    __slots__ = ()
-
-    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
-        return _NoOpAttemptTracer()
-
-
-class _NoOpMethodTracer(MethodTracer):
-    def start_call(self) -> ClientCallTracer:
-        return _NoOpClientCallTracer()
 
 
 def start_method_tracer(tracer: ClientTracer, target: str, method: Method) -> MethodTracer:
@@ -278,7 +228,7 @@ def start_method_tracer(tracer: ClientTracer, target: str, method: Method) -> Me
         return tracer.trace_method(target, method)
     except BaseException as exc:
         log_or_raise_exit(method.path, exc)
-        return _NoOpMethodTracer()
+        return MethodTracer()
 
 
 def start_client_call_tracer(tracer: MethodTracer) -> ClientCallTracer:
@@ -287,7 +237,7 @@ def start_client_call_tracer(tracer: MethodTracer) -> ClientCallTracer:
         return tracer.start_call()
     except BaseException as exc:
         log_or_raise_exit(type(tracer).__name__, exc)
-        return _NoOpClientCallTracer()
+        return ClientCallTracer()
 
 
 def start_attempt_tracer(
@@ -298,4 +248,4 @@ def start_attempt_tracer(
         return call_tracer.start_attempt(kind, previous_attempts)
     except BaseException as exc:
         log_or_raise_exit(type(call_tracer).__name__, exc)
-        return _NoOpAttemptTracer()
+        return AttemptTracer()

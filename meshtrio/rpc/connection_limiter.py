@@ -1,7 +1,8 @@
-"""Limits on the number of connections of a server, in all and per peer."""
+"""Limits on the number of connections of a server, in all and per peer, and their rejection."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -12,6 +13,8 @@ from collections import Counter
 
 import trio
 
+from meshtrio.http2 import frames
+from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.reserve import MESH_SLOT, Reserve
 from meshtrio.transport.peer import Peer, peer_of
@@ -26,6 +29,12 @@ A mesh has two servers, and needs descriptors for itself.
 """
 _OTHER_USERS_FRACTION = 0.5
 """Fraction of all connections that other users than the server's own and root may have."""
+_MAX_REJECTING = 64
+"""Number of rejected connections that are kept open until the client has read the reason."""
+_REJECT_TIMEOUT = 1.0
+"""Seconds for which a rejected connection is kept open."""
+_MAX_DISCARDED = 64 * 1024
+"""Size of data, in bytes, after which a rejected connection is closed anyway."""
 LimitKey = tuple[str, str]
 """A kind of peer, and its name within that kind."""
 _ALL_CLIENTS: LimitKey = ("all", "clients")
@@ -88,7 +97,11 @@ class ConnectionLimiter:
         else:
             self._check_limit(keys[0])
             try:
-                self._check_shared_limits(keys[1:], out_of_descriptors)
+                if out_of_descriptors:
+                    text = "too many connections: the server has no file descriptors left"
+                    raise TooManyConnectionsError(text)
+                for key in keys[1:]:
+                    self._check_limit(key)
             except TooManyConnectionsError:
                 slot = None if peer is None else self._reserve.admit(peer, self._counts[keys[0]])
                 if slot is None:
@@ -96,13 +109,6 @@ class ConnectionLimiter:
                 keys.append(slot)
         self._counts.update(keys)
         return keys
-
-    def _check_shared_limits(self, keys: list[LimitKey], out_of_descriptors: bool) -> None:
-        if out_of_descriptors:
-            text = "too many connections: the server has no file descriptors left"
-            raise TooManyConnectionsError(text)
-        for key in keys:
-            self._check_limit(key)
 
     def admit_certificate(
         self, tls: ssl.SSLObject, peer: Peer, keys: list[LimitKey]
@@ -133,19 +139,17 @@ class ConnectionLimiter:
         if self._log_bucket.try_acquire(trio.current_time()):
             text = "connection limit reached for %s %s: %d (%s); rejecting further ones"
             _log.warning(text, *key, limit, setting)
-        kind = "in all" if key == _ALL_CLIENTS else f"of one {key[0]}"
-        kind = "of other users" if key == _OTHER_USERS else kind
-        raise TooManyConnectionsError(
-            f"too many connections: the server accepts {limit} {kind} ({setting})"
-        )
+        kinds = {_ALL_CLIENTS: "in all", _OTHER_USERS: "of other users"}
+        kind = kinds.get(key, f"of one {key[0]}")
+        text = f"the server accepts {limit} {kind} ({setting})"
+        raise TooManyConnectionsError(f"too many connections: {text}")
 
     def _limit_for(self, key: LimitKey) -> tuple[int, str]:
         if key == _ALL_CLIENTS:
             return self._max_connections, self._max_connections_setting
         if key == _OTHER_USERS:
-            return int(
-                self._max_connections * _OTHER_USERS_FRACTION
-            ), f"half of {self._max_connections_setting}"
+            limit = int(self._max_connections * _OTHER_USERS_FRACTION)
+            return limit, f"half of {self._max_connections_setting}"
         if self._max_per_peer == self._max_connections:
             return self._max_connections, self._max_connections_setting
         return self._max_per_peer, "max_connections_per_peer"
@@ -167,3 +171,44 @@ def _limit_keys(sock: socket.socket, peer: Peer | None) -> list[LimitKey]:
     if peer.uid in (0, os.geteuid()):
         return [("process", str(peer.pid)), _ALL_CLIENTS]
     return [("user", str(peer.uid)), _OTHER_USERS, _ALL_CLIENTS]
+
+
+class ConnectionRejecter:
+    """Sends rejected clients the reason, and closes their sockets."""
+
+    def __init__(self) -> None:
+        self._rejections_in_progress = 0
+
+    def reject_now(self, sock: socket.socket, reason: str, *, encrypted: bool) -> None:
+        """Send the reason for a rejection as far as that does not block, and close."""
+        with sock, contextlib.suppress(OSError):
+            if not encrypted:
+                sock.setblocking(False)
+                sock.send(_rejection_frames(reason))
+
+    async def reject(self, sock: socket.socket, reason: str, *, encrypted: bool) -> None:
+        """Send the reason for a rejection in a GOAWAY, and close.
+
+        Closing a TCP socket with unread bytes discards what the client has not read yet, so this
+        waits a moment for the client to close. A socket for TLS is closed without a GOAWAY, which
+        its client would take for a broken handshake.
+        """
+        if encrypted or self._rejections_in_progress >= _MAX_REJECTING:
+            self.reject_now(sock, reason, encrypted=encrypted)
+            return
+        self._rejections_in_progress += 1
+        try:
+            with trio.socket.from_stdlib_socket(sock) as peer, contextlib.suppress(OSError):
+                with trio.move_on_after(_REJECT_TIMEOUT):
+                    await peer.send(_rejection_frames(reason))
+                    peer.shutdown(socket.SHUT_WR)
+                    discarded = 0
+                    while discarded < _MAX_DISCARDED and (data := await peer.recv(_MAX_DISCARDED)):
+                        discarded += len(data)
+        finally:
+            self._rejections_in_progress -= 1
+
+
+def _rejection_frames(reason: str) -> bytes:
+    goaway = frames.goaway(0, ErrorCode.ENHANCE_YOUR_CALM, reason.encode())
+    return frames.settings({}) + goaway

@@ -159,7 +159,6 @@ def current_call() -> ServerContext:
     """
     context = current_context.get()
     if context is None:
-        raise UsageError(
-            "current_call() is for handlers and the tasks they start; no call is being served"
-        )
+        text = "current_call() is for handlers and the tasks they start"
+        raise UsageError(f"{text}; no call is being served")
     return context

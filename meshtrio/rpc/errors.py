@@ -8,28 +8,14 @@ from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.grpc.status import (
     StatusCode,
     status_of_call,
-    status_of_http_status,
     status_of_non_grpc_response,
     status_of_reset,
 )
 
 _ERROR_BY_STATUS_CODE: dict[int, type[purerpc.RpcFailedError]] = {
-    StatusCode.CANCELLED: purerpc.CancelledError,
-    StatusCode.UNKNOWN: purerpc.UnknownError,
-    StatusCode.INVALID_ARGUMENT: purerpc.InvalidArgumentError,
-    StatusCode.DEADLINE_EXCEEDED: purerpc.DeadlineExceededError,
-    StatusCode.NOT_FOUND: purerpc.NotFoundError,
-    StatusCode.ALREADY_EXISTS: purerpc.AlreadyExistsError,
-    StatusCode.PERMISSION_DENIED: purerpc.PermissionDeniedError,
-    StatusCode.RESOURCE_EXHAUSTED: purerpc.ResourceExhaustedError,
-    StatusCode.FAILED_PRECONDITION: purerpc.FailedPreconditionError,
-    StatusCode.ABORTED: purerpc.AbortedError,
-    StatusCode.OUT_OF_RANGE: purerpc.OutOfRangeError,
-    StatusCode.UNIMPLEMENTED: purerpc.UnimplementedError,
-    StatusCode.INTERNAL: purerpc.InternalError,
-    StatusCode.UNAVAILABLE: purerpc.UnavailableError,
-    StatusCode.DATA_LOSS: purerpc.DataLossError,
-    StatusCode.UNAUTHENTICATED: purerpc.UnauthenticatedError,
+    code.value: getattr(purerpc, f"{code.name.title().replace('_', '')}Error")
+    for code in StatusCode
+    if code is not StatusCode.OK
 }
 
 
@@ -44,11 +30,6 @@ def error_for_status(code: int, message: str) -> purerpc.RpcFailedError:
 def error_for_reset(error_code: int, reason: str) -> purerpc.RpcFailedError:
     """Return the exception for a call whose stream was reset."""
     return error_for_status(*status_of_reset(error_code, reason))
-
-
-def error_for_http_status(status: int) -> purerpc.RpcFailedError:
-    """Return the exception for a response with an HTTP status and no gRPC status."""
-    return error_for_status(*status_of_http_status(status))
 
 
 def error_for_response(headers: ResponseHeaders) -> purerpc.RpcFailedError | None:

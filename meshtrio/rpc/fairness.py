@@ -15,50 +15,56 @@ Nothing here costs anything while peers send little at once.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, ClassVar
 
+import attrs
 import trio
 
-_TIME_SLICE = 0.001
-"""Seconds of work of one peer in one pass."""
+_MAX_TIME_SLICE = 0.001
 _MIN_TIME_SLICE = 0.0001
 _REFILL_RATE = 0.5
 """Fraction of the time that a peer may use before reading from it waits for turns."""
 _BURST = 0.002
-"""Seconds that a peer may use at once before reading from it waits for turns."""
 WAKE_COST = 0.00003
 """Seconds that resuming a task for a write takes, charged for each window update."""
 
 
+@attrs.define(eq=False)
 class EventLoopShare:
     """The use that one peer makes of the event loop, with all its connections."""
 
-    __slots__ = ("_charged_at", "_is_turn_taken", "_waiting_tasks", "remaining")
+    max_time_slice: float = _MAX_TIME_SLICE
+    """Seconds of work of the peer in one pass, divided among all peers with waiting tasks."""
+    min_time_slice: float = _MIN_TIME_SLICE
+    """Seconds of work in one pass, however many peers have waiting tasks."""
+    burst: float = _BURST
+    """Seconds that the peer may use at once before reading from it waits for turns."""
+    _clock: Callable[[], float] = perf_counter
+    remaining: float = _BURST
+    """Seconds that the peer may use before reading from it waits, as of the last charge.
 
+    If it is negative, `charge(0.0)` says whether it still is.
+    """
+    _charged_at: float = attrs.field(default=0.0, init=False)
+    _is_turn_taken: bool = attrs.field(default=False, init=False)
+    _waiting_tasks: OrderedDict[trio.lowlevel.Task, None] = attrs.field(
+        factory=OrderedDict, init=False
+    )
     _waiting_peers: ClassVar[int] = 0
     """Number of peers that have a task waiting for a turn."""
-
-    def __init__(self) -> None:
-        self.remaining = _BURST
-        """Seconds that the peer may use before reading from it waits, as of the last charge.
-
-        If it is negative, `charge(0.0)` says whether it still is.
-        """
-        self._charged_at = 0.0
-        self._is_turn_taken = False
-        self._waiting_tasks: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
 
     @property
     def time_slice(self) -> float:
         """Seconds that a task may work before it waits for a turn."""
-        return max(_TIME_SLICE / max(EventLoopShare._waiting_peers, 1), _MIN_TIME_SLICE)
+        return max(self.max_time_slice / max(self._waiting_peers, 1), self.min_time_slice)
 
     def charge(self, seconds: float) -> bool:
         """Count work done for the peer; return whether reading from it must wait for turns."""
-        now = perf_counter()
+        now = self._clock()
         refilled = self.remaining + (now - self._charged_at) * _REFILL_RATE
-        self.remaining = min(refilled, _BURST) - seconds
+        self.remaining = min(refilled, self.burst) - seconds
         self._charged_at = now
         return self.remaining < 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from meshtrio.http2.connection import H2Connection
 from meshtrio.http2.errors import ErrorCode
 
+_NO_ERROR = ErrorCode.NO_ERROR
 _MAX_HALF_CLOSED_STREAMS = 256
 
 
@@ -35,7 +36,7 @@ class HalfClosedStreams:
         waiting = [item for item in self._answered_at.items() if is_open(item[0])]
         surplus = max(len(waiting) - self._max_streams, 0)
         for stream_id, _ in waiting[:surplus]:
-            self._engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+            self._engine.reset_stream(stream_id, _NO_ERROR)
         self._answered_at = dict(waiting[surplus:])
         return surplus > 0
 
@@ -44,4 +45,4 @@ class HalfClosedStreams:
         for stream_id, answered_at in list(self._answered_at.items()):
             if answered_at <= time:
                 del self._answered_at[stream_id]
-                self._engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+                self._engine.reset_stream(stream_id, _NO_ERROR)

@@ -22,6 +22,10 @@ class UnavailableService:
     """The message of the status that the call fails with."""
 
 
+FoundHandler = Handler | UnavailableService | None
+"""The handler of a method; None if the method is unknown."""
+
+
 class HandlerTable:
     """Finds handlers, and makes servicers that are needed for the first time."""
 
@@ -38,7 +42,7 @@ class HandlerTable:
         """
         self._lazy_servicers[service] = factory
 
-    def find(self, path: str) -> Handler | UnavailableService | None:
+    def find(self, path: str) -> FoundHandler:
         """Return the handler of a method; None if the method is unknown."""
         handler = self.handlers.get(path)
         if handler is None and self._lazy_servicers:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # Servers, and so plugins, start without the parser of servic
 _RECEIVE_OPTION, _SEND_OPTION = "max_receive_message_length", "max_send_message_length"
 _CLIENT_OPTION_PLACE = "of connect"
 _SERVER_OPTION_PLACE = "of its [[plugin]] table or of plugin.run"
-_SERVICE_CONFIG_PLACE = "in the service config"
+_REQUEST_SETTING = "maxRequestMessageBytes in the service config"
+_RESPONSE_SETTING = "maxResponseMessageBytes in the service config"
 
 
 @attrs.frozen
@@ -41,9 +42,7 @@ class MessageLimits:
     def too_large_error(self, size: int, *, at_least: bool = False) -> purerpc.RpcFailedError:
         """Return the error for a received message over the limit.
 
-        Args:
-            size: Bytes of the message.
-            at_least: Whether decompression stopped at `size`, so that the message is longer.
+        `at_least` is whether decompression stopped at `size`, so that the message is longer.
         """
         what = f"more than {size - 1}" if at_least else str(size)
         return purerpc.ResourceExhaustedError(
@@ -56,8 +55,7 @@ class MessageLimits:
         if size > self.max_send_length:
             raise purerpc.ResourceExhaustedError(
                 f"a message of {size} bytes is over the {self.side}'s limit of "
-                f"{self.max_send_length} bytes "
-                f"to send; raise it with {self.send_setting}"
+                f"{self.max_send_length} bytes to send; raise it with {self.send_setting}"
             )
 
 
@@ -93,29 +91,18 @@ class MessageLengths:
     def from_options(
         cls, max_receive_length: int | None, max_send_length: int | None, limits: Limits | None
     ) -> MessageLengths:
-        """Read the options of a channel.
+        """Read the options of a channel: bytes, -1 for no limit, None if unset. Raises UsageError.
 
-        Args:
-            max_receive_length: Maximum size of a received message in bytes, -1 for no limit, None
-                if unset.
-            max_send_length: Maximum size of a sent message in bytes, -1 for no limit, None if
-                unset.
-            limits: Limits of the channel's connections. If they differ from the defaults, they
-                replace options that are unset.
-
-        Raises:
-            UsageError: An option is not a length.
+        Limits of the channel's connections that differ from the defaults replace unset options.
         """
-        max_receive_length, max_send_length = (
-            parse_message_length(_RECEIVE_OPTION, max_receive_length),
-            parse_message_length(_SEND_OPTION, max_send_length),
-        )
+        receive = parse_message_length(_RECEIVE_OPTION, max_receive_length)
+        send = parse_message_length(_SEND_OPTION, max_send_length)
         if limits is not None:
-            if max_receive_length is None and limits.max_message_size != DEFAULT_MAX_MESSAGE_SIZE:
-                max_receive_length = limits.max_message_size
-            if max_send_length is None and limits.max_send_message_size != UNLIMITED:
-                max_send_length = limits.max_send_message_size
-        return cls(max_receive_length, max_send_length)
+            if receive is None and limits.max_message_size != DEFAULT_MAX_MESSAGE_SIZE:
+                receive = limits.max_message_size
+            if send is None and limits.max_send_message_size != UNLIMITED:
+                send = limits.max_send_message_size
+        return cls(receive, send)
 
     def resolve_limits(self, method_config: MethodConfig) -> MessageLimits | None:
         """Return the limits of a method's calls; None if those of the connection apply.
@@ -125,38 +112,23 @@ class MessageLengths:
 
         Source: grpc/service_config/service_config.proto on max_request_message_bytes.
         """
-        configured = (
-            self.max_receive_length,
-            self.max_send_length,
-            method_config.max_response_message_bytes,
-            method_config.max_request_message_bytes,
-        )
-        if configured == (None, None, None, None):
-            return None
-        receive, receive_setting = _lower_limit(
+        receive = _lower_limit(
             (self.max_receive_length, self.receive_setting),
-            (
-                method_config.max_response_message_bytes,
-                f"maxResponseMessageBytes {_SERVICE_CONFIG_PLACE}",
-            ),
-            DEFAULT_MAX_MESSAGE_SIZE,
+            (method_config.max_response_message_bytes, _RESPONSE_SETTING),
         )
-        send, send_setting = _lower_limit(
+        send = _lower_limit(
             (self.max_send_length, self.send_setting),
-            (
-                method_config.max_request_message_bytes,
-                f"maxRequestMessageBytes {_SERVICE_CONFIG_PLACE}",
-            ),
-            UNLIMITED,
+            (method_config.max_request_message_bytes, _REQUEST_SETTING),
         )
-        return MessageLimits(receive, send, receive_setting, send_setting)
+        if receive is None and send is None:
+            return None
+        max_receive, receive_setting = receive or (DEFAULT_MAX_MESSAGE_SIZE, self.receive_setting)
+        max_send, send_setting = send or (UNLIMITED, self.send_setting)
+        return MessageLimits(max_receive, max_send, receive_setting, send_setting)
 
 
-def _lower_limit(
-    application: tuple[int | None, str], config: tuple[int | None, str], default: int
-) -> tuple[int, str]:
-    limits = [(size, setting) for size, setting in (application, config) if size is not None]
-    return min(limits) if limits else (default, application[1])
+def _lower_limit(*limits: tuple[int | None, str]) -> tuple[int, str] | None:
+    return min(((size, name) for size, name in limits if size is not None), default=None)
 
 
 def parse_message_length(name: str, value: int | None) -> int | None:
@@ -178,16 +150,10 @@ def with_message_lengths(
 
     Lengths are in bytes, -1 for no limit, None if unset. Raises UsageError.
     """
-    max_receive_length, max_send_length = (
-        parse_message_length(_RECEIVE_OPTION, max_receive_length),
-        parse_message_length(_SEND_OPTION, max_send_length),
-    )
-    changes = {
-        key: value
-        for key, value in (
-            ("max_message_size", max_receive_length),
-            ("max_send_message_size", max_send_length),
-        )
-        if value is not None
-    }
-    return attrs.evolve(limits or Limits(), **changes) if changes else limits
+    receive = parse_message_length(_RECEIVE_OPTION, max_receive_length)
+    send = parse_message_length(_SEND_OPTION, max_send_length)
+    if receive is not None:
+        limits = attrs.evolve(limits or Limits(), max_message_size=receive)
+    if send is not None:
+        limits = attrs.evolve(limits or Limits(), max_send_message_size=send)
+    return limits

@@ -80,35 +80,27 @@ class OneShotCall:
                     raise response.make_close_error()
                 received += data
                 if len(received) > _MAX_RESPONSE_SIZE:
-                    raise ConnectionLostError(
-                        f"the peer's response is over {_MAX_RESPONSE_SIZE} bytes"
-                    )
+                    text = f"the peer's response is over {_MAX_RESPONSE_SIZE} bytes"
+                    raise ConnectionLostError(text)
                 sent_size = len(response.bytes_sent)
-                response = self._cached_responses.get(received) or self._interpret_or_raise(
-                    received
-                )
+                response = self._cached_responses.get(received) or self._interpret(received)
                 if not response.is_complete and len(response.bytes_sent) > sent_size:
                     await _send(transport, response.bytes_sent[sent_size:])
         return response.parse_reply(self._reply_type)
 
-    def _interpret_or_raise(self, received: bytes) -> _ResponseReader:
-        """Interpret a response. Raises ConnectionLostError if it is no gRPC response."""
+    def _interpret(self, received: bytes) -> _ResponseReader:
+        """Interpret all bytes that a peer has sent since the connection was opened."""
+        engine, response = GrpcConnection(Role.CLIENT, _LIMITS), _ResponseReader()
+        stream_id = engine.open_stream(self._request_headers)
+        engine.send_data(stream_id, self._request_body, end_stream=True)
         try:
-            return self._interpret(received)
+            for event in engine.receive_data(received, trio.current_time()) if received else ():
+                response.on_event(event)
         except purerpc.RpcFailedError:
             raise
         except Exception as exc:
             text = f"the peer's response cannot be understood: {type(exc).__name__}: {exc!s:.200}"
             raise ConnectionLostError(text) from exc
-
-    def _interpret(self, received: bytes) -> _ResponseReader:
-        """Interpret all bytes that a peer has sent since the connection was opened."""
-        engine, response = GrpcConnection(Role.CLIENT, _LIMITS), _ResponseReader()
-        engine.send_data(
-            engine.open_stream(self._request_headers), self._request_body, end_stream=True
-        )
-        for event in engine.receive_data(received, trio.current_time()) if received else ():
-            response.on_event(event)
         response.bytes_sent = engine.data_to_send()
         if len(received) <= _MAX_CACHED_LENGTH:
             if len(self._cached_responses) >= _MAX_CACHED_RESPONSES:
@@ -189,9 +181,8 @@ class _ResponseReader:
             case events.GoAwayReceived(error_code=code, debug_data=debug) if code:
                 self._is_overloaded = code == ErrorCode.ENHANCE_YOUR_CALM
                 why = escape_unprintable(debug[:_MAX_DEBUG_LENGTH].decode("utf-8", "replace"))
-                self.goaway_text = (
-                    f"{_CLOSED_TEXT} ({error_code_name(code)}{': ' if why else ''}{why})"
-                )
+                name, colon = error_code_name(code), ": " if why else ""
+                self.goaway_text = f"{_CLOSED_TEXT} ({name}{colon}{why})"
 
     def _on_data(self, data: bytes) -> None:
         try:
@@ -201,16 +192,13 @@ class _ResponseReader:
 
     def parse_reply(self, reply_type: Any) -> Any:
         """Return the reply. Raises the error of the call's status."""
-        try:
-            return reply_type.FromString(self._single_message())
-        except (DecodeError, UnicodeDecodeError) as exc:
-            raise purerpc.InternalError(f"the reply cannot be parsed: {exc}") from exc
-
-    def _single_message(self) -> bytes:
         if self._trailers is None or self._trailers.code:
             raise error_for_call(None, self._trailers)
         if len(self._messages) != 1:
             count = len(self._messages)
             # UNIMPLEMENTED by statuscodes.md, which here would be taken for a server's own answer.
             raise purerpc.InternalError(f"the call succeeded with {count} replies instead of one")
-        return self._messages[0]
+        try:
+            return reply_type.FromString(self._messages[0])
+        except (DecodeError, UnicodeDecodeError) as exc:
+            raise purerpc.InternalError(f"the reply cannot be parsed: {exc}") from exc

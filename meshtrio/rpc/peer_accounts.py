@@ -22,6 +22,7 @@ from collections import OrderedDict
 from typing import Protocol
 from urllib.parse import unquote
 
+import attrs
 import purerpc
 import trio
 
@@ -55,13 +56,14 @@ PeerKey = tuple[str, str]
 """A kind of peer, and its name within that kind."""
 
 
+@attrs.define(eq=False)
 class MemoryTotals:
     """The bytes that the calls of all servers of this process hold."""
 
-    def __init__(self) -> None:
-        self.received = self.working = 0
-        self.peak = 0
-        """The maximum of both together since memory was last trimmed."""
+    received: int = 0
+    working: int = 0
+    peak: int = 0
+    """The maximum of both together since memory was last trimmed."""
 
     @property
     def held(self) -> int:
@@ -83,8 +85,7 @@ async def trim_process_memory() -> None:
 class ReservationWaiter(Protocol):
     """A stream that waits for room for the rest of a large message."""
 
-    def retry_reservation(self) -> bool:
-        """Continue if there is room now; return False if there is not."""
+    def retry_reservation(self) -> bool: ...
 
 
 class PeerAccount:
@@ -118,7 +119,8 @@ class PeerAccount:
             self.reset_bucket.parent = parent.user_reset_bucket
         self.large_messages = 0
         """Number of streams with a reservation for a large message, until it is taken."""
-        self._reservation_waiters: OrderedDict[ReservationWaiter, None] = OrderedDict()
+        self.reservation_waiters: OrderedDict[ReservationWaiter, None] = OrderedDict()
+        """Streams that retry their reservation when there may be room, in order."""
         self.work_waiters = trio.lowlevel.ParkingLot()
         """Calls that wait for working memory; each one that continues wakes the next."""
         self.work_timeout = _WORK_TIMEOUT
@@ -134,57 +136,37 @@ class PeerAccount:
         busy = self.connections or self.active_calls or self.received or self.working
         return not busy and now >= self._refused_until
 
-    def exceeded_receive_budget(self, size: int, fraction: float) -> str:
-        """Return the budget of which a fraction is exceeded with `size` more received bytes."""
-        held, process_held = self.received + size, PROCESS_MEMORY.received + size
-        return self._exceeded_budget(held, process_held, fraction)
-
-    def exceeded_work_budget(self, fraction: float) -> str:
-        """Return the budget of which the working bytes exceed a fraction; "" for none."""
-        return self._exceeded_budget(self.working, PROCESS_MEMORY.working, fraction)
-
-    def _exceeded_budget(self, held: int, process_held: int, fraction: float) -> str:
+    def exceeded_budget(
+        self, held_by_connection: int, held: int, held_by_process: int, fraction: float
+    ) -> str:
+        """Return the budget of which the held bytes exceed a fraction; "" for none."""
         limits = self.limits
-        if not self.is_trusted and held > limits.peer_memory * fraction:
-            return f"peer_memory, {limits.peer_memory} bytes for {self.name}"
-        if process_held > limits.process_memory * fraction and (
-            held > limits.process_memory * fraction / _OVERLOAD_PEER_DIVISOR
-        ):
+        if not self.is_trusted:
+            if held_by_connection > limits.connection_memory * fraction:
+                return f"connection_memory, {limits.connection_memory} bytes"
+            if held > limits.peer_memory * fraction:
+                return f"peer_memory, {limits.peer_memory} bytes for {self.name}"
+        process_budget = limits.process_memory * fraction
+        if held_by_process > process_budget and held > process_budget / _OVERLOAD_PEER_DIVISOR:
             return f"process_memory, {limits.process_memory} bytes for all peers"
         return ""
-
-    # -- waiting for room --------------------------------------------------------------------
-
-    def add_reservation_waiter(self, stream: ReservationWaiter) -> None:
-        """Let a stream retry its reservation when there may be room, in order."""
-        self._reservation_waiters[stream] = None
-
-    def remove_reservation_waiter(self, stream: ReservationWaiter) -> None:
-        """Undo `add_reservation_waiter`."""
-        self._reservation_waiters.pop(stream, None)
 
     def wake_waiters(self) -> None:
         """Wake waiting calls and streams, because memory was released."""
         if self.work_waiters:
             self.work_waiters.unpark()
-        while self._reservation_waiters:
-            stream, _ = self._reservation_waiters.popitem(last=False)
+        while self.reservation_waiters:
+            stream, _ = self.reservation_waiters.popitem(last=False)
             if not stream.retry_reservation():
-                self._reservation_waiters[stream] = None
-                self._reservation_waiters.move_to_end(stream, last=False)
+                self.reservation_waiters[stream] = None
+                self.reservation_waiters.move_to_end(stream, last=False)
                 return
-
-    # -- abuse -------------------------------------------------------------------------------
 
     def record_abuse(self) -> None:
         """Refuse new connections for a while, because one was closed for abuse."""
         now = trio.current_time()
         if now > self._last_abuse_at + self.max_refusal:
-            self.work_timeout = _WORK_TIMEOUT
-        """Seconds that a call waits until others have released enough memory."""
-        self.initial_refusal, self.max_refusal = _INITIAL_REFUSAL, _MAX_REFUSAL
-        """Seconds for which new connections are refused after abuse, the first time and at most."""
-        self._abuse_count = 0
+            self._abuse_count = 0
         seconds = min(self.initial_refusal * 2**self._abuse_count, self.max_refusal)
         self._abuse_count += 1
         self._last_abuse_at, self._refused_until = now, now + seconds
@@ -195,14 +177,13 @@ class PeerAccount:
         return max(self._refused_until - trio.current_time(), 0.0)
 
 
+@attrs.define(eq=False)
 class ConnectionAccount:
     """The bytes that the calls of one peer hold on one connection."""
 
-    __slots__ = ("peer_account", "received", "working")
-
-    def __init__(self, peer_account: PeerAccount) -> None:
-        self.peer_account = peer_account
-        self.received = self.working = 0
+    peer_account: PeerAccount
+    received: int = 0
+    working: int = 0
 
     def add_received(self, size: int) -> None:
         """Count received bytes; a negative size releases them."""
@@ -239,15 +220,14 @@ class ConnectionAccount:
 
     def exceeded_receive_budget(self, size: int = 0, *, fraction: float = 0.5) -> str:
         """Return the budget that `size` more received bytes would exceed; "" for none."""
-        return self._exceeds_connection_memory(self.received + size, fraction) or (
-            self.peer_account.exceeded_receive_budget(size, fraction)
-        )
+        peer, held = self.peer_account, self.received + size
+        in_process = PROCESS_MEMORY.received + size
+        return peer.exceeded_budget(held, peer.received + size, in_process, fraction)
 
     def exceeded_work_budget(self, *, fraction: float = 0.5) -> str:
         """Return the budget that the working bytes exceed; "" for none."""
-        return self._exceeds_connection_memory(self.working, fraction) or (
-            self.peer_account.exceeded_work_budget(fraction)
-        )
+        peer = self.peer_account
+        return peer.exceeded_budget(self.working, peer.working, PROCESS_MEMORY.working, fraction)
 
     async def wait_for_work_budget(self) -> None:
         """Wait until calls work with less than half of the budgets.
@@ -270,17 +250,6 @@ class ConnectionAccount:
                 "the call waited for memory without success: others' requests and unread replies "
                 f"use too much of {budget}"
             )
-
-    def _exceeds_connection_memory(self, held: int, fraction: float) -> str:
-        account = self.peer_account
-        limit = account.limits.connection_memory
-        if not account.is_trusted and held > limit * fraction:
-            return f"connection_memory, {limit} bytes"
-        return ""
-
-
-class RefusedForAbuseError(Exception):
-    """New connections of a peer are refused; the text says why and for how long."""
 
 
 class PeerAccounts:
@@ -307,15 +276,14 @@ class PeerAccounts:
                 account.is_trusted, account.max_active_calls = True, 2**62
         return account
 
-    def check_not_refused(self, peer: Peer) -> None:
-        """Raise RefusedForAbuseError if new connections of a peer are refused."""
+    def refusal_reason(self, peer: Peer) -> str:
+        """Return why and for how long new connections of a peer are refused; "" if they are not."""
         account = self._accounts.get(_peer_key(peer))
-        if account is not None and account.refusal_remaining:
-            raise RefusedForAbuseError(
-                f"new connections of {account.name} are refused for "
-                f"{account.refusal_remaining:.1f} s: "
-                "one was closed with ENHANCE_YOUR_CALM"
-            )
+        if account is None or not account.refusal_remaining:
+            return ""
+        seconds = f"{account.refusal_remaining:.1f} s"
+        why = "one was closed with ENHANCE_YOUR_CALM"
+        return f"new connections of {account.name} are refused for {seconds}: {why}"
 
     def for_forwarded_client(self, headers: RequestHeaders) -> PeerAccount | None:
         """Return the account of the client that a proxy has forwarded a call for, if it has."""

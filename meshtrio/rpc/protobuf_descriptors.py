@@ -31,9 +31,7 @@ def service_from_descriptor(descriptor: ServiceDescriptor, implementation: Any) 
             request_stream=method.client_streaming, response_stream=method.server_streaming
         )
         signature = purerpc.RPCSignature(
-            cardinality,
-            GetMessageClass(method.input_type),
-            GetMessageClass(method.output_type),
+            cardinality, GetMessageClass(method.input_type), GetMessageClass(method.output_type)
         )
         service.add_method(method.name, getattr(implementation, method.name), signature)
     return service

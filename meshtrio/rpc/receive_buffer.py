@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+import attrs
 import purerpc
 import trio
 
@@ -28,6 +29,7 @@ class CompressedMessage(bytes):
     __slots__ = ()
 
 
+@attrs.define(eq=False, repr=False, kw_only=True, weakref_slot=False)
 class ReceiveBuffer(AccountedStream):
     """Parses DATA into messages, and charges them until they are taken.
 
@@ -37,43 +39,26 @@ class ReceiveBuffer(AccountedStream):
     as much as an object.
     """
 
-    __slots__ = (
-        "_incomplete_since",
-        "_messages",
-        "_reader",
-        "_unparsed",
-        "_unread_size",
-        "encoding",
-        "error",
-        "is_awaiting_end_stream",
-        "message_limits",
-        "remote_closed",
-        "trailers",
-    )
-
-    def __init__(self, message_limits: MessageLimits) -> None:
-        self.message_limits = message_limits
-        """The size limits of messages; a call with limits of its own sets them when it starts."""
-        self.encoding = IDENTITY
-        """The encoding of the peer's compressed messages."""
-        self.trailers: Trailers | None = None
-        """The trailers of the response, on a client."""
-        self.remote_closed = False
-        """Whether the peer has ended its side (END_STREAM)."""
-        self.error: purerpc.RpcFailedError | None = None
-        """The error that ended the stream early."""
-        self.received_charge = self.taken_charge = self.sending_charge = 0
-        self.has_reservation = self.has_large_message = False
-        self.is_awaiting_end_stream = False
-        """Whether a server has the only request of a call and waits for the client's END_STREAM."""
-        # A deque exists only while it holds something: an empty one is larger than the rest.
-        self._messages: deque[bytes] | tuple[()] = ()
-        self._unparsed: deque[bytes] | tuple[()] = ()
-        self._unread_size = 0
-        """Size of the waiting messages and of unparsed DATA, in bytes."""
-        self._incomplete_since = 0.0
-        self._reader: MessageReader | None = None
-        """Made for the first DATA that is not exactly one message."""
+    message_limits: MessageLimits = attrs.field(init=False)
+    """The size limits of messages; a call with limits of its own sets them when it starts."""
+    encoding: str = IDENTITY
+    """The encoding of the peer's compressed messages."""
+    trailers: Trailers | None = None
+    """The trailers of the response, on a client."""
+    remote_closed: bool = False
+    """Whether the peer has ended its side (END_STREAM)."""
+    error: purerpc.RpcFailedError | None = None
+    """The error that ended the stream early."""
+    is_awaiting_end_stream: bool = False
+    """Whether a server has the only request of a call and waits for the client's END_STREAM."""
+    # A deque exists only while it holds something: an empty one is larger than the rest.
+    _messages: deque[bytes] | tuple[()] = ()
+    _unparsed: deque[bytes] | tuple[()] = ()
+    _unread_size: int = 0
+    """Size of the waiting messages and of unparsed DATA, in bytes."""
+    _incomplete_since: float = 0.0
+    _reader: MessageReader | None = None
+    """Made for the first DATA that is not exactly one message."""
 
     @property
     def incomplete_since(self) -> float | None:
@@ -90,18 +75,24 @@ class ReceiveBuffer(AccountedStream):
     @property
     def _has_second_message(self) -> bool:
         """Whether a second message has arrived, or its beginning."""
-        count = len(self._messages)
-        return count > 1 or (
-            count == 1 and self._reader is not None and self._reader.has_partial_message
-        )
+        reader, count = self._reader, len(self._messages)
+        return count > 1 or (count == 1 and reader is not None and reader.has_partial_message)
+
+    @property
+    def send_closed(self) -> bool:
+        """Whether messages are dropped: the stream failed, or its server has responded."""
+        raise NotImplementedError
 
     def fail(self, error: purerpc.RpcFailedError) -> None:
-        """End the stream early with an error."""
+        """End the stream early; an error after the first one is ignored."""
         raise NotImplementedError
 
     def _fail_receive(self, error: purerpc.RpcFailedError) -> None:
         """Fail because of what was received; the stream may have ended meanwhile."""
-        raise NotImplementedError
+        if self.send_closed and self.error is None:
+            self.error = error
+        else:
+            self.fail(error)
 
     # -- parsing -----------------------------------------------------------------------------
 
@@ -168,8 +159,8 @@ class ReceiveBuffer(AccountedStream):
     def _queue_messages(self, messages: Sequence[tuple[bool, bytes]]) -> None:
         for compressed, message in messages:
             if compressed and self.encoding == IDENTITY:
-                error = purerpc.InternalError("a message was compressed without agreement")
-                self._fail_receive(error)
+                text = "a message was compressed without agreement"
+                self._fail_receive(purerpc.InternalError(text))
                 return
             self._queue_message(CompressedMessage(message) if compressed else message)
 
@@ -178,8 +169,8 @@ class ReceiveBuffer(AccountedStream):
         if self._unparsed or self._reader is None or not self._reader.has_partial_message:
             return
         if self.trailers is None or self.trailers.code == 0:
-            error = purerpc.InternalError("the stream ended in the middle of a message")
-            self._fail_receive(error)
+            text = "the stream ended in the middle of a message"
+            self._fail_receive(purerpc.InternalError(text))
 
     # -- memory ------------------------------------------------------------------------------
 

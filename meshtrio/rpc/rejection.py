@@ -18,16 +18,19 @@ from meshtrio.grpc.header_builder import (
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.status import CallStatus
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.rpc.handlers import UnavailableService
-from meshtrio.rpc.method import Handler
-from meshtrio.rpc.stats import CallCounters
+from meshtrio.http2.settings import PeerSettings
+from meshtrio.rpc.handlers import FoundHandler, UnavailableService
 from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.stream_transport import StreamTransport
 
 MAX_STATUS_MESSAGE_SIZE = 4096
 """Maximum size of an encoded status message, in bytes; longer ones are truncated.
 
 Peers limit their header lists, by default to 8 KiB (grpc-java) or 16 KiB (gRPC's C core).
 """
+_UNIMPLEMENTED = purerpc.StatusCode.UNIMPLEMENTED
+Rejection = tuple[purerpc.StatusCode, str, bytes]
+"""The status of a rejected call, and encoded header fields to send with it."""
 _NON_GRPC_HEADERS = build_http_response(415, b"text/plain").data
 _TOO_LARGE_HEADERS = build_http_response(431).data
 _NON_GRPC_TIMEOUT = 5.0
@@ -35,25 +38,15 @@ _NON_GRPC_TIMEOUT = 5.0
 _NON_GRPC_BODY = b"This server speaks gRPC: POST with content-type application/grpc.\n"
 
 
-class RejectingConnection(Protocol):
+class RejectingConnection(StreamTransport, Protocol):
     """The part of a server's connection that rejecting a request needs."""
 
-    @property
-    def counters(self) -> CallCounters: ...
-
-    @property
-    def max_send_header_list_size(self) -> int: ...
-
-    def is_send_open(self, stream_id: int) -> bool: ...
-
-    def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None: ...
+    peer_settings: PeerSettings
 
     def finish_stream(self, stream_id: int) -> None: ...
 
 
-def encode_server_status(
-    max_header_list_size: int, code: purerpc.StatusCode, message: str
-) -> bytes:
+def encode_server_status(max_list_size: int, code: purerpc.StatusCode, message: str) -> bytes:
     """Encode the trailers of a call that the server ends by itself.
 
     They fit into a header list of their own, or behind the response headers (Trailers-Only).
@@ -62,7 +55,7 @@ def encode_server_status(
     return build_trailers(
         code.value,
         message,
-        max_size=max_header_list_size - headers_size,
+        max_size=max_list_size - headers_size,
         max_message_size=MAX_STATUS_MESSAGE_SIZE,
     ).data
 
@@ -77,7 +70,8 @@ def send_trailers_only(
     """Send the status of a call as a Trailers-Only response, and return it."""
     # The peer may have reset the stream in the same read.
     if connection.is_send_open(stream_id):
-        trailers = encode_server_status(connection.max_send_header_list_size, code, message)
+        max_size = connection.peer_settings.max_header_list_size
+        trailers = encode_server_status(max_size, code, message)
         block = DEFAULT_RESPONSE_HEADERS.data + extra_headers + trailers
         connection.send_headers(stream_id, block, end_stream=True)
         connection.finish_stream(stream_id)
@@ -85,26 +79,15 @@ def send_trailers_only(
     return code.value, message
 
 
-def reject_if_unservable(
-    connection: RejectingConnection,
-    stream_id: int,
-    headers: RequestHeaders,
-    handler: Handler | UnavailableService | None,
-) -> CallStatus | None:
-    """Reject a call that no handler can serve and return the status; None for any other call."""
-    unimplemented = purerpc.StatusCode.UNIMPLEMENTED
+def find_rejection(headers: RequestHeaders, handler: FoundHandler) -> Rejection | None:
+    """Return why no handler can serve a call; None if one can."""
     if handler is None:
-        return send_trailers_only(
-            connection, stream_id, unimplemented, f"{headers.path} is unknown"
-        )
+        return _UNIMPLEMENTED, f"{headers.path} is unknown", b""
     if isinstance(handler, UnavailableService):
-        unavailable = purerpc.StatusCode.UNAVAILABLE
-        return send_trailers_only(connection, stream_id, unavailable, handler.reason)
+        return purerpc.StatusCode.UNAVAILABLE, handler.reason, b""
     if headers.encoding not in ENCODINGS:
         message = f"messages in encoding {headers.encoding!r} are not understood"
-        return send_trailers_only(
-            connection, stream_id, unimplemented, message, ACCEPT_ENCODING.data
-        )
+        return _UNIMPLEMENTED, message, ACCEPT_ENCODING.data
     return None
 
 

@@ -41,9 +41,8 @@ class Reserve:
         if peer.pid is None or peer.uid not in (0, os.geteuid()):
             return None
         slot = ("reserve", _session_id(peer.pid))
-        is_full = (
-            self._sessions.total() >= RESERVED_SLOTS or self._sessions[slot] >= RESERVED_SLOTS // 2
-        )
+        taken, of_session = self._sessions.total(), self._sessions[slot]
+        is_full = taken >= RESERVED_SLOTS or of_session >= RESERVED_SLOTS // 2
         has_many = peer.pid != _FOREIGN_NAMESPACE_PID and held >= _MAX_HELD_BY_PROCESS
         if is_full or has_many:
             return None

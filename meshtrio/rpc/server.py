@@ -16,11 +16,14 @@ import trio
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.composite_tracer import compose_server_tracers, current_tracers
-from meshtrio.rpc.connection_limiter import ConnectionLimiter, TooManyConnectionsError
-from meshtrio.rpc.connection_rejection import ConnectionRejecter
+from meshtrio.rpc.connection_limiter import (
+    ConnectionLimiter,
+    ConnectionRejecter,
+    TooManyConnectionsError,
+)
 from meshtrio.rpc.handlers import HandlerTable
 from meshtrio.rpc.method import Handler
-from meshtrio.rpc.peer_accounts import PeerAccounts, RefusedForAbuseError, trim_process_memory
+from meshtrio.rpc.peer_accounts import PeerAccounts, trim_process_memory
 from meshtrio.rpc.server_call import ServerInterceptor
 from meshtrio.rpc.server_connection import AccessCheck, Forwarder, ServerConnection
 from meshtrio.rpc.server_load import LoadRecorder
@@ -137,11 +140,6 @@ class Server:
     def _compose_tracer(self) -> None:
         self.tracer = compose_server_tracers(self._default_tracer, *self._extra_tracers)
 
-    @property
-    def calls_in_progress(self) -> int:
-        """The number of open streams on all connections."""
-        return sum(len(connection.streams) for connection in self.connections)
-
     # -- serving -----------------------------------------------------------------------------
 
     async def serve(
@@ -205,7 +203,7 @@ class Server:
         checker = TimeoutChecker()
         while True:
             await checker.check_next(self.connections)
-            self._acceptor.refill_spare_descriptors()
+            self._acceptor.spare_descriptors.refill()
             await trim_process_memory()
 
     def _on_accept(self, sock: socket.socket, out_of_descriptors: bool) -> None:
@@ -213,19 +211,25 @@ class Server:
         assert self._nursery is not None
         encrypted = self._ssl_context is not None
         try:
-            self.peer_accounts.check_not_refused(peer_of(sock))
-            keys = self._connection_limiter.admit(
-                sock, trusted_pid=self.trusted_pid, out_of_descriptors=out_of_descriptors
+            reason = self.peer_accounts.refusal_reason(peer_of(sock))
+            keys = (
+                []
+                if reason
+                else self._connection_limiter.admit(
+                    sock, trusted_pid=self.trusted_pid, out_of_descriptors=out_of_descriptors
+                )
             )
         except OSError:
             sock.close()  # Its client is gone already.
             return
-        except (TooManyConnectionsError, RefusedForAbuseError) as exc:
+        except TooManyConnectionsError as exc:
+            reason = str(exc)
+        if reason:
             if out_of_descriptors:
-                self._connection_rejecter.reject_now(sock, str(exc), encrypted=encrypted)
-                return
-            reject = partial(self._connection_rejecter.reject, encrypted=encrypted)
-            self._nursery.start_soon(reject, sock, str(exc))
+                self._connection_rejecter.reject_now(sock, reason, encrypted=encrypted)
+            else:
+                reject = partial(self._connection_rejecter.reject, encrypted=encrypted)
+                self._nursery.start_soon(reject, sock, reason)
             return
         try:
             connection = ServerConnection(self._make_transport(sock), self)
@@ -265,9 +269,9 @@ class Server:
             is_trusted = transport.peer().pid == self.trusted_pid
         except (OSError, ValueError):
             is_trusted = False  # It is gone, or its TLS handshake is still to come.
-        return (
-            attrs.evolve(self.limits, reset_burst=_UNLIMITED_RESETS) if is_trusted else self.limits
-        )
+        if is_trusted:
+            return attrs.evolve(self.limits, reset_burst=_UNLIMITED_RESETS)
+        return self.limits
 
     def admit_certificate(self, connection: ServerConnection, tls: ssl.SSLObject) -> str:
         """Count a connection for its client certificate; return the reason if it is rejected."""

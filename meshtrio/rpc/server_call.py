@@ -24,12 +24,11 @@ from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.status import STATUS_OK, header_list_too_large_message
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.http2.hpack.codec import HeaderBlock
+from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.rpc.context import ServerContext, current_context
 from meshtrio.rpc.method import Handler
-from meshtrio.rpc.rejection import MAX_STATUS_MESSAGE_SIZE
+from meshtrio.rpc.rejection import MAX_STATUS_MESSAGE_SIZE, RejectingConnection
 from meshtrio.rpc.server_load import LoadRecorder
-from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.stream import SERVER_STOPPED_MESSAGE, Stream
 from meshtrio.rpc.tracer import ServerCallTracer, ServerTracer
 from meshtrio.rpc.tracer_dispatch import log_tracer_error
@@ -41,45 +40,26 @@ _log = logging.getLogger("meshtrio.rpc")
 _LARGE_REPLY_SIZE = 64 * 1024
 """Size of a reply, in bytes, from which on calls of its method are expected to need as much."""
 
-_OK = purerpc.StatusCode.OK
+_OK, _UNKNOWN = purerpc.StatusCode.OK, purerpc.StatusCode.UNKNOWN
+_NO_ERROR = ErrorCode.NO_ERROR
 _PurerpcStatus = tuple[purerpc.StatusCode, str]
 _SERVER_STOPPED = (purerpc.StatusCode.UNAVAILABLE, SERVER_STOPPED_MESSAGE)
+_DEADLINE_EXCEEDED = (purerpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed in the handler")
 
 
 ServerInterceptor = Callable[[ServerContext], AbstractAsyncContextManager[Any]]
 """Returns an async context manager that is entered around the handler of a call."""
 
 
-class CallOwner(Protocol):
+class CallOwner(RejectingConnection, Protocol):
     """The part of a server's connection that its calls use."""
 
-    @property
-    def interceptors(self) -> Sequence[ServerInterceptor]: ...
+    interceptors: tuple[ServerInterceptor, ...]
+    load_recorder: LoadRecorder
+    reply_sizes: dict[str, int]
+    running_handlers: int
 
-    @property
-    def load_recorder(self) -> LoadRecorder: ...
-
-    @property
-    def counters(self) -> CallCounters: ...
-
-    @property
-    def reply_sizes(self) -> dict[str, int]: ...
-
-    @property
-    def max_send_header_list_size(self) -> int: ...
-
-    @property
-    def is_server_exiting(self) -> bool: ...
-
-    def is_send_open(self, stream_id: int) -> bool: ...
-
-    def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def abandon_stream(self, stream: Stream) -> None: ...
-
-    def release_handler_slot(self) -> None: ...
+    def abandon_if_exiting(self, stream: Stream) -> bool: ...
 
     def request_exit(self, error: BaseException) -> None: ...
 
@@ -161,13 +141,14 @@ class ServerCall:
                 except Exception as exc:
                     status = self._status_for_exception(unwrap_exception_group(exc))
             if scope.cancelled_caught:
-                status = self._status_when_cancelled()
+                error = self._stream.error
+                status = _DEADLINE_EXCEEDED if error is None else _status_of_error(error)
         except BaseException as exc:
             # Cancelled from outside, or a BaseException (asyncio.CancelledError, say), or a
             # clean-up that failed while it was cancelled.
-            cancelled, error = split_cancelled(exc)
-            if error is not None:
-                status = self._status_for_exception(error)
+            cancelled, other = split_cancelled(exc)
+            if other is not None:
+                status = self._status_for_exception(other)
             if cancelled is not None:
                 raise cancelled from None
         finally:
@@ -179,15 +160,14 @@ class ServerCall:
         if status is None:
             self._connection.counters.succeeded += 1
         else:
-            if status is _SERVER_STOPPED and self._connection.is_server_exiting:
-                self._connection.abandon_stream(self._stream)
-            else:
+            is_stopped = status is _SERVER_STOPPED
+            if not (is_stopped and self._connection.abandon_if_exiting(self._stream)):
                 status = self._send_status(*status)
             self._connection.counters.failed += 1
-        self._stream.reset(ErrorCode.NO_ERROR)
+        self._stream.reset(_NO_ERROR)
         if self._handler.is_counted:
             self._connection.load_recorder.end_call(self._started_at, failed=status is not None)
-        self._connection.release_handler_slot()
+        self._connection.running_handlers -= 1
         if self._tracer is not None:
             outcome = STATUS_OK if status is None else (status[0].value, status[1])
             self._notify_tracer(self._tracer.call_ended, outcome)
@@ -212,12 +192,6 @@ class ServerCall:
         scope = self._stream.cancel_on_error = trio.CancelScope(deadline=deadline)
         return scope
 
-    def _status_when_cancelled(self) -> _PurerpcStatus:
-        error = self._stream.error
-        if error is not None:
-            return error.status.status_code, error.status.status_message
-        return purerpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed in the handler"
-
     async def _run_with_interceptors(self, interceptors: Sequence[ServerInterceptor]) -> Any:
         """Run the handler within interceptors, which may add metadata.
 
@@ -241,7 +215,8 @@ class ServerCall:
         if method.client_streams:
             argument: Any = RequestMessages(self._stream, method.request_type)
         else:
-            argument = await self._receive_single_request()
+            data = await self._stream.receive_single_request()
+            argument = _parse_request(method.request_type.FromString, data)
         result = self._handler.function(argument, request=self._context)
         if inspect.iscoroutine(result):
             # protoc-gen-purerpc's placeholder of a streaming method is a coroutine function, too.
@@ -260,18 +235,11 @@ class ServerCall:
             sizes[path] = size - (size >> 5)
             self._stream.charge_sending(size)
 
-    async def _receive_single_request(self) -> Any:
-        data = await self._stream.receive_single_request()
-        return _parse_request(self._handler.method.request_type.FromString, data)
-
     async def _send_replies(self, replies: Any) -> None:
         if not hasattr(replies, "__aiter__"):
             raise TypeError("the handler of a streaming reply is not an async generator")
-        if hasattr(replies, "aclose"):
-            async with contextlib.aclosing(replies):
-                async for reply in replies:
-                    await self._send_reply(reply)
-        else:
+        can_close = hasattr(replies, "aclose")
+        async with contextlib.aclosing(replies) if can_close else contextlib.nullcontext():
             async for reply in replies:
                 await self._send_reply(reply)
 
@@ -304,14 +272,13 @@ class ServerCall:
         """Return the encoding that the handler has set, if the caller accepts it."""
         encoding = self._context.compression
         if encoding not in ENCODINGS:
-            raise ValueError(
-                f"unknown compression {encoding!r}; choose from {', '.join(ENCODINGS)}"
-            )
+            choices = ", ".join(ENCODINGS)
+            raise ValueError(f"unknown compression {encoding!r}; choose from {choices}")
         return encoding if encoding in self._headers.accept_encoding else IDENTITY
 
     def _ensure_fits_peer(self, block: HeaderBlock) -> bytes:
         """Return the bytes of a block. Raises ResourceExhaustedError if it is too large."""
-        limit = self._connection.max_send_header_list_size
+        limit = self._connection.peer_settings.max_header_list_size
         if block.list_size > limit:
             text = header_list_too_large_message("response", block.list_size, limit)
             raise purerpc.ResourceExhaustedError(text)
@@ -325,7 +292,7 @@ class ServerCall:
         metadata = encode_metadata(tuple(context.trailing_metadata))
         if code is _OK:
             return build_trailers(0, metadata=metadata) if metadata else OK_TRAILERS
-        room = self._connection.max_send_header_list_size - headers_size
+        room = self._connection.peer_settings.max_header_list_size - headers_size
         return build_trailers(
             code.value,
             message,
@@ -348,7 +315,7 @@ class ServerCall:
         """Return the status that the handler chose, or UNKNOWN and log any other exception."""
         path = self._headers.path
         if isinstance(exc, purerpc.RpcFailedError) and exc.status.status_code is not _OK:
-            return exc.status.status_code, exc.status.status_message
+            return _status_of_error(exc)
         if isinstance(exc, NotImplementedError):
             return purerpc.StatusCode.UNIMPLEMENTED, f"{path} is not implemented"
         exit_error = find_exit_exception(exc)
@@ -357,13 +324,12 @@ class ServerCall:
             self._connection.request_exit(exit_error)
             return _SERVER_STOPPED
         _log.error("%s: the handler raised", path, exc_info=exc)
-        return purerpc.StatusCode.UNKNOWN, f"{path}: the handler failed; the plugin's log says why"
+        return _UNKNOWN, f"{path}: the handler failed; the plugin's log says why"
 
     def _send_status(self, code: purerpc.StatusCode, message: str) -> _PurerpcStatus:
         """Send the status unless the stream is closed. Never blocks.
 
-        Returns:
-            The status that was sent: another one if the handler's metadata cannot be sent.
+        Returns the status that was sent: another one if the handler's metadata cannot be sent.
         """
         connection, stream = self._connection, self._stream
         if not connection.is_send_open(stream.id):
@@ -387,8 +353,8 @@ class ServerCall:
         context.status_details = b""
         context.compression = IDENTITY
         if isinstance(exc, purerpc.ResourceExhaustedError):
-            return exc.status.status_code, exc.status.status_message
-        return purerpc.StatusCode.UNKNOWN, "the handler's metadata cannot be sent"
+            return _status_of_error(exc)
+        return _UNKNOWN, "the handler's metadata cannot be sent"
 
     def _encode_status(self, code: purerpc.StatusCode, message: str) -> list[bytes]:
         """Encode the trailers, preceded by the response headers if those were not sent.
@@ -400,15 +366,14 @@ class ServerCall:
             return [self._ensure_fits_peer(self._encode_trailers(code, message))]
         headers = self._encode_headers()
         if self._context.initial_metadata:
-            return [
-                self._ensure_fits_peer(headers),
-                self._ensure_fits_peer(self._encode_trailers(code, message)),
-            ]
-        return [
-            self._ensure_fits_peer(
-                headers + self._encode_trailers(code, message, headers.list_size)
-            )
-        ]
+            blocks = [headers, self._encode_trailers(code, message)]
+        else:
+            blocks = [headers + self._encode_trailers(code, message, headers.list_size)]
+        return [self._ensure_fits_peer(block) for block in blocks]
+
+
+def _status_of_error(error: purerpc.RpcFailedError) -> _PurerpcStatus:
+    return error.status.status_code, error.status.status_message
 
 
 def _parse_request(parse: Any, data: bytes) -> Any:

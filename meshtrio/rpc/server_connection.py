@@ -8,32 +8,33 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Protocol
 
 import purerpc
 import trio
 
 from meshtrio.grpc.headers import RequestHeaders, is_grpc_content_type
-from meshtrio.grpc.status import CallStatus
 from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.connection import CLOSE_TIMEOUT, Connection
+from meshtrio.rpc.connection import Connection
+from meshtrio.rpc.connection_io import CLOSE_TIMEOUT
 from meshtrio.rpc.connection_limiter import LimitKey
 from meshtrio.rpc.half_closed_streams import HalfClosedStreams
-from meshtrio.rpc.handlers import HandlerTable
+from meshtrio.rpc.handlers import FoundHandler, HandlerTable
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.peer_accounts import (
     ClientAccounts,
     ConnectionAccount,
     PeerAccount,
     PeerAccounts,
-    RefusedForAbuseError,
 )
 from meshtrio.rpc.rejection import (
     DiscardingStream,
-    reject_if_unservable,
+    Rejection,
+    find_rejection,
     respond_header_list_too_large,
     respond_non_grpc,
     send_trailers_only,
@@ -48,6 +49,7 @@ from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.peer import Peer
 from meshtrio.transport.transport import Transport
 
+_NO_ERROR, _REFUSED_STREAM = ErrorCode.NO_ERROR, ErrorCode.REFUSED_STREAM
 _DISCARD_SIZE = 256 * 1024
 _DRAIN_PING_PAYLOAD = b"drain..."
 _DRAIN_PING_TIMEOUT = 1.0
@@ -121,7 +123,7 @@ class ServerConnection(Connection):
         """The keys under which the server's connection limiter counts the connection."""
         self._peer_account: PeerAccount | None = None
         self._client_accounts: ClientAccounts | None = None
-        self._running_handlers = 0
+        self.running_handlers = 0
         """Number of handlers that have not ended, including those whose stream is closed."""
         self._drain_acknowledged = trio.Event()
         self._run_finished = trio.Event()
@@ -130,7 +132,7 @@ class ServerConnection(Connection):
         self.is_refusing = False
         """Whether new calls are refused; the client has been sent the second GOAWAY."""
         self._is_refusing_waiting = False
-        self._half_closed = HalfClosedStreams(self.engine, self.limits.max_concurrent_streams)
+        self._half_closed = HalfClosedStreams(self._engine, self.limits.max_concurrent_streams)
         self._is_socket_kept_open = False
 
     def statistics(self) -> ConnectionStatistics:
@@ -141,11 +143,6 @@ class ServerConnection(Connection):
         streams = self._stream_statistics(counters.started)
         messages = counters.messages_sent, counters.messages_received
         return ConnectionStatistics(calls, streams, messages)
-
-    @property
-    def is_server_exiting(self) -> bool:
-        """Whether the server stops because a handler has requested the end of the process."""
-        return self._server.is_exiting
 
     # -- running and stopping ----------------------------------------------------------------
 
@@ -177,13 +174,13 @@ class ServerConnection(Connection):
         The two GOAWAYs are a round trip apart, so that a call that crosses the first is served.
         """
         self._is_draining = True
-        self.engine.start_graceful_shutdown()
-        self.engine.ping(_DRAIN_PING_PAYLOAD)
+        self._engine.start_graceful_shutdown()
+        self._engine.ping(_DRAIN_PING_PAYLOAD)
         self.flush()
         with trio.move_on_after(_DRAIN_PING_TIMEOUT):
             await self._drain_acknowledged.wait()
-        if not self.engine.closed:
-            self.engine.refuse_new_streams()
+        if not self._engine.closed:
+            self._engine.refuse_new_streams()
             self.flush()
         self.is_refusing = True
         self._close_if_idle()
@@ -192,9 +189,9 @@ class ServerConnection(Connection):
     async def shut_down(self, grace: float) -> None:
         """Shut down this connection as `Server.shut_down` does all of them."""
         self._is_draining = self.is_refusing = True
-        if not self.engine.closed:
+        if not self._engine.closed:
             self.refuse_waiting_streams()
-            self.engine.refuse_new_streams()
+            self._engine.refuse_new_streams()
         for stream in list(self.streams.values()):
             stream.on_shutdown()
         self.flush()
@@ -215,13 +212,10 @@ class ServerConnection(Connection):
         """
         if self._is_refusing_waiting:
             return
-        waiting: list[Stream] = []
-        for stream in reversed(list(self.streams.values())):
-            if stream.has_started:
-                break
-            waiting.append(stream)
-        if waiting and not self.engine.closed:
-            self.engine.refuse_new_streams(waiting[-1].id)
+        latest_first = reversed(list(self.streams.values()))
+        waiting = list(takewhile(lambda stream: not stream.has_started, latest_first))
+        if waiting and not self._engine.closed:
+            self._engine.refuse_new_streams(waiting[-1].id)
             self._is_refusing_waiting = True
             for stream in waiting:
                 stream.refuse()
@@ -234,10 +228,10 @@ class ServerConnection(Connection):
 
     def _on_cancelled(self) -> None:
         # Calls that the client has sent and that were not read may be retried (RFC 9113 §6.8).
-        if not self._is_handshake_done or self.engine.closed:
+        if not self._is_handshake_done or self._engine.closed:
             return
         self._nursery = None
-        self.engine.close(ErrorCode.NO_ERROR, "the server is shutting down")
+        self._engine.close(ErrorCode.NO_ERROR, "the server is shutting down")
         self.flush()
         if self.transport.sock.family != socket.AF_UNIX:
             # Closing with unread bytes resets a TCP connection and discards what was sent on it.
@@ -252,9 +246,9 @@ class ServerConnection(Connection):
     async def _drain_before_close(self) -> None:
         if not self._is_socket_kept_open:
             await super()._drain_before_close()
-            return
-        with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OSError):
-            await self.write_buffer.wait_drained()
+        else:
+            with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OSError):
+                await self.write_buffer.wait_drained()
 
     # -- the peer ----------------------------------------------------------------------------
 
@@ -273,18 +267,15 @@ class ServerConnection(Connection):
         accounts, trusted_pid = self._server.peer_accounts, self._server.trusted_pid
         peer = self.peer
         is_trusted = trusted_pid is not None and peer.pid == trusted_pid
-        try:
-            accounts.check_not_refused(peer)
-        except RefusedForAbuseError as exc:
-            if not is_trusted:
-                return str(exc)
+        if not is_trusted and (reason := accounts.refusal_reason(peer)):
+            return reason
         account = self._peer_account = accounts.for_peer(peer, trusted=is_trusted)
         account.connections += 1
         self.account, self.loop_share = ConnectionAccount(account), account.loop_share
         if is_trusted:
             self._client_accounts = ClientAccounts(accounts, self.account)
         else:
-            self.engine.share_token_buckets(account.reset_bucket, account.control_bucket)
+            self._engine.abuse_limits.share(account.reset_bucket, account.control_bucket)
         return ""
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
@@ -297,12 +288,10 @@ class ServerConnection(Connection):
             self._peer_account.record_abuse()
 
     def _mark_closed(self) -> None:
-        if (
-            not self.closed
-            and self.streams
-            and not self.engine.charge_abandoned_streams(self._now())
-        ):
-            self._record_abuse()
+        if not self.closed and self.streams:
+            limits, abandoned = self._engine.abuse_limits, self._engine.streams.by_id.values()
+            if not limits.charge_abandoned_streams(abandoned, self._now()):
+                self._record_abuse()
         super()._mark_closed()
 
     # -- the ends of streams -----------------------------------------------------------------
@@ -315,7 +304,7 @@ class ServerConnection(Connection):
             self._close_if_idle()
 
     def _should_await_end_stream(self, stream_id: int, code: ErrorCode) -> bool:
-        if code is not ErrorCode.NO_ERROR or not self.engine.is_half_closed_local(stream_id):
+        if code is not _NO_ERROR or not self._engine.is_half_closed_local(stream_id):
             return False
         if self._half_closed.add(stream_id, self._now()):
             self.flush()
@@ -323,11 +312,16 @@ class ServerConnection(Connection):
 
     def finish_stream(self, stream_id: int) -> None:
         """End a stream that was answered and is not in `streams`."""
-        if not self._should_await_end_stream(stream_id, ErrorCode.NO_ERROR):
-            self.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+        if not self._should_await_end_stream(stream_id, _NO_ERROR):
+            self._engine.reset_stream(stream_id, _NO_ERROR)
 
-    def abandon_stream(self, stream: Stream) -> None:
-        """Drop a call without a response, so that its caller sees the exit of the process."""
+    def abandon_if_exiting(self, stream: Stream) -> bool:
+        """Drop a call without a response if a handler has requested the end of the process.
+
+        Its caller then sees the exit of the process. Returns whether that is so.
+        """
+        if not self._server.is_exiting:
+            return False
         if self._server.owns_process and not self._is_socket_kept_open:
             self._is_socket_kept_open = True
             # It fails if the socket is closed already, or without free file descriptors.
@@ -336,10 +330,7 @@ class ServerConnection(Connection):
         self.wake_next_sender(stream)
         if self.streams.pop(stream.id, None) is not None:
             self._on_stream_removed(stream)
-
-    def release_handler_slot(self) -> None:
-        """Count the end of a handler."""
-        self._running_handlers -= 1
+        return True
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -358,76 +349,52 @@ class ServerConnection(Connection):
             return  # The client has reset it in the same read.
         self.counters.started += 1
         self.counters.last_started = self._last_read_at
-        if self._is_full():
-            self.engine.reset_stream(stream_id, ErrorCode.REFUSED_STREAM)
+        account = self._peer_account
+        if self.running_handlers >= self.limits.max_concurrent_streams or (
+            account is not None and account.active_calls >= account.max_active_calls
+        ):
+            self._engine.reset_stream(stream_id, _REFUSED_STREAM)
             self.counters.failed += 1
             return
         headers, handler = event.headers, self._find_handler(event.headers.path)
-        if headers.error_message and headers.is_grpc:
-            self._reject(event, purerpc.StatusCode.INTERNAL, headers.error_message)
-            return
-        forwarder = None
-        if self._forwarder is not None:
-            forwarder = self._choose_forwarder(headers, handler is not None)
-        if self._check_access is not None and not self._check_allowed(event, forwarder):
+        is_grpc, forwarder = headers.is_grpc, self._forwarder
+        is_forwardable = is_grpc and not headers.error_message
+        if forwarder and not (is_forwardable and forwarder.accepts(headers, handler is not None)):
+            forwarder = None
+        rejection = self._find_rejection(headers, handler, forwarder) if is_grpc else None
+        if rejection is not None:
+            status = send_trailers_only(self, stream_id, *rejection)
+            if (tracer := self._server.tracer) is not None:
+                notify_tracer_in_read_loop(headers.path, tracer.call_rejected, headers, status)
             return
         if forwarder is not None:
             stream = forwarder.forward(self, stream_id, headers)
-        elif not headers.is_grpc:
+        elif not is_grpc:
             stream = self.streams[stream_id] = DiscardingStream(self, stream_id)
             self.start_soon(respond_non_grpc, stream)
             self.counters.failed += 1
-        elif (status := reject_if_unservable(self, stream_id, headers, handler)) is not None:
-            self._trace_rejection(headers, status)
-            return
         else:
             assert isinstance(handler, Handler)
             stream = self.streams[stream_id] = self._start_call(stream_id, headers, handler)
         if event.end_stream:
             stream.on_end_stream(None)
 
-    def _choose_forwarder(self, headers: RequestHeaders, has_handler: bool) -> Forwarder | None:
-        """Return the forwarder if it takes a call."""
-        assert self._forwarder is not None
-        if headers.is_grpc and self._forwarder.accepts(headers, has_handler):
-            return self._forwarder
-        return None
-
-    def _is_full(self) -> bool:
-        """Return whether the connection, or its peer, has as many calls as it may have."""
-        account = self._peer_account
-        if account is not None and account.active_calls >= account.max_active_calls:
-            return True
-        return self._running_handlers >= self.limits.max_concurrent_streams
-
-    def _check_allowed(
-        self, event: events.RequestReceived[RequestHeaders], forwarder: Forwarder | None
-    ) -> bool:
-        """Reject a call that the peer may not make, and return whether it may."""
-        if self._check_access is None or not event.headers.is_grpc:
-            return True
-        reason = self._check_access(self.peer, event.headers, forwarder is not None)
-        if reason:
-            self._reject(event, purerpc.StatusCode.PERMISSION_DENIED, reason)
-        return not reason
-
-    def _reject(
-        self, event: events.RequestReceived[RequestHeaders], code: purerpc.StatusCode, message: str
-    ) -> None:
-        status = send_trailers_only(self, event.stream_id, code, message)
-        self._trace_rejection(event.headers, status)
-
-    def _trace_rejection(self, headers: RequestHeaders, status: CallStatus) -> None:
-        tracer = self._server.tracer
-        if tracer is not None:
-            notify_tracer_in_read_loop(headers.path, tracer.call_rejected, headers, status)
+    def _find_rejection(
+        self, headers: RequestHeaders, handler: FoundHandler, forwarder: Forwarder | None
+    ) -> Rejection | None:
+        """Return why a gRPC call is rejected; None if it is not."""
+        if headers.error_message:
+            return purerpc.StatusCode.INTERNAL, headers.error_message, b""
+        if self._check_access is not None:
+            reason = self._check_access(self.peer, headers, forwarder is not None)
+            if reason:
+                return purerpc.StatusCode.PERMISSION_DENIED, reason, b""
+        return find_rejection(headers, handler) if forwarder is None else None
 
     def _start_call(self, stream_id: int, headers: RequestHeaders, handler: Handler) -> Stream:
-        stream = Stream(self, stream_id)
-        stream.encoding = headers.encoding
-        stream.path = headers.path
+        stream = Stream(self, stream_id, headers.path, encoding=headers.encoding)
         if self._client_accounts is not None:
             stream.charge_to(self._client_accounts.account_for(headers))
-        self._running_handlers += 1
+        self.running_handlers += 1
         self.start_soon(ServerCall(self, stream, handler, headers, self._server.tracer).run)
         return stream

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Protocol
 
 from meshtrio.http2.errors import ErrorCode
@@ -12,41 +12,29 @@ from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.window_waiters import WindowWaiter
+from meshtrio.rpc.write_buffer import WriteBuffer
 from meshtrio.transport.peer import Peer
 
 
 class StreamTransport(Protocol):
     """The part of a connection that its streams use."""
 
-    @property
-    def is_client(self) -> bool: ...
+    is_client: bool
+    limits: Limits
+    message_limits: MessageLimits
+    counters: CallCounters
+    account: ConnectionAccount | None
+    """The account that streams are charged to; None on a client."""
+    loop_share: EventLoopShare
+    write_buffer: WriteBuffer
+    window_waiters: dict[WindowWaiter, None]
+    """The streams that wait for the connection's window."""
 
     @property
     def peer(self) -> Peer: ...
 
     @property
-    def limits(self) -> Limits: ...
-
-    @property
-    def message_limits(self) -> MessageLimits: ...
-
-    @property
-    def counters(self) -> CallCounters: ...
-
-    @property
-    def account(self) -> ConnectionAccount | None:
-        """The account that streams are charged to; None on a client."""
-
-    @property
-    def loop_share(self) -> EventLoopShare: ...
-
-    @property
-    def above_high_water(self) -> bool:
-        """Whether calls must wait before they add to the write buffer."""
-
-    async def wait_below_high_water(self) -> None: ...
-
-    def has_stream(self, stream_id: int) -> bool: ...
+    def streams(self) -> Mapping[int, object]: ...
 
     def is_send_open(self, stream_id: int) -> bool:
         """Whether this side of a stream is open."""
@@ -62,10 +50,6 @@ class StreamTransport(Protocol):
         """Let the peer send DATA of a size; return whether a flush is due."""
 
     def flush(self) -> None: ...
-
-    @property
-    def window_waiters(self) -> Collection[object]:
-        """The streams that wait for the connection's window."""
 
     def wake_on_window(self, stream: WindowWaiter) -> None:
         """Call `on_writable` when the connection's flow-control window opens."""

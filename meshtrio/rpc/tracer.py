@@ -6,6 +6,7 @@ On a client a `ClientTracer` makes a `MethodTracer` for each method of a stub, w
 
 All methods are called in place, in the middle of a call, and must not block. What they raise is
 logged and does not fail the call, except for SystemExit and KeyboardInterrupt (`tracer_dispatch`).
+What is not overridden observes nothing.
 If no tracer is installed a call pays one comparison with None.
 """
 
@@ -19,9 +20,9 @@ from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.status import CallStatus
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc.context import ServerContext
-from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.tracer_dispatch import MessageTracer
 
 if TYPE_CHECKING:
     from meshtrio.grpc.outlier_detection import Ejection
@@ -60,7 +61,7 @@ class ServerTracer:
         self, server_context: ServerContext, method: Method, stream: Stream
     ) -> ServerCallTracer:
         """Return the tracer of a call that a handler is about to serve."""
-        raise NotImplementedError
+        return ServerCallTracer()
 
     def call_rejected(self, headers: RequestHeaders, status: CallStatus) -> None:
         """Report a call that was rejected before a handler started."""
@@ -121,7 +122,7 @@ class ClientCallTracer:
             kind: The reason for the attempt.
             previous_attempts: Number of earlier attempts that a server may have seen.
         """
-        raise NotImplementedError
+        return AttemptTracer()
 
     def call_ended(self, status: CallStatus | None) -> None:
         """Report the end of the call, once.
@@ -136,7 +137,7 @@ class MethodTracer:
 
     def start_call(self) -> ClientCallTracer:
         """Return the tracer of a new call."""
-        raise NotImplementedError
+        return ClientCallTracer()
 
 
 class ClientTracer:
@@ -150,7 +151,7 @@ class ClientTracer:
                 "dns:///host:port" for a channel to one address.
             method: The method.
         """
-        raise NotImplementedError
+        return MethodTracer()
 
     def outlier_ejected(self, target: str, ejection: Ejection) -> None:
         """Report an endpoint that outlier detection found to fail more than others."""

@@ -1,4 +1,4 @@
-"""Calling tracers, whose exceptions are logged and do not fail the traced call.
+"""The tracer of a stream's messages, and calling tracers, whose exceptions do not fail a call.
 
 Tracers are called in place, from the tasks of callers and handlers, and from the read loop of a
 connection, where an exception would end the connection with all its calls.
@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from meshtrio.grpc.headers import ResponseHeaders
 from meshtrio.util.concurrency import find_exit_exception
 from meshtrio.util.token_bucket import TokenBucket
 
@@ -19,16 +20,36 @@ _log_bucket = TokenBucket(burst=100, rate=1)
 """Limits the log of a tracer that fails for every message."""
 
 
+class MessageTracer:
+    """Reports the messages of one stream.
+
+    A tracer that wants these events sets itself as the stream's `message_tracer`, in
+    `ServerTracer.start_call` or `AttemptTracer.endpoint_picked`. All methods are called in place
+    and must not block.
+    """
+
+    __slots__ = ()
+
+    def message_sent(self, message: bytes, wire_size: int) -> None:
+        """Report a message that is about to be sent; `wire_size` is its size once compressed."""
+
+    def message_received(self, message: bytes, wire_size: int) -> None:
+        """Report a message that was received; `wire_size` is its size before decompression."""
+
+    def half_closed(self) -> None:
+        """Report that a client has ended its side of the call (END_STREAM)."""
+
+    def half_close_received(self) -> None:
+        """Report that a server has received the last message of the client."""
+
+    def headers_received(self, headers: ResponseHeaders) -> None:
+        """Report that a client has received response headers that are not Trailers-Only."""
+
+
 def notify_tracer(subject: str, method: Callable[..., None], *args: object) -> None:
-    """Call a tracer from the task of a caller or a handler.
+    """Call a tracer from the task of a caller or a handler; the log names the subject if it raises.
 
-    Args:
-        subject: The path or target that the log line names.
-        method: A method of the tracer.
-        args: The arguments of the method.
-
-    Raises:
-        SystemExit, KeyboardInterrupt: The tracer raised it; other exceptions are logged.
+    SystemExit and KeyboardInterrupt are raised, other exceptions are logged only.
     """
     try:
         method(*args)

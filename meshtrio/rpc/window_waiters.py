@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from meshtrio.http2.connection import H2Connection
-from meshtrio.transport.write_buffer import WriteBuffer
+from meshtrio.http2.flow_control import ConnectionWindows
+from meshtrio.rpc.write_buffer import WriteBuffer
 
 _WINDOW_PER_WAKEUP = 4096
 """Size of the connection's window, in bytes, for which one waiting stream is woken."""
@@ -29,11 +29,11 @@ class WindowWaiters:
 
     def __init__(
         self,
-        engine: H2Connection,
+        windows: ConnectionWindows,
         write_buffer: WriteBuffer,
         start_soon: Callable[[Callable[[], Awaitable[object]]], None],
     ) -> None:
-        self._engine, self._write_buffer, self._start_soon = engine, write_buffer, start_soon
+        self._windows, self._write_buffer, self._start_soon = windows, write_buffer, start_soon
         self.streams: dict[WindowWaiter, None] = {}
         """The waiting streams, in order."""
         self._is_waking = False
@@ -41,7 +41,7 @@ class WindowWaiters:
 
     def wait_for_window(self, stream: WindowWaiter) -> None:
         """Wake a stream when the connection's window opens, unless it is open already."""
-        if self._engine.flow_control_windows[0] <= 0:
+        if self._windows.send <= 0:
             self.streams[stream] = None
         else:
             self.wake_next(stream)
@@ -62,12 +62,12 @@ class WindowWaiters:
 
     def wake(self) -> None:
         """Wake as many streams as the window has room for."""
-        room = self._engine.flow_control_windows[0]
+        room = self._windows.send
         if self._is_waking or room <= 0:
             return
         self._is_waking = True
         for stream in list(self.streams):
-            if min(room, self._engine.flow_control_windows[0]) <= 0:
+            if min(room, self._windows.send) <= 0:
                 break
             if self._write_buffer.above_high_water:
                 self._start_low_water_waiter()

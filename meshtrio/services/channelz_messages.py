@@ -161,8 +161,9 @@ def _fill_connection(message: channelz.Socket, connection: Connection) -> None:
     if connection.is_client:
         last_started = data.last_local_stream_created_timestamp
     _fill_timestamp(last_started, statistics.calls.last_started)
-    windows = connection.engine.flow_control_windows
-    data.local_flow_control_window.value, data.remote_flow_control_window.value = windows
+    windows = connection.windows
+    data.local_flow_control_window.value = windows.send
+    data.remote_flow_control_window.value = windows.receive
 
 
 def _fill_security(message: channelz.Socket, connection: Connection) -> None:

@@ -2,8 +2,7 @@
 
 A `Transport` is a non-blocking byte stream that owns its socket: `SocketTransport`, or
 `TlsTransport` on top of it. A connection calls `handshake` once, then `receive` in its read loop
-and `try_send` from any task, which never blocks; `WriteBuffer` keeps what the kernel does not take
-and drains it in a task of the connection. `close` may be called at any time.
+and `try_send` from any task, which never blocks. `close` may be called at any time.
 
 Servers get sockets from `unix_listener` or `tcp_listener` and accept on them by an `Acceptor`,
 which keeps reserved file descriptors, so that it can still reject clients when there are no others.

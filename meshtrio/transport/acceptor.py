@@ -67,7 +67,7 @@ class Acceptor:
         self.listener: socket.socket | None = None
         """The current listening socket."""
         self._on_accept = on_accept
-        self._spare_descriptors = SpareDescriptors()
+        self.spare_descriptors = SpareDescriptors()
         self._has_logged = False
         self._is_stopped = False
         self._owner_pid = os.getpid()
@@ -86,7 +86,7 @@ class Acceptor:
 
         Cancellation: the socket is closed.
         """
-        self.refill_spare_descriptors()
+        self.spare_descriptors.refill()
         try:
             while not self._is_stopped:
                 assert self.listener is not None
@@ -95,7 +95,7 @@ class Acceptor:
             if self.listener is not None and self.listener.fileno() >= 0:
                 trio.lowlevel.notify_closing(self.listener)
                 self.listener.close()
-            self._spare_descriptors.close()
+            self.spare_descriptors.close()
 
     def stop(self) -> None:
         """Accept the backlog and close the socket; a second call does nothing."""
@@ -103,10 +103,6 @@ class Acceptor:
             self._is_stopped = True
             if self.listener is not None:
                 self._close_listener(self.listener)
-
-    def refill_spare_descriptors(self) -> None:
-        """Replace the reserved descriptors that were closed, if the process has some again."""
-        self._spare_descriptors.refill()
 
     async def _accept_next(self, listener: socket.socket) -> None:
         try:
@@ -134,7 +130,7 @@ class Acceptor:
         try:
             sock, _ = listener.accept()
         except OSError as exc:
-            if exc.errno not in RESOURCE_EXHAUSTED_ERRNOS or not self._spare_descriptors.release():
+            if exc.errno not in RESOURCE_EXHAUSTED_ERRNOS or not self.spare_descriptors.release():
                 raise
             self._accept_with_spare(listener, exc)
         else:
@@ -150,7 +146,7 @@ class Acceptor:
             self._has_logged = True
             self._on_accept(sock, True)
         finally:
-            self.refill_spare_descriptors()
+            self.spare_descriptors.refill()
 
     def _close_listener(self, listener: socket.socket) -> None:
         """Close a listening socket without resetting the connections in its backlog."""

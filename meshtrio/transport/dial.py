@@ -59,15 +59,9 @@ async def connect_socket(
 ) -> socket.socket:
     """Connect a socket to an address.
 
-    Args:
-        address: `unix:/path` or `tcp:host:port`.
-        allowed_uids: The uids of which a Unix socket's server must have one, see `connect_unix`; it
-            has no effect on TCP.
-        backlog_timeout: Seconds to wait for room in the backlog of a Unix socket's server; on TCP
-            the kernel waits.
-
-    Returns:
-        A non-blocking socket that the caller owns.
+    `allowed_uids` are those of which a Unix socket's server must have one, `backlog_timeout` is the
+    number of seconds to wait for room in its backlog; neither has an effect on TCP. The socket is
+    non-blocking.
 
     Raises:
         WrongServerError: A server of another user listens there.
@@ -82,25 +76,18 @@ async def connect_socket(
     try:
         stream = await trio.open_tcp_stream(parsed.host, parsed.port)
     except OSError as exc:
-        raise OSError(_get_errno(exc), _describe_connect_error(exc)) from None
+        raise _summarize_attempts(exc) from None
     return socket.socket(fileno=stream.socket.detach())
 
 
-def _get_errno(exc: OSError) -> int | None:
-    """Return the error number of trio's exception, or of its first failed attempt."""
+def _summarize_attempts(exc: OSError) -> OSError:
+    """Return an error that names those of all attempts, which are the cause of trio's exception."""
     group = exc.__cause__
-    if exc.errno is None and isinstance(group, BaseExceptionGroup):
-        return next((each.errno for each in group.exceptions if isinstance(each, OSError)), None)
-    return exc.errno
-
-
-def _describe_connect_error(exc: OSError) -> str:
-    """Describe the errors of all attempts, which trio's exception only has as its cause."""
-    group = exc.__cause__
-    if isinstance(group, BaseExceptionGroup):
-        reasons = {getattr(each, "strerror", None) or str(each) for each in group.exceptions}
-        return "; ".join(sorted(reasons))
-    return exc.strerror or str(exc)
+    if not isinstance(group, BaseExceptionGroup):
+        return OSError(exc.errno, exc.strerror or str(exc))
+    reasons = {getattr(each, "strerror", None) or str(each) for each in group.exceptions}
+    numbers = [exc.errno, *(each.errno for each in group.exceptions if isinstance(each, OSError))]
+    return OSError(next(filter(None, numbers), None), "; ".join(sorted(reasons)))
 
 
 async def _connect_unix(

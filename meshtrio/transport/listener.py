@@ -36,9 +36,8 @@ def unix_listener(path: Path | str) -> Iterator[socket.socket]:
     path = os.fspath(path)
     length = len(os.fsencode(path))
     if length > MAX_SOCKET_PATH_LENGTH:
-        raise UsageError(
-            f"{path}: a socket's path may have {MAX_SOCKET_PATH_LENGTH} bytes, this has {length}"
-        )
+        text = f"{path}: a socket's path may have {MAX_SOCKET_PATH_LENGTH} bytes"
+        raise UsageError(f"{text}, this has {length}")
     _remove_stale_socket(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:

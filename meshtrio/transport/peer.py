@@ -42,9 +42,7 @@ class Peer:
     @property
     def subject_attributes(self) -> tuple[str, ...]:
         """The attributes of the subject with short names: "CN=ops", "O=Example"."""
-        return tuple(
-            f"{_SHORT_ATTRIBUTE_NAMES.get(key, key)}={value}" for key, value in self.subject
-        )
+        return tuple(f"{_SHORT_ATTRIBUTE_NAMES.get(k, k)}={value}" for k, value in self.subject)
 
     def __str__(self) -> str:
         if self.uid is not None:
@@ -72,9 +70,7 @@ def peer_of(sock: socket.socket, certificate: dict[str, Any] | None = None) -> P
     return Peer(
         address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         subject=tuple(pair for part in certificate.get("subject", ()) for pair in part),
-        subject_alt_names=tuple(
-            f"{kind}:{name}" for kind, name in certificate.get("subjectAltName", ())
-        ),
+        subject_alt_names=tuple(f"{k}:{name}" for k, name in certificate.get("subjectAltName", ())),
     )
 
 

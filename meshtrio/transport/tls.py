@@ -32,14 +32,11 @@ class TlsTransport:
     ) -> None:
         """Start TLS; a client verifies the server's certificate against `server_hostname`."""
         context.set_alpn_protocols([_ALPN_PROTOCOL])
-        self._sock = sock
+        self.sock = sock
         self._socket_transport = SocketTransport(sock)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._ssl_object = context.wrap_bio(
-            self._incoming,
-            self._outgoing,
-            server_side=server_side,
-            server_hostname=server_hostname,
+        self.ssl_object = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
         self._ciphertext = b""
 
@@ -47,7 +44,7 @@ class TlsTransport:
         """Negotiate keys and HTTP/2. Raises OSError, or its subclass ssl.SSLError."""
         while True:
             try:
-                self._ssl_object.do_handshake()
+                self.ssl_object.do_handshake()
                 break
             except ssl.SSLWantReadError:
                 await self._flush_ciphertext()
@@ -56,14 +53,14 @@ class TlsTransport:
                 self._send_ciphertext()  # the alert, with the reason for the peer
                 raise
         await self._flush_ciphertext()
-        if self._ssl_object.selected_alpn_protocol() != _ALPN_PROTOCOL:
+        if self.ssl_object.selected_alpn_protocol() != _ALPN_PROTOCOL:
             raise OSError(0, "the peer does not speak HTTP/2 over TLS (ALPN h2)")
 
     async def receive(self, max_bytes: int) -> bytes:
         """Receive as `SocketTransport` does; an end without close_notify counts as an end."""
         while True:
             try:
-                return self._ssl_object.read(max_bytes)
+                return self.ssl_object.read(max_bytes)
             except ssl.SSLWantReadError:
                 self._send_ciphertext()
                 await self._receive_ciphertext()
@@ -89,7 +86,7 @@ class TlsTransport:
         for buffer in buffers:
             view = memoryview(buffer)
             while view and not self._ciphertext:
-                written = self._ssl_object.write(view[:_MAX_RECORD_SIZE])
+                written = self.ssl_object.write(view[:_MAX_RECORD_SIZE])
                 taken += written
                 view = view[written:]
                 self._send_ciphertext()
@@ -100,9 +97,8 @@ class TlsTransport:
         if self._outgoing.pending:
             self._ciphertext += self._outgoing.read()
         if self._ciphertext:
-            self._ciphertext = self._ciphertext[
-                self._socket_transport.try_send([self._ciphertext]) :
-            ]
+            sent = self._socket_transport.try_send([self._ciphertext])
+            self._ciphertext = self._ciphertext[sent:]
 
     async def _flush_ciphertext(self) -> None:
         self._send_ciphertext()
@@ -114,20 +110,12 @@ class TlsTransport:
         await self._socket_transport.wait_writable()
 
     def peer(self) -> Peer:
-        return peer_of(self._sock, self._ssl_object.getpeercert())
-
-    @property
-    def sock(self) -> socket.socket:
-        return self._sock
-
-    @property
-    def ssl_object(self) -> ssl.SSLObject | None:
-        return self._ssl_object
+        return peer_of(self.sock, self.ssl_object.getpeercert())
 
     def send_eof(self) -> None:
         """Send close_notify and shut down the sending side. Raises OSError."""
         with contextlib.suppress(ssl.SSLError):
-            self._ssl_object.unwrap()
+            self.ssl_object.unwrap()
         self._send_ciphertext()
         self._socket_transport.send_eof()
 

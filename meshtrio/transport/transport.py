@@ -10,9 +10,9 @@ import socket
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
+import attrs
 import trio
 
-from meshtrio.transport.busy_poll import BusyPoll
 from meshtrio.transport.peer import Peer, peer_of
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
 
@@ -23,6 +23,11 @@ _SEND_BUFFER_SIZE = 1024 * 1024
 _MIN_RECEIVE_SIZE = 16 * 1024
 _LARGE_RECEIVE_SIZE = 256 * 1024
 """Size of a read, in bytes, that only large messages fill."""
+
+MAX_SPIN = 0.0002
+"""Maximum time of a poll, in seconds."""
+_MISS_COST = 16
+"""Number of credits that a poll without success costs."""
 
 Buffer = bytes | memoryview
 
@@ -64,8 +69,42 @@ class Transport(Protocol):
         """Close the socket; a second call does nothing."""
 
 
+@attrs.define(eq=False)
+class BusyPoll:
+    """Decides whether busy polling of a socket is worthwhile before the process sleeps.
+
+    Being woken costs more than a small call: the core has become idle, on a virtual machine perhaps
+    in favour of another guest, and its caches are cold. If responses arrive within that time,
+    polling gets them in half the time, and uses no more of the processor per call. Go's scheduler
+    does so, and Linux for sockets (SO_BUSY_POLL) and virtual processors (halt polling), depending
+    on previous waits.
+
+    A connection earns one credit for each wait shorter than `max_spin` and pays `_MISS_COST` for a
+    poll that finds nothing, so that a mostly idle connection never polls.
+    """
+
+    max_spin: float = MAX_SPIN
+    """Maximum time of a poll, in seconds."""
+    _credits: int = 0
+
+    @property
+    def is_worthwhile(self) -> bool:
+        """Whether the next wait is probably short."""
+        return self._credits >= _MISS_COST
+
+    def record_wait(self, seconds: float, *, polled: bool) -> None:
+        """Record the duration of a wait, and whether it began with a poll."""
+        if seconds <= self.max_spin:
+            self._credits = min(2 * _MISS_COST, self._credits + 1)
+        elif polled:
+            self._credits -= _MISS_COST
+
+
 class SocketTransport:
     """A transport without TLS, which owns its socket."""
+
+    has_pending_data = False
+    ssl_object: ssl.SSLObject | None = None
 
     def __init__(self, sock: socket.socket, busy_poll: BusyPoll | None = None) -> None:
         sock.setblocking(False)
@@ -75,7 +114,7 @@ class SocketTransport:
             # The kernel's default of 200 KB would split a large message, with a context switch for
             # each part. A larger buffer costs nothing while it is not used.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_SIZE)
-        self._sock = sock
+        self.sock = sock
         self._receive_size = _MIN_RECEIVE_SIZE
         self._busy_poll = busy_poll or BusyPoll()
 
@@ -93,15 +132,14 @@ class SocketTransport:
 
         Cancellation: no data is lost.
         """
-        began = perf_counter()
-        polled = self._busy_poll.is_worthwhile
-        data = (
-            await self._poll_until(began + self._busy_poll.max_spin, max_bytes) if polled else None
-        )
+        began, busy_poll, data = perf_counter(), self._busy_poll, None
+        polled = busy_poll.is_worthwhile
+        if polled:
+            data = await self._poll_until(began + busy_poll.max_spin, max_bytes)
         while data is None:
-            await trio.lowlevel.wait_readable(self._sock)
+            await trio.lowlevel.wait_readable(self.sock)
             data = self._try_receive(max_bytes)
-        self._busy_poll.record_wait(perf_counter() - began, polled=polled)
+        busy_poll.record_wait(perf_counter() - began, polled=polled)
         return data
 
     async def _poll_until(self, deadline: float, max_bytes: int) -> bytes | None:
@@ -115,7 +153,7 @@ class SocketTransport:
     def _try_receive(self, max_bytes: int) -> bytes | None:
         """Return available data; None if there is none."""
         try:
-            data = self._sock.recv(min(self._receive_size, max_bytes))
+            data = self.sock.recv(min(self._receive_size, max_bytes))
         except (BlockingIOError, InterruptedError):
             return None
         # Python allocates the size that is asked for, so it follows the size of recent reads.
@@ -131,35 +169,23 @@ class SocketTransport:
         """Send what the kernel takes now; return the number of bytes taken. Raises OSError."""
         try:
             if len(buffers) == 1:
-                return self._sock.send(buffers[0])
-            return self._sock.sendmsg(buffers)
+                return self.sock.send(buffers[0])
+            return self.sock.sendmsg(buffers)
         except (BlockingIOError, InterruptedError):
             return 0
 
-    @property
-    def has_pending_data(self) -> bool:
-        return False
-
     async def wait_writable(self) -> None:
-        await trio.lowlevel.wait_writable(self._sock)
+        await trio.lowlevel.wait_writable(self.sock)
 
     def peer(self) -> Peer:
-        return peer_of(self._sock)
-
-    @property
-    def sock(self) -> socket.socket:
-        return self._sock
-
-    @property
-    def ssl_object(self) -> ssl.SSLObject | None:
-        return None
+        return peer_of(self.sock)
 
     def send_eof(self) -> None:
         """Shut down the sending side. Raises OSError."""
-        self._sock.shutdown(socket.SHUT_WR)
+        self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close the socket and wake tasks that wait for it; a second call does nothing."""
-        if self._sock.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._sock)
-            self._sock.close()
+        if self.sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()

@@ -14,7 +14,7 @@ from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType, Setting
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 
 SERVICE = "echo.v1.EchoService"
 AUTHORITY = "plugin.echo"
@@ -36,7 +36,7 @@ def encode_request_headers(path: str, **more: str) -> bytes:
         (b"content-type", b"application/grpc"),
     ]
     fields += [(key.replace("_", "-").encode(), value.encode()) for key, value in more.items()]
-    return codec.encode(fields)
+    return encoder.encode(fields)
 
 
 def encode_message(payload: bytes, *, compressed: bool = False) -> bytes:

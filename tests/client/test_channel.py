@@ -122,7 +122,7 @@ async def test_a_departure_tells_how_the_plugin_died(short_dir: Path) -> None:
             nursery.start_soon(call)
             await trio.testing.wait_all_tasks_blocked(0.01)
             for connection in list(server.connections):
-                connection._transport._sock.shutdown(socket.SHUT_RDWR)
+                connection.transport.sock.shutdown(socket.SHUT_RDWR)
             departure = ExitInfo("a", "it died", signal=signal.SIGKILL, stderr_tail=("oh",))
             feed.set(departures=(departure,))
 

@@ -7,7 +7,7 @@ import pytest
 
 from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from tests.support.scripted_peer import (
     RESPONSE_HEADERS,
     SERVING_REPLY_BYTES,
@@ -18,7 +18,7 @@ from tests.support.scripted_peer import (
 
 
 def trailers_only(*fields: tuple[bytes, bytes]) -> bytes:
-    block = codec.encode([*RESPONSE_HEADERS, *fields])
+    block = encoder.encode([*RESPONSE_HEADERS, *fields])
     return frames.settings({}) + frames.encode_header_block(
         1, block, end_stream=True, max_frame_size=16_384
     )

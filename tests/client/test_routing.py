@@ -428,7 +428,7 @@ async def test_what_leaves_or_drains_is_never_picked(short_dir: Path) -> None:
             feed.set(*(attrs.evolve(unix_endpoint(p), id=f"{p.name}{step // 20}") for p in listed))
             if step % 10 == 0:
                 for connection in list(servers[rng.choice("abcd")].connections):
-                    connection.engine.start_graceful_shutdown()
+                    connection._engine.start_graceful_shutdown()
                     connection.flush()
             if rng.random() < 0.3:
                 await settle()

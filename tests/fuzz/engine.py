@@ -20,7 +20,7 @@ with atheris.instrument_imports(include=["meshtrio.http2"]):
     from meshtrio.http2 import frames
     from meshtrio.http2.connection import Role
     from meshtrio.http2.events import DataReceived
-    from meshtrio.http2.hpack import codec
+    from meshtrio.http2.hpack import encoder
     from meshtrio.http2.limits import Limits
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -31,7 +31,7 @@ LIMITS = Limits(
     max_header_list_size=4096,
     max_message_size=1000,
 )
-REQUEST = codec.encode(
+REQUEST = encoder.encode(
     [
         (b":method", b"POST"),
         (b":scheme", b"http"),
@@ -45,9 +45,9 @@ def seeds() -> dict[str, bytes]:
     """Return the seed corpus: a byte for the role and the cut, then a valid stream."""
     head = frames.encode_header_block(1, REQUEST, end_stream=False, max_frame_size=16_384)
     data = frames.encode_frame(frames.FrameType.DATA, 1, 1, b"\0\0\0\0\2hi")
-    reply = codec.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
+    reply = encoder.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
     answer = frames.encode_header_block(1, reply, end_stream=False, max_frame_size=16_384)
-    status = codec.encode([(b"grpc-status", b"0")])
+    status = encoder.encode([(b"grpc-status", b"0")])
     trailers = frames.encode_header_block(1, status, end_stream=True, max_frame_size=16_384)
     other = frames.ping(b"12345678", ack=False) + frames.window_update(1, 10) + frames.goaway(1, 0)
     settings = frames.settings({1: 0, 3: 5, 4: 1000, 5: 20_000})

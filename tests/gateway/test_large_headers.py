@@ -101,7 +101,7 @@ async def test_responses_of_a_server_that_does_not_look(
         stub = channel.stub(EchoServiceStub)
         await stub.Echo(echo_request(""))
         for connection in server.connections:
-            connection.engine._peer_settings.max_header_list_size = 2**31
+            connection.peer_settings.max_header_list_size = 2**31
         encoded = size * 4 // 3 if place == "status_details" else size
         if encoded < 1_000_000:
             await check(stub, verbose, f"{place} {size}", encoded < LIMIT)
@@ -120,7 +120,7 @@ async def test_requests(size: int, looks: bool, short_dir: Path) -> None:
         if not looks:
             for subchannel in behind.channel.channel_endpoints:
                 for each in subchannel.subchannel.connections:
-                    each.engine._peer_settings.max_header_list_size = 2**31
+                    each.peer_settings.max_header_list_size = 2**31
         await check(stub, verbose, "", size < LIMIT, metadata=[("large", "v" * size)])
         assert set(behind.server.connections) == {connection}
         await behind.assert_nothing_left()

@@ -218,7 +218,7 @@ async def test_a_plugin_that_breaks_off_is_told_as_that(short_dir: Path) -> None
             nursery.start_soon(call)
             await begun.wait()
             for connection in server.connections:
-                connection._transport.close()
+                connection.transport.close()
         await behind.assert_nothing_left()
 
 
@@ -245,7 +245,7 @@ async def test_a_caller_that_breaks_off_ends_the_handler(short_dir: Path) -> Non
                 nursery.start_soon(call)
                 await begun.wait()
                 for connection in behind.server.connections:
-                    connection._transport.close()
+                    connection.transport.close()
             await cancelled.wait()
         await behind.assert_nothing_left()
 

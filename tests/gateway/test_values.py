@@ -18,7 +18,7 @@ from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.hpack.decoder import HeaderDecoder
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
 from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
@@ -30,7 +30,7 @@ REPLY = frame_message(EchoReply(message="hi").SerializeToString())
 
 def headers(stream_id: int, fields: list[tuple[bytes, bytes]], *, end: bool) -> bytes:
     return frames.encode_header_block(
-        stream_id, codec.encode(fields), end_stream=end, max_frame_size=16_384
+        stream_id, encoder.encode(fields), end_stream=end, max_frame_size=16_384
     )
 
 

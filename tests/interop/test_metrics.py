@@ -16,10 +16,11 @@ from meshtrio.client.request_headers import encode_method_headers
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.http2 import events
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_connection import ServerConnection
+from meshtrio.rpc.stream import Stream
 from meshtrio.transport.listener import unix_listener
 from meshtrio.transport.transport import SocketTransport
 from tests.interop.grpc_testing import interop_pb2 as pb
@@ -196,7 +197,7 @@ async def test_a_server_whose_caller_stays_tells_the_deadline(
             fields = [(b"grpc-timeout", b"50m"), (b"do", b"wait")]
             target = await channel.picker.pick()
             stream = target.connection.open_stream(
-                encode_method_headers(method, channel).data + codec.encode(fields)
+                Stream, encode_method_headers(method, channel).data + encoder.encode(fields)
             )
             assert stream is not None
             await stream.send(make_request().SerializeToString(), end_stream=True)
@@ -224,7 +225,7 @@ class Refusing(ServerConnection):
     def _on_data(self, event: events.DataReceived) -> None:
         super()._on_data(event)
         if event.stream_id == self._first and event.end_stream:
-            self.engine.reset_stream(event.stream_id, ErrorCode.REFUSED_STREAM)
+            self._engine.reset_stream(event.stream_id, ErrorCode.REFUSED_STREAM)
 
 
 @asynccontextmanager

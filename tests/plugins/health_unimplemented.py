@@ -6,9 +6,9 @@ import socket
 from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.http2.connection import Role
 from meshtrio.http2.events import RequestReceived
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 
-TRAILERS_ONLY = codec.encode(
+TRAILERS_ONLY = encoder.encode(
     [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"12")]
 )
 

@@ -15,11 +15,11 @@ from meshtrio.http2 import frames
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import RequestReceived
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 
-HEAD = codec.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
-TRAILERS = codec.encode([(b"grpc-status", b"0")])
-EXHAUSTED = codec.encode(
+HEAD = encoder.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
+TRAILERS = encoder.encode([(b"grpc-status", b"0")])
+EXHAUSTED = encoder.encode(
     [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"8")]
 )
 SERVING = frame_message(b"\x08\x01")

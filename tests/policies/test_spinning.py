@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtrio.transport.busy_poll import MAX_SPIN, BusyPoll
+from meshtrio.transport.transport import MAX_SPIN, BusyPoll
 
 SHORT, LONG = MAX_SPIN / 2, MAX_SPIN * 50
 

@@ -13,7 +13,7 @@ from echo.v1.echo_pb2 import EchoReply
 from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.rpc.timeouts import Timeouts
 from tests.support.connection_pairs import (
     CallbackServicer,
@@ -46,8 +46,8 @@ def continuation_flood() -> bytes:
 
 def header_bomb() -> bytes:
     """One large entry in the table, named again and again by one byte each (RFC 7541 §7.3)."""
-    entry = b"\x40" + codec.encode_integer(1, 7, 0) + b"x"
-    entry += codec.encode_integer(4000, 7, 0) + b"v" * 4000
+    entry = b"\x40" + encoder.encode_integer(1, 7, 0) + b"x"
+    entry += encoder.encode_integer(4000, 7, 0) + b"v" * 4000
     block = entry + b"\xbe" * 10_000
     return frames.encode_header_block(1, block, end_stream=False, max_frame_size=16_384)
 

@@ -429,7 +429,7 @@ async def test_calls_above_the_last_stream_are_known_to_be_unprocessed() -> None
     async with connect_pair(CallbackServicer(Repeat=until.streaming)) as pair:
         async with pair.stub.Repeat(repeat_request(1)) as first:
             await first.receive_message()
-            pair.server.engine.refuse_new_streams()
+            pair.server._engine.refuse_new_streams()
             # One that cannot be made again: its requests may be gone.
             async with pair.stub.Chat() as second:
                 pair.server.flush()

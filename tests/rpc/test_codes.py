@@ -14,7 +14,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
 from tests.support.connection_pairs import (
     CallbackServicer,
@@ -172,10 +172,10 @@ async def test_a_failure_with_status_ok_is_unknown(caplog: pytest.LogCaptureFixt
 
 # -- the client ----------------------------------------------------------------------------------
 
-HEAD = codec.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
-GZIP = HEAD + codec.encode([(b"grpc-encoding", b"gzip")])
-BROTLI = HEAD + codec.encode([(b"grpc-encoding", b"br")])
-OK = codec.encode([(b"grpc-status", b"0")])
+HEAD = encoder.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
+GZIP = HEAD + encoder.encode([(b"grpc-encoding", b"gzip")])
+BROTLI = HEAD + encoder.encode([(b"grpc-encoding", b"br")])
+OK = encoder.encode([(b"grpc-status", b"0")])
 REPLY = frame_message(EchoReply(message="hi").SerializeToString())
 
 
@@ -226,11 +226,11 @@ async def serve_response(
     """A pair whose server answers so, and whose handlers never end."""
 
     async def answer(*_: object) -> EchoReply:
-        engine = pair.server.engine
-        engine.send_headers(1, head)
-        engine.send_data(1, body, end_stream=not trailers)
+        server = pair.server
+        server.send_headers(1, head)
+        server.send_data(1, body, end_stream=not trailers)
         if trailers:
-            engine.send_headers(1, trailers, end_stream=True)
+            server.send_headers(1, trailers, end_stream=True)
         pair.server.flush()
         await trio.sleep_forever()
         raise AssertionError

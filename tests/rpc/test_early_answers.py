@@ -17,7 +17,7 @@ from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.timeouts import Timeouts
@@ -67,7 +67,7 @@ def resets(peer: RawPeer) -> list[tuple[int, int]]:
 def not_grpc(stream_id: int) -> bytes:
     fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/")]
     return frames.encode_header_block(
-        stream_id, codec.encode(fields), end_stream=False, max_frame_size=16_384
+        stream_id, encoder.encode(fields), end_stream=False, max_frame_size=16_384
     )
 
 
@@ -90,7 +90,7 @@ async def test_a_client_that_does_not_is_reset_after_a_moment(path: bytes) -> No
         await peer.send(request_headers_frame(1, path=path))
         assert peer.server.streams == {}, "the handler's place is free at once"
         await run_timeouts_after(peer, 1)
-        assert peer.server.engine.open_stream_count == 1
+        assert peer.server.open_stream_count == 1
         answers = await run_timeouts_after(peer, 3)
         assert (FrameType.RST_STREAM, 0, 1, bytes(4)) in answers
         peer.assert_nothing_left()
@@ -103,7 +103,7 @@ async def test_the_moment_can_be_set() -> None:
     async with connect_raw_peer(EARLY, timeouts=Timeouts(half_close=30)) as peer:
         await peer.send(request_headers_frame(1, path=JOIN))
         await run_timeouts_after(peer, 29)
-        assert peer.server.engine.open_stream_count == 1
+        assert peer.server.open_stream_count == 1
         await run_timeouts_after(peer, 31)
         peer.assert_nothing_left()
 
@@ -111,7 +111,7 @@ async def test_the_moment_can_be_set() -> None:
 async def test_no_more_than_a_number_of_answered_streams_is_kept() -> None:
     async with connect_raw_peer(EARLY) as peer:
         await peer.send(b"".join(request_headers_frame(n, path=UNKNOWN) for n in range(1, 800, 2)))
-        assert peer.server.engine.open_stream_count == 256
+        assert peer.server.open_stream_count == 256
         found = resets(peer)
         assert [stream_id for stream_id, _ in found] == list(range(1, 2 * (400 - 256), 2))
         assert {code for _, code in found} == {ErrorCode.NO_ERROR}
@@ -126,7 +126,7 @@ async def test_no_more_than_a_number_of_answered_streams_is_kept() -> None:
 async def test_answered_streams_leave_room_for_calls() -> None:
     async with connect_raw_peer(EARLY, limits=Limits(max_concurrent_streams=4)) as peer:
         await peer.send(b"".join(request_headers_frame(n, path=UNKNOWN) for n in range(1, 20, 2)))
-        assert peer.server.engine.open_stream_count == 2
+        assert peer.server.open_stream_count == 2
         peer.read_frames()
         await peer.send(request_headers_frame(21) + data(21, MESSAGE, end=True))
         assert not resets(peer)
@@ -166,9 +166,9 @@ async def test_a_drain_does_not_wait_for_clients_that_have_their_answer() -> Non
 
 # -- the client ----------------------------------------------------------------------------------
 
-HEAD = codec.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
-OK = codec.encode([(b"grpc-status", b"0")])
-NOT_FOUND = codec.encode([(b"grpc-status", b"5"), (b"grpc-message", b"none")])
+HEAD = encoder.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
+OK = encoder.encode([(b"grpc-status", b"0")])
+NOT_FOUND = encoder.encode([(b"grpc-status", b"5"), (b"grpc-message", b"none")])
 REPLY = frame_message(EchoReply(message="hi").SerializeToString())
 
 

@@ -10,13 +10,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType, Setting
-from meshtrio.rpc import fairness
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.transport.transport import Buffer
 from meshtrio.util.concurrency import open_collapsing_nursery
@@ -58,11 +56,10 @@ async def count_passes() -> AsyncIterator[PassCounter]:
         nursery.cancel_scope.cancel()
 
 
-@pytest.fixture
-def disable_time_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slice is over at once, however fast the machine is."""
-    monkeypatch.setattr(fairness, "_TIME_SLICE", 0.0)
-    monkeypatch.setattr(fairness, "_MIN_TIME_SLICE", 0.0)
+def disable_time_slices(*shares: EventLoopShare) -> None:
+    """Let each slice be over at once, however fast the machine is."""
+    for share in shares:
+        share.max_time_slice = share.min_time_slice = 0.0
 
 
 # -- turns ---------------------------------------------------------------------------------------
@@ -109,10 +106,9 @@ async def test_a_task_that_is_cancelled_while_it_waits_passes_its_turn_on() -> N
     assert EventLoopShare._waiting_peers == 0
 
 
-def test_a_peer_may_use_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_may_use_half_of_the_time() -> None:
     now = [100.0]
-    monkeypatch.setattr(fairness, "perf_counter", lambda: now[0])
-    share = EventLoopShare()
+    share = EventLoopShare(clock=lambda: now[0])
     assert not share.charge(0.002)
     assert share.charge(0.010)
     now[0] += 0.019
@@ -131,28 +127,28 @@ async def counts(messages: AsyncIterator[EchoRequest]) -> EchoReply:
     return echo_reply(str(count))
 
 
-@pytest.mark.usefixtures("disable_time_slices")
 async def test_a_read_of_very_many_frames_is_processed_in_many_passes() -> None:
     async def waits(messages: AsyncIterator[EchoRequest]) -> EchoReply:
         await trio.sleep_forever()
         return echo_reply("")
 
     async with connect_raw_peer(CallbackServicer(Join=waits)) as peer:
-        before = peer.server.engine.flow_control_windows[1]
+        disable_time_slices(peer.server.loop_share)
+        before = peer.server.windows.receive
         byte = frames.encode_frame(FrameType.DATA, 0, 1, b"\0")
         data = request_headers_frame(1, path=JOIN) + byte * 6400
         async with count_passes() as passes:
             peer.sock.send(data)
-            while peer.server.engine.flow_control_windows[1] > before - 6400:
+            while peer.server.windows.receive > before - 6400:
                 await trio.lowlevel.checkpoint()
             assert passes.number > 25
 
 
-@pytest.mark.usefixtures("disable_time_slices")
 async def test_messages_of_one_frame_are_handled_in_many_passes() -> None:
     """50,000 empty messages in one frame of 250 KB: neither is it cut at once, nor are they handled
     without a pause."""
     async with connect_raw_peer(CallbackServicer(Join=counts)) as peer:
+        disable_time_slices(peer.server.loop_share)
         data = frames.encode_frame(FrameType.DATA, frames.END_STREAM, 1, EMPTY * 50_000)
         async with count_passes() as passes:
             raw = memoryview(request_headers_frame(1, path=JOIN) + data)
@@ -183,10 +179,7 @@ async def test_what_is_cut_later_is_all_there_and_in_order() -> None:
         assert EchoReply.FromString(body[5:]).message == str([len(text) for text in texts])
 
 
-async def test_compressed_messages_are_taken_one_in_a_pass_once_time_is_used_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(fairness, "_BURST", -1.0)
+async def test_compressed_messages_are_taken_one_in_a_pass_once_time_is_used_up() -> None:
     taken: Counter[int] = Counter()
     bomb = gzip.compress(EchoRequest(message="x" * 100_000).SerializeToString())
 
@@ -200,6 +193,8 @@ async def test_compressed_messages_are_taken_one_in_a_pass_once_time_is_used_up(
         connect_raw_peer(CallbackServicer(Echo=echo)) as peer,
         trio.open_nursery() as nursery,
     ):
+        share = peer.server.loop_share
+        share.burst = share.remaining = -1.0
         nursery.start_soon(passes.run)
         encoding = (b"grpc-encoding", b"gzip")
         for n in range(1, 41, 2):
@@ -223,8 +218,8 @@ class FastReader:
 
     def __init__(self, pair: Any) -> None:
         self.size = 0
-        pair.server.engine._windows.send = 2**62
-        for stream in pair.server.engine._streams.values():
+        pair.server.windows.send = 2**62
+        for stream in pair.server._engine.streams.by_id.values():
             stream.send_window = 2**62
         pair.server.transport.try_send = self._take
 
@@ -265,7 +260,6 @@ async def test_a_handler_whose_peer_reads_fast_lets_others_work() -> None:
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.usefixtures("disable_time_slices")
 async def test_requests_that_come_fast_are_taken_in_many_passes() -> None:
     """A client's requests as well as a server's taking them."""
 
@@ -274,6 +268,7 @@ async def test_requests_that_come_fast_are_taken_in_many_passes() -> None:
             yield echo_request("x")
 
     async with connect_pair(CallbackServicer(Join=counts)) as pair, count_passes() as passes:
+        disable_time_slices(pair.client.loop_share, pair.server.loop_share)
         assert (await pair.stub.Join(texts())).message == "500"
         assert passes.number > 250
 

@@ -41,7 +41,7 @@ def make_failing_servicer(message: str, **attributes: Any) -> CallbackServicer:
 async def assert_unharmed(pair: ConnectionPair) -> None:
     await pair.wait_until_idle()
     assert pair.client.is_usable
-    assert pair.server.engine.streams_failed == 0
+    assert pair.server.statistics().streams.failed == 0
     pair.assert_nothing_left()
 
 

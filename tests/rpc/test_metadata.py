@@ -90,13 +90,13 @@ class DataCounter:
 
     def __init__(self, pair: ConnectionPair, side: Any) -> None:
         self.size = 0
-        receive = side.engine.receive_data
+        receive = side._engine.receive_data
 
         def counting(data: bytes, *more: Any) -> Any:
             self.size += len(data)
             return receive(data, *more)
 
-        side.engine.receive_data = counting
+        side._engine.receive_data = counting
 
 
 def make_compressing_handler(flag: bool) -> Any:

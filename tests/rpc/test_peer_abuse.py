@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.peer_accounts import PeerAccounts
+from meshtrio.rpc.peer_accounts import PeerAccount, PeerAccounts
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.transport.peer import Peer
@@ -73,6 +74,20 @@ async def test_after_abuse_new_connections_are_refused_for_a_while(
         assert await attack_and_read_goaway(path, b"") == ""
 
 
+async def test_each_abuse_doubles_the_refusal_until_a_peer_behaves(
+    autojump_clock: MockClock,
+) -> None:
+    account = PeerAccount("process 1", LIMITS)
+    for seconds in (1, 2, 4, 8, 16, 32, 60, 60):
+        account.record_abuse()
+        assert account.refusal_remaining == seconds
+        await trio.sleep(seconds)
+        assert account.refusal_remaining == 0
+    await trio.sleep(1)
+    account.record_abuse()
+    assert account.refusal_remaining == 1
+
+
 async def test_calls_that_are_left_behind_count_as_reset(short_dir: Path) -> None:
     """A client that closes its connection instead of resetting its calls."""
     async with serve_with_abuse_limits(short_dir) as (server, path):
@@ -83,7 +98,7 @@ async def test_calls_that_are_left_behind_count_as_reset(short_dir: Path) -> Non
             (connection,) = server.connections or {await _connection(server)}
             while len(connection.streams) < 60:
                 await trio.lowlevel.checkpoint()
-            for each in connection.engine._streams.values():
+            for each in connection._engine.streams.by_id.values():
                 each.opened_at = trio.current_time() + 1  # however slow the machine is
         while server.connections:
             await trio.lowlevel.checkpoint()
@@ -179,7 +194,8 @@ def test_a_mesh_is_not_punished_for_its_clients() -> None:
     mesh = accounts.for_peer(Peer(uid=0, pid=7), trusted=True)
     assert accounts.for_peer(Peer(uid=0, pid=7)) is not mesh
     assert mesh.max_active_calls > 10**9
-    assert mesh.exceeded_receive_budget(10**12, 0.5).startswith("process_memory")
+    held = 10**12
+    assert mesh.exceeded_budget(held, held, held, fraction=0.5).startswith("process_memory")
 
 
 @pytest.mark.parametrize(

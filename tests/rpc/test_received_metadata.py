@@ -13,7 +13,7 @@ from meshtrio.grpc.framing import frame_message
 from meshtrio.grpc.metadata import ReceivedText
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
 from tests.support.connection_pairs import (
     CallbackServicer,
@@ -199,9 +199,7 @@ async def test_a_caller_gets_the_status_whatever_comes_with_it(
         """Answer in the place of the server, whose handlers never run."""
         blocks = [head, status] if after_head else [head + status]
         for number, block in enumerate(blocks, 1):
-            pair.server.engine.send_headers(
-                1, codec.encode(block), end_stream=number == len(blocks)
-            )
+            pair.server.send_headers(1, encoder.encode(block), end_stream=number == len(blocks))
         pair.server.flush()
 
     async def never(message: EchoRequest) -> EchoReply:

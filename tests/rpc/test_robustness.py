@@ -17,7 +17,7 @@ from meshtrio.client.unary import UnaryUnaryMultiCallable
 from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
 from meshtrio.messages import health
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
@@ -74,7 +74,7 @@ async def test_a_request_and_a_violation_in_the_same_read(path: bytes) -> None:
 
 async def test_what_is_not_grpc_is_told_what_this_is() -> None:
     async with connect_raw_peer(ECHO_SERVICER) as peer:
-        block = codec.encode([(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/")])
+        block = encoder.encode([(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/")])
         await peer.send(
             frames.encode_header_block(1, block, end_stream=True, max_frame_size=16_384)
         )
@@ -91,7 +91,7 @@ AUTHORITIES = [b"%2Ftmp%2Fmesh.sock", b"/tmp/mesh.sock", b"unix:/a b", b"", "\u0
 async def test_any_authority_is_served(authority: bytes | None) -> None:
     extra = () if authority is None else ((b":authority", authority),)
     async with connect_raw_peer(CallbackServicer(Echo=handle_echo)) as peer:
-        block = codec.encode([*HEAD[:1], *extra, *HEAD[1:]])
+        block = encoder.encode([*HEAD[:1], *extra, *HEAD[1:]])
         message = frame_message(EchoRequest(message="hi").SerializeToString())
         await peer.send(
             frames.encode_header_block(1, block, end_stream=False, max_frame_size=16_384)
@@ -305,7 +305,7 @@ async def test_metadata_over_the_peers_limit_is_refused_here() -> None:
 
 
 async def test_a_page_instead_of_a_reply_gives_the_status_of_its_http_status() -> None:
-    page = codec.encode([(b":status", b"503"), (b"content-type", b"text/html")])
+    page = encoder.encode([(b":status", b"503"), (b"content-type", b"text/html")])
     ours, theirs = socket.socketpair()
     with theirs:
         async with channel_over_socket(ours) as connection:

@@ -159,7 +159,7 @@ async def fails(method: Any) -> None:
 async def test_what_a_server_refuses_has_failed_there() -> None:
     async with connect_pair(ALL, server_limits=Limits(max_concurrent_streams=1)) as pair:
         await pair.wait_until_idle()
-        pair.client.engine._peer_settings.max_concurrent_streams = 100
+        pair.client.peer_settings.max_concurrent_streams = 100
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pair.stub.Echo, echo_request("hang"))
             await pair.wait_until_idle()

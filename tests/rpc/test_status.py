@@ -5,8 +5,9 @@ from __future__ import annotations
 import purerpc
 import pytest
 
+from meshtrio.grpc.status import status_of_http_status
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.rpc.errors import error_for_http_status, error_for_reset, error_for_status
+from meshtrio.rpc.errors import error_for_reset, error_for_status
 
 
 @pytest.mark.parametrize("code", list(purerpc.StatusCode)[1:])
@@ -53,4 +54,4 @@ def test_reset_codes(code: int, expected: type[Exception]) -> None:
     ],
 )
 def test_http_statuses(status: int, expected: type[Exception]) -> None:
-    assert isinstance(error_for_http_status(status), expected)
+    assert isinstance(error_for_status(*status_of_http_status(status)), expected)

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from meshtrio.transport.busy_poll import BusyPoll
-from meshtrio.transport.transport import SocketTransport
+from meshtrio.transport.transport import BusyPoll, SocketTransport
 
 MAX_BYTES = 65536
 SPIN = 0.05

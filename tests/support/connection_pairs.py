@@ -57,7 +57,7 @@ class ConnectionPair:
         """Assert that no stream is left on either side, and that each call is counted once."""
         for end in (self.client, self.server):
             assert end.streams == {}
-            assert end.engine.open_stream_count == 0
+            assert end.open_stream_count == 0
             calls = end.statistics().calls
             assert calls.started == calls.succeeded + calls.failed
 
@@ -148,7 +148,7 @@ class RawPeer:
 
     def assert_nothing_left(self) -> None:
         assert self.server.streams == {}
-        assert self.server.engine.open_stream_count == 0
+        assert self.server.open_stream_count == 0
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import Http2Event
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
 
 REQUEST = (
@@ -70,7 +70,7 @@ def data_frame(stream_id: int, payload: bytes = b"", *, end: bool = False, pad: 
 
 
 def headers_frame(stream_id: int, fields: HeaderFields = REQUEST, *, end: bool = False) -> bytes:
-    return headers_frame_of_block(stream_id, codec.encode(fields), end=end)
+    return headers_frame_of_block(stream_id, encoder.encode(fields), end=end)
 
 
 def headers_frame_of_block(
@@ -120,11 +120,11 @@ def make_server_with_request(
 
 
 def send_request(engine: GrpcConnection, *, end: bool = False) -> int:
-    return engine.open_stream(codec.encode(REQUEST), end_stream=end)
+    return engine.open_stream(encoder.encode(REQUEST), end_stream=end)
 
 
 def send_response(engine: GrpcConnection, stream_id: int = 1, *, end: bool = False) -> None:
-    engine.send_headers(stream_id, codec.encode(RESPONSE), end_stream=end)
+    engine.send_headers(stream_id, encoder.encode(RESPONSE), end_stream=end)
 
 
 def answers_ping(engine: GrpcConnection) -> bool:

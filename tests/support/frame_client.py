@@ -14,7 +14,7 @@ from echo.v1 import echo_pb2 as pb
 from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 
 HEADERS, RST_STREAM, GOAWAY = 1, 3, 7
 
@@ -59,7 +59,7 @@ class FrameClient:
 
     def start_call_now(self, stream: int, target: str | None = None) -> None:
         """Start a call as `begin` does, without a checkpoint."""
-        block = codec.encode(
+        block = encoder.encode(
             [
                 (b":method", b"POST"),
                 (b":scheme", b"http"),

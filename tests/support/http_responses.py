@@ -14,7 +14,7 @@ import trio
 
 from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.transport.listener import unix_listener
 from meshtrio.util.concurrency import open_collapsing_nursery
 
@@ -33,11 +33,11 @@ class HttpResponse:
     trailers: Sequence[tuple[bytes, bytes]] = ()
 
     def encode(self, stream_id: int) -> bytes:
-        block = codec.encode([(b":status", b"%d" % self.status), *self.fields])
+        block = encoder.encode([(b":status", b"%d" % self.status), *self.fields])
         parts = [(_HEADERS, frames.END_HEADERS, block)]
         parts += [(_DATA, 0, each) for each in self.body]
         if self.trailers:
-            parts.append((_HEADERS, frames.END_HEADERS, codec.encode(self.trailers)))
+            parts.append((_HEADERS, frames.END_HEADERS, encoder.encode(self.trailers)))
         kind, flags, payload = parts.pop()
         parts.append((kind, flags | frames.END_STREAM, payload))
         return b"".join(

@@ -13,7 +13,7 @@ from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.hpack.decoder import HeaderDecoder
 from tests.support.connection_pairs import RawPeer
 from tests.support.gateways import GatewayHarness
@@ -33,7 +33,7 @@ def request_headers_frame(
         (b"te", b"trailers"),
         (b"content-type", b"application/grpc"),
     ]
-    block = codec.encode([*fields, *extra])
+    block = encoder.encode([*fields, *extra])
     return frames.encode_header_block(stream_id, block, end_stream=False, max_frame_size=16_384)
 
 
@@ -72,7 +72,7 @@ async def attack_and_read_goaway(path: Path, attack: bytes) -> str:
 
 
 def encode_request_headers(method: str, *more: tuple[bytes, bytes]) -> bytes:
-    return codec.encode(
+    return encoder.encode(
         [
             (b":method", b"POST"),
             (b":scheme", b"http"),

@@ -12,7 +12,7 @@ from meshtrio.grpc.connection import GrpcConnection as Engine
 from meshtrio.grpc.framing import frame_message
 from meshtrio.http2.connection import Role
 from meshtrio.http2.events import RequestReceived
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.messages import health
 from meshtrio.rpc.one_shot_call import OneShotCall
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
@@ -40,15 +40,15 @@ def encode_reply(
     """Encode what a server sends on the first stream of a connection."""
     client, server = Engine(Role.CLIENT), Engine(Role.SERVER)
     request = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/x/y")]
-    client.open_stream(codec.encode([*request, (b":authority", b"x")]), end_stream=True)
+    client.open_stream(encoder.encode([*request, (b":authority", b"x")]), end_stream=True)
     (event,) = [
         e for e in server.receive_data(client.data_to_send()) if isinstance(e, RequestReceived)
     ]
-    server.send_headers(event.stream_id, codec.encode(head))
+    server.send_headers(event.stream_id, encoder.encode(head))
     for message in messages:
         server.send_data(event.stream_id, frame_message(message))
     trailers = [(b"grpc-status", b"%d" % status), (b"grpc-message", b"as it was told")]
-    server.send_headers(event.stream_id, codec.encode(trailers), end_stream=True)
+    server.send_headers(event.stream_id, encoder.encode(trailers), end_stream=True)
     return server.data_to_send()
 
 

@@ -12,12 +12,12 @@ from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import ConnectionFailed
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.hpack.decoder import HeaderDecoder
 from meshtrio.http2.limits import Limits
 from meshtrio.util.token_bucket import TokenBucket
 
-HEAD = codec.encode(
+HEAD = encoder.encode(
     [
         (b":method", b"POST"),
         (b":scheme", b"http"),
@@ -121,18 +121,18 @@ def test_what_is_begun_and_not_finished_is_told() -> None:
     engine = GrpcConnection(Role.SERVER)
     settings = frames.settings({})
     engine.receive_data(frames.PREFACE, now=5.0)
-    assert engine.incomplete_frame_since is None
+    assert engine.frame_reader.incomplete_since is None
     engine.receive_data(settings[:4], now=6.0)
     engine.receive_data(settings[4:-1], now=7.0)
-    assert engine.incomplete_frame_since == 6.0
+    assert engine.frame_reader.incomplete_since == 6.0
     engine.receive_data(settings[-1:], now=8.0)
-    assert engine.incomplete_frame_since is None
+    assert engine.frame_reader.incomplete_since is None
     engine.receive_data(frames.encode_frame(FrameType.HEADERS, 0, 1, HEAD), now=9.0)
-    assert engine.incomplete_frame_since == 9.0
+    assert engine.frame_reader.incomplete_since == 9.0
     engine.receive_data(
         frames.encode_frame(FrameType.CONTINUATION, frames.END_HEADERS, 1), now=10.0
     )
-    assert engine.incomplete_frame_since is None
+    assert engine.frame_reader.incomplete_since is None
 
 
 def test_a_download_to_a_peer_that_updates_often_goes_on() -> None:
@@ -165,7 +165,7 @@ def test_what_is_remembered_of_heads_is_bounded() -> None:
     decoder.decode(encoder.encode([entry], huffman=False), tuple)
     for number in range(100):
         block = encoder.encode([entry] * 7, huffman=False)
-        decoder.decode(block + codec.encode([(b"n", b"%d" % number)]), tuple)
+        decoder.decode(block + encoder.encode([(b"n", b"%d" % number)]), tuple)
     assert len(decoder._cache) == 0
 
 

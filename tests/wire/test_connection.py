@@ -29,7 +29,7 @@ from meshtrio.http2.events import (
     TrailersReceived,
     WindowUpdated,
 )
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
 from tests.support.engines import (
     REQUEST,
@@ -116,7 +116,7 @@ def send_acts(engine: GrpcConnection, acts: list[Act]) -> None:
         if isinstance(act, Data):
             assert engine.send_data(act.stream, act.body, end_stream=act.end) == len(act.body)
             continue
-        block, end = codec.encode(act.fields), isinstance(act, End) or act.end
+        block, end = encoder.encode(act.fields), isinstance(act, End) or act.end
         if isinstance(act, Head) and engine.role is Role.CLIENT:
             assert engine.open_stream(block, end_stream=end) == act.stream
         else:

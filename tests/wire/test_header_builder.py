@@ -19,8 +19,8 @@ from meshtrio.grpc.header_builder import (
 )
 from meshtrio.grpc.headers import parse_request_headers, parse_response_headers, parse_trailers
 from meshtrio.grpc.metadata import encode_metadata
-from meshtrio.http2.hpack.codec import HeaderBlock, header_list_size
 from meshtrio.http2.hpack.decoder import HeaderDecoder, HeaderList
+from meshtrio.http2.hpack.encoder import HeaderBlock, header_list_size
 
 METADATA = (("key", "value"), ("data-bin", b"\x00\xff"))
 

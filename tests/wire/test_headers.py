@@ -19,7 +19,7 @@ from meshtrio.http2.events import (
     TrailersReceived,
 )
 from meshtrio.http2.frames import FrameType, Setting
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
 from tests.support.engines import (
     REQUEST,
@@ -38,7 +38,7 @@ from tests.support.engines import (
     sent_frames,
 )
 
-BLOCK = codec.encode(REQUEST)
+BLOCK = encoder.encode(REQUEST)
 REQUEST_EVENTS = [RequestReceived(1, parse_request_headers(REQUEST), False)]
 
 # Indexed, so that a decoder which missed the first block cannot read the second.
@@ -96,7 +96,7 @@ def test_end_stream_is_taken_from_headers_not_from_continuation():
 @pytest.mark.parametrize("size", [16_384, 20_000])
 def test_a_long_block_is_sent_in_frames_of_the_peers_size(size):
     engine = make_client(settings={Setting.MAX_FRAME_SIZE: size})
-    block = codec.encode([*REQUEST, (b"x-long", b"v" * 50_000)])
+    block = encoder.encode([*REQUEST, (b"x-long", b"v" * 50_000)])
     engine.open_stream(block, end_stream=True)
     first, *middle, last = sent_frames(engine)
     assert (first.type, first.flags) == (FrameType.HEADERS, frames.END_STREAM)
@@ -126,7 +126,7 @@ def test_the_largest_header_list_that_may_be_sent(limit, largest):
     """The lower of the peer's limit and this side's own."""
     settings = {} if limit is None else {Setting.MAX_HEADER_LIST_SIZE: limit}
     engine = make_server(Limits(max_send_header_list_size=5000), settings)
-    assert engine.max_send_header_list_size == largest
+    assert engine.peer_settings.max_header_list_size == largest
 
 
 # -- the compression state -----------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_a_smaller_table_is_confirmed_by_the_next_block(size):
     send_request(engine)
     send_request(engine)
     first, second = sent_frames(engine, FrameType.HEADERS)
-    assert first.payload == codec.TABLE_SIZE_UPDATE_TO_ZERO + BLOCK
+    assert first.payload == encoder.TABLE_SIZE_UPDATE_TO_ZERO + BLOCK
     assert second.payload == BLOCK
     decoder = reference.Decoder()
     decoder.max_allowed_table_size = size
@@ -217,7 +217,7 @@ def test_a_server_confirms_a_smaller_table_too():
     engine.receive_data(frames.settings({Setting.HEADER_TABLE_SIZE: 0}))
     send_response(engine)
     (frame,) = sent_frames(engine, FrameType.HEADERS)
-    assert frame.payload == codec.TABLE_SIZE_UPDATE_TO_ZERO + codec.encode(RESPONSE)
+    assert frame.payload == encoder.TABLE_SIZE_UPDATE_TO_ZERO + encoder.encode(RESPONSE)
 
 
 # -- responses before the response ---------------------------------------------------------------

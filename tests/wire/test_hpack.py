@@ -5,16 +5,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from meshtrio.http2.errors import ErrorCode, MalformedHeadersError
+from meshtrio.http2.errors import (
+    ErrorCode,
+    HpackDecodingError,
+    MalformedHeadersError,
+    OversizedHeaderListError,
+)
 from meshtrio.http2.events import ConnectionFailed
-from meshtrio.http2.hpack.codec import (
+from meshtrio.http2.hpack.decoder import HeaderDecoder
+from meshtrio.http2.hpack.encoder import (
     TABLE_SIZE_UPDATE_TO_ZERO,
     encode,
     encode_field,
     encode_integer,
 )
-from meshtrio.http2.hpack.decoder import HeaderDecoder
-from meshtrio.http2.hpack.errors import HpackDecodingError, OversizedHeaderListError
 from tests.support.engines import headers_frame_of_block, make_server
 
 quick = settings(max_examples=100)

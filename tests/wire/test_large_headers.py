@@ -6,7 +6,7 @@ import hpack as reference
 import pytest
 
 from meshtrio.http2 import frames
-from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.errors import ErrorCode, HeaderListTooLargeError, OversizedHeaderListError
 from meshtrio.http2.events import (
     ConnectionFailed,
     DataReceived,
@@ -16,9 +16,8 @@ from meshtrio.http2.events import (
     StreamReset,
 )
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.hpack.decoder import HeaderDecoder
-from meshtrio.http2.hpack.errors import HeaderListTooLargeError, OversizedHeaderListError
 from meshtrio.http2.limits import Limits
 from tests.support.engines import (
     REQUEST,
@@ -43,7 +42,7 @@ CALM = ErrorCode.ENHANCE_YOUR_CALM
 def in_pieces(stream_id: int, fields, *, end: bool) -> bytes:
     """Encode headers in frames of 500 bytes each."""
     return frames.encode_header_block(
-        stream_id, codec.encode(fields), end_stream=end, max_frame_size=500
+        stream_id, encoder.encode(fields), end_stream=end, max_frame_size=500
     )
 
 
@@ -159,13 +158,13 @@ def test_the_table_is_in_step_after_a_list_that_was_discarded():
 
 
 def test_what_was_remembered_is_forgotten_when_a_discarded_list_changes_the_table():
-    decoder, encoder = HeaderDecoder(200, 100_000), reference.Encoder()
-    first = encoder.encode([(b"a", b"1")])
+    decoder, peer = HeaderDecoder(200, 100_000), reference.Encoder()
+    first = peer.encode([(b"a", b"1")])
     decoder.decode(first, tuple)
-    again = encoder.encode([(b"a", b"1")])
+    again = peer.encode([(b"a", b"1")])
     assert decoder.decode(again, tuple) == ((b"a", b"1"),)
-    large = codec.encode([(b"large", b"x" * 1000)])
-    block = encoder.encode([(b"b", b"2")]) + large
+    large = encoder.encode([(b"large", b"x" * 1000)])
+    block = peer.encode([(b"b", b"2")]) + large
     with pytest.raises(HeaderListTooLargeError):
         decoder.decode(block, tuple)
     # The entry has moved in the table, so the same bytes mean another field now.
@@ -176,13 +175,13 @@ def test_what_was_remembered_is_forgotten_when_a_discarded_list_changes_the_tabl
 def test_sizes_up_to_the_absolute_limit(size):
     decoder = HeaderDecoder(1024, 100_000)
     with pytest.raises(HeaderListTooLargeError) as caught:
-        decoder.decode(codec.encode([(b"n", b"v" * (size - 33))]), tuple)
+        decoder.decode(encoder.encode([(b"n", b"v" * (size - 33))]), tuple)
     assert (caught.value.size, caught.value.limit) == (size, 1024)
 
 
 def test_the_absolute_limit_ends_the_connection():
     decoder = HeaderDecoder(1024, 100_000)
-    block = codec.encode([(b"n", b"v" * 100_000)])
+    block = encoder.encode([(b"n", b"v" * 100_000)])
     with pytest.raises(OversizedHeaderListError):
         decoder.decode(block, tuple)
     limits = Limits(max_header_list_size=1024, absolute_max_header_list_size=100_000)
@@ -191,7 +190,7 @@ def test_the_absolute_limit_ends_the_connection():
 
 
 def test_a_bomb_of_index_references_ends_the_connection():
-    entry = b"\x40\x01x" + codec.encode_integer(4000, 7, 0) + b"v" * 4000
+    entry = b"\x40\x01x" + encoder.encode_integer(4000, 7, 0) + b"v" * 4000
     (event,) = make_server(LIMITS).receive_data(headers_frame_of_block(1, entry + b"\xbe" * 30))
     assert (type(event), event.error_code) == (ConnectionFailed, CALM)
 

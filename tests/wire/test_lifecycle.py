@@ -16,7 +16,7 @@ from meshtrio.http2.events import (
     StreamReset,
 )
 from meshtrio.http2.frames import FrameType, Setting
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
 from tests.support.engines import (
     REQUEST,
@@ -183,7 +183,7 @@ def test_a_client_keeps_to_the_servers_limit():
 
 def test_a_client_runs_out_of_stream_ids():
     engine = make_client()
-    engine._table.next_id = frames.MAX_STREAM_ID
+    engine.streams.next_id = frames.MAX_STREAM_ID
     assert not engine.exhausted
     assert send_request(engine) == frames.MAX_STREAM_ID
     assert engine.exhausted
@@ -209,9 +209,9 @@ def test_a_server_that_misuses_its_engine_is_told(misuse):
 
 def test_either_side_can_send_until_it_has_ended():
     pair = EnginePair()
-    stream = pair.client.open_stream(codec.encode(REQUEST))
+    stream = pair.client.open_stream(encoder.encode(REQUEST))
     pair.exchange()
-    pair.server.send_headers(stream, codec.encode(RESPONSE))
+    pair.server.send_headers(stream, encoder.encode(RESPONSE))
     pair.client.send_data(stream, b"x", end_stream=True)
     assert (pair.client.is_send_open(stream), pair.server.is_send_open(stream)) == (False, True)
     pair.exchange()
@@ -229,7 +229,7 @@ def test_nothing_is_sent_after_our_own_end(end):
     with pytest.raises(LocalProtocolError):
         engine.send_data(1, b"more")
     with pytest.raises(LocalProtocolError):
-        engine.send_headers(1, codec.encode(RESPONSE))
+        engine.send_headers(1, encoder.encode(RESPONSE))
 
 
 # -- GOAWAY --------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_the_last_stream_of_goaway_never_rises(received_ids, last_ids):
     engine = make_client()
     events = [e for last in received_ids for e in engine.receive_data(frames.goaway(last, 0))]
     assert [event.last_stream_id for event in events] == last_ids
-    assert engine.peer_last_stream_id == min(received_ids)
+    assert engine.streams.peer_last_stream_id == min(received_ids)
 
 
 def test_a_shutdown_in_two_steps():

@@ -6,12 +6,13 @@ import pytest
 
 from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.http2 import frames
-from meshtrio.http2.abuse_limits import reset_cost
+from meshtrio.http2.abuse_limits import AbuseLimits
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import ConnectionFailed
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
-from meshtrio.http2.reset_streams import ResetStreams
+from meshtrio.http2.stream import H2Stream
+from meshtrio.http2.streams import ResetStreams
 from tests.support.engines import (
     REQUEST,
     RESPONSE,
@@ -44,8 +45,9 @@ def request(stream_id: int, timeout: bytes | None = None) -> bytes:
     ],
 )
 def test_the_cost_of_a_reset(lived, has_deadline, answered, cost):
-    found = reset_cost(lived, grace=0.01, has_deadline=has_deadline, response_started=answered)
-    assert found == pytest.approx(cost)
+    stream = H2Stream(1, 0, 0, has_deadline=has_deadline, response_started=answered)
+    limits = AbuseLimits(Limits(reset_grace=0.01), is_client=False)
+    assert limits.reset_cost(stream, now=lived) == cost
 
 
 def reset_calls(
@@ -105,7 +107,7 @@ def test_streams_whose_response_has_begun_may_be_reset():
     engine = make_server(Limits(reset_burst=1, reset_rate=0))
     for stream_id in range(1, 2001, 2):
         engine.receive_data(request(stream_id), now=1.0)
-        engine.send_headers(stream_id, codec.encode(RESPONSE))
+        engine.send_headers(stream_id, encoder.encode(RESPONSE))
         engine.receive_data(frames.rst_stream(stream_id, CANCEL), now=1.0)
         engine.data_to_send()
     assert not engine.closed
@@ -115,7 +117,7 @@ def test_a_reset_that_crosses_the_end_of_its_stream_is_free():
     engine = make_server(Limits(reset_burst=1, reset_rate=0, control_burst=2, control_rate=0))
     for stream_id in range(1, 2001, 2):
         engine.receive_data(request(stream_id), now=1.0)
-        engine.send_headers(stream_id, codec.encode(RESPONSE), end_stream=True)
+        engine.send_headers(stream_id, encoder.encode(RESPONSE), end_stream=True)
         engine.receive_data(frames.rst_stream(stream_id, CANCEL), now=1.0)
         engine.data_to_send()
     assert not engine.closed

@@ -231,7 +231,7 @@ def test_what_is_remembered_of_resets_is_bounded():
         engine.receive_data(headers_frame(stream_id))
         engine.reset_stream(stream_id, ErrorCode.CANCEL)
         engine.data_to_send()
-    assert len(engine._table.resets._recently_reset) <= 256
+    assert len(engine.streams.resets._recently_reset) <= 256
     assert engine.open_stream_count == 0
 
 

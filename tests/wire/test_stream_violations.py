@@ -12,7 +12,7 @@ from meshtrio.http2.frames import (
     FrameType,
     encode_frame,
 )
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
 from tests.support.engines import (
     REQUEST,
@@ -165,6 +165,6 @@ def test_a_stream_error_leaves_the_other_streams_alone():
 def test_a_response_after_a_stream_error_on_another_stream():
     engine = make_client_with_request()
     engine.receive_data(headers_frame(1, RESPONSE) + frames.window_update(1, 0))
-    stream = engine.open_stream(codec.encode(REQUEST))
+    stream = engine.open_stream(encoder.encode(REQUEST))
     (event,) = engine.receive_data(headers_frame(stream, RESPONSE))
     assert isinstance(event, ResponseReceived)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from meshtrio.http2.hpack.errors import (
+from meshtrio.http2.errors import (
     HeaderListTooLargeError,
     HpackDecodingError,
     OversizedHeaderListError,
@@ -42,10 +42,8 @@ class HpackDecoder:
     def __init__(self, max_list_size: int, absolute_max_list_size: int) -> None:
         """Create a decoder with limits in bytes, as RFC 9113 §6.5.2 counts them.
 
-        Args:
-            max_list_size: A larger list is decoded to its end, so that the dynamic table stays in
-                step with the peer's, and discarded.
-            absolute_max_list_size: Decoding of a larger list stops, and cannot continue.
+        A list above `max_list_size` is decoded to its end, so that the dynamic table stays in step
+        with the peer's, and discarded; above `absolute_max_list_size` decoding cannot continue.
         """
         self._max_list_size = max_list_size
         self._absolute_max_list_size = absolute_max_list_size
@@ -57,21 +55,7 @@ class HpackDecoder:
         """Number of changes of the dynamic table."""
 
     def decode(self, block: bytes) -> HeaderList:
-        """Decode one block.
-
-        Raises:
-            HeaderListTooLargeError: The list exceeds `max_list_size`; the next block can be
-                decoded.
-            HpackDecodingError: The block is invalid; the state of the table is unknown.
-            OversizedHeaderListError: The list exceeds `absolute_max_list_size`; the state of the
-                table is unknown.
-        """
-        try:
-            return self._decode(block)
-        except IndexError as exc:
-            raise HpackDecodingError(str(exc)) from None
-
-    def _decode(self, block: bytes) -> HeaderList:
+        """Decode one block. Raises IndexError and the errors of header compression."""
         fields: list[HeaderField] = []
         position, size = 0, 0
         while position < len(block):
@@ -127,9 +111,7 @@ class HpackDecoder:
         if not at_start:
             raise HpackDecodingError("the table size is updated after a field")
         if size > _MAX_DYNAMIC_TABLE_SIZE:
-            raise HpackDecodingError(
-                f"table size {size} is over the limit of {_MAX_DYNAMIC_TABLE_SIZE}"
-            )
+            raise HpackDecodingError(f"table size {size} is over {_MAX_DYNAMIC_TABLE_SIZE}")
         if size != self._max_table_size:
             self.table_version += 1
             self._max_table_size = size
@@ -154,19 +136,9 @@ class HeaderDecoder:
     _MAX_CACHED_SIZE = 1024
     """Bytes of a block, and of its header list: one byte of a block can stand for a large entry."""
 
-    def __init__(
-        self, max_header_list_size: int, absolute_max_header_list_size: int | None = None
-    ) -> None:
-        """Create a decoder with the limits of `HpackDecoder`.
-
-        Without `absolute_max_header_list_size`, decoding stops at `max_header_list_size`.
-        """
-        self._decoder = HpackDecoder(
-            max_header_list_size,
-            max_header_list_size
-            if absolute_max_header_list_size is None
-            else absolute_max_header_list_size,
-        )
+    def __init__(self, max_list_size: int, absolute_max_list_size: int = 0) -> None:
+        """Create a decoder with the limits of `HpackDecoder`, of which the higher one counts."""
+        self._decoder = HpackDecoder(max_list_size, max(absolute_max_list_size, max_list_size))
         self._cache: dict[tuple[Callable[[HeaderList], Any], bytes], Any] = {}
 
     def decode(self, block: bytes, parse: Callable[[HeaderList], T]) -> T:
@@ -181,6 +153,8 @@ class HeaderDecoder:
         version = self._decoder.table_version
         try:
             fields = self._decoder.decode(block)
+        except IndexError as exc:
+            raise HpackDecodingError(str(exc)) from None
         finally:
             if self._decoder.table_version != version:
                 self._cache.clear()
@@ -223,9 +197,8 @@ def _decode_string(block: bytes, position: int) -> tuple[bytes, int]:
     if len(data) != length:
         raise HpackDecodingError("a string is cut off")
     if first & 0x80:
-        return (_decode_huffman_cached if length <= _MAX_CACHED_HUFFMAN_LENGTH else decode_huffman)(
-            data
-        ), end
+        is_short = length <= _MAX_CACHED_HUFFMAN_LENGTH
+        return (_decode_huffman_cached if is_short else decode_huffman)(data), end
     return data, end
 
 

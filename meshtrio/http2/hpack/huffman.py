@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from meshtrio.http2.hpack.errors import HpackDecodingError
+from meshtrio.http2.errors import HpackDecodingError
 
 # fmt: off
 _CODE_LENGTHS = (

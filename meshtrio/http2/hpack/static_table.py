@@ -2,67 +2,23 @@
 
 from __future__ import annotations
 
+_NAMES_WITHOUT_VALUE = b"""
+    accept-language accept-ranges accept access-control-allow-origin age allow authorization
+    cache-control content-disposition content-encoding content-language content-length
+    content-location content-range content-type cookie date etag expect expires from host if-match
+    if-modified-since if-none-match if-range if-unmodified-since last-modified link location
+    max-forwards proxy-authenticate proxy-authorization range referer refresh retry-after server
+    set-cookie strict-transport-security transfer-encoding user-agent vary via www-authenticate
+"""
+
 STATIC_TABLE: tuple[tuple[bytes, bytes], ...] = (
     (b":authority", b""),
-    (b":method", b"GET"),
-    (b":method", b"POST"),
-    (b":path", b"/"),
-    (b":path", b"/index.html"),
-    (b":scheme", b"http"),
-    (b":scheme", b"https"),
-    (b":status", b"200"),
-    (b":status", b"204"),
-    (b":status", b"206"),
-    (b":status", b"304"),
-    (b":status", b"400"),
-    (b":status", b"404"),
-    (b":status", b"500"),
+    *((b":method", method) for method in (b"GET", b"POST")),
+    *((b":path", path) for path in (b"/", b"/index.html")),
+    *((b":scheme", scheme) for scheme in (b"http", b"https")),
+    *((b":status", status) for status in b"200 204 206 304 400 404 500".split()),
     (b"accept-charset", b""),
     (b"accept-encoding", b"gzip, deflate"),
-    (b"accept-language", b""),
-    (b"accept-ranges", b""),
-    (b"accept", b""),
-    (b"access-control-allow-origin", b""),
-    (b"age", b""),
-    (b"allow", b""),
-    (b"authorization", b""),
-    (b"cache-control", b""),
-    (b"content-disposition", b""),
-    (b"content-encoding", b""),
-    (b"content-language", b""),
-    (b"content-length", b""),
-    (b"content-location", b""),
-    (b"content-range", b""),
-    (b"content-type", b""),
-    (b"cookie", b""),
-    (b"date", b""),
-    (b"etag", b""),
-    (b"expect", b""),
-    (b"expires", b""),
-    (b"from", b""),
-    (b"host", b""),
-    (b"if-match", b""),
-    (b"if-modified-since", b""),
-    (b"if-none-match", b""),
-    (b"if-range", b""),
-    (b"if-unmodified-since", b""),
-    (b"last-modified", b""),
-    (b"link", b""),
-    (b"location", b""),
-    (b"max-forwards", b""),
-    (b"proxy-authenticate", b""),
-    (b"proxy-authorization", b""),
-    (b"range", b""),
-    (b"referer", b""),
-    (b"refresh", b""),
-    (b"retry-after", b""),
-    (b"server", b""),
-    (b"set-cookie", b""),
-    (b"strict-transport-security", b""),
-    (b"transfer-encoding", b""),
-    (b"user-agent", b""),
-    (b"vary", b""),
-    (b"via", b""),
-    (b"www-authenticate", b""),
+    *((name, b"") for name in _NAMES_WITHOUT_VALUE.split()),
 )
 """Fields by index, of which the first is 1."""

@@ -17,7 +17,6 @@ from opentelemetry.trace import Span, SpanKind, Status
 from opentelemetry.trace import StatusCode as SpanStatusCode
 
 from meshtrio.grpc.status import CANCELLED, CallStatus, StatusCode
-from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
@@ -28,6 +27,7 @@ from meshtrio.rpc.tracer import (
     PickedAttempt,
     ServerCallTracer,
 )
+from meshtrio.rpc.tracer_dispatch import MessageTracer
 from meshtrio.telemetry.traces.propagation import encode_context_headers, process_span_context
 
 _OK = Status(SpanStatusCode.OK)

@@ -11,7 +11,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from meshtrio.grpc.metadata import Metadata, encode_metadata
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack import encoder
 from meshtrio.rpc.context import current_context
 
 EMPTY_CONTEXT = Context()
@@ -56,7 +56,7 @@ def encode_context_headers(context: Context) -> tuple[bytes, frozenset[str]]:
     for key, value in carrier.items():
         with suppress(ValueError, TypeError):
             fields += encode_metadata(((key.lower(), value),))
-    return codec.encode(fields), frozenset(name.decode() for name, _ in fields)
+    return encoder.encode(fields), frozenset(name.decode() for name, _ in fields)
 
 
 def process_span_context(launch_id: str) -> SpanContext | None:

@@ -1,9 +1,10 @@
-"""The data of a connection that the kernel has not taken yet."""
+"""The writes of a connection: several coalesced into one, and what the kernel has not taken yet."""
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
@@ -11,11 +12,12 @@ from meshtrio.transport.transport import Buffer, Transport
 
 HIGH_WATER = 256 * 1024
 """Size of the write buffer, in bytes, above which calls wait before they add to it."""
-
 _MAX_JOINED_BUFFERS = 8
 """Number of buffers up to which they are copied into one, which costs less than several."""
 _MAX_SENDMSG_BUFFERS = 256
 """Number of buffers for one system call; the kernel takes at most 1,024."""
+_MAX_WRITE_DELAY = 0.0005
+"""Maximum time, in seconds, for which a write is delayed."""
 
 
 def _unsent(buffers: list[Buffer], sent: int) -> list[Buffer]:
@@ -47,21 +49,12 @@ class WriteBuffer:
         """The error after which the transport takes no more data."""
 
     @property
-    def queued_until(self) -> int:
-        """Value of `drained_size` once all that waits now has gone out."""
-        return self.drained_size + self.size
-
-    @property
     def above_high_water(self) -> bool:
         """Whether calls must wait before they add to the buffer."""
         return self.size > HIGH_WATER
 
     def write(self, buffers: list[Buffer]) -> bool:
-        """Send buffers, or keep what cannot be sent now. Never blocks.
-
-        Returns:
-            Whether `drain` must be started.
-        """
+        """Send buffers, or keep what cannot be sent now; return whether to start `drain`."""
         if len(buffers) <= _MAX_JOINED_BUFFERS:
             buffers = [b"".join(buffers)]
         size = sum(map(len, buffers))
@@ -127,3 +120,40 @@ class WriteBuffer:
         self._buffers.clear()
         self.size = 0
         self._waiters.unpark_all()
+
+
+class WriteCoalescer:
+    """Delays the writes of a connection while several of its tasks are about to write."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.max_delay = _MAX_WRITE_DELAY
+        """Maximum time, in seconds, for which a write is delayed."""
+        self.expected_writers = 0
+        """Number of tasks whose writes are coalesced; 0 if writes are not delayed."""
+        self._writers_seen = 0
+        self._flush_at = 0.0
+        """Time at which the writes of fewer tasks are flushed."""
+
+    async def run(self, count: int, flush: Callable[[], None]) -> None:
+        """Coalesce the writes of `count` tasks that were just woken, then flush.
+
+        It takes two passes of the scheduler, in which a woken task runs; slower ones write alone.
+        """
+        self.expected_writers, self._writers_seen = count, 0
+        self._flush_at = self._now() + self.max_delay
+        try:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        finally:
+            self.expected_writers = 0
+            flush()
+
+    def should_delay(self) -> bool:
+        """Count a write, and return whether to delay it because others are expected."""
+        self._writers_seen += 1
+        now = self._now()
+        if self._writers_seen < self.expected_writers and now < self._flush_at:
+            return True
+        self._writers_seen, self._flush_at = 0, now + self.max_delay
+        return False

@@ -1,0 +1,282 @@
+"""Reading and writing of a connection: the read loop, time slices, flushes, memory of buffers.
+
+The read loop is the only task that a connection always has. Data is written by the task that sends
+it, directly to the socket; another task writes only while the kernel's buffer is full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from time import thread_time
+from typing import Any
+
+import trio
+
+from meshtrio.grpc.connection import GrpcConnection
+from meshtrio.http2.connection import Role
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc.fairness import EventLoopShare
+from meshtrio.rpc.peer_accounts import ConnectionAccount
+from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.window_waiters import WindowWaiters
+from meshtrio.rpc.write_buffer import HIGH_WATER, WriteBuffer, WriteCoalescer
+from meshtrio.transport.peer import Peer
+from meshtrio.transport.transport import Transport
+
+_log = logging.getLogger("meshtrio.rpc")
+
+_RECEIVE_SIZE = 1024 * 1024
+_SMALL_READ_SIZE = 4096
+"""Size of a read, in bytes, up to which it is processed at once: at most 450 frames."""
+_MAX_READ_COST = 128
+"""Number of frames, and of KiB of frames, that are processed between readings of the clock."""
+_MAX_UNTIMED_EVENTS = 24
+"""Number of events of one read below which their time is not measured."""
+_SECONDS_PER_EVENT = 0.000003
+"""Average time that an event takes, in seconds."""
+_EVENTS_PER_CALL = 3
+"""Events of a reply: headers, a message and trailers. A read with more has woken several tasks."""
+_TLS_HANDSHAKE_TIMEOUT = 10.0
+"""Maximum time of a TLS handshake, in seconds."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds for which a closing connection flushes its last bytes and waits for the peer to close."""
+
+
+class ConnectionIO:
+    """Owns the transport, the engine and the write buffer of a connection."""
+
+    def __init__(self, transport: Transport, role: Role, limits: Limits | None) -> None:
+        self._engine = engine = GrpcConnection(role, limits)
+        self.limits, self.windows = engine.limits, engine.windows
+        self.peer_settings = engine.peer_settings
+        # Bound once, because every message goes through them.
+        self.is_send_open = engine.is_send_open
+        self.send_headers = engine.send_headers
+        self.send_data = engine.send_data
+        self.set_receive_window = engine.set_receive_window
+        self.is_client = role is Role.CLIENT
+        self.closed = False
+        """Whether no call can be started or continued; sent data may still be flushed."""
+        self.close_reason = "the peer closed the connection"
+        """The reason reported to pending calls when the connection closes; updated until then."""
+        self.transport = transport
+        self._peer: Peer | None = None
+        self._now = trio.lowlevel.current_clock().current_time
+        """The same as `trio.current_time`, at half the cost."""
+        self._opened_at = self._last_read_at = self._now()
+        self._is_handshake_done = False
+        """Whether the transport accepts data."""
+        self._nursery: trio.Nursery | None = None
+        self.write_buffer = WriteBuffer(transport)
+        self.write_coalescer = WriteCoalescer(self._now)
+        self._window_waiters = WindowWaiters(engine.windows, self.write_buffer, self.start_soon)
+        self.window_waiters = self._window_waiters.streams
+        self.wake_on_window = self._window_waiters.wait_for_window
+        self.wake_on_writable = self._window_waiters.wait_until_writable
+        self.wake_next_sender = self._window_waiters.wake_next
+        self.account: ConnectionAccount | None = None
+        """The account of the memory that the connection's calls use, on a server."""
+        self.loop_share = EventLoopShare()
+        """The peer's share of the event loop."""
+        self._incomplete_charge = 0
+        """Size of incomplete frames that is charged to the account, in bytes."""
+        self._write_buffer_charge = 0
+        """Size of the write buffer that is charged to the account, in bytes."""
+        self._unread_ack_size = 0
+        """Size of acknowledgements of PING and SETTINGS that the peer has not read, in bytes."""
+        self._has_window_opened = False
+        """Whether the current read has opened the connection's window."""
+        self._streams_with_data: set[Stream] = set()
+        """Streams for which the current read has brought DATA."""
+        self.connections_to_flush: set[ConnectionIO] = set()
+        """Connections on which the current read has sent data, which are flushed after it."""
+        self._event_handlers: dict[type, Callable[[Any], None]] = {}
+        """What handles each event of the engine."""
+
+    def close(self, reason: str, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
+        """Send GOAWAY and close; open calls fail with `reason`. Does not wait."""
+        raise NotImplementedError
+
+    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Start a task that is cancelled with the connection; does nothing once it is closed."""
+        if self.closed or self._nursery is None:
+            return
+        with contextlib.suppress(RuntimeError):  # The nursery is closing, and calls will fail.
+            self._nursery.start_soon(task, *args)
+
+    @property
+    def peer(self) -> Peer:
+        """The peer, as the kernel or TLS identifies it; an empty `Peer` once the peer is gone."""
+        if self._peer is None:
+            try:
+                self._peer = self.transport.peer()
+            except OSError:
+                return Peer()
+        return self._peer
+
+    # -- reading -----------------------------------------------------------------------------
+
+    async def _handshake(self) -> bool:
+        try:
+            with trio.fail_after(_TLS_HANDSHAKE_TIMEOUT):
+                await self.transport.handshake()
+        except trio.TooSlowError:
+            self.close_reason = f"the TLS handshake took over {_TLS_HANDSHAKE_TIMEOUT:g} s"
+        except OSError as exc:
+            self.close_reason = f"the TLS handshake failed: {exc.strerror or exc}"
+        else:
+            self._is_handshake_done = True
+            return True
+        _log.info("%s", self.close_reason)
+        return False
+
+    async def _read_loop(self) -> None:
+        receive, handle, now = self.transport.receive, self._event_handlers, self._now
+        engine, reader = self._engine, self._engine.frame_reader
+        while not engine.closed:
+            try:
+                data = await receive(_RECEIVE_SIZE)
+            except OSError as exc:
+                self.close_reason = f"the connection broke: {exc.strerror or exc}"
+                return
+            if not data:
+                return
+            if self.loop_share.remaining < 0 and self.loop_share.charge(0.0):
+                await self.loop_share.wait_for_turn()
+            self._last_read_at = now()
+            cost = _MAX_READ_COST if len(data) > _SMALL_READ_SIZE else 0
+            new_events = engine.receive_data(data, self._last_read_at, cost)
+            for event in new_events:
+                handle[type(event)](event)
+            event_count = len(new_events)
+            if event_count > _MAX_UNTIMED_EVENTS or cost:
+                event_count = await self._process_in_slices(event_count)
+            if (
+                self._has_window_opened
+                or self._streams_with_data
+                or self._incomplete_charge
+                or self.write_buffer.size
+                or self.connections_to_flush
+                or reader.incomplete_since is not None
+            ):
+                has_flushed_others = self._finish_read()
+                if self._unread_ack_size > HIGH_WATER:
+                    await self.write_buffer.wait_drained()
+            else:
+                has_flushed_others = False
+                self.flush()
+            # In two or three parts, so that the peer works on one while the next is being made.
+            writers = event_count // (2 * _EVENTS_PER_CALL)
+            if writers > 1 and not has_flushed_others:
+                await self.write_coalescer.run(writers, self.flush)
+
+    async def _process_in_slices(self, event_count: int) -> int:
+        """Process the rest of a large read, in time slices between which other peers get a turn.
+
+        Takes the number of events that were processed already, and returns that of the last slice.
+        """
+        engine, share, handle = self._engine, self.loop_share, self._event_handlers
+        reader = engine.frame_reader
+        # Only the order of magnitude of what was processed before matters.
+        began = thread_time() - event_count * _SECONDS_PER_EVENT
+        while True:
+            while reader.unprocessed is not None:
+                more = engine.receive_data(b"", self._now(), _MAX_READ_COST)
+                for event in more:
+                    handle[type(event)](event)
+                event_count += len(more)
+                if thread_time() - began >= share.time_slice:
+                    break
+            must_wait = share.charge(thread_time() - began)
+            if reader.unprocessed is None and not must_wait:
+                return event_count
+            self._finish_read()
+            if self._unread_ack_size > HIGH_WATER:
+                await self.write_buffer.wait_drained()
+            await share.wait_for_turn()
+            began, event_count = thread_time(), 0
+            if reader.unprocessed is None:
+                return event_count
+
+    def _finish_read(self) -> bool:
+        """Open windows and flush after a read; return whether other connections were flushed."""
+        if not self._charge_incomplete():
+            reason = "frames that are not complete use up peer_memory"
+            self.close(reason, ErrorCode.ENHANCE_YOUR_CALM)
+        if self._has_window_opened:
+            self._has_window_opened = False
+            self._window_waiters.wake()
+        for stream in self._streams_with_data:
+            if not stream.remote_closed:
+                stream.release_window()
+        self._streams_with_data.clear()
+        waiting = self.write_buffer.size
+        self.flush()
+        others, self.connections_to_flush = self.connections_to_flush, set()
+        for connection in others:
+            connection.flush()
+        # A peer that sends PING or SETTINGS is not read from while it does not read the replies.
+        # Messages do not count: two peers that each wait for the other to read would deadlock, and
+        # flow control bounds messages anyway.
+        unread = self._unread_ack_size + self.write_buffer.size - waiting
+        self._unread_ack_size = unread if waiting else 0
+        return bool(others)
+
+    async def _drain_before_close(self) -> None:
+        """Flush the last data and wait for the peer to close.
+
+        Closing a socket with unread bytes could discard data on its way to the peer.
+        """
+        with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OSError):
+            await self.write_buffer.wait_drained()
+            self.transport.send_eof()
+            while await self.transport.receive(_RECEIVE_SIZE):
+                pass
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write the engine's pending data to the socket or the write buffer. Never blocks."""
+        if not self._is_handshake_done or (
+            self.write_coalescer.expected_writers and self.write_coalescer.should_delay()
+        ):
+            return
+        buffers = self._engine.buffers_to_send()
+        if not buffers:
+            return
+        write_buffer = self.write_buffer
+        if write_buffer.write(buffers) and self._nursery is not None:
+            self._nursery.start_soon(self._drain_write_buffer)
+        if write_buffer.size and self.account is not None:
+            self._charge_write_buffer()
+        if write_buffer.error is not None and not (self.closed or self._engine.closed):
+            self.close_reason = f"the connection broke: {write_buffer.error.strerror}"
+
+    async def _drain_write_buffer(self) -> None:
+        await self.write_buffer.drain()
+        self._charge_write_buffer()
+
+    # -- memory ------------------------------------------------------------------------------
+
+    def _charge_write_buffer(self) -> None:
+        change = self.write_buffer.size - self._write_buffer_charge
+        if self.account is not None and change:
+            self._write_buffer_charge += change
+            self.account.add_working(change)
+
+    def _charge_incomplete(self) -> bool:
+        """Charge incomplete frames and header blocks; return False if the peer has too many."""
+        change = self._engine.frame_reader.buffered_size - self._incomplete_charge
+        if self.account is None or not change:
+            return True
+        self._incomplete_charge += change
+        return self.account.add_incomplete(change)
+
+    def _release_buffer_charges(self) -> None:
+        """Release the charges of a connection whose write buffer is closed."""
+        self._charge_write_buffer()
+        if self.account is not None:
+            self.account.add_incomplete(-self._incomplete_charge)
