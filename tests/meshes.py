@@ -58,7 +58,7 @@ class Watched:
         return await self.wait_until(lambda: self.find(kind, **wanted)[count - 1 : count])
 
     async def wait_until(self, find: Callable[[], list[Observed]]) -> Observed:
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             while True:
                 found = find()
                 if found:
