@@ -29,9 +29,11 @@ class Recorder:
     metadata: list[Any] = attrs.field(factory=list)
     ended: list[str] = attrs.field(factory=list)
     changed: trio.Event = attrs.field(factory=trio.Event)
+    begun: trio.Event = attrs.field(factory=trio.Event)
 
     @asynccontextmanager
     async def noting(self) -> AsyncIterator[None]:
+        self.begun.set()
         try:
             yield
         except trio.Cancelled:
@@ -188,8 +190,17 @@ async def test_a_caller_that_is_cancelled_cancels_the_handler(seen: Recorder, ki
         "Join": lambda: seen.stub.Join(endless()),
         "Chat": lambda: texts_of(seen.stub.Chat(endless())),
     }[kind]
-    with trio.move_on_after(0.1) as scope:
-        await call()
+    scope = trio.CancelScope()
+
+    async def call_in_scope() -> None:
+        with scope:
+            await call()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call_in_scope)
+        with trio.fail_after(30):
+            await seen.begun.wait()
+        scope.cancel()
     assert scope.cancelled_caught
     assert await seen.until_ended(1) == ["cancelled"]
 
