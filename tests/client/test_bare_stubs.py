@@ -36,7 +36,7 @@ class Seen:
         self.begun.set()
         try:
             yield
-        except trio.Cancelled:
+        except (trio.Cancelled, GeneratorExit):  # A generator is closed where it has yielded.
             self._note("cancelled")
             raise
         self._note("done")
