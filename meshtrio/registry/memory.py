@@ -79,7 +79,7 @@ class MemoryRegistry:
             for service, value in self._services.items()
             if value.value.unattended and not value.value.endpoints and service not in self._watched
         ]
-        for service in idle[: len(idle) - _IDLE_KEPT + 1]:
+        for service in idle[: max(0, len(idle) + 1 - _IDLE_KEPT)]:
             del self._services[service]
             self._forgotten.discard(service)
 
