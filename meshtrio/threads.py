@@ -22,28 +22,29 @@ _REST = 0.0001
 
 
 class ThreadLimiter:
-    """A limit on the threads of one purpose, so that no other purpose has to wait for them.
+    """A limit on the threads of one purpose, which other purposes do not have to wait for.
 
-    Each run of trio has a `CapacityLimiter` of its own. A thread that was abandoned gives its place
-    back in the run that started it, and if that has ended, nobody ever gets the place again.
+    Each run of trio has a `CapacityLimiter` of its own: an abandoned thread returns its token in
+    the run that started it, and the token is lost if that run has ended.
     """
 
     def __init__(self, max_threads: int) -> None:
         self._max_threads = max_threads
-        self._of_run: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("threads")
+        self._run_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter]
+        self._run_limiter = trio.lowlevel.RunVar("thread limiter")
 
-    def __call__(self) -> trio.CapacityLimiter:
-        """Return the limiter of this run."""
+    def get(self) -> trio.CapacityLimiter:
+        """Return the limiter of the current run."""
         try:
-            return self._of_run.get()
+            return self._run_limiter.get()
         except LookupError:
             limiter = trio.CapacityLimiter(self._max_threads)
-            self._of_run.set(limiter)
+            self._run_limiter.set(limiter)
             return limiter
 
 
-_computing = ThreadLimiter(2)
-"""They share one interpreter, so that more of them gain nothing."""
+_limiter = ThreadLimiter(2)
+"""Computations share one interpreter, so that more of them would not be faster."""
 
 
 class Pace:
@@ -70,5 +71,5 @@ async def compute(work: Callable[[Pace], T]) -> T:
     Cancellation: Returns at once. The thread ends by itself, so its work has to be bounded.
     """
     return await trio.to_thread.run_sync(
-        lambda: work(Pace()), abandon_on_cancel=True, limiter=_computing()
+        lambda: work(Pace()), abandon_on_cancel=True, limiter=_limiter.get()
     )

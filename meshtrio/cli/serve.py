@@ -33,8 +33,8 @@ from meshtrio.supervise.processes.usage import own_resident
 _log = logging.getLogger("meshtrio.mesh")
 
 _GROWTH = 16 * 1024 * 1024
-"""Bytes of growth from which on the kernel is given freed memory back. How much is free cannot be
-read; to try takes a thread some 15 ms."""
+"""Growth in bytes from which on free memory is returned to the kernel. How much is free cannot be
+read; an attempt takes about 15 ms, in a thread."""
 
 
 @click.command(short_help="Run the plugins of a config until Ctrl-C or SIGTERM.")
@@ -128,7 +128,7 @@ async def _serve(config: MeshConfig, reload: bool) -> None:
             async with open_nursery_of_one() as nursery:
                 running = await nursery.start(mesh.main, config)
                 freeze_startup_objects()
-                nursery.start_soon(return_freed_memory)
+                nursery.start_soon(trim_heap_periodically)
                 beside.start_soon(stop_with_mesh)
                 _log.info("the mesh is up, its socket is %s; Ctrl-C stops it", running.socket)
                 if reload:
@@ -142,17 +142,17 @@ async def _serve(config: MeshConfig, reload: bool) -> None:
             beside.cancel_scope.cancel()
 
 
-async def return_freed_memory(interval: float = 10.0) -> None:
-    """Give the kernel back what was freed, while this process is much larger than it was.
+async def trim_heap_periodically(interval: float = 10.0) -> None:
+    """Return free memory to the kernel while this process is much larger than it was.
 
     Args:
-        interval: Seconds between two looks at the memory that this process has.
+        interval: Seconds between two looks at the resident memory of this process.
 
-    Cancellation: any time.
+    Cancellation: at any time.
     """
     least = math.inf
     while True:
-        with suppress(OSError):  # Out of descriptors, for example; there will be another look.
+        with suppress(OSError):  # Out of descriptors, for example; the next look may succeed.
             if own_resident() - least > _GROWTH:
                 await trim_heap()
             least = min(least, own_resident())

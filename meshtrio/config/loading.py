@@ -14,7 +14,7 @@ from meshtrio.threads import ThreadLimiter
 
 _TIMEOUT = 30.0
 """Seconds to read a file and to look for its programs; a file system that hangs has no end."""
-_readers = ThreadLimiter(4)
+_limiter = ThreadLimiter(4)
 
 
 async def load_in_thread(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
@@ -32,7 +32,9 @@ async def load_in_thread(path: Path | str, *, runtime_dir: Path | None = None) -
     read = partial(load, path, runtime_dir=runtime_dir)
     try:
         with trio.fail_after(_TIMEOUT):
-            return await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=_readers())
+            return await trio.to_thread.run_sync(
+                read, abandon_on_cancel=True, limiter=_limiter.get()
+            )
     except trio.TooSlowError:
         problem = f"{path}: was not read within {_TIMEOUT:g} s; does its file system answer?"
         raise ConfigError([problem]) from None

@@ -1,8 +1,8 @@
 """A value that is replaced as a whole, and that any number of tasks watch.
 
-It holds no queue: who is slow misses the values in between. Watchers are woken a few at a time,
-each of which wakes another. If a service with 4,096 watchers changed, and all of them ran in one
-turn of the event loop, everything else would wait a quarter of a second.
+It needs no queue: a slow watcher skips values. A change wakes a few watchers, each of which wakes
+the next: if 4,096 watchers ran in one iteration of the event loop, all other tasks would wait for
+a quarter of a second.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import trio
 
 T = TypeVar("T")
 
-_WOKEN_AT_ONCE = 32
-"""Number of watchers that run in one turn of the event loop; together they take some 2 ms."""
+_WAKEUPS_PER_CHANGE = 32
+"""Number of watchers that run in one iteration of the event loop; together they take about 2 ms."""
 
 
 class LatestValue(Generic[T]):
-    """A value and those who wait for another one."""
+    """A value, and the tasks that wait for another one."""
 
     def __init__(self, value: T) -> None:
         self._value = value
@@ -27,7 +27,7 @@ class LatestValue(Generic[T]):
 
     @property
     def value(self) -> T:
-        """The value as it is now. To set one that is equal to it wakes nobody."""
+        """The current value. Setting an equal one wakes no watcher."""
         return self._value
 
     @value.setter
@@ -35,16 +35,16 @@ class LatestValue(Generic[T]):
         if value != self._value:
             self._value = value
             self._changes += 1
-            self._waiting.unpark(count=_WOKEN_AT_ONCE)
+            self._waiting.unpark(count=_WAKEUPS_PER_CHANGE)
 
-    async def another(self, seen: T) -> T:
-        """Wait until the value is another one than `seen`, and return it.
+    async def wait_for_change(self, seen: T) -> T:
+        """Wait until the value is another object than `seen`; return it.
 
-        Cancellation: any time.
+        Cancellation: while it waits. It is no checkpoint if the value has changed already.
         """
         while self._value is seen:
             changes = self._changes
             await self._waiting.park()
-            if self._changes != changes:  # If not, nobody behind this one waits for that change.
+            if self._changes != changes:  # If not, those behind have seen the value as well.
                 self._waiting.unpark()
         return self._value

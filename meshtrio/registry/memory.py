@@ -124,7 +124,7 @@ class MemoryRegistry:
             state = value.value
             while True:
                 yield state
-                state = await value.another(state)
+                state = await value.wait_for_change(state)
         finally:
             self._watched[service] -= 1
             self._watched += Counter()  # drops what is 0

@@ -61,8 +61,9 @@ async def trim_heap() -> None:
 def freeze_startup_objects() -> None:
     """Leave the objects that exist by now out of garbage collections.
 
-    There are some 100,000, nearly all of them modules and classes, and a full collection looks at
-    each while the event loop waits: about 0.06 s. Only for processes that do nothing but serve.
+    In a mesh these are 60,000 functions, classes and the like, which live as long as the process. A
+    full collection visits each of them, which takes 0.04 s, while the event loop waits. Only for
+    processes that do nothing but serve.
     """
     gc.freeze()
 

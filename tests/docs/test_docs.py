@@ -31,8 +31,8 @@ _WITHIN = 900
 
 
 @contextmanager
-def only_reader() -> Iterator[None]:
-    """Wait until nobody else on this machine follows a page, whose ports are those in its text."""
+def machine_lock() -> Iterator[None]:
+    """Wait until no other test run on this machine runs a page: the ports are those in its text."""
     lock = Path(tempfile.gettempdir(), f"meshtrio-docs-{os.geteuid()}.lock")
     with lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -43,8 +43,9 @@ def only_reader() -> Iterator[None]:
 def test_every_block_of_a_page(page: str) -> None:
     if page in NEEDED:
         debian_tool(NEEDED[page])
-    with only_reader(), tempfile.TemporaryDirectory(prefix="mt-") as folder, ExitStack() as stack:
-        faulthandler.dump_traceback_later(_WITHIN, exit=True)  # Some of them install things.
+    # Some of them install things, and another test run may be at one.
+    faulthandler.dump_traceback_later(_WITHIN, exit=True)
+    with machine_lock(), tempfile.TemporaryDirectory(prefix="mt-") as folder, ExitStack() as stack:
         Reader(ROOT / page, Path(folder), stack).follow()
 
 

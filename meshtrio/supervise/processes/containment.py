@@ -24,7 +24,7 @@ from meshtrio.supervise.processes.dispositions import passes_signals_on
 from meshtrio.threads import ThreadLimiter
 
 _HASHED_AT_ONCE = 1024 * 1024
-_hashings = ThreadLimiter(8)
+_hash_limiter = ThreadLimiter(8)
 _LAUNCHER = str(Path(launcher_main.__file__))
 
 
@@ -125,7 +125,7 @@ async def check_executable(config: PluginConfig) -> None:
     hashing = _Hashing(name, path)
     try:
         program, found = await trio.to_thread.run_sync(
-            hashing.run, abandon_on_cancel=True, limiter=_hashings()
+            hashing.run, abandon_on_cancel=True, limiter=_hash_limiter.get()
         )
     finally:
         hashing.wanted = False

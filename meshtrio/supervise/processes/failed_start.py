@@ -33,7 +33,7 @@ EXPLAINED_BY_PROGRAM = frozenset(
 """Error numbers of execve(2) and chdir(2) that the program or the working directory explains."""
 
 _LOOK_WITHIN = 2.0
-_looks = ThreadLimiter(8)
+_limiter = ThreadLimiter(8)
 _MAX_STRING = 32 * os.sysconf("SC_PAGE_SIZE")
 """Bytes that one argument or variable may have (MAX_ARG_STRLEN)."""
 _NO_MORE_PROCESSES = (
@@ -76,7 +76,7 @@ async def why_not_executed(config: PluginConfig) -> str:
     with trio.move_on_after(_LOOK_WITHIN, shield=True):
         try:
             return await trio.to_thread.run_sync(
-                problem_of, config, abandon_on_cancel=True, limiter=_looks()
+                problem_of, config, abandon_on_cancel=True, limiter=_limiter.get()
             )
         except RuntimeError:
             pass  # no thread can be started

@@ -27,7 +27,7 @@ _NO_DESCRIPTOR = 0.1
 """Seconds before the next attempt if this process has no descriptors left to look with."""
 
 
-_of_cgroups = ThreadLimiter(4)
+_cgroup_limiter = ThreadLimiter(4)
 
 
 class Scans:
@@ -103,7 +103,7 @@ async def members(group: int, cgroup: Path | None = None, *, urgent: bool = True
         found = await scans().stats(urgent=urgent)
     else:
         found = await trio.to_thread.run_sync(
-            _stats_in, cgroup, abandon_on_cancel=True, limiter=_of_cgroups()
+            _stats_in, cgroup, abandon_on_cancel=True, limiter=_cgroup_limiter.get()
         )
     return [stat.pid for stat in found if stat.group == group and stat.alive]
 
