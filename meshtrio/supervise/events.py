@@ -162,7 +162,7 @@ class LineWritten(Event):
 
 @attrs.frozen
 class LinesDropped(Event):
-    """It wrote `count` lines more than its config lets through."""
+    """It wrote `count` lines more than its config allows, or than a busy mesh could handle."""
 
     pid: int
     stream: str

@@ -181,7 +181,7 @@ class _Pipe:
         began = time.perf_counter()
         while (line := self._splitter.take()) is not None:
             if not self._take(*line):
-                self._take_block()
+                self.skip_lines()
                 return False
             if time.perf_counter() - began > _SLICE:
                 return True
@@ -221,8 +221,8 @@ class _Pipe:
         )
         return True
 
-    def _take_block(self) -> None:
-        """Keep all other lines that were read, without taking them apart: they came too fast."""
+    def skip_lines(self) -> None:
+        """Keep all other lines that were read, as one block that counts as dropped."""
         self.floods = True
         data, count = self._splitter.take_block()
         if not count:

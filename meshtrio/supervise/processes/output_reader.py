@@ -4,11 +4,13 @@ Of each pipe, `MAX_READS_PER_SECOND` reads of up to 64 KiB are made in the long 
 it floods: a plugin that writes faster than that waits in write(2). What was read is handled in
 slices of `_SLICE` seconds; slices after the first of a read are handled one at a time, in turn with
 those of all other pipes of the process, so that any number of flooding plugins takes one slice of
-an iteration of the loop. Once the process has ended what is left is read at once.
+an iteration of the loop. Once the process has ended what is left is read at once, and its lines are
+handled for up to `_LAST_LINES_TIMEOUT` seconds: a restart must not wait any longer for the log.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Protocol
 
@@ -21,6 +23,8 @@ MAX_READS_PER_SECOND = 100.0
 _READ_BURST = 50.0
 _FLOOD_PAUSE = 0.05
 """Seconds that a pipe rests after a read of which lines were dropped."""
+_LAST_LINES_TIMEOUT = 5.0
+"""Much longer than it takes, unless the mesh gets next to no CPU time."""
 _MAX_LEFT = 1024 * 1024
 """Bytes read at once at the end: the most that an unprivileged process can make a pipe hold."""
 
@@ -33,6 +37,9 @@ class Consumer(Protocol):
 
     def handle(self) -> bool:
         """Handle some of it, for a millisecond at most; False when all of it has been."""
+
+    def skip_lines(self) -> None:
+        """Keep all lines that have been read without handling each of them."""
 
     @property
     def floods(self) -> bool:
@@ -82,13 +89,16 @@ async def _handle_all(
 ) -> None:
     if not consumer.handle():
         return
-    emptied = False
+    deadline = math.inf
     with trio.CancelScope(shield=True):
         more = True
         while more:
-            if ended.is_set() and not emptied:
+            if trio.current_time() > deadline:
+                consumer.skip_lines()
+                return
+            if ended.is_set() and deadline == math.inf:
                 # How the process ended is told with its last line, which may be still in there.
-                emptied = True
+                deadline = trio.current_time() + _LAST_LINES_TIMEOUT
                 for data in left_in(stream.fileno()):
                     consumer.feed(data)
             async with _lock():
