@@ -129,7 +129,7 @@ async def _serve(config: MeshConfig, reload: bool) -> None:
             async with open_collapsing_nursery() as nursery:
                 running = await nursery.start(mesh.main, config)
                 gc.freeze()  # Collections look at what is created from here on, and are shorter.
-                nursery.start_soon(return_freed_memory)
+                nursery.start_soon(trim_heap_periodically)
                 signal_tasks.start_soon(stop_on_mesh_exit)
                 _log.info("the mesh is up, its socket is %s; Ctrl-C stops it", running.socket)
                 if reload:
@@ -143,7 +143,7 @@ async def _serve(config: MeshConfig, reload: bool) -> None:
             signal_tasks.cancel_scope.cancel()
 
 
-async def return_freed_memory(interval: float = 10.0) -> None:
+async def trim_heap_periodically(interval: float = 10.0) -> None:
     """Return free memory to the kernel while this process is much larger than it was.
 
     `interval`: seconds between two looks at the resident memory of this process.

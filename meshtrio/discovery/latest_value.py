@@ -40,7 +40,7 @@ class LatestValue(Generic[T]):
     async def wait_for_change(self, seen: T) -> T:
         """Wait until the value is another object than `seen`; return it.
 
-        Cancellation: at any time.
+        Cancellation: while it waits. It is no checkpoint if the value has changed already.
         """
         while self._value is seen:
             changes = self._changes

@@ -189,7 +189,7 @@ class LineWritten(ProcessEvent):
 
 @attrs.frozen
 class LinesDropped(ProcessEvent):
-    """The process wrote lines faster than its config allows, and they were dropped."""
+    """Lines were dropped: more than the config allows, or than a busy mesh could handle."""
 
     stream: str
     """`stdout` or `stderr`."""

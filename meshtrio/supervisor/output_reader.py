@@ -192,7 +192,7 @@ class _OutputPipe:
         started_at = time.perf_counter()
         while (line := self._splitter.next_line()) is not None:
             if not self._handle_line(*line):
-                self._handle_block()
+                self.skip_lines()
                 return False
             if time.perf_counter() - started_at > _TIME_SLICE:
                 return True
@@ -234,8 +234,8 @@ class _OutputPipe:
         )
         return True
 
-    def _handle_block(self) -> None:
-        """Keep the remaining lines without parsing them, since they exceed the rate limit."""
+    def skip_lines(self) -> None:
+        """Keep all other lines that were read, as one block that counts as dropped."""
         self.is_flooding = True
         data, count = self._splitter.next_block()
         if self._is_stderr:

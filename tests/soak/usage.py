@@ -12,7 +12,7 @@ from tests.attacks.memory import resident_and_peak
 
 MEMORY_TOLERANCE = 96.0
 """MiB that a process may have more than at the start. The allocator keeps some of what it was given
-at a peak, in pieces (70 MiB after 4,096 watches, which is all that one user may have), and caches
+at a peak, in pieces (38 MiB after 4,096 watches, which is all that one user may have), and caches
 (descriptors of plugins, HPACK blocks, 200 lines of output of each instance) fill within the first
 minutes; a leak of faults or calls goes beyond that in an hour."""
 DESCRIPTOR_TOLERANCE = 24

@@ -52,6 +52,27 @@ async def test_a_mesh_that_is_slow_at_lines_finds_that_they_came_too_fast(
     assert found == {events.LineWritten: 100, events.LinesDropped: 59_900}
 
 
+async def test_the_end_of_a_process_is_not_delayed_by_lines_that_are_not_handled_yet(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The mesh gets so little CPU time that a line takes a tenth of a second."""
+    config, found = OutputConfig(burst=10_000), Counter[object]()
+
+    def emit(kind: object, **values: Any) -> None:
+        found[kind] += values.get("count", 1)
+        time.sleep(0.001)  # so that each line is a slice of its own
+        autojump_clock.jump(0.1)
+
+    written = EndedProcess(pipe_with(b"line\n" * 5000), pipe_with(b""))
+    written.leader_exited.set()
+    began = trio.current_time()
+    async with OutputReader(config, LineBuffer(), emit).reading(written) as all_read:  # type: ignore[arg-type]
+        await all_read.wait()
+    assert trio.current_time() - began < 2 * 5.2
+    assert found.total() == 5000
+    assert found[events.LinesDropped] > 4800
+
+
 @pytest.mark.parametrize("burst", [100, 1])
 async def test_a_report_of_a_drain_is_found_in_the_middle_of_a_line(burst: int) -> None:
     """Another thread writes more than the kernel puts into a pipe in one piece."""

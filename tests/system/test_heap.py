@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import trio
-from trio.testing import wait_all_tasks_blocked
 
-from meshtrio.cli.serve import return_freed_memory
+from meshtrio.cli.serve import trim_heap_periodically
 from meshtrio.supervisor.process.proc.resource_usage import read_own_rss
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
 from tests.support.mesh_processes import ECHO_PLUGIN_DIRECTORY, plugin_table, serve_mesh
@@ -42,11 +41,11 @@ def test_collections_leave_out_what_a_plugin_has_at_its_start(tmp_path: Path) ->
 async def test_freed_memory_goes_back_although_pieces_are_still_used() -> None:
     MALLOC_TUNING.enable()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(return_freed_memory, 0.01)
-        await wait_all_tasks_blocked()
+        nursery.start_soon(trim_heap_periodically, 0.0)
+        await trio.lowlevel.checkpoint()
         pieces = [bytes(4000) for _ in range(32_000)]
         peak = read_own_rss()
-        await trio.sleep(0.05)  # It may well be looked at now; that must not be all.
+        await trio.lowlevel.checkpoint()  # There is a look at the peak, which must not be the last.
         kept = pieces[::400]
         del pieces
         with trio.fail_after(30):

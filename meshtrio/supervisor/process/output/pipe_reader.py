@@ -4,11 +4,13 @@ Each pipe is read `MAX_READS_PER_SECOND` times a second in the long run, up to 6
 less often while lines are being dropped: a plugin that writes faster blocks in write(2). Consumers
 handle what was read in slices of a millisecond. Slices after the first of a read take turns with
 those of all other pipes, so that any number of flooding plugins takes one slice per iteration of
-the loop. When the process has exited the rest is read at once.
+the loop. When the process has exited the rest is read at once, and its lines are handled for up to
+`_LAST_LINES_TIMEOUT` seconds, since a restart must not wait any longer for the log.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Protocol
 
@@ -22,6 +24,8 @@ MAX_READS_PER_SECOND = 100.0
 _READ_BURST = 50.0
 _FLOOD_PAUSE = 0.05
 """Seconds until a pipe is read again after lines of a read were dropped."""
+_LAST_LINES_TIMEOUT = 5.0
+"""Much longer than it takes, unless the mesh gets next to no CPU time."""
 _MAX_FINAL_READ = 1024 * 1024
 """Maximum number of bytes of the final read: the largest capacity that an unprivileged process can
 give a pipe (fs.pipe-max-size)."""
@@ -35,6 +39,9 @@ class PipeConsumer(Protocol):
 
     def handle(self) -> bool:
         """Handle some bytes, for a millisecond at most; return whether some are left."""
+
+    def skip_lines(self) -> None:
+        """Keep all lines that were read without handling each of them."""
 
     @property
     def is_flooding(self) -> bool:
@@ -79,13 +86,16 @@ async def read_pipe(pipe: int, consumer: PipeConsumer, exited: trio.Event) -> No
 async def _handle_all(consumer: PipeConsumer, stream: FdStream, exited: trio.Event) -> None:
     if not consumer.handle():
         return
-    has_drained = False
+    deadline = math.inf
     with trio.CancelScope(shield=True):
         more = True
         while more:
-            if exited.is_set() and not has_drained:
+            if trio.current_time() > deadline:
+                consumer.skip_lines()
+                return
+            if exited.is_set() and deadline == math.inf:
                 # The exit info includes the last line, which may still be in the pipe.
-                has_drained = True
+                deadline = trio.current_time() + _LAST_LINES_TIMEOUT
                 for data in read_available(stream.fileno()):
                     consumer.feed(data)
             async with _get_lock():
