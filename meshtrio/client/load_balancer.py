@@ -6,7 +6,7 @@ in `client/load_balancing`: priorities, balancing, outlier detection, circuit br
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from time import time
 from weakref import WeakValueDictionary
@@ -97,7 +97,7 @@ class LoadBalancer:
             connection = picked.connection
             if connection.is_usable and connection.has_stream_slot:
                 return picked
-        return self._pick_with_stream_slot()
+        return _pick_with_stream_slot(ready)
 
     async def pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult:
         """Wait for a ready endpoint and pick it.
@@ -134,16 +134,6 @@ class LoadBalancer:
                 text = f"{self._name}: every instance has the {limit} calls it may have"
                 raise purerpc.ResourceExhaustedError(text)
         return [endpoint for endpoint in ready if endpoint not in args.excluded] or ready
-
-    def _pick_with_stream_slot(self) -> PickResult | None:
-        found = None
-        for endpoint in self._priority_policy.ready:
-            picked = endpoint.pick_result
-            if picked is not None and picked.connection.is_usable:
-                found = picked
-                if picked.connection.has_stream_slot:
-                    break
-        return found
 
     # -- state -------------------------------------------------------------------------------
 
@@ -266,3 +256,15 @@ class _EndpointCallTracker:
         self._circuit_breaker.release_slot()
         if success is not None:
             self._outlier_ejector.report_result(self._endpoint, success=success)
+
+
+def _pick_with_stream_slot(endpoints: Iterable[ChannelEndpoint]) -> PickResult | None:
+    """The first with a free stream slot, or any that is usable: its calls wait for a slot."""
+    found = None
+    for endpoint in endpoints:
+        picked = endpoint.pick_result
+        if picked is not None and picked.connection.is_usable:
+            found = picked
+            if picked.connection.has_stream_slot:
+                break
+    return found

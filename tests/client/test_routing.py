@@ -21,6 +21,7 @@ from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY
 from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.service_state import ServiceState
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
+from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
 from meshtrio.services.standard import standard_server
@@ -143,6 +144,38 @@ async def test_a_full_endpoint_leaves_calls_to_the_others(short_dir: Path) -> No
         with pytest.raises(purerpc.ResourceExhaustedError, match="every instance"):
             await call_echo(channel)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_full_endpoint_gets_no_call_that_waits_for_a_stream_elsewhere(
+    short_dir: Path,
+) -> None:
+    feed = FakeResolver()
+    one_stream = Server(servicer_named("a"), limits=Limits(max_concurrent_streams=1))
+    config = parse_service_config({"meshtrio": {"maxInFlightPerEndpoint": 2}})
+    async with (
+        serve_on_socket(short_dir / "a", one_stream),
+        serve_on_socket(short_dir / "b"),
+        open_channel("x", feed, service_config=config) as channel,
+        trio.open_nursery() as waiting,
+        trio.open_nursery() as hanging,
+    ):
+        a, b = unix_endpoint(short_dir / "a"), unix_endpoint(short_dir / "b")
+        feed.set(b)
+        await settle()
+        await start_hanging_calls(channel, hanging, 2)
+        feed.set(a, b)
+        await settle()
+        await start_hanging_calls(channel, hanging, 1)
+        answers: list[str] = []
+
+        async def call() -> None:
+            answers.append(await call_echo(channel))
+
+        waiting.start_soon(call)
+        await settle()
+        assert answers == []
+        hanging.cancel_scope.cancel()
+    assert answers == ["a"]
 
 
 async def test_an_endpoint_that_fails_is_ejected_and_comes_back(short_dir: Path) -> None:
