@@ -134,3 +134,12 @@ def test_series_are_bounded_whatever_is_registered() -> None:
     )
     statuses = {dict(point.labels)["grpc.status"] for point in ended.points}
     assert statuses == {"OK", "UNKNOWN", "NOT_FOUND"}
+
+
+def test_a_service_called_other_has_a_series_of_its_own() -> None:
+    metrics = GatewayMetrics()
+    for service in ("other", None, ""):
+        metrics.end_call(metrics.start_call(service), 0, 0.1)
+    started, _ = metrics.collect()
+    series = [(dict(point.labels)["grpc.target"], point.value) for point in started.points]
+    assert series == [("mesh:///other", 1), ("other", 2)]

@@ -22,11 +22,12 @@ class GatewayMetrics:
     """Measures proxied calls by the service that they are sent to."""
 
     def __init__(self) -> None:
-        self._services: dict[str, CallRecorder] = {}
+        self._services: dict[str | None, CallRecorder] = {}
+        """By service; None for all others."""
 
     def start_call(self, service: str | None) -> CallRecorder:
         """Count the start of a call, to be ended by `end_call`; `service` is None if unknown."""
-        calls = self._services.get(service or OTHER) or self._add_service(service)
+        calls = self._services.get(service or None) or self._add_service(service)
         calls.started += 1
         return calls
 
@@ -38,8 +39,9 @@ class GatewayMetrics:
 
     def _add_service(self, service: str | None) -> CallRecorder:
         full = len(self._services) >= MAX_MEASURED_SERVICES
-        key, target = (service, f"mesh:///{service}") if service and not full else (OTHER, OTHER)
+        key = None if full or not service else service
         if key not in self._services:
+            target = OTHER if key is None else f"mesh:///{key}"
             self._services[key] = CallRecorder((("grpc.target", target),), [DURATION])
         return self._services[key]
 
