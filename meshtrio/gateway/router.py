@@ -67,7 +67,8 @@ class Router:
             registry, configured_services, open_channel, limits.max_declarations
         )
         self._get_route = IdentityCache(Route.from_headers)
-        self._channels: dict[str, _OpenChannel] = {}
+        self.channels: dict[str, _OpenChannel] = {}
+        """The open channels, by service."""
         self._opening_locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._nursery: trio.Nursery | None = None
 
@@ -83,9 +84,9 @@ class Router:
         orphaned_before: set[str] = set()
         while True:
             await sleep_until_tick(self._orphan_check_interval)
-            orphaned = {service for service in self._channels if self._is_orphaned(service)}
+            orphaned = {service for service in self.channels if self._is_orphaned(service)}
             for service in orphaned & orphaned_before:
-                self._channels[service].cancel_scope.cancel()
+                self.channels[service].cancel_scope.cancel()
                 self.service_index.remove(service)
             orphaned_before = orphaned
 
@@ -137,7 +138,7 @@ class Router:
             if index.is_stale(service) and not index.is_refreshing(service):
                 assert self._nursery is not None
                 self._nursery.start_soon(index.refresh_service, service)
-        found = self._channels.get(service)
+        found = self.channels.get(service)
         return None if found is None else found.channel
 
     async def open_channel(self, route: Route) -> Channel:
@@ -178,7 +179,7 @@ class Router:
         except UnknownServiceError as exc:
             raise purerpc.NotFoundError(str(exc)) from None
         async with self._opening_locks[service]:
-            found = self._channels.get(service)
+            found = self.channels.get(service)
             if found is None:
                 assert self._nursery is not None
                 found = await self._nursery.start(self._hold_channel, service)
@@ -201,12 +202,12 @@ class Router:
     ) -> None:
         with trio.CancelScope() as scope:
             async with self._make_channel(service) as channel:
-                self._channels[service] = _OpenChannel(channel, scope)
-                task_status.started(self._channels[service])
+                self.channels[service] = _OpenChannel(channel, scope)
+                task_status.started(self.channels[service])
                 try:
                     await trio.sleep_forever()
                 finally:
-                    del self._channels[service]
+                    del self.channels[service]
                     # A lock that has waiters is kept: a new one would let another caller in.
                     if not self._opening_locks[service].locked():
                         del self._opening_locks[service]

@@ -34,6 +34,9 @@ class ChannelzTable:
     def __init__(self) -> None:
         self._refs: dict[int, weakref.ref[Any]] = {}
 
+    def __len__(self) -> int:
+        return len(self._refs)
+
     def add(self, channelz_id: int, thing: object) -> None:
         """Add an object until it is removed or garbage collected."""
         self._refs[channelz_id] = weakref.ref(thing, lambda _: self.remove(channelz_id))

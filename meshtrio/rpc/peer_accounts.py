@@ -261,6 +261,9 @@ class PeerAccounts:
         self._clients: dict[str | bytes, PeerAccount] = {}
         """Accounts of forwarded clients, by the metadata value that describes them."""
 
+    def __len__(self) -> int:
+        return len(self._accounts)
+
     def for_peer(self, peer: Peer, *, trusted: bool = False) -> PeerAccount:
         """Return the account of a peer, opened when it is first seen."""
         kind, name = key = _peer_key(peer)

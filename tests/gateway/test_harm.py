@@ -162,7 +162,7 @@ async def test_a_call_that_is_given_up_while_it_waits_is_never_made(short_dir: P
             await send_all(peer, frames.rst_stream(1, 8) + frames.rst_stream(3, 8))
             await trio.testing.wait_all_tasks_blocked(0.02)
             # Should it be woken all the same, it opens nothing.
-            channel = behind.gateway._channels["a"].channel
+            channel = behind.gateway.channels["a"].channel
             target = channel.picker.try_pick()
             assert target is not None
             assert second._open_upstream(channel, target)
@@ -247,7 +247,7 @@ async def test_channels_of_services_that_are_gone_are_closed(short_dir: Path) ->
                 )
             behind.registry.deregister(name, ExitInfo(endpoint.id, "gone"))
         with trio.fail_after(30):
-            while len(behind.gateway._channels) > 1:  # noqa: ASYNC110 - nobody tells
+            while len(behind.gateway.channels) > 1:  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(0.01)
         assert (await behind.channel.stub(EchoServiceStub).Echo(echo_request("x"))).message == "x"
 

@@ -40,7 +40,7 @@ def test_a_list_keeps_nothing_alive() -> None:
     del thing
     gc.collect()
     assert roll.get(number) is None
-    assert roll._refs == {}
+    assert len(roll) == 0
 
 
 def test_of_events_the_latest_are_kept() -> None:

@@ -227,7 +227,7 @@ async def test_accounts_are_bounded() -> None:
     accounts = PeerAccounts(LIMITS)
     for number in range(10_000):
         accounts.for_peer(Peer(address=f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:5"))
-    assert len(accounts._accounts) <= 4096
+    assert len(accounts) <= 4096
 
 
 def test_what_was_earned_costs_the_others_nothing() -> None:

@@ -78,7 +78,7 @@ class GatewayHarness:
         """The gateway's own connections."""
         return [
             connection
-            for kept in self.gateway._channels.values()
+            for kept in self.gateway.channels.values()
             for subchannel in kept.channel.channel_endpoints
             for connection in subchannel.subchannel.connections
         ]
@@ -92,7 +92,7 @@ class GatewayHarness:
             assert not connection.window_waiters
             calls = connection.statistics().calls
             assert calls.started == calls.succeeded + calls.failed, type(connection)
-        for channel in (self.channel, *(kept.channel for kept in self.gateway._channels.values())):
+        for channel in (self.channel, *(kept.channel for kept in self.gateway.channels.values())):
             calls = channel.call_counters
             assert calls.started == calls.succeeded + calls.failed, channel.name
         started, ended = count_calls(self.gateway)
