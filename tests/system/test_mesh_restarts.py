@@ -176,7 +176,7 @@ async def stop_during_call(
     folder: Path, drain_timeout: float
 ) -> AsyncIterator[tuple[trio.Event, list[str]]]:
     """Stop a mesh during a call to a service that it does not run; yields what ends the call."""
-    begun, release, results = trio.Event(), trio.Event(), list[str]()
+    begun, ended, release, results = trio.Event(), trio.Event(), trio.Event(), list[str]()
 
     async def hold(message: pb.EchoRequest) -> pb.EchoReply:
         begun.set()
@@ -204,12 +204,13 @@ async def stop_during_call(
                                 results.append(reply.message)
                             except purerpc.RpcFailedError as exc:
                                 results.append(str(exc.status))
+                            finally:
+                                ended.set()
 
                         await begun.wait()
                         watched.stop()
                         yield release, results
-                        while not results:  # noqa: ASYNC110
-                            await trio.sleep(0.01)
+                        await ended.wait()
                 serving.cancel_scope.cancel()
 
 
