@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - see below
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ from hypothesis import HealthCheck, settings
 from meshtrio.supervisor.process.spawn.signal_dispositions import (
     default_signals_in_children,
 )
+
+# A TracerProvider of OpenTelemetry's SDK starts an executor in each forked child. Its hook is run
+# after that of concurrent.futures.thread, which makes this possible, only if that was imported
+# first. Otherwise tests that fork hang.
 
 pytest.register_assert_rewrite("tests.support")
 
