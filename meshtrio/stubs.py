@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from meshtrio.client.unary import CallMetadata
 
 Service = purerpc.Service
-Client = purerpc.Client
 Metadata = Iterable[tuple[str, str | bytes]]
 """Pairs of key and value; values of keys that end in "-bin" are bytes."""
 
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Reply_co = TypeVar("Reply_co", covariant=True)
 
@@ -114,3 +115,26 @@ class StreamStream(Protocol[Request_contra, Reply_co]):
         messages: AsyncIterable[Request_contra] | None = None,
         **keywords: Unpack[CallKeywords],
     ) -> StreamingCall[Request_contra, Reply_co]: ...
+
+
+class Channel(Protocol):
+    """A channel that generated stubs can be made for; those of meshtrio all are.
+
+    Each method takes the path of a gRPC method and the classes of its requests and replies.
+    """
+
+    def unary_unary(
+        self, path: str, request_type: type[Request], reply_type: type[Reply], /
+    ) -> UnaryUnary[Request, Reply]: ...
+
+    def unary_stream(
+        self, path: str, request_type: type[Request], reply_type: type[Reply], /
+    ) -> UnaryStream[Request, Reply]: ...
+
+    def stream_unary(
+        self, path: str, request_type: type[Request], reply_type: type[Reply], /
+    ) -> StreamUnary[Request, Reply]: ...
+
+    def stream_stream(
+        self, path: str, request_type: type[Request], reply_type: type[Reply], /
+    ) -> StreamStream[Request, Reply]: ...

@@ -36,7 +36,6 @@ from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.composite_tracer import current_tracers
 from meshtrio.rpc.message_limits import MessageLengths
 from meshtrio.rpc.method import MetadataLike, Method, StubChannel
-from meshtrio.rpc.purerpc_compat import iter_stub_methods
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
@@ -44,7 +43,7 @@ from meshtrio.transport.dial import dial
 from meshtrio.transport.tls import ClientTls
 from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
-from meshtrio.util.errors import ConfigError
+from meshtrio.util.errors import ConfigError, UsageError
 from meshtrio.util.text import escape_unprintable
 
 T = TypeVar("T")
@@ -150,17 +149,17 @@ class Channel(StubChannel):
             An instance of it.
 
         Raises:
-            UsageError: It is another class.
+            UsageError: It is another class, or has no methods.
         """
         count = self._multicallable_count
         stub = stub_class(self)  # type: ignore[call-arg]
         if self._multicallable_count == count:
-            for name, method in list(iter_stub_methods(stub)):
-                setattr(stub, name, make_multicallable(self, method))
+            name = stub_class.__qualname__
+            generators = "protoc-gen-purerpc or protoc-gen-meshtrio"
+            raise UsageError(f"{name} is not a stub with methods, made by {generators}")
         return stub
 
-    def make_multicallable(self, method: Method) -> Callable[..., Any]:
-        """Make the callable for a method of a stub; called by purerpc's `Stub(channel)`."""
+    def make_multicallable(self, method: Method) -> Any:
         self._multicallable_count += 1
         return make_multicallable(self, method)
 

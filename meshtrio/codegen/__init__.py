@@ -4,7 +4,7 @@
 
 `a/b.proto` with services becomes `a/b_grpc.py`. `naming` maps proto names to Python names, `render`
 writes the text, and `repair` mends the imports that protoc writes of modules whose names are no
-identifiers. A method whose name is a keyword, `service` or `_client` gets a trailing underscore
+identifiers. A method whose name is a keyword or `service` gets a trailing underscore
 (`import_`); one that starts with two underscores gets the prefix `rpc` (`rpc__init__`).
 
 Source: google/protobuf/compiler/plugin.proto.

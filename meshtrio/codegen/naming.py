@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 import attrs
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 
-_RESERVED = frozenset({"service", "_client"})
+_RESERVED = frozenset({"service"})
 """Attributes of servicers and stubs other than their methods."""
 
 

@@ -20,12 +20,13 @@ from meshtrio.codegen.naming import (
 
 _SERVICE_FIELD, _METHOD_FIELD = 6, 2
 """Field numbers of FileDescriptorProto and ServiceDescriptorProto, used in paths of comments."""
-_MULTICALLABLE_TYPES = {
-    (False, False): "UnaryUnary",
-    (False, True): "UnaryStream",
-    (True, False): "StreamUnary",
-    (True, True): "StreamStream",
+_MULTICALLABLES = {
+    (False, False): ("UnaryUnary", "unary_unary"),
+    (False, True): ("UnaryStream", "unary_stream"),
+    (True, False): ("StreamUnary", "stream_unary"),
+    (True, True): ("StreamStream", "stream_stream"),
 }
+"""The type of a stub's method and the channel's method that makes it, by which sides stream."""
 _HEADER_TEMPLATE = '''"""The services of {proto}; made by protoc-gen-meshtrio, not to be edited."""
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ from __future__ import annotations
 from meshtrio import {stubs}
 '''
 _STUB_METHOD_TEMPLATE = (
-    "        self.{name}: {stubs}.{kind}[{types}] = client.get_method_stub(\n"
-    '            "{rpc}", {signature}\n'
+    "        self.{name}: {stubs}.{kind}[{types}] = channel.{maker}(\n"
+    '            "/{service}/{rpc}",\n'
+    "            {request},\n"
+    "            {reply},\n"
     "        )\n"
 )
 _ADD_METHOD_TEMPLATE = (
@@ -168,17 +171,20 @@ class _Writer:
         names, stubs = self._names[number], self.local_name("stubs")
         text = f"class {service.name}Stub:\n"
         text += self._docstring(number, after="\n")
-        text += "    def __init__(self, channel: object) -> None:\n"
-        text += f'        client = {stubs}.Client("{self._full_name(service)}", channel)\n'
-        text += "        self._client = client\n"
+        text += f"    def __init__(self, channel: {stubs}.Channel) -> None:\n"
+        text += "" if service.method else "        pass\n"
         for position, method in enumerate(service.method):
+            kind, maker = _MULTICALLABLES[method.client_streaming, method.server_streaming]
             text += _STUB_METHOD_TEMPLATE.format(
                 name=names[method.name],
                 stubs=stubs,
-                kind=_MULTICALLABLE_TYPES[method.client_streaming, method.server_streaming],
+                kind=kind,
                 types=", ".join(map(self._annotation, (method.input_type, method.output_type))),
+                maker=maker,
+                service=self._full_name(service),
                 rpc=method.name,
-                signature=self._render_signature(method),
+                request=self._class_expression(method.input_type),
+                reply=self._class_expression(method.output_type),
             )
             text += self._docstring(number, _METHOD_FIELD, position)
         return text

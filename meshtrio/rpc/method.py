@@ -48,6 +48,12 @@ class Method:
     def _path(self) -> str:
         return f"/{self.service}/{self.name}"
 
+    @classmethod
+    def from_path(cls, path: str, types: tuple[Any, Any], *streams: bool) -> Method:
+        """Return the method of a `:path`; `types` and `streams` are those of both sides."""
+        _, service, name = path.split("/")
+        return cls(service, name, types[0], types[1], *streams)
+
 
 @attrs.frozen
 class Handler:
@@ -62,8 +68,28 @@ class Handler:
 
 
 class StubChannel:
-    """Base of the channels that generated stubs can be made for: `EchoServiceStub(channel)`."""
+    """Base of the channels that generated stubs can be made for: `EchoServiceStub(channel)`.
 
-    def make_multicallable(self, method: Method) -> Callable[..., Any]:
+    The methods below have the names of grpcio's; stubs made by protoc-gen-meshtrio call them with
+    the path of a method, its request type and its response type, see `meshtrio.stubs.Channel`.
+    """
+
+    def make_multicallable(self, method: Method) -> Any:
         """Return the callable that a stub offers for a method."""
         raise NotImplementedError
+
+    def unary_unary(self, path: str, *types: Any) -> Any:
+        """Return the callable of a unary method."""
+        return self.make_multicallable(Method.from_path(path, types, False, False))
+
+    def unary_stream(self, path: str, *types: Any) -> Any:
+        """Return the callable of a server-streaming method."""
+        return self.make_multicallable(Method.from_path(path, types, False, True))
+
+    def stream_unary(self, path: str, *types: Any) -> Any:
+        """Return the callable of a client-streaming method."""
+        return self.make_multicallable(Method.from_path(path, types, True, False))
+
+    def stream_stream(self, path: str, *types: Any) -> Any:
+        """Return the callable of a bidirectional method."""
+        return self.make_multicallable(Method.from_path(path, types, True, True))

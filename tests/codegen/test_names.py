@@ -35,7 +35,7 @@ NAMES = {
     "self": "self",
     "__init__": "rpc__init__",
     "__class__": "rpc__class__",
-    "_client": "_client_",
+    "_client": "_client",
     "client": "client",
     "importlib": "importlib",
     "m_clash___names__pb2": "m_clash___names__pb2",
@@ -191,7 +191,7 @@ def test_names_of_methods_stay_unique() -> None:
         "a": "a",
     }
     assert python_method_names(["__x", "rpc__x"]) == {"__x": "rpc__x_", "rpc__x": "rpc__x"}
-    assert python_method_names(["_client_", "_client", "_client__"])["_client"] == "_client___"
+    assert python_method_names(["service_", "service", "service__"])["service"] == "service___"
 
 
 def test_modules_are_found_where_protoc_puts_them() -> None:

@@ -9,19 +9,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
-import purerpc
 import trio
 from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.client.multicallable import make_multicallable
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.service_state import ServiceState
 from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
-from meshtrio.rpc.purerpc_compat import iter_stub_methods
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.rpc.timeouts import Timeouts
@@ -68,11 +65,7 @@ class ConnectionPair:
 
 def make_stub(client: ClientConnection, stub_class: type) -> Any:
     """A stub on a bare connection."""
-    picker = channel_over_connection(client, "localhost")
-    stub = stub_class(purerpc.insecure_channel("unused", 0))
-    for name, method in list(iter_stub_methods(stub)):
-        setattr(stub, name, make_multicallable(picker, method))
-    return stub
+    return stub_class(channel_over_connection(client, "localhost"))
 
 
 @asynccontextmanager

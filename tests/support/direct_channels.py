@@ -5,16 +5,26 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from meshtrio.client.direct_channel import DirectChannel
+from meshtrio.client.multicallable import make_multicallable
 from meshtrio.rpc.client_connection import ClientConnection
+from meshtrio.rpc.method import Method, StubChannel
 from meshtrio.transport.transport import SocketTransport
 from meshtrio.util.concurrency import open_collapsing_nursery
 
 
+class StubbableChannel(DirectChannel, StubChannel):
+    """A channel over one connection that generated stubs can be made for."""
+
+    def make_multicallable(self, method: Method) -> Any:
+        return make_multicallable(self, method)
+
+
 def channel_over_connection(connection: ClientConnection, authority: str = "x") -> DirectChannel:
-    """A picker of one connection, whose calls are tasks of it."""
-    return DirectChannel(connection, authority, connection._nursery)
+    """A channel over one connection, whose calls are tasks of it."""
+    return StubbableChannel(connection, authority, connection._nursery)
 
 
 @asynccontextmanager
