@@ -38,10 +38,11 @@ class Instrument:
 
 
 _SIZE = "total bytes (compressed but not encrypted) of all messages, without framing, of an {what}."
-_SIZE_NAME = "total_compressed_message_size"
 DURATION = Instrument("duration", "s", LATENCY_BUCKETS, "The time that an {what} took.")
-SENT_SIZE = Instrument(f"sent_{_SIZE_NAME}", "By", SIZE_BUCKETS, f"Sent: {_SIZE}")
-RECEIVED_SIZE = Instrument(f"rcvd_{_SIZE_NAME}", "By", SIZE_BUCKETS, f"Received: {_SIZE}")
+SENT_SIZE = Instrument("sent_total_compressed_message_size", "By", SIZE_BUCKETS, f"Sent: {_SIZE}")
+RECEIVED_SIZE = Instrument(
+    "rcvd_total_compressed_message_size", "By", SIZE_BUCKETS, f"Received: {_SIZE}"
+)
 ALL_INSTRUMENTS = (DURATION, SENT_SIZE, RECEIVED_SIZE)
 
 
