@@ -25,9 +25,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from meshtrio import __version__
 from meshtrio.cli.escaped_stderr import escape_stderr
 from meshtrio.util import standard_streams
+from meshtrio.util.version import VERSION
 
 _EPILOG = """\
 \b
@@ -121,7 +121,7 @@ class LazyCommandGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EPILOG,
 )
-@click.version_option(__version__, prog_name="meshtrio")
+@click.version_option(VERSION, prog_name="meshtrio")
 def commands() -> None:
     """Run plugins as processes that talk gRPC, and call them by name.
 

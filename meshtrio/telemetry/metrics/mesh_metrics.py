@@ -9,7 +9,6 @@ from collections.abc import Iterable
 
 import trio
 
-from meshtrio import __version__
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import Instance
@@ -26,6 +25,7 @@ from meshtrio.telemetry.metric_families import (
 )
 from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, Histogram
 from meshtrio.telemetry.metrics.resource_metrics import ResourceMetrics
+from meshtrio.util.version import VERSION
 
 _LAG_INTERVAL = 0.25
 """Seconds between two measurements of the event loop's lag."""
@@ -87,7 +87,7 @@ class MeshMetrics:
         def gauge(name: str, unit: str, text: str, value: float) -> MetricFamily:
             return gauge_family(f"mesh.{name}", unit, text, {(): value})
 
-        registry, info = self._registry, {(("version", __version__),): 1}
+        registry, info = self._registry, {(("version", VERSION),): 1}
         uptime, services = self._supervisor.statistics().uptime, len(registry.services())
         endpoints, total = registry.count_endpoints(), {(): registry.revision}
         lag, text = {(): self._lag.snapshot()}, "Delay of due tasks in the mesh's event loop."

@@ -9,10 +9,10 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
-from meshtrio import __version__
 from meshtrio.supervisor import events
 from meshtrio.telemetry.traces.pipeline import TracePipeline
 from meshtrio.telemetry.traces.propagation import process_span_context
+from meshtrio.util.version import VERSION
 
 _EVENT_NAMES = {
     events.Ready: "ready",
@@ -30,7 +30,7 @@ class ProcessSpans:
     """Starts and ends the spans of process runs, from lifecycle events."""
 
     def __init__(self, traces: TracePipeline) -> None:
-        self._tracer = traces.always_on_provider.get_tracer("meshtrio.supervisor", __version__)
+        self._tracer = traces.always_on_provider.get_tracer("meshtrio.supervisor", VERSION)
         self._id_generator = traces.id_generator
         self._open_spans: dict[_ProcessKey, tuple[Span, Span]] = {}
         """The span of each running process, and that of its start."""

@@ -11,7 +11,6 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
-from meshtrio import __version__
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.rpc.composite_tracer import use_tracers
 from meshtrio.rpc.context import ServerContext, current_context
@@ -41,6 +40,7 @@ from meshtrio.telemetry.traces.propagation import (
     with_served_call_as_parent,
 )
 from meshtrio.util.caches import BoundedCache
+from meshtrio.util.version import VERSION
 
 _MAX_CACHED_CONTEXTS = 256
 
@@ -73,7 +73,7 @@ class Tracing(ServerTracer, ClientTracer):
                 not sampled and the provider is not asked. By default all calls reach the provider.
                 See `ratio_sampler.RatioSampler`.
         """
-        self._tracer = provider.get_tracer("meshtrio", __version__)
+        self._tracer = provider.get_tracer("meshtrio", VERSION)
         self._should_sample = should_sample or (lambda: True)
         root = unsampled_root_context()
         self._unsampled_server_call = UnsampledServerCall(root)
