@@ -47,7 +47,8 @@ CONFIG_HEAD = """# The config file
 
 Made by `docs/generate.py` from `meshtrio/config`. `meshtrio check mesh.toml` reports every mistake
 in a file at once. The same names are attributes of `MeshConfig`, `PluginConfig` and the others in
-`meshtrio.config`. Times are seconds; relative paths start from the file's folder.
+`meshtrio.config`. Times are seconds; relative paths start from the file's folder. What happens when
+a limit is reached is in [limits](limits.md).
 """
 READINESS = """\
 It is ready once its socket accepts and `grpc.health.v1.Health/Check("")` says SERVING; a server
