@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from functools import cache
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from meshtrio.http2.frames import FrameType, Setting
 from tests import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
-limits = pytest.importorskip("limits")
-limit_rows = pytest.importorskip("limit_rows")
+limits = import_module("limits")
+limit_rows = import_module("limit_rows")
 PACKAGE = ROOT / "meshtrio"
 _MAX_PIECES = 4
 """Number of strings that a text of a message may be put together from."""
