@@ -22,7 +22,8 @@ PAGES = [
 EXTERNAL_NAMES = frozenset(
     {
         *("forbid_extra_keys", "transform_error"),  # cattrs
-        *("KillMode", "RuntimeDirectory", "TimeoutStopSec"),  # systemd.service(5)
+        *("KillMode", "RuntimeDirectory", "StateDirectory", "TimeoutStopSec"),  # systemd.exec(5)
+        *("DynamicUser", "RestartPreventExitStatus", "LimitNOFILE", "DelegateSubgroup"),
         *("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"),
         *("_CLIENT_CERTIFICATE", "_CLIENT_KEY"),  # more of them
         *("ServerOption", "DialOption"),  # grpc-go
