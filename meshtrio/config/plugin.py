@@ -166,7 +166,7 @@ class PluginConfig:
     """Environment variables of its processes, in addition to those inherited from the mesh.
     `PYTHONUNBUFFERED` is 1 unless it is set here or inherited, so that the output of a Python
     program is logged at once."""
-    cwd: Path | None = None
+    cwd: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     """Working directory; by default the folder of the config file, or the embedding program's
     own."""
     restart: RestartPolicy = RestartPolicy.ALWAYS
