@@ -38,12 +38,12 @@ class PageRunner:
     """Follows a page to the letter, as somebody would with one shell, and more for what runs on."""
 
     def __init__(self, page: Path, folder: Path, stack: ExitStack) -> None:
+        self._log: Path | None = None
+        self._numbers = itertools.count()
         self._page = page
         self._folder = folder / "w"
         self._stack = stack
         self._output = ""
-        self._log: Path | None = None
-        self._numbers = itertools.count()
         self._folder.mkdir()
         state, where, run = folder / "state", folder / "where", folder / "run"
         self._runtime_dir = run

@@ -20,6 +20,10 @@ PAGES = [
 ]
 EXTERNAL_NAMES = frozenset(
     {
+        *("startsecs", "startretries", "autorestart", "killasgroup"),  # supervisord
+        *("max_retry", "before_start", "after_spawn"),  # circus
+        *("AutoMTLS", "GRPCBroker"),  # go-plugin
+        *("to_asyncio", "time_remaining"),  # tractor, grpcio
         *("forbid_extra_keys", "transform_error"),  # cattrs
         *("KillMode", "RuntimeDirectory", "TimeoutStopSec"),  # systemd.service(5)
         *("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"),
@@ -28,10 +32,6 @@ EXTERNAL_NAMES = frozenset(
         *("client_golang", "target_info", "a_b", "hits_total"),  # Prometheus, and examples
         *("otel_scope_name", "otel_scope_version", "otel_scope_schema_url", "_message_size"),
         "sched_yield",
-        *("startsecs", "startretries", "autorestart", "killasgroup"),  # supervisord
-        *("max_retry", "before_start", "after_spawn"),  # circus
-        *("AutoMTLS", "GRPCBroker"),  # go-plugin
-        *("to_asyncio", "time_remaining"),  # tractor, grpcio
     }
 )
 """Names of other programs that the docs mention and the code does not."""
