@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +23,7 @@ from tests.docs.blocks import Block, matches, parse_blocks
 
 _BLOCK_TIMEOUT = 600
 _EXIT_TIMEOUT = 60
+_LOG_TIMEOUT = 120
 _SCRIPT = """
 set -e
 test ! -f "$STATE" || . "$STATE"
@@ -35,12 +38,15 @@ class PageRunner:
     """Follows a page to the letter, as somebody would with one shell, and more for what runs on."""
 
     def __init__(self, page: Path, folder: Path, stack: ExitStack) -> None:
+        self._log: Path | None = None
+        self._numbers = itertools.count()
         self._page = page
         self._folder = folder / "w"
         self._stack = stack
         self._output = ""
         self._folder.mkdir()
         state, where, run = folder / "state", folder / "where", folder / "run"
+        self._runtime_dir = run
         run.mkdir(mode=0o700)
         where.write_text(f"{self._folder}\n")
         self._where = where
@@ -97,7 +103,8 @@ class PageRunner:
         )
 
     def _start(self, text: str) -> None:
-        log = self._stack.enter_context((self._folder.parent / "log").open("a+"))
+        self._log = self._folder.parent / f"log-{next(self._numbers)}"
+        log = self._stack.enter_context(self._log.open("a+"))
         process = self._stack.enter_context(
             subprocess.Popen(
                 ["bash", "-c", _SCRIPT.format(block=text.strip())],
@@ -108,12 +115,12 @@ class PageRunner:
                 start_new_session=True,
             )
         )
-        self._stack.callback(self._end, process)
+        self._stack.callback(self._end, process, self._log)
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
+    def _end(self, process: subprocess.Popen[bytes], log: Path) -> None:
         """End a background command by SIGINT, as Ctrl-C in its terminal does."""
         try:
-            assert process.poll() is None, (self._folder.parent / "log").read_text()
+            assert process.poll() is None, log.read_text()
             os.killpg(process.pid, signal.SIGINT)
             process.wait(_EXIT_TIMEOUT)
         finally:
@@ -121,7 +128,26 @@ class PageRunner:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def _do_text(self, block: Block) -> None:
-        assert matches(block.text, self._output), f"it wrote:\n{self._output}"
+        if block.attributes == "log":
+            self._expect_log(block.text)
+            return
+        output = self._as_on_pages(self._output)
+        assert matches(block.text, output, like=block.attributes == "like"), f"it wrote:\n{output}"
+
+    def _expect_log(self, text: str) -> None:
+        assert self._log is not None, "no command runs in the background"
+        number = len(text.strip().splitlines())
+        deadline = time.monotonic() + _LOG_TIMEOUT
+        while True:
+            logged = self._as_on_pages(self._log.read_text())
+            if matches(text, "\n".join(logged.splitlines()[:number]), like=True):
+                return
+            assert time.monotonic() < deadline, f"it logged:\n{logged}"
+            time.sleep(0.1)
+
+    def _as_on_pages(self, output: str) -> str:
+        """Replace the runtime dir by that of most readers."""
+        return output.replace(str(self._runtime_dir), "/run/user/1000")
 
     def _do_toml(self, block: Block) -> None:
         if block.attributes != "config":
@@ -144,9 +170,10 @@ class PageRunner:
     def _do_other(self, block: Block) -> None:
         """A file, or a part of one there is."""
         assert block.attributes, "nothing says what is to be done with this block"
-        if block.attributes.startswith("from="):
-            found = (ROOT / block.attributes.removeprefix("from=")).read_text()
-            assert block.text.strip() in found, f"this is no part of {block.attributes[5:]}"
+        folders = {"from": ROOT, "part": self._current_directory}
+        key, _, name = block.attributes.partition("=")
+        if key in folders:
+            assert block.text.strip() in (folders[key] / name).read_text(), f"no part of {name}"
             return
         path = self._current_directory / block.attributes
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,3 +51,6 @@ def test_output_is_compared() -> None:
     assert matches("a … c\nd\n", "a b c  \nd")
     assert not matches("a\nb", "a\nc")
     assert not matches("a", "a\nb")
+    assert matches("pid 12, up 3.4s\n└── ready", "pid 1234,   up 1m02s\n└── ready", like=True)
+    assert not matches("pid 12, ready", "pid 12, starting", like=True)
+    assert not matches("pid 12", "pid unknown", like=True)

@@ -21,6 +21,10 @@ PAGES = [
 ]
 EXTERNAL_NAMES = frozenset(
     {
+        *("startsecs", "startretries", "autorestart", "killasgroup"),  # supervisord
+        *("max_retry", "before_start", "after_spawn"),  # circus
+        *("AutoMTLS", "GRPCBroker"),  # go-plugin
+        *("to_asyncio", "time_remaining"),  # tractor, grpcio
         *("forbid_extra_keys", "transform_error"),  # cattrs
         *("KillMode", "RuntimeDirectory", "StateDirectory", "TimeoutStopSec"),  # systemd.exec(5)
         *("DynamicUser", "RestartPreventExitStatus", "LimitNOFILE", "DelegateSubgroup"),
