@@ -3,6 +3,8 @@
     ```sh                        run to its end, which has to be a good one
     ```sh fails                  run to its end, which must not be one
     ```sh ci                     run by .ci/run itself
+    ```sh test=build-go          run by the page's own test, which knows it by that name; so is what
+                                 is said to follow as its output
     ```sh background             run until the page is done, then ended by Ctrl-C
     ```text                      what the block before it wrote; … stands for anything
     ```text like                 the same, but words with a digit in them and blanks may differ

@@ -43,7 +43,8 @@ class PageRunner:
         self._page = page
         self._folder = folder / "w"
         self._stack = stack
-        self._output = ""
+        self._output: str | None = ""
+        """What the last command wrote; None if it is one that the page's own test runs."""
         self._folder.mkdir()
         state, where, run = folder / "state", folder / "where", folder / "run"
         self._runtime_dir = run
@@ -82,6 +83,8 @@ class PageRunner:
     def _do_sh(self, block: Block) -> None:
         if block.attributes == "background":
             self._start(block.text)
+        elif block.attributes.startswith("test="):
+            self._output = None
         elif block.attributes != "ci":
             self._finish(block)
 
@@ -130,6 +133,8 @@ class PageRunner:
     def _do_text(self, block: Block) -> None:
         if block.attributes == "log":
             self._expect_log(block.text)
+            return
+        if self._output is None:
             return
         output = self._as_on_pages(self._output)
         assert matches(block.text, output, like=block.attributes == "like"), f"it wrote:\n{output}"

@@ -30,7 +30,9 @@ EXTERNAL_NAMES = frozenset(
         *("DynamicUser", "RestartPreventExitStatus", "LimitNOFILE", "DelegateSubgroup"),
         *("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"),
         *("_CLIENT_CERTIFICATE", "_CLIENT_KEY"),  # more of them
-        *("ServerOption", "DialOption"),  # grpc-go
+        *("ServerOption", "DialOption", "WithAuthority"),  # grpc-go
+        *("keyManager", "overrideAuthority"),  # grpc-java
+        "default_authority",  # grpcio and grpc-js
         *("client_golang", "target_info", "a_b", "hits_total"),  # Prometheus, and examples
         *("otel_scope_name", "otel_scope_version", "otel_scope_schema_url", "_message_size"),
         "sched_yield",

@@ -24,21 +24,22 @@ ECHO_CLIENT_PROGRAM = ECHO_PLUGIN_DIRECTORY / "client.py"
 def plugin_table(name: str, *command: str, cwd: Path = PLUGINS_DIRECTORY, **settings: Any) -> str:
     """Return a [[plugin]] table; `command` follows the interpreter."""
     values = {"name": name, "command": ["{python}", *command], "cwd": str(cwd), **settings}
-    lines = [f"{key} = {_to_toml(value)}" for key, value in values.items()]
+    lines = [f"{key} = {to_toml(value)}" for key, value in values.items()]
     return "\n".join(["[[plugin]]", *lines, ""])
 
 
 def service_table(name: str, **settings: Any) -> str:
     """Return a [[service]] table."""
     values = {"name": name, **settings}
-    return "\n".join(["[[service]]", *(f"{k} = {_to_toml(v)}" for k, v in values.items()), ""])
+    return "\n".join(["[[service]]", *(f"{k} = {to_toml(v)}" for k, v in values.items()), ""])
 
 
-def _to_toml(value: Any) -> str:
+def to_toml(value: Any) -> str:
+    """Return a value as TOML, a dict as an inline table."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{k} = {_to_toml(v)}" for k, v in value.items()) + " }"
+        return "{ " + ", ".join(f"{k} = {to_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_to_toml, value)) + "]"
+        return "[" + ", ".join(map(to_toml, value)) + "]"
     return json.dumps(value)
 
 
