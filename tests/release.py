@@ -31,7 +31,8 @@ from build.util import project_wheel_metadata
 from tests import ROOT
 
 COMMAND_TIMEOUT = 1200.0
-CALL_TIMEOUT = 60.0
+CALL_TIMEOUT = 120
+STOP_TIMEOUT = 60.0
 VERSION_FILE = "meshtrio/util/_version.py"
 ONLY_IN_SDIST = {"PKG-INFO", VERSION_FILE}
 ONLY_IN_GIT = {".ci/run"}
@@ -57,6 +58,15 @@ def run(*command: str | Path, cwd: Path = ROOT, environment: dict[str, str] | No
         line = " ".join(str(part) for part in command)
         sys.exit(f"{line}\nexit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """Stop a process by SIGTERM, and return its exit status."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(STOP_TIMEOUT)
+    finally:
+        process.kill()
 
 
 def require_equal(what: str, found: Iterable[str], expected: Iterable[str]) -> None:
@@ -146,12 +156,10 @@ class Installation:
             stdin=subprocess.DEVNULL,
         ) as mesh:
             try:
-                limit = ("timeout", str(CALL_TIMEOUT), self._binaries / "meshtrio")
-                call = (*limit, "call", "--wait", f"plugin.{folder}", method, request)
-                reply = run(*call, cwd=self._folder, environment=self._environment)
+                call = ("call", "--wait", "--timeout", str(CALL_TIMEOUT), f"plugin.{folder}")
+                reply = self.run("meshtrio", *call, method, request)
             finally:
-                mesh.send_signal(signal.SIGTERM)
-                status = mesh.wait(CALL_TIMEOUT)
+                status = stop(mesh)
         if status:
             sys.exit(f"meshtrio serve ended with exit status {status}")
         return reply
