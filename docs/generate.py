@@ -1,5 +1,4 @@
-"""Writes docs/reference/ from the code: every key of a config, and every command; and the table of
-bounds in docs/security.md.
+"""Writes docs/reference/ from the code: every key of a config, every command, and every limit.
 
 python docs/generate.py            write it
 python docs/generate.py --check    fail if what is there is not what would be written
@@ -7,9 +6,7 @@ python docs/generate.py --check    fail if what is there is not what would be wr
 
 from __future__ import annotations
 
-import ast
 import inspect
-import itertools
 import re
 import sys
 from collections.abc import Iterable
@@ -18,8 +15,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import attrs
-import bounds
 import click
+import limits
+from limits import docstrings
 
 from meshtrio import contract
 from meshtrio.cli import commands
@@ -44,13 +42,13 @@ from meshtrio.util.backoff import Backoff
 from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 
 DOCS = Path(__file__).resolve().parent
-SECURITY = "security.md"
 NOT_IN_MESH = frozenset({"plugins", "groups", "services", "source"})
 CONFIG_HEAD = """# The config file
 
 Made by `docs/generate.py` from `meshtrio/config`. `meshtrio check mesh.toml` reports every mistake
 in a file at once. The same names are attributes of `MeshConfig`, `PluginConfig` and the others in
-`meshtrio.config`. Times are seconds; relative paths start from the file's folder.
+`meshtrio.config`. Times are seconds; relative paths start from the file's folder. What happens when
+a limit is reached is in [limits](limits.md).
 """
 READINESS = """\
 It is ready once its socket accepts and `grpc.health.v1.Health/Check("")` says SERVING; a server
@@ -81,22 +79,6 @@ TABLES: tuple[tuple[str, str, type], ...] = (
     ("`serve_tls` of a plugin, and `tls` of the gateway", "", ServerTlsConfig),
     ("`tls` of a plugin and of a service", "", ClientTlsConfig),
 )
-
-
-def docstrings(source: str) -> dict[str, str]:
-    """By name: the text that follows an assignment, of a module or of a class's body."""
-    tree = ast.parse(inspect.cleandoc(source))
-    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else tree.body
-    found: dict[str, str] = {}
-    for before, after in itertools.pairwise(body):
-        if not isinstance(after, ast.Expr) or not isinstance(after.value, ast.Constant):
-            continue
-        target = before.target if isinstance(before, ast.AnnAssign) else None
-        if isinstance(before, ast.Assign):
-            target = before.targets[0]
-        if isinstance(target, ast.Name):
-            found[target.id] = joined(str(after.value.value))
-    return found
 
 
 def joined(text: str) -> str:
@@ -197,22 +179,11 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-# -- bounds ------------------------------------------------------------------------------------
-
-
-def security_page() -> str:
-    """The page that there is, with the tables of bounds as they are now."""
-    before, _, rest = (DOCS / SECURITY).read_text().partition(bounds.BEGIN)
-    _, _, after = rest.partition(bounds.END)
-    table = bounds.block(lambda cls: docstrings(inspect.getsource(cls)))
-    return before + table + after
-
-
 def main() -> None:
     made = {
         "reference/config.md": config_page(),
         "reference/cli.md": command_page(),
-        SECURITY: security_page(),
+        "reference/limits.md": limits.page(),
     }
     stale = [
         name

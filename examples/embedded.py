@@ -9,8 +9,7 @@ from pathlib import Path
 
 import trio
 
-from meshtrio import mesh
-from meshtrio.config import MeshConfig, PluginConfig
+from meshtrio import MeshConfig, PluginConfig, mesh
 
 ECHO = Path(__file__).parent / "echo-plugin"
 sys.path.insert(0, str(ECHO))  # for the generated code of the echo service

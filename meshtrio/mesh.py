@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import purerpc
@@ -59,6 +59,7 @@ from meshtrio.telemetry.logs.event_logger import log_event
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
 from meshtrio.util.errors import UsageError
 from meshtrio.util.log_level import LogLevel
+from meshtrio.util.no_public_constructor import NoPublicConstructor, create
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -67,9 +68,10 @@ __all__ = ["Mesh", "connect", "main", "register"]
 
 
 @attrs.define(eq=False, repr=False)
-class Mesh:
+class Mesh(metaclass=NoPublicConstructor):
     """A running mesh, in the process that runs it. Made by `main`."""
 
+    _made_by: ClassVar = "use `m = await nursery.start(mesh.main, config)`"
     _supervisor: Supervisor
     _registry: MemoryRegistry
     _operations: Operations
@@ -374,7 +376,8 @@ async def run_mesh(
             ):
                 await nursery.start(supervisor.run)
                 nursery.start_soon(_stop_with_outer_mesh, nursery.cancel_scope)
-                task_status.started(Mesh(supervisor, registry, operations, log_levels))
+                mesh = create(Mesh, supervisor, registry, operations, log_levels)
+                task_status.started(mesh)
         finally:
             _log.info("mesh stopped: %s", supervisor.shutdown_report)
 

@@ -36,10 +36,18 @@ OURS = {
     "control": "meshtrio/v1/control.proto",
     "registry": "meshtrio/v1/registry.proto",
 }
+ECHO = ROOT / "examples" / "echo-plugin"
 GENERATED_CODE = {
-    ROOT / "examples" / "echo-plugin": "echo/v1/echo.proto",
-    ROOT: "tests/interop/grpc_testing/interop.proto",
+    ECHO / "echo/v1/echo_pb2.py": (ECHO, "python"),
+    ECHO / "echo/v1/echo_pb2.pyi": (ECHO, "pyi"),
+    ECHO / "echo/v1/echo_grpc.py": (ECHO, "meshtrio"),
+    ROOT / "tests/support/purerpc_echo_grpc.py": (ECHO, "purerpc"),
+    ROOT / "tests/interop/grpc_testing/interop_pb2.py": (ROOT, "python"),
+    ROOT / "tests/interop/grpc_testing/interop_grpc.py": (ROOT, "purerpc"),
 }
+"""The folder of each file's proto, and the protoc plugin that makes the file; tests have stubs of
+purerpc's own plugin, too."""
+PROTOS_OF_CODE = {ECHO: "echo/v1/echo.proto", ROOT: "tests/interop/grpc_testing/interop.proto"}
 MODULE = '''"""Messages of {proto}; made by protos/generate.py."""
 
 from meshtrio.messages._pool import declare
@@ -79,19 +87,20 @@ def generate_messages(out: Path) -> dict[Path, bytes]:
     return made
 
 
-def generate_code(folder: Path, proto: str, out: Path) -> dict[Path, bytes]:
-    run_protoc(f"-I{folder}", f"--python_out={out}", f"--purerpc_out={out}", proto)
-    stem = proto.removesuffix(".proto")
-    names = [f"{stem}_pb2.py", f"{stem}_grpc.py"]
-    return {folder / name: (out / name).read_bytes() for name in names}
+def generate_code(path: Path, folder: Path, plugin: str, out: Path) -> bytes:
+    proto, out = PROTOS_OF_CODE[folder], out / plugin
+    out.mkdir(exist_ok=True)
+    run_protoc(f"-I{folder}", f"--{plugin}_out={out}", proto)
+    ending = "_grpc.py" if path.stem.endswith("_grpc") else f"_pb2{path.suffix}"
+    return (out / f"{proto.removesuffix('.proto')}{ending}").read_bytes()
 
 
 def main() -> None:
     made: dict[Path, bytes] = {}
     with tempfile.TemporaryDirectory() as name:
         made |= generate_messages(Path(name))
-        for folder, proto in GENERATED_CODE.items():
-            made |= generate_code(folder, proto, Path(name))
+        for path, (folder, plugin) in GENERATED_CODE.items():
+            made[path] = generate_code(path, folder, plugin, Path(name))
     stale = [p for p, data in made.items() if not p.exists() or p.read_bytes() != data]
     if "--check" in sys.argv[1:]:
         for path in stale:

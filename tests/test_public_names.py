@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from inspect import getdoc, isclass, isfunction
+from pathlib import Path
+from typing import Any
 
 import pytest
+from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
 
 import meshtrio
+from meshtrio.rpc.server import Server
+from tests.support.connection_pairs import echo_reply, echo_request
+from tests.support.servers import serve_on_socket
 
 
 def names_for_type_checkers() -> set[str]:
@@ -51,3 +58,35 @@ def test_the_package_itself_imports_next_to_nothing() -> None:
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "made", [meshtrio.Channel, meshtrio.ClientCall, meshtrio.Mesh, meshtrio.StreamingCall]
+)
+def test_what_functions_make_is_not_made_by_its_class(made: type) -> None:
+    with pytest.raises(TypeError, match=rf"{made.__name__} has no public constructor: \w+"):
+        made()
+
+
+class DescribingServicer(EchoServiceServicer):
+    """Replies with the description of its own call."""
+
+    async def Echo(self, message: Any, request: meshtrio.ServerContext) -> Any:
+        with pytest.raises(TypeError, match="ServerContext has no public constructor: handlers"):
+            meshtrio.ServerContext()  # type: ignore[call-arg]
+        return echo_reply(repr(request))
+
+
+async def test_descriptions_say_what_a_debugger_wants_to_know(short_dir: Path) -> None:
+    address = f"unix:{short_dir / 'a'}"
+    async with serve_on_socket(short_dir / "a", Server(DescribingServicer())):
+        async with meshtrio.connect_to(address) as channel:
+            stub = channel.stub(EchoServiceStub)
+            peer = f"uid {os.getuid()} (pid {os.getpid()})"
+            expected = f"<ServerContext /echo.v1.EchoService/Echo from {peer}: under way>"
+            assert (await stub.Echo(echo_request(""))).message == expected
+            assert repr(channel) == f"<Channel to {address}: 1 endpoints, 1 ready>"
+            path = "/echo.v1.EchoService/Echo"
+            assert repr(stub.Echo) == f"<UnaryUnaryMultiCallable {path} to {address}>"
+            expected = f"<StreamingCall /echo.v1.EchoService/Chat to {address}: idle>"
+            assert repr(stub.Chat()) == expected

@@ -40,4 +40,4 @@ async def main(service: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, *(sys.argv[1:] or ["plugin.echo"]))
+    trio.run(main, sys.argv[1] if sys.argv[1:] else "plugin.echo")

@@ -17,27 +17,27 @@ def reply(message: str) -> EchoReply:
 
 
 class EchoServicer(EchoServiceServicer):
-    async def Echo(self, request: EchoRequest) -> EchoReply:
-        return reply(request.message)
+    async def Echo(self, message: EchoRequest) -> EchoReply:
+        return reply(message.message)
 
-    async def Slow(self, request: SlowRequest) -> EchoReply:
+    async def Slow(self, message: SlowRequest) -> EchoReply:
         try:
-            await trio.sleep(request.seconds)
+            await trio.sleep(message.seconds)
         except trio.Cancelled:
-            print(f"cancelled while sleeping for {request.message!r}", flush=True)
+            print(f"cancelled while sleeping for {message.message!r}", flush=True)
             raise
-        return reply(request.message)
+        return reply(message.message)
 
-    async def Repeat(self, request: RepeatRequest) -> AsyncIterator[EchoReply]:
-        for _ in range(request.count):
-            yield reply(request.message)
+    async def Repeat(self, message: RepeatRequest) -> AsyncIterator[EchoReply]:
+        for _ in range(message.count):
+            yield reply(message.message)
 
-    async def Join(self, requests: AsyncIterator[EchoRequest]) -> EchoReply:
-        return reply(" ".join([request.message async for request in requests]))
+    async def Join(self, messages: AsyncIterator[EchoRequest]) -> EchoReply:
+        return reply(" ".join([message.message async for message in messages]))
 
-    async def Chat(self, requests: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]:
-        async for request in requests:
-            yield reply(request.message)
+    async def Chat(self, messages: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]:
+        async for message in messages:
+            yield reply(message.message)
 
 
 if __name__ == "__main__":

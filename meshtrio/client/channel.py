@@ -44,6 +44,7 @@ from meshtrio.transport.tls import ClientTls
 from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
 from meshtrio.util.errors import ConfigError, UsageError
+from meshtrio.util.no_public_constructor import NoPublicConstructor, create
 from meshtrio.util.text import escape_unprintable
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class ChannelOptions(TypedDict, total=False):
     maxRequestMessageBytes applies if it is less. By default unlimited."""
 
 
-class Channel(StubChannel):
+class Channel(StubChannel, metaclass=NoPublicConstructor):
     """Makes calls to a service; a call waits for a ready endpoint within its caller's deadline.
 
         async with m.connect("plugin.echo") as channel:
@@ -92,6 +93,8 @@ class Channel(StubChannel):
     Any number of tasks may use one channel. Calls under way fail with ConnectionLostError when the
     `async with` block is left. Channels of the process to the same endpoint share connections.
     """
+
+    _made_by = "use `async with mesh.connect(...)`, `Mesh.connect(...)` or `connect_to(...)`"
 
     def __init__(
         self,
@@ -133,7 +136,8 @@ class Channel(StubChannel):
         self._multicallable_count = 0
 
     def __repr__(self) -> str:
-        return f"<Channel to {self.name}: {len(self.endpoints)} endpoints>"
+        known, ready = len(self.endpoints), len(self.picker.ready)
+        return f"<Channel to {self.name}: {known} endpoints, {ready} ready>"
 
     # -- for users ---------------------------------------------------------------------------
 
@@ -271,7 +275,7 @@ async def open_channel(
     """
     require_trio("connect")
     async with open_shared_pool() as pool, open_collapsing_nursery() as nursery:
-        channel = Channel(name, nursery, pool, exit_info_timeout, traced, options)
+        channel = create(Channel, name, nursery, pool, exit_info_timeout, traced, options)
         if initial_state is not None:
             channel.update_state(initial_state)
         key = resolver if resolver_key is None else resolver_key

@@ -19,6 +19,7 @@ from meshtrio.client.subchannel import Subchannel
 from meshtrio.discovery.endpoint import RECONNECT_BACKOFF
 from meshtrio.errors import CallRefusedError
 from meshtrio.util.concurrency import start_soon_without_context
+from meshtrio.util.no_public_constructor import create
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -83,7 +84,7 @@ async def watch_health(
     request = health.HealthCheckRequest(service=service)
     while connection.is_usable:
         try:
-            async with StreamingCall(channel, method, single_message=request) as call:
+            async with create(StreamingCall, channel, method, single_message=request) as call:
                 subchannel.health_watch_count += 1
                 try:
                     async for reply in call:

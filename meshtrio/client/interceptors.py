@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 import trio
@@ -29,14 +29,16 @@ from meshtrio.client.call_destination import CallDestination, CallOptions
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.rpc.method import Method
 from meshtrio.util.concurrency import split_cancelled
+from meshtrio.util.no_public_constructor import NoPublicConstructor, create
 
 T = TypeVar("T")
 
 
 @attrs.define
-class ClientCall:
+class ClientCall(metaclass=NoPublicConstructor):
     """A call, as its interceptors see it."""
 
+    _made_by: ClassVar = "interceptors are called with it"
     service: str
     """Name of the channel's service: "plugin.echo"."""
     method: str
@@ -90,7 +92,7 @@ def call_credentials(
 def make_client_call(channel: CallDestination, method: Method, options: CallOptions) -> ClientCall:
     """Describe a call to its interceptors; called in the task of its caller."""
     deadline = trio.current_effective_deadline()
-    return ClientCall(channel.name, method.path, list(options.metadata), deadline)
+    return create(ClientCall, channel.name, method.path, list(options.metadata), deadline)
 
 
 async def intercept(

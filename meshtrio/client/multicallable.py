@@ -11,6 +11,7 @@ from meshtrio.client.call_destination import CallDestination, CallKeywords, make
 from meshtrio.client.streaming import StreamingCall
 from meshtrio.client.unary import UnaryUnaryMultiCallable
 from meshtrio.rpc.method import Message, Method
+from meshtrio.util.no_public_constructor import create
 
 
 def make_multicallable(channel: CallDestination, method: Method) -> Callable[..., Any]:
@@ -20,12 +21,14 @@ def make_multicallable(channel: CallDestination, method: Method) -> Callable[...
         return cls(channel, method)
 
     def server_stream(message: Message, **keywords: Unpack[CallKeywords]) -> StreamingCall:
-        return StreamingCall(channel, method, make_call_options(keywords), single_message=message)
+        return create(
+            StreamingCall, channel, method, make_call_options(keywords), single_message=message
+        )
 
     def both_stream(
         messages: AsyncIterable[Message] | None = None, **keywords: Unpack[CallKeywords]
     ) -> StreamingCall:
-        return StreamingCall(channel, method, make_call_options(keywords), messages)
+        return create(StreamingCall, channel, method, make_call_options(keywords), messages)
 
     return both_stream if method.client_streams else server_stream
 
@@ -56,7 +59,7 @@ class StreamUnaryMultiCallable:
         Cancellation: the handler is cancelled too.
         """
         options = make_call_options(keywords)
-        async with StreamingCall(self._channel, self._method, options, messages) as call:
+        async with create(StreamingCall, self._channel, self._method, options, messages) as call:
             return await call.receive_single()
 
     def start(self, **keywords: Unpack[CallKeywords]) -> StreamingCall:
@@ -67,4 +70,4 @@ class StreamUnaryMultiCallable:
         Returns:
             The call. Its reply is received by `receive_message`.
         """
-        return StreamingCall(self._channel, self._method, make_call_options(keywords))
+        return create(StreamingCall, self._channel, self._method, make_call_options(keywords))

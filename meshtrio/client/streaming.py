@@ -33,6 +33,7 @@ from meshtrio.rpc.composite_tracer import start_client_call_tracer, start_method
 from meshtrio.rpc.method import Message, Method
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 from meshtrio.util.errors import unwrap_exception_group
+from meshtrio.util.no_public_constructor import NoPublicConstructor
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ T = TypeVar("T")
 _IDLE, _COMMITTED, _FINISHED = CallState.IDLE, CallState.COMMITTED, CallState.FINISHED
 
 
-class StreamingCall(AsyncIterator[Any]):
+class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
     """A call of a method that streams requests, replies or both.
 
         async for reply in stub.ServerStream(request): ...
@@ -57,6 +58,8 @@ class StreamingCall(AsyncIterator[Any]):
     ResourceWarning, and ended when the collector finds it. One task may send while another
     receives.
     """
+
+    _made_by = "the streaming methods of a stub return calls"
 
     def __init__(
         self,

@@ -57,6 +57,9 @@ class UnaryUnaryMultiCallable:
         self._call_counters = channel.call_counters
         self._invoke = self._call_intercepted if channel.interceptors else self._call
 
+    def __repr__(self) -> str:
+        return f"<UnaryUnaryMultiCallable {self._method.path} to {self._channel.name}>"
+
     async def __call__(
         self, message: Message, *, compress: bool = True, **keywords: Unpack[CallKeywords]
     ) -> Any:

@@ -7,7 +7,7 @@ from enum import Enum
 import attrs
 from attrs.validators import ge
 
-from meshtrio.config.validators import check_service_name
+from meshtrio.config.validators import check_service_name, to_strings
 from meshtrio.util.address import Address
 from meshtrio.util.tls_config import ServerTlsConfig
 
@@ -32,12 +32,14 @@ def _check_listen(_: object, __: object, value: str | None) -> None:
 class AccessRule:
     """Additional principals. The mesh's own user and root always have access on the mesh socket."""
 
-    users: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    users: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
     """Names or numbers of users with access on the mesh socket."""
-    groups: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    groups: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
     """Names or numbers of groups with access on the mesh socket: a process must be in one of them
     when it connects."""
-    subjects: tuple[str, ...] = attrs.field(default=(), converter=tuple, validator=_check_subjects)
+    subjects: tuple[str, ...] = attrs.field(
+        default=(), converter=to_strings, validator=_check_subjects
+    )
     """Subjects of client certificates with access on the gateway's TCP port: `CN=ops`, `O=…`,
     `OU=…`, `DNS:host`, `URI:spiffe://…`. A `*` at the end matches any rest, alone any
     certificate."""
@@ -52,7 +54,9 @@ def _check_services(_: object, __: object, value: tuple[str, ...]) -> None:
 class RegistryAccessRule(AccessRule):
     """Additional principals of the registry, and the services that they may register."""
 
-    services: tuple[str, ...] = attrs.field(default=(), converter=tuple, validator=_check_services)
+    services: tuple[str, ...] = attrs.field(
+        default=(), converter=to_strings, validator=_check_services
+    )
     """Services that these users may register endpoints of although a plugin or the config has the
     name, or another user serves it. A registrar of an endpoint receives a part of the service's
     calls, with the credentials in them. A `*` at the end matches any rest. Names that

@@ -7,7 +7,7 @@ from enum import Enum
 import attrs
 
 from meshtrio.config.plugin import EscalationScope, check_name
-from meshtrio.config.validators import at_least
+from meshtrio.config.validators import at_least, to_strings
 
 
 class Strategy(Enum):
@@ -37,7 +37,7 @@ class GroupConfig:
 
     name: str = attrs.field(validator=check_name)
     """Name of the group, with the syntax of plugin names; no plugin may have it too."""
-    members: tuple[str, ...] = attrs.field(converter=tuple, validator=_check_members)
+    members: tuple[str, ...] = attrs.field(converter=to_strings, validator=_check_members)
     """Names of plugins and groups, in order; each may be in at most one group."""
     strategy: Strategy = Strategy.ONE_FOR_ONE
     """Which members are restarted with one that failed: none, all, or those listed after it. They
@@ -52,5 +52,5 @@ class GroupConfig:
     )
     """Where its failure is escalated: to the group around it, or to the mesh, as it is in any case
     without a group around it."""
-    depends_on: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    depends_on: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
     """Plugins and groups that have to be ready before any member is started."""

@@ -19,7 +19,7 @@ from meshtrio.config.group import GroupConfig
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.telemetry import TelemetryConfig
 from meshtrio.config.topology import Topology
-from meshtrio.config.validators import at_least, check_service_name, parsed_by
+from meshtrio.config.validators import at_least, check_service_name, parsed_by, to_strings
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.util.address import Address
 from meshtrio.util.errors import ConfigError
@@ -110,7 +110,7 @@ class StaticServiceConfig:
     name: str = attrs.field(validator=parsed_by(check_service_name))
     """Name that clients connect to; `plugin.<name>` adds endpoints to a plugin's instances."""
     endpoints: tuple[str, ...] = attrs.field(
-        default=(), converter=tuple, validator=_check_endpoints
+        default=(), converter=to_strings, validator=_check_endpoints
     )
     """Addresses, each `tcp://host:port` or `unix:/path`."""
     weight: int = attrs.field(default=1, validator=at_least(1))
@@ -120,7 +120,7 @@ class StaticServiceConfig:
     only if none of those is ready. By default true for Unix sockets."""
     tls: ClientTlsConfig | None = None
     """TLS settings of connections to these endpoints; plaintext by default."""
-    services: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    services: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
     """Full names of the gRPC services that these endpoints serve; see `services` of plugins."""
     config: Mapping[str, Any] = attrs.field(factory=dict, validator=_check_config)
     """gRPC service config in its JSON form: retries, load balancing and so on."""

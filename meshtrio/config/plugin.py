@@ -15,7 +15,7 @@ from attrs.validators import optional
 from meshtrio import contract
 from meshtrio.config.containment import Containment
 from meshtrio.config.telemetry import METRICS_FROM_MESH, check_metrics
-from meshtrio.config.validators import at_least, check_fraction
+from meshtrio.config.validators import at_least, check_fraction, to_ints, to_strings
 from meshtrio.util.address import Address
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.executable_check import Program
@@ -136,7 +136,9 @@ class PluginConfig:
     name: str = attrs.field(validator=check_name)
     """Name, of letters, digits, `-` and `_`; clients call the service `plugin.<name>`."""
     command: tuple[str, ...] = attrs.field(
-        converter=tuple, validator=_check_command, metadata={"hint": "it is run without a shell"}
+        converter=to_strings,
+        validator=_check_command,
+        metadata={"hint": "it is run without a shell"},
     )
     """Program and arguments, run without a shell. The word `{python}` stands for the interpreter
     that the mesh runs on."""
@@ -148,7 +150,7 @@ class PluginConfig:
     listen: str | None = attrs.field(default=None, validator=_check_listen)
     """`tcp://host:port` to serve on instead of a Unix socket, passed as PLUGIN_LISTEN. Instance n
     has the port plus n, and its successor that plus `instances`."""
-    services: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    services: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
     """Full names of the gRPC services it serves, for the gateway to route calls before the plugin
     is ready, or if it does not serve reflection."""
     serve_tls: ServerTlsConfig | None = None
@@ -170,9 +172,9 @@ class PluginConfig:
     restart: RestartPolicy = RestartPolicy.ALWAYS
     """Whether it is restarted when its process exits by itself: always, after a nonzero exit status
     or a signal, or never."""
-    always_restart_on: tuple[int, ...] = attrs.field(default=(), converter=tuple)
+    always_restart_on: tuple[int, ...] = attrs.field(default=(), converter=to_ints)
     """Exit statuses after which it is restarted whatever `restart` is."""
-    never_restart_on: tuple[int, ...] = attrs.field(default=(), converter=tuple)
+    never_restart_on: tuple[int, ...] = attrs.field(default=(), converter=to_ints)
     """Exit statuses after which it is not restarted: errors that a restart cannot fix."""
     backoff: Backoff = attrs.field(factory=Backoff)
     """Delay between an exit and the next start."""
@@ -187,7 +189,7 @@ class PluginConfig:
     escalate: EscalationScope = EscalationScope.PLUGIN
     """Where it is escalated that the plugin gave up: nowhere, so that it stays down; to its group;
     or to the mesh, which stops everything and fails."""
-    depends_on: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    depends_on: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
     """Plugins and groups that this one depends on: an instance of each plugin has to be ready
     before this one is started. Plugins are stopped in reverse order."""
     ready_timeout: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
@@ -196,7 +198,7 @@ class PluginConfig:
     liveness: Liveness = attrs.field(factory=Liveness)
     """Health checks of a plugin that is ready."""
     inherit_env: tuple[str, ...] | None = attrs.field(
-        default=None, converter=attrs.converters.optional(tuple)
+        default=None, converter=attrs.converters.optional(to_strings)
     )
     """Names of the mesh's environment variables that it inherits, in addition to `env`. By default
     all of them, except for those of systemd's protocols (`NOTIFY_SOCKET`, `WATCHDOG_*`,

@@ -1,12 +1,23 @@
-"""Validators of attrs fields that several config classes share."""
+"""Validators and converters of attrs fields that several config classes share."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 _SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,255}")
+
+
+# `tuple` itself as a converter would give the fields of a constructor a type that nothing fits.
+
+
+def to_strings(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
+
+
+def to_ints(values: Iterable[int]) -> tuple[int, ...]:
+    return tuple(values)
 
 
 def at_least(minimum: float, *, inclusive: bool = True) -> Any:

@@ -14,6 +14,7 @@ from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.stream import Stream
 from meshtrio.transport.peer import Peer
 from meshtrio.util.errors import UsageError
+from meshtrio.util.no_public_constructor import NoPublicConstructor
 
 PROPAGATED_KEYS = frozenset(
     {"traceparent", "tracestate", "baggage", "grpc-trace-bin", "grpc-tags-bin"}
@@ -22,7 +23,7 @@ PROPAGATED_KEYS = frozenset(
 gRPC's older forms of them)."""
 
 
-class ServerContext:
+class ServerContext(metaclass=NoPublicConstructor):
     """The context of one call on a server.
 
     Handlers that declare a parameter `request` receive it, and `plugin.current_call()` returns it.
@@ -38,6 +39,8 @@ class ServerContext:
         "status_details",
         "trailing_metadata",
     )
+
+    _made_by = "handlers receive it as `request`, and `plugin.current_call()` returns it"
 
     def __init__(self, stream: Stream, headers: RequestHeaders) -> None:
         self._stream = stream
@@ -55,6 +58,10 @@ class ServerContext:
         """
         self.compress = True
         """Whether the next reply is compressed if `compression` names an encoding."""
+
+    def __repr__(self) -> str:
+        state = f"cancelled: {self.cancellation_reason}" if self._stream.error else "under way"
+        return f"<ServerContext {self._headers.path} from {self.peer}: {state}>"
 
     @property
     def peer(self) -> Peer:

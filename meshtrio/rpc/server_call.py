@@ -34,6 +34,7 @@ from meshtrio.rpc.tracer import ServerCallTracer, ServerTracer
 from meshtrio.rpc.tracer_dispatch import log_tracer_error
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
 from meshtrio.util.errors import unwrap_exception_group
+from meshtrio.util.no_public_constructor import create
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -103,7 +104,7 @@ class ServerCall:
         self._stream = stream
         self._handler = handler
         self._headers = headers
-        self._context = ServerContext(stream, headers)
+        self._context = create(ServerContext, stream, headers)
         self._started_at = connection.load_recorder.start_call() if handler.is_counted else 0.0
         self._tracer: ServerCallTracer | None = None
         if tracer is not None:

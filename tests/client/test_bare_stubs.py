@@ -11,13 +11,13 @@ import attrs
 import purerpc
 import pytest
 import trio
-from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 from purerpc.wrappers import ClientStubUnaryUnary
 
 from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
 from tests.support.connection_pairs import echo_reply, echo_request, echo_requests
+from tests.support.purerpc_echo_grpc import EchoServiceServicer, EchoServiceStub
 from tests.support.servers import serve_on_socket
 
 

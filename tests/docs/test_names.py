@@ -11,6 +11,7 @@ import click
 import pytest
 
 from meshtrio.cli import commands
+from meshtrio.supervisor import events
 from tests import ROOT
 
 PACKAGE = ROOT / "meshtrio"
@@ -29,9 +30,18 @@ EXTERNAL_NAMES = frozenset(
         *("client_golang", "target_info", "a_b", "hits_total"),  # Prometheus, and examples
         *("otel_scope_name", "otel_scope_version", "otel_scope_schema_url", "_message_size"),
         "sched_yield",
+        *("callId", "sequenceIdWithinCall", "payloadTruncated"),  # GrpcLogEntry as JSON
+        *("SetSink", "NewTempFileSink", "decode_raw", "OTEL_PROPAGATORS"),
     }
 )
 """Names of other programs that the docs mention and the code does not."""
+_EVENT_KINDS = {
+    kind.__name__
+    for kind in vars(events).values()
+    if isinstance(kind, type) and issubclass(kind, events.LifecycleEvent)
+}
+EVENT_NAMES = {re.sub("(?<!^)(?=[A-Z])", "_", name).lower() for name in _EVENT_KINDS}
+"""Names of lifecycle events in the log, and of their base classes."""
 _BLOCK = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -108,7 +118,7 @@ def _looks_like_code(word: str) -> bool:
 
 
 def test_names_of_code_exist() -> None:
-    known = _code_names() | EXTERNAL_NAMES
+    known = _code_names() | EXTERNAL_NAMES | EVENT_NAMES
     missing = [
         f"{page.relative_to(ROOT)}: {word} in `{span}`"
         for page in PAGES
@@ -118,6 +128,12 @@ def test_names_of_code_exist() -> None:
         if _looks_like_code(word) and word not in known
     ]
     assert missing == []
+
+
+def test_the_page_on_logs_lists_all_events() -> None:
+    page = ROOT / "docs" / "how-to" / "logs.md"
+    listed = {row[0].strip("`") for row in _rows(page.read_text()) if row[0].startswith("`")}
+    assert EVENT_NAMES - listed == {"lifecycle_event", "process_event", "line_written"}
 
 
 def test_modules_exist() -> None:

@@ -1,4 +1,4 @@
-"""Every statement of docs/security.md has a test, and each test that it names exists."""
+"""Statements of docs/security.md and limits of docs/reference/limits.md name tests that exist."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ import pytest
 
 from tests import ROOT
 
-PAGE = (ROOT / "docs" / "security.md").read_text("utf-8")
-NOTES: dict[str, str] = dict(re.findall(r"^\[\^([\w.-]+)\]: `([^`]+)`$", PAGE, re.MULTILINE))
+_NAMES = ("security.md", "reference/limits.md")
+PAGES = {name: (ROOT / "docs" / name).read_text("utf-8") for name in _NAMES}
+_NOTE = re.compile(r"^\[\^([\w.-]+)\]: `([^`]+)`$", re.MULTILINE)
+NOTES = [(page, *note) for page, text in PAGES.items() for note in _NOTE.findall(text)]
 _USE = re.compile(r"\[\^([\w.-]+)\](?!:)")
-_SECTIONS = ("Doors", "What each can and cannot do", "What each right amounts to", "Bounds")
-"""Those whose statements need a test; the others say what words mean and what is not promised."""
+_SECTIONS = (
+    "What each interface allows",
+    "What each principal can and cannot do",
+    "What the access rules grant",
+    "What is bounded",
+)
+"""Those of the security page whose statements need a test; the others define terms, and say what is
+not defended against."""
 
 
 @cache
@@ -27,31 +35,47 @@ def names_in(path: Path) -> frozenset[str]:
 
 
 def statements() -> list[str]:
-    """The list items and the rows of tables in the sections that need tests."""
+    """The list items of the sections that need tests."""
     found = []
-    for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]:
+    for part in re.split(r"^## ", PAGES["security.md"], flags=re.MULTILINE)[1:]:
         title, _, text = part.partition("\n")
         if title in _SECTIONS:
-            items = re.findall(r"^- (?:[^\n]|\n(?!\n|- ))+", text, re.MULTILINE)
-            rows = re.findall(r"^\| [^\n]+$", text, re.MULTILINE)
-            heads = ("| bound |", "| default |", "| --- |")
-            found += [*items, *(row for row in rows if not row.startswith(heads))]
+            found += re.findall(r"^- (?:[^\n]|\n(?!\n|- ))+", text, re.MULTILINE)
     return found
 
 
-@pytest.mark.parametrize("note", sorted(NOTES))
-def test_a_test_that_is_named_exists(note: str) -> None:
-    path, _, name = NOTES[note].partition("::")
-    assert (ROOT / path).is_file(), f"{note}: there is no {path}"
-    assert name in names_in(ROOT / path), f"{note}: {path} has no {name}"
+def limits() -> list[str]:
+    """The rows of the tables of limits."""
+    rows = re.findall(r"^\| [^\n]+$", PAGES["reference/limits.md"], re.MULTILINE)
+    return [row for row in rows if not row.startswith(("| limit |", "| --- |"))]
+
+
+@pytest.mark.parametrize(("page", "note", "test"), NOTES, ids=[note for _, note, _ in NOTES])
+def test_a_test_that_is_named_exists(page: str, note: str, test: str) -> None:
+    path, _, name = test.partition("::")
+    assert (ROOT / path).is_file(), f"{page}, {note}: there is no {path}"
+    assert name in names_in(ROOT / path), f"{page}, {note}: {path} has no {name}"
 
 
 def test_there_are_statements_and_each_has_a_test() -> None:
     found = statements()
-    assert len(found) > 30
+    assert len(found) > 80
     without = [text for text in found if not _USE.search(text)]
-    assert without == [], "each needs [^note]; bounds get theirs from TESTS of docs/bounds.py"
+    assert without == [], "each needs [^note]"
 
 
-def test_every_note_is_used_and_defined() -> None:
-    assert {*_USE.findall(PAGE)} == {*NOTES}
+def test_sections_that_need_tests_exist() -> None:
+    for title in _SECTIONS:
+        assert f"\n## {title}\n" in PAGES["security.md"]
+
+
+def test_there_are_limits_and_each_has_a_test() -> None:
+    found = limits()
+    assert len(found) > 150
+    assert [row for row in found if not _USE.search(row)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_note_is_used_and_defined_once(page: str) -> None:
+    defined = [note for note, _ in _NOTE.findall(PAGES[page])]
+    assert sorted({*_USE.findall(PAGES[page])}) == sorted(defined)

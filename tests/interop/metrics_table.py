@@ -29,59 +29,75 @@ PAGE = ROOT / "docs" / "reference" / "metrics-compared.md"
 PAGE_HEADER = """\
 # Metrics compared
 
-Made by `python -m tests.interop.metrics_table`, from runs of the same calls by meshtrio and two
-other implementations of gRFC A66. `tests/interop/test_metrics.py` makes the same runs, asserts that
-everything is equal but for what is explained below, and that this page says so.
+What meshtrio's metrics of calls have in common with those of grpc-go and grpcio-observability, and
+what differs. For users of dashboards and alerts that were made for other gRPC implementations, and
+for all who want to know exactly what is counted. [Metrics](../how-to/metrics.md) says how to turn
+them on.
 
-Each implementation called itself, on a Unix socket. meshtrio was also called by grpc-go and called
-grpc-go: each side then counted what it counts with one of its own, and both sides of each call the
-same bytes.
+`python -m tests.interop.metrics_table` makes this page from runs of the same calls by the three
+implementations of gRFC A66. `tests/interop/test_metrics.py` repeats the runs, and checks that there
+are no differences other than those below, and that this page is up to date.
+
+Each implementation called itself, on a Unix socket. In addition, meshtrio and grpc-go called each
+other: each side counted the same as with a peer of its own implementation, and both sides of each
+call counted the same bytes.
 """
 INSTRUMENTS = """\
 ## Instruments
 
-Names, kinds, units, labels and bounds are the same in meshtrio and grpc-go, and so are the names,
-types, labels and bounds of the samples that OpenTelemetry's exporter makes of grpc-go's metrics for
-Prometheus. grpcio-observability has no `grpc.client.call.duration`, and leaves the bounds to
-OpenTelemetry's defaults (0, 5, 10, 25, …). All of them count each call when it has ended, have no
-series for what never happened, and no labels but these.
+Names, kinds, units, labels and bounds of buckets are the same in meshtrio and grpc-go. So are the
+names, types, labels and bounds of the samples for Prometheus, which OpenTelemetry's exporter makes
+for grpc-go. grpcio-observability has no `grpc.client.call.duration`, and uses OpenTelemetry's
+default bounds (0, 5, 10, 25, …). All three count a call when it has ended, have no series of calls
+that were never made, and have no labels other than these.
 
-Latency is 0, 0.00001, 0.00005, … 100 seconds; size is 0, 1024, 2048, … 4294967296 bytes, as gRFC
-A66 lists them.
+Bounds are those of gRFC A66: for latency 0, 0.00001, 0.00005, … 100 seconds, and for size 0, 1024,
+2048, … 4294967296 bytes.
 """
 CALLS = """\
 ## Calls
 
-What each of them has added, first at the client, then at the server: attempts or calls that were
-started; those that ended, by status, with the bytes of their messages sent and received; and the
-status of the call. Sizes are those of messages as they are on the wire, compressed, without their
-five bytes of framing. "=" is the same as meshtrio; grpcio-observability's is without the status of
-the call, which it does not count. The label grpc.target was `unix:///path`, and
-`dns:///127.0.0.1:1` where nobody listens; grpc.method the full name, or `other`.
-"""
-DIFFERENCES = "## Differences\n"
-FOOTER = """\
-What cannot be in a table of numbers:
+What each call added to the metrics, at the client and at the server:
 
-- **Durations** are never the same. How many there are of each status is compared.
-- **A deadline at the server.** What comes first ends the call there: its own timer, or the caller's
-  RST_STREAM. Either status is right, and grpc-go and meshtrio tell both. Where the caller stays,
-  meshtrio always says DEADLINE_EXCEEDED; grpc-go, which has two timers for it, still says either.
-- **A call of grpc-go's that is answered before its request was sent** (that of the unknown method)
-  has now and then an attempt that is OK, in a call that is UNIMPLEMENTED. meshtrio's attempt has
-  the status of the answer.
-- **grpc.target.** A channel by a service's name is `mesh:///plugin.echo`, which gRPC has no scheme
-  for; one to an address has what grpc-go makes of it. grpcio-observability tells targets as they
-  were given, where gRFC A66 has them canonical.
-- **grpcio-observability's server** counts a call that its caller has ended at some later time, and
-  with the status OK. The table does not have those calls.
-- **Prometheus.** OpenTelemetry's exporter adds `target_info`, and `otel_scope_name`,
-  `otel_scope_version` and `otel_scope_schema_url` to every series. meshtrio has no scopes to tell.
-  In the text form bounds are `le="1024"` there, and `le="1024.0"` here, as prometheus_client writes
-  them and OpenMetrics asks for, which Prometheus prefers; Prometheus 3 makes them one. A metric
-  without series has its HELP and TYPE here. The texts of HELP are our own.
-- **Retries (gRFC A96)** are told by meshtrio with `experimental`. Neither reference has them in
-  these versions.
+- the number of attempts (client) or calls (server) that were started;
+- the number of those that ended, by status, with the bytes of their messages sent and received;
+- at the client, the status of the call.
+
+Sizes are those of messages as they are sent: compressed, and without the five bytes of gRPC's
+framing. "=" means the same as meshtrio; for grpcio-observability, apart from the status of the
+call, which it does not count. The label grpc.target was `unix:///path`, and `dns:///127.0.0.1:1`
+for calls without a server; grpc.method was the full name of the method, or `other`.
+"""
+DIFFERENCES = """\
+## Differences
+
+Values are numbers of calls or attempts, and for sizes also the sum of bytes. "…" is any text.
+"""
+FOOTER = """\
+The tables do not show:
+
+- **Durations.** They differ from run to run. The number of durations by status is compared.
+- **The status of a deadline at the server.** A server's call ends with its own timer or with the
+  caller's RST_STREAM, whichever comes first. Both statuses are right, and grpc-go and meshtrio
+  report both. If the caller does not end the call, meshtrio always reports DEADLINE_EXCEEDED.
+  grpc-go has two timers for the deadline, and reports either status even then.
+- **Attempts that grpc-go's client reports as OK.** If the server answers before the request was
+  sent, as for the unknown method, an attempt of grpc-go is sometimes OK although its call is
+  UNIMPLEMENTED. In meshtrio, the attempt has the status of the answer.
+- **grpc.target.** A channel to a service of a mesh has the target `mesh:///plugin.echo`, a scheme
+  that gRPC does not have. A channel to an address has the same target as in grpc-go.
+  grpcio-observability reports targets as they were given, although gRFC A66 requires the canonical
+  form.
+- **Calls that end by their caller, at grpcio-observability's server.** It counts them at some later
+  time, with the status OK. They are not compared.
+- **Further labels for Prometheus.** OpenTelemetry's exporter adds the metric `target_info`, and to
+  each series the labels `otel_scope_name`, `otel_scope_version` and `otel_scope_schema_url`.
+  meshtrio has no scopes.
+- **Prometheus' text format.** OpenTelemetry's exporter writes bounds as `le="1024"`, and meshtrio
+  as `le="1024.0"`, like prometheus_client, and as OpenMetrics requires. Prometheus 3 treats them
+  alike. meshtrio writes HELP and TYPE of metrics without series, too. Its help texts are its own.
+- **Retries (gRFC A96).** meshtrio measures them with `experimental`. The other two do not in these
+  versions.
 """
 
 
@@ -91,7 +107,7 @@ What cannot be in a table of numbers:
 def cell(recording: Recording, case: str, side: str, *, calls: bool = True) -> str:
     """Return the series of a side for one call as text; with `calls`, the status as well."""
     if side not in recording.cases[case]:
-        return "not asked"
+        return "not compared"
     found = comparable_series(recording, case, side)
     about = "grpc.client.attempt" if side == CLIENT else "grpc.server.call"
     parts = [f"{_sum(found, f'{about}.started')} started"]

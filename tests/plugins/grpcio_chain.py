@@ -46,7 +46,7 @@ def main():
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    # From here on: the exporter's own channel is none of those that are traced.
+    # After the exporter has its channel, whose calls are not to be traced.
     GrpcInstrumentorClient().instrument()
     GrpcInstrumentorServer().instrument()
     stopping = threading.Event()

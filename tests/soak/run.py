@@ -29,7 +29,14 @@ from tests.soak.fault_context import FaultContext
 from tests.soak.faults import Fault
 from tests.soak.loop_monitor import StackSampler, read_standstills
 from tests.soak.serve_monitored import RAISED
-from tests.soak.usage import Usage, find_growth, measure_all_usage, measure_usage
+from tests.soak.usage import (
+    MESH,
+    Usage,
+    find_growth,
+    find_trend,
+    measure_all_usage,
+    measure_usage,
+)
 
 MAX_STANDSTILL = 0.25
 """Seconds for which the mesh's event loop may stand still."""
@@ -41,6 +48,9 @@ FAULT_INTERVAL = (0.2, 1.5)
 """Seconds between two faults, at least and at most."""
 QUIET_SECONDS = 6.0
 """Seconds of calls without faults before memory and descriptors are noted."""
+RETURN_TIMEOUT = 60.0
+"""Seconds within which memory and descriptors are as at the start again. The mesh returns memory to
+the kernel every ten seconds."""
 PROGRESS_INTERVAL = 5.0
 MAX_MEMORY = 1500.0
 """MiB at which a process of the soak is killed: a finding, and the machine has other work."""
@@ -58,6 +68,8 @@ class Findings:
     calls: Counter[str] = attrs.field(factory=Counter)
     before: dict[str, Usage] = attrs.field(factory=dict)
     after: dict[str, Usage] = attrs.field(factory=dict)
+    mesh_memory: list[float] = attrs.field(factory=list)
+    """MiB of the mesh, every `PROGRESS_INTERVAL` seconds of faults."""
     longest_standstill: float = 0.0
     standstills: list[dict[str, object]] = attrs.field(factory=list)
     """Those over MAX_STANDSTILL, the longest first."""
@@ -159,9 +171,18 @@ class Soak:
         await world.call_control("Reload", control.ReloadRequest())
         if not await self._wait_until_ready(world, SETTLE_TIMEOUT):
             self._findings.wrong.append(f"not everything was ready within {SETTLE_TIMEOUT:g} s")
-        await trio.sleep(QUIET_SECONDS)
-        self._findings.after = await self._usage(world)
+        self._findings.after = await self._usage_after_return(world)
         self._findings.seconds = time.monotonic() - began
+
+    async def _usage_after_return(self, world: FaultContext) -> dict[str, Usage]:
+        """Return what is used once it is as at the start, or at the end of `RETURN_TIMEOUT`."""
+        deadline = trio.current_time() + RETURN_TIMEOUT
+        while True:
+            await trio.sleep(QUIET_SECONDS)
+            after = await self._usage(world)
+            grown = find_growth(self._findings.before, after)
+            if not grown or trio.current_time() > deadline:
+                return after
 
     async def _usage(self, world: FaultContext) -> dict[str, Usage]:
         try:
@@ -226,7 +247,9 @@ class Soak:
             await trio.sleep(PROGRESS_INTERVAL)
             found = read_standstills(self._standstills)
             worst = found[0]["seconds"] if found else 0.0
-            usage = measure_all_usage(world.mesh_pid, ()).get("the mesh", Usage(0, 0))
+            usage = measure_all_usage(world.mesh_pid, ()).get(MESH, Usage(0, 0))
+            if self._running_faults:
+                self._findings.mesh_memory.append(round(usage.memory))
             world.log(
                 f"{self._callers.score.outcomes.total()} calls here, "
                 f"{len(self._callers.score.lost)} lost; mesh {usage.memory:.0f} MiB, "
@@ -280,6 +303,7 @@ class Soak:
         findings.standstills = [e for e in found if float(str(e["seconds"])) > MAX_STANDSTILL]
         if findings.after:
             findings.wrong += find_growth(findings.before, findings.after)
+        findings.wrong += find_trend(findings.mesh_memory)
         findings.wrong += _tracebacks(self._log.read_text(errors="replace"))
         return findings
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests import ROOT
+from tests.soak.usage import find_trend
 
 _SEED = "16"
 _TIMEOUT = 900
@@ -28,6 +29,16 @@ def test_a_minute_of_every_fault_leaves_everything_as_it_was() -> None:
     assert findings["good"], {name: findings[name] for name in names}
     assert findings["faults"]
     assert sum(findings["calls"].values()) > 100
+
+
+def test_memory_that_grows_on_is_found() -> None:
+    plateau = [50.0 + min(number, 200) / 2 for number in range(720)]
+    assert find_trend(plateau) == []
+    growing = [memory + number / 10 for number, memory in enumerate(plateau)]
+    assert find_trend(growing) == [
+        "memory of the mesh grows: 180 MiB after a third of the run, 216 at its end"
+    ]
+    assert find_trend(growing[:100]) == []
 
 
 def test_every_class_of_fault_is_in_the_table() -> None:

@@ -21,20 +21,20 @@ class Case:
 
 # Those that their caller ends are the last ones a server is asked for: see `runs`.
 CASES = (
-    Case("empty", "unary, of empty messages"),
+    Case("empty", "unary, empty messages"),
     Case("unary", "unary, 2000 bytes each way"),
-    Case("bounds", "unary, messages of exactly 1024 bytes, which is a bucket's bound"),
-    Case("gzip", "unary, compressed by gzip both ways"),
-    Case("not_found", "unary, the handler says NOT_FOUND"),
-    Case("broken", "unary, the handler raises what is no status"),
-    Case("unimplemented", "a method that is declared, and has no handler"),
+    Case("bounds", "unary, messages of exactly 1024 bytes, the bound of a bucket"),
+    Case("gzip", "unary, compressed with gzip both ways"),
+    Case("not_found", "unary, the handler returns NOT_FOUND"),
+    Case("broken", "unary, the handler raises an exception that is not a status"),
+    Case("unimplemented", "a method that is declared and has no handler"),
     Case("unknown", "a method of a service that the server does not have"),
-    Case("requests", "three requests, one reply"),
-    Case("replies", "one request, three replies"),
-    Case("stream", "three requests and three replies by turns"),
+    Case("requests", "client streaming: three requests, one reply"),
+    Case("replies", "server streaming: one request, three replies"),
+    Case("stream", "bidirectional streaming: three requests and three replies in turns"),
     Case("stream_fails", "the same, then NOT_FOUND"),
-    Case("retried", "unary, UNAVAILABLE twice, then made again with success", attempts=3),
-    Case("retried_in_vain", "unary, UNAVAILABLE as often as it is made", attempts=3),
+    Case("retried", "unary, UNAVAILABLE twice, then OK", attempts=3),
+    Case("retried_in_vain", "unary, UNAVAILABLE for each attempt", attempts=3),
     Case("deadline_unary", "unary, the deadline passes in the handler", ended_by_caller=True),
     Case(
         "deadline_stream",
@@ -42,9 +42,18 @@ CASES = (
         ended_by_caller=True,
     ),
     Case("cancelled", "a stream that its caller cancels after three replies", ended_by_caller=True),
-    Case("nobody", "unary, nobody listens, and it does not wait", reaches_server=False),
-    Case("nobody_retried", "the same, by a policy that retries", attempts=3, reaches_server=False),
-    Case("nobody_deadline", "the same, waiting until its deadline passes", reaches_server=False),
+    Case("nobody", "unary, no server listens, without wait_for_ready", reaches_server=False),
+    Case(
+        "nobody_retried",
+        "unary, no server listens, without wait_for_ready, with a retry policy",
+        attempts=3,
+        reaches_server=False,
+    ),
+    Case(
+        "nobody_deadline",
+        "unary, no server listens, with wait_for_ready, until the deadline",
+        reaches_server=False,
+    ),
     Case("peer_dies", "a stream whose server exits after three replies"),
 )
 LAST_CASE = CASES[-1]

@@ -57,8 +57,8 @@ EXPECTED_DIFFERENCES = (
         "*_message_size",
         "1, * bytes",
         "1, * bytes",
-        "Go's gzip and zlib, which Python has, pack the same message differently. Both sides of a "
-        "call count the same bytes, whichever of the two has packed them.",
+        "Go's gzip and Python's zlib compress the same message to different lengths. Both sides of "
+        "a call count the same bytes.",
     ),
     ExpectedDifference(
         GRPC_GO,
@@ -67,8 +67,8 @@ EXPECTED_DIFFERENCES = (
         "grpc.server.call.*",
         "1*",
         NOTHING,
-        "grpc-go counts that a call of a method it does not have was started, and not that it has "
-        "ended. gRFC A66 makes no such exception, and grpcio counts both, as meshtrio does.",
+        "grpc-go counts the start of a call of an unknown method, and not its end. gRFC A66 makes "
+        "no such exception, and grpcio counts both, as meshtrio does.",
     ),
     ExpectedDifference(
         GRPC_GO,
@@ -77,8 +77,8 @@ EXPECTED_DIFFERENCES = (
         "grpc.client.attempt.started",
         "1",
         "5",
-        "grpc-go makes three attempts, and counts those that follow a failure to get a connection "
-        "twice; two of the five are never ended.",
+        "grpc-go makes three attempts, and counts the start of those that follow a failure to "
+        "connect twice; two of the five starts have no end.",
     ),
     ExpectedDifference(
         GRPC_GO,
@@ -87,9 +87,9 @@ EXPECTED_DIFFERENCES = (
         "grpc.client.attempt.*",
         "1*",
         "3*",
-        "A retry policy of meshtrio is for attempts that had an endpoint: a call with "
-        "wait_for_ready=False "
-        "that finds none fails at once. In gRPC that is an attempt which may be retried.",
+        "In meshtrio, a retry policy applies to attempts that had an endpoint: a call with "
+        "wait_for_ready=False that finds none fails at once. In gRPC such an attempt may be "
+        "retried.",
     ),
     ExpectedDifference(
         GRPCIO,
@@ -98,7 +98,7 @@ EXPECTED_DIFFERENCES = (
         "grpc.client.attempt.*",
         "1*",
         "3*",
-        "The same as with grpc-go.",
+        "As with grpc-go.",
     ),
     ExpectedDifference(
         GRPCIO,
@@ -107,7 +107,7 @@ EXPECTED_DIFFERENCES = (
         "grpc.client.call.duration",
         "1",
         NOTHING,
-        'grpcio-observability does not have it ("not required yet").',
+        'grpcio-observability does not have this metric ("not required yet").',
     ),
     ExpectedDifference(
         GRPCIO,
@@ -116,7 +116,7 @@ EXPECTED_DIFFERENCES = (
         "*_message_size",
         "1, * bytes",
         "1, * bytes",
-        "As with grpc-go, on machines where Python and grpcio have zlibs that pack differently.",
+        "As with grpc-go, on machines where the zlibs of Python and grpcio compress differently.",
     ),
 )
 OPTIONAL_DIFFERENCES = frozenset({(GRPCIO, "gzip")})
