@@ -19,6 +19,7 @@ PAGES = [
     ROOT / "README.md",
     *(page for page in sorted(ROOT.glob("docs/**/*.md")) if page.name != "changelog.md"),
 ]
+PAGES_WITH_MODULES = ("README.md", "docs/design.md", "docs/contributing.md")
 EXTERNAL_NAMES = frozenset(
     {
         *("startsecs", "startretries", "autorestart", "killasgroup"),  # supervisord
@@ -147,7 +148,7 @@ def test_modules_exist() -> None:
     modules = {f"/{path.relative_to(PACKAGE).with_suffix('')}" for path in PACKAGE.rglob("*")}
     missing = [
         f"{page.relative_to(ROOT)}: `{span}`"
-        for page in [ROOT / "README.md", ROOT / "docs" / "design.md"]
+        for page in (ROOT / name for name in PAGES_WITH_MODULES)
         for span in re.findall(r"`([a-z0-9_]+(?:/[a-z0-9_]+)+)(?:\.py|/)?`", page.read_text())
         if not any((ROOT / span).with_suffix(s).exists() for s in ("", ".py"))
         and not any(module.endswith(f"/{span}") for module in modules)
