@@ -16,7 +16,11 @@ from tests import ROOT
 PACKAGE = ROOT / "meshtrio"
 PAGES = [
     ROOT / "README.md",
-    *(page for page in sorted(ROOT.glob("docs/**/*.md")) if page.name != "changelog.md"),
+    *(
+        page
+        for page in sorted(ROOT.glob("docs/**/*.md"))
+        if page.name != "changelog.md" and "_build" not in page.parts
+    ),
 ]
 EXTERNAL_NAMES = frozenset(
     {
