@@ -25,7 +25,6 @@ extensions = [
     "docstrings",
 ]
 exclude_patterns = ["_build"]
-suppress_warnings = ["toc.empty_glob"]  # pages that are not written yet
 nitpicky = True
 # Types of public signatures and attributes that users need not name. Those of other packages are
 # rendered without a link (`docstrings`), since nothing is fetched.
@@ -54,6 +53,8 @@ nitpick_ignore_regex = [("py:obj", ".*")]  # code in docstrings: a link if it is
 
 html_theme = "furo"
 html_title = f"meshtrio {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 
