@@ -25,6 +25,7 @@ extensions = [
     "docstrings",
 ]
 exclude_patterns = ["_build"]
+smartquotes = False  # quotation marks are also those of code
 nitpicky = True
 # Types of public signatures and attributes that users need not name. Those of other packages are
 # rendered without a link (`docstrings`), since nothing is fetched.

@@ -41,7 +41,11 @@ def _process_signature(
     result: str | None,
 ) -> tuple[str, str | None] | None:
     if kind not in ("class", "exception"):
-        return None if arguments is None else (_use_aliases(arguments), result)
+        return (
+            None
+            if arguments is None
+            else (_use_aliases(arguments), result and _use_aliases(result))
+        )
     if isinstance(found, NoPublicConstructor | EnumType) or getattr(found, "_is_protocol", False):
         return "", None
     return (make_signature(found), None) if attrs.has(found) else None

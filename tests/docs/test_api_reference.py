@@ -19,7 +19,7 @@ API = ROOT / "docs" / "reference" / "api"
 PAGES = sorted(API.glob("*.md"))
 _DIRECTIVE = re.compile(
     r"^\.\. (?:auto(?:class|exception|function|module)|py:(?:data|module|type))::"
-    r" (meshtrio[\w.]+)$",
+    r" ([\w.]+)(?:\n   :module: (\w+))?$",
     re.MULTILINE,
 )
 
@@ -34,7 +34,8 @@ def find_object(path: str) -> Any:
 
 
 def documented_names(page: Path) -> Iterator[str]:
-    yield from _DIRECTIVE.findall(page.read_text("utf-8"))
+    for name, module in _DIRECTIVE.findall(page.read_text("utf-8")):
+        yield f"{module}.{name}" if module else name
 
 
 def pages_by_object() -> dict[int, list[str]]:
