@@ -18,8 +18,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from sphinx.cmd.build import main as build_with_sphinx
-
 DOCS = Path(__file__).resolve().parent
 BUILD = DOCS / "_build"
 SITE = BUILD / "html"
@@ -65,6 +63,8 @@ def broken_links(site: Path) -> Iterator[str]:
 
 
 def main() -> int:
+    from sphinx.cmd.build import main as build_with_sphinx
+
     parser = argparse.ArgumentParser(description="Build the documentation site.")
     parser.add_argument("--clean", action="store_true", help="remove the last build first")
     if parser.parse_args().clean:
