@@ -80,11 +80,13 @@ class UnaryUnary(Protocol[Request_contra, Reply_co]):
 
     async def __call__(
         self, message: Request_contra, *, compress: bool = True, **keywords: Unpack[CallKeywords]
-    ) -> Reply_co: ...
+    ) -> Reply_co:
+        """Call the method, and return its reply."""
 
     async def with_call(
         self, message: Request_contra, *, compress: bool = True, **keywords: Unpack[CallKeywords]
-    ) -> tuple[Reply_co, CallMetadata]: ...
+    ) -> tuple[Reply_co, CallMetadata]:
+        """Call the method, and return its reply and the metadata that came with it."""
 
 
 class UnaryStream(Protocol[Request_contra, Reply_co]):
@@ -92,7 +94,8 @@ class UnaryStream(Protocol[Request_contra, Reply_co]):
 
     def __call__(
         self, message: Request_contra, **keywords: Unpack[CallKeywords]
-    ) -> StreamingCall[Request_contra, Reply_co]: ...
+    ) -> StreamingCall[Request_contra, Reply_co]:
+        """Return a call, which starts when its first reply is awaited."""
 
 
 class StreamUnary(Protocol[Request_contra, Reply_co]):
@@ -100,11 +103,11 @@ class StreamUnary(Protocol[Request_contra, Reply_co]):
 
     async def __call__(
         self, messages: AsyncIterable[Request_contra], **keywords: Unpack[CallKeywords]
-    ) -> Reply_co: ...
+    ) -> Reply_co:
+        """Call the method with the requests of an iterable, and return its reply."""
 
-    def start(
-        self, **keywords: Unpack[CallKeywords]
-    ) -> StreamingCall[Request_contra, Reply_co]: ...
+    def start(self, **keywords: Unpack[CallKeywords]) -> StreamingCall[Request_contra, Reply_co]:
+        """Return a call whose requests are sent one by one."""
 
 
 class StreamStream(Protocol[Request_contra, Reply_co]):
@@ -114,7 +117,8 @@ class StreamStream(Protocol[Request_contra, Reply_co]):
         self,
         messages: AsyncIterable[Request_contra] | None = None,
         **keywords: Unpack[CallKeywords],
-    ) -> StreamingCall[Request_contra, Reply_co]: ...
+    ) -> StreamingCall[Request_contra, Reply_co]:
+        """Return a call with the requests of an iterable; without one, they are sent one by one."""
 
 
 class Channel(Protocol):

@@ -136,7 +136,9 @@ class ConfigSource:
     """The file that a config was read from, and the runtime dir that overrides its own."""
 
     path: Path
+    """The file."""
     runtime_dir: Path | None = None
+    """The runtime dir in force instead of the file's; None if that of the file is."""
 
 
 @attrs.frozen
@@ -148,8 +150,11 @@ class MeshConfig:
     """
 
     plugins: tuple[PluginConfig, ...] = attrs.field(converter=_to_plugins, default=())
+    """The plugins, each a `[[plugin]]` table of the file."""
     groups: tuple[GroupConfig, ...] = attrs.field(converter=_to_groups, default=())
+    """The groups, each a `[[group]]` table of the file."""
     services: tuple[StaticServiceConfig, ...] = attrs.field(converter=_to_services, default=())
+    """The services, each a `[[service]]` table of the file."""
     runtime_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     """Folder of `mesh.sock` and the plugins' sockets, created with mode 0700 and used by one mesh
     at a time. An existing folder must be empty, or have been a mesh's; with other content it is

@@ -15,7 +15,8 @@
     ```go from=examples/x.go     a part of that file of the repository
     ```python part=plugin.py     a part of that file in the reader's folder
 
-Renderers show none of what follows the language.
+Renderers show none of what follows the language. Blocks such as ```{eval-rst} are directives of
+Sphinx, and nothing is done with them.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Block:
 def parse_blocks(page: Path) -> Iterator[Block]:
     content = page.read_text("utf-8")
     for found in _BLOCK.finditer(content):
+        if found[1].startswith("{"):
+            continue
         line = content.count("\n", 0, found.start()) + 1
         yield Block(line, found[1], (found[2] or "").strip(), found[3])
 

@@ -17,7 +17,11 @@ from tests import ROOT
 PACKAGE = ROOT / "meshtrio"
 PAGES = [
     ROOT / "README.md",
-    *(page for page in sorted(ROOT.glob("docs/**/*.md")) if page.name != "changelog.md"),
+    *(
+        page
+        for page in sorted(ROOT.glob("docs/**/*.md"))
+        if page.name != "changelog.md" and "_build" not in page.parts
+    ),
 ]
 PAGES_WITH_MODULES = ("README.md", "docs/design.md", "docs/contributing.md")
 EXTERNAL_NAMES = frozenset(

@@ -29,9 +29,11 @@ class OutputLine:
     time: float
     """Time at which it was read, in seconds of the mesh's clock."""
     pid: int
+    """The process that the line was read from."""
     stream: str
     """Either "stdout" or "stderr"."""
     text: str
+    """The line, without its end."""
 
 
 @attrs.frozen
