@@ -41,6 +41,8 @@ TICK = 0.01
 """Seconds between the starts of two lots of calls."""
 BYSTANDER_PAUSE = 0.005
 LONG_TIMEOUT = 3600.0
+ATTACK_TIMEOUT = 30.0
+"""Seconds after the storm within which the attack has to be over."""
 
 
 @attrs.define
@@ -243,8 +245,11 @@ async def _run_one(
         await stub.Echo(EchoRequest(message="first"), wait_for_ready=True)
         nursery.start_soon(call_repeatedly, stub, results)
         nursery.start_soon(hold_stream_open, stub, results)
-        nursery.start_soon(attack, path, results)
-        await storm(stub, results, rate, seconds, timeout)
+        with trio.move_on_after(seconds + ATTACK_TIMEOUT):
+            # On a machine that is busy otherwise, the attack may begin late.
+            async with trio.open_nursery() as storming:
+                storming.start_soon(attack, path, results)
+                storming.start_soon(storm, stub, results, rate, seconds, timeout)
         nursery.cancel_scope.cancel()
 
 

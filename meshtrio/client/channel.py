@@ -35,7 +35,8 @@ from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.composite_tracer import current_tracers
 from meshtrio.rpc.message_limits import MessageLengths
-from meshtrio.rpc.method import MetadataLike, Method, StubChannel
+from meshtrio.rpc.method import MetadataLike, Method
+from meshtrio.rpc.purerpc_compat import StubChannel
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop

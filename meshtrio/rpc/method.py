@@ -65,31 +65,3 @@ class Handler:
     """The servicer's method, called as `function(message or iterator, request=ServerContext)`."""
     is_counted: bool = True
     """Whether calls of the method count as load of the server, see `LoadRecorder`."""
-
-
-class StubChannel:
-    """Base of the channels that generated stubs can be made for: `EchoServiceStub(channel)`.
-
-    The methods below have the names of grpcio's; stubs made by protoc-gen-meshtrio call them with
-    the path of a method, its request type and its response type, see `meshtrio.stubs.Channel`.
-    """
-
-    def make_multicallable(self, method: Method) -> Any:
-        """Return the callable that a stub offers for a method."""
-        raise NotImplementedError
-
-    def unary_unary(self, path: str, *types: Any) -> Any:
-        """Return the callable of a unary method."""
-        return self.make_multicallable(Method.from_path(path, types, False, False))
-
-    def unary_stream(self, path: str, *types: Any) -> Any:
-        """Return the callable of a server-streaming method."""
-        return self.make_multicallable(Method.from_path(path, types, False, True))
-
-    def stream_unary(self, path: str, *types: Any) -> Any:
-        """Return the callable of a client-streaming method."""
-        return self.make_multicallable(Method.from_path(path, types, True, False))
-
-    def stream_stream(self, path: str, *types: Any) -> Any:
-        """Return the callable of a bidirectional method."""
-        return self.make_multicallable(Method.from_path(path, types, True, True))

@@ -16,7 +16,7 @@ from typing import Any
 
 import purerpc
 
-from meshtrio.rpc.method import Handler, MetadataLike, Method, StubChannel
+from meshtrio.rpc.method import Handler, MetadataLike, Method
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.util.errors import UsageError
 
@@ -56,6 +56,34 @@ def collect_handlers(servicers: Iterable[Any]) -> dict[str, Handler]:
             method = _method_from_signature(service.name, name, signature)
             handlers[method.path] = Handler(method, function, LoadRecorder.is_counted(service.name))
     return handlers
+
+
+class StubChannel:
+    """Base of the channels that generated stubs can be made for: `EchoServiceStub(channel)`.
+
+    The methods below have the names of grpcio's; stubs made by protoc-gen-meshtrio call them with
+    the path of a method, its request type and its response type, see `meshtrio.stubs.Channel`.
+    """
+
+    def make_multicallable(self, method: Method) -> Any:
+        """Return the callable that a stub offers for a method."""
+        raise NotImplementedError
+
+    def unary_unary(self, path: str, *types: Any) -> Any:
+        """Return the callable of a unary method."""
+        return self.make_multicallable(Method.from_path(path, types, False, False))
+
+    def unary_stream(self, path: str, *types: Any) -> Any:
+        """Return the callable of a server-streaming method."""
+        return self.make_multicallable(Method.from_path(path, types, False, True))
+
+    def stream_unary(self, path: str, *types: Any) -> Any:
+        """Return the callable of a client-streaming method."""
+        return self.make_multicallable(Method.from_path(path, types, True, False))
+
+    def stream_stream(self, path: str, *types: Any) -> Any:
+        """Return the callable of a bidirectional method."""
+        return self.make_multicallable(Method.from_path(path, types, True, True))
 
 
 _original_get_method_stub = purerpc.Client.get_method_stub

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -16,6 +19,7 @@ from purerpc.wrappers import ClientStubUnaryUnary
 
 from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
+from tests import ROOT
 from tests.support.connection_pairs import echo_reply, echo_request, echo_requests
 from tests.support.purerpc_echo_grpc import EchoServiceServicer, EchoServiceStub
 from tests.support.servers import serve_on_socket
@@ -227,3 +231,23 @@ async def test_a_server_that_goes_fails_the_calls_under_way(short_dir: Path) -> 
 async def test_stubs_for_channels_of_purerpc_are_as_they_were() -> None:
     stub = EchoServiceStub(purerpc.insecure_channel("localhost", 0))
     assert isinstance(stub.Echo, ClientStubUnaryUnary)
+
+
+def test_a_program_that_serves_nothing_has_stubs_of_purerpc() -> None:
+    """What serves has imported more of meshtrio than a client does."""
+    program = """
+from echo.v1.echo_grpc import EchoServiceStub
+import trio
+from meshtrio import mesh
+from meshtrio.client.channel import connect_to
+
+async def main():
+    async with connect_to("unix:/nowhere") as channel:
+        for stub in (channel.stub(EchoServiceStub), EchoServiceStub(channel)):
+            assert type(stub.Echo).__module__.startswith("meshtrio"), stub.Echo
+
+trio.run(main)
+"""
+    folder = str(ROOT / "examples" / "echo-plugin")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), folder])}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

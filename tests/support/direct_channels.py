@@ -10,7 +10,8 @@ from typing import Any
 from meshtrio.client.direct_channel import DirectChannel
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.rpc.client_connection import ClientConnection
-from meshtrio.rpc.method import Method, StubChannel
+from meshtrio.rpc.method import Method
+from meshtrio.rpc.purerpc_compat import StubChannel
 from meshtrio.transport.transport import SocketTransport
 from meshtrio.util.concurrency import open_collapsing_nursery
 
