@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import sys
 from collections.abc import Callable
 
 import attrs
@@ -39,10 +40,12 @@ class Subscribers:
 
     def emit(self, event: LifecycleEvent) -> None:
         """Call all subscribers, in place."""
+        ours = sys.exception()
         for subscriber in tuple(self._subscribers):
             try:
                 subscriber(event)
             except BaseException as exc:
+                _cut_context(exc, ours)
                 self._handle_exception(subscriber, event, exc)
 
     def _handle_exception(
@@ -69,3 +72,13 @@ class Subscribers:
                 subscriber,
                 exc_info=exc,
             )
+
+
+def _cut_context(exc: BaseException, ours: BaseException | None) -> None:
+    """Take `ours`, which was being handled before, out of the context of `exc`.
+
+    Otherwise the log would show the mesh's own exceptions, such as cancellation, as a part of it.
+    """
+    while exc.__context__ is not None and exc.__context__ is not ours:
+        exc = exc.__context__
+    exc.__context__ = None

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -71,7 +71,14 @@ class FaultContext:
     async def control(self) -> AsyncIterator[Any]:
         """A stub of meshtrio.v1.Control, for the block."""
         with trio.fail_after(_CONTROL_TIMEOUT):
-            async with connect_to_mesh(self.layout.mesh_socket) as channel:
+            async with AsyncExitStack() as stack:
+                while True:
+                    try:
+                        connecting = connect_to_mesh(self.layout.mesh_socket)
+                        channel = await stack.enter_async_context(connecting)
+                        break
+                    except NoMeshError:  # A fault removes the socket, and it is made again.
+                        await trio.sleep(0.05)
                 yield DynamicStub(channel, _CONTROL)
 
     async def instances(self, *names: str) -> list[Any]:

@@ -14,6 +14,7 @@ from meshtrio.config import MeshConfig
 from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.supervisor import events
+from meshtrio.supervisor.subscribers import Subscribers
 from meshtrio.supervisor.supervisor import Supervisor
 from tests.support.fake_processes import (
     FakeEffects,
@@ -49,6 +50,32 @@ async def test_a_subscriber_that_raises_ends_nothing(
     # One a minute, however many events there are: at the start and at the end.
     assert len(records) == 2
     assert records[0].levelno == logging.ERROR
+
+
+async def test_what_the_mesh_was_handling_is_no_part_of_a_subscribers_error() -> None:
+    logged: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = logged.append  # type: ignore[method-assign]
+
+    def broken(event: events.LifecycleEvent) -> None:
+        try:
+            raise LookupError("the subscriber's own")
+        except LookupError:
+            raise ValueError("no")  # noqa: B904
+
+    subscribers = Subscribers([broken], on_exit=lambda exc: None)
+    log = logging.getLogger("meshtrio.mesh")
+    log.addHandler(handler)
+    try:
+        raise RuntimeError("of the mesh")
+    except RuntimeError:
+        subscribers.emit(events.Ready("a", 0, pid=1, startup_time=0.1))
+    finally:
+        log.removeHandler(handler)
+    (record,) = logged
+    text = logging.Formatter().format(record)
+    assert "the subscriber's own" in text
+    assert "of the mesh" not in text
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
