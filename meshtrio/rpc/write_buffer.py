@@ -14,6 +14,8 @@ HIGH_WATER = 256 * 1024
 """Size of the write buffer, in bytes, above which calls wait before they add to it."""
 _MAX_JOINED_BUFFERS = 8
 """Number of buffers up to which they are copied into one, which costs less than several."""
+_MAX_JOINED_SIZE = 64 * 1024
+"""Size of the buffers, in bytes, up to which they are copied."""
 _MAX_SENDMSG_BUFFERS = 256
 """Number of buffers for one system call; the kernel takes at most 1,024."""
 _MAX_WRITE_DELAY = 0.0005
@@ -55,9 +57,9 @@ class WriteBuffer:
 
     def write(self, buffers: list[Buffer]) -> bool:
         """Send buffers, or keep what cannot be sent now; return whether to start `drain`."""
-        if len(buffers) <= _MAX_JOINED_BUFFERS:
-            buffers = [b"".join(buffers)]
         size = sum(map(len, buffers))
+        if size <= _MAX_JOINED_SIZE and len(buffers) <= _MAX_JOINED_BUFFERS:
+            buffers = [b"".join(buffers)]
         if not self._is_draining:
             sent = self._try_send(buffers, size)
             if sent == size and not self._transport.has_pending_data:

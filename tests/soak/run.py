@@ -23,6 +23,7 @@ import trio
 from meshtrio.errors import NoMeshError
 from meshtrio.messages import control
 from tests import ROOT
+from tests.soak.census import read_census
 from tests.soak.client_runner import ClientRunner
 from tests.soak.config import Layout, prepare_files
 from tests.soak.fault_context import FaultContext
@@ -70,6 +71,8 @@ class Findings:
     after: dict[str, Usage] = attrs.field(factory=dict)
     mesh_memory: list[float] = attrs.field(factory=list)
     """MiB of the mesh, every `PROGRESS_INTERVAL` seconds of faults."""
+    census: list[dict[str, Any]] = attrs.field(factory=list)
+    """Counts of the mesh's objects, every five minutes."""
     longest_standstill: float = 0.0
     standstills: list[dict[str, object]] = attrs.field(factory=list)
     """Those over MAX_STANDSTILL, the longest first."""
@@ -97,6 +100,7 @@ class Soak:
         self._running_faults: set[str] = set()
         self._log = folder / "log"
         self._standstills = folder / "standstills"
+        self._census = folder / "census"
         self._begun = time.monotonic()
 
     async def run(self) -> Findings:
@@ -301,6 +305,7 @@ class Soak:
         found = read_standstills(self._standstills)
         findings.longest_standstill = float(str(found[0]["seconds"])) if found else 0.0
         findings.standstills = [e for e in found if float(str(e["seconds"])) > MAX_STANDSTILL]
+        findings.census = read_census(self._census)
         if findings.after:
             findings.wrong += find_growth(findings.before, findings.after)
         findings.wrong += find_trend(findings.mesh_memory)

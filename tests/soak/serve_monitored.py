@@ -2,8 +2,8 @@
 
     python -m tests.soak.serve_monitored FOLDER ARGUMENT...
 
-Standstills go to `FOLDER/standstills`. A subscriber of lifecycle events raises for as long as there
-is a file `FOLDER/raise`.
+Standstills go to `FOLDER/standstills`, and counts of objects to `FOLDER/census`. A subscriber of
+lifecycle events raises for as long as there is a file `FOLDER/raise`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from meshtrio import cli, mesh
+from tests.soak.census import start_census
 from tests.soak.loop_monitor import LoopMonitor
 
 RAISED = "a subscriber that raises"
@@ -51,6 +52,7 @@ def main() -> None:
 
     setattr(mesh, "Mesh", SubscribedMesh)  # noqa: B010 - what `mesh.main` makes
     setattr(trio, "run", partial(trio.run, instruments=[LoopMonitor(folder / "standstills")]))  # noqa: B010
+    start_census(folder / "census")
     sys.argv[1:] = sys.argv[2:]
     cli.main()
 

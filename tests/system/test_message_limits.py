@@ -131,6 +131,7 @@ def call(mesh: MeshProcess, given: str, *arguments: str) -> subprocess.Completed
     return run_meshtrio("call", *arguments, "-", env=mesh.environment, stdin=given)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("straight", [False, True])
 def test_call_prints_a_large_reply(straight: bool, short_dir: Path) -> None:
     request = json.dumps({"message": LARGE})

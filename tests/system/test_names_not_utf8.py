@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
 import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
@@ -141,6 +142,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.long
 def test_paths_and_values_that_are_not_utf8_harm_nothing(short_dir: Path) -> None:
     with serve_mesh_in_bytes(short_dir) as mesh:
         for command in COMMANDS:
