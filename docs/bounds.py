@@ -64,9 +64,9 @@ TESTS = {
     "::test_what_one_user_holds_is_bounded",
     "MeshLimits.max_endpoints_per_service": "tests/system/test_registrars.py"
     "::test_what_one_user_holds_is_bounded",
-    "PluginConfig.max_instances": "tests/test_config.py"
+    "PluginConfig.max_instances": "tests/config/test_config.py"
     "::test_more_instances_than_anybody_means_are_refused",
-    "MeshConfig.max_instances": "tests/test_config.py"
+    "MeshConfig.max_instances": "tests/config/test_config.py"
     "::test_more_instances_than_anybody_means_are_refused",
     "GatewayConfig.max_memory_per_peer": "tests/gateway/test_budgets.py"
     "::test_replies_that_a_client_does_not_read",
@@ -88,13 +88,13 @@ TESTS = {
     "GatewayConfig.reset_burst": "tests/gateway/test_limits.py::test_resets",
     "GatewayConfig.drain_timeout": "tests/system/test_mesh_restarts.py"
     "::test_a_call_to_a_service_outside_is_ended_when_its_time_is_over",
-    "GatewayConfig.reset_rate": "tests/wire/test_rapid_reset.py"
+    "GatewayConfig.reset_rate": "tests/http2/test_rapid_reset.py"
     "::test_rapid_resets_end_the_connection_whatever_their_deadlines",
-    "OutputConfig.lines_per_second": "tests/supervise/processes/test_output.py"
+    "OutputConfig.lines_per_second": "tests/supervisor/process/test_output.py"
     "::test_a_rate_limiter_admits_a_burst_and_then_its_rate",
     "OutputConfig.burst": "tests/system/test_faults.py"
     "::test_a_flood_of_lines_is_dropped_and_counted",
-    "OutputConfig.kept": "tests/supervise/processes/test_output.py"
+    "OutputConfig.kept": "tests/supervisor/process/test_output.py"
     "::test_a_line_buffer_keeps_the_last_lines_within_its_size",
     "Liveness.interval": "tests/system/test_liveness.py"
     "::test_a_stopped_plugin_is_killed_and_started_again",
@@ -106,31 +106,31 @@ TESTS = {
     "::test_connections_are_limited_in_all",
     "Limits.max_connections_per_peer": "tests/rpc/test_connection_limiter.py"
     "::test_connections_of_one_process_are_limited",
-    "Limits.max_concurrent_streams": "tests/wire/test_lifecycle.py"
+    "Limits.max_concurrent_streams": "tests/http2/test_lifecycle.py"
     "::test_the_preface_announces_the_limits",
-    "Limits.stream_window": "tests/wire/test_flow_control.py"
+    "Limits.stream_window": "tests/http2/test_flow_control.py"
     "::test_an_unread_stream_stops_its_own_sender_only",
-    "Limits.connection_window": "tests/wire/test_violations.py"
+    "Limits.connection_window": "tests/http2/test_violations.py"
     "::test_more_data_than_the_connections_window",
     "Limits.max_frame_size": "tests/rpc/test_attacks.py::test_an_attack_ends_its_connection_only",
-    "Limits.max_header_list_size": "tests/wire/test_large_headers.py"
+    "Limits.max_header_list_size": "tests/http2/test_large_headers.py"
     "::test_a_request_is_opened_to_be_answered",
-    "Limits.absolute_max_header_list_size": "tests/wire/test_large_headers.py"
+    "Limits.absolute_max_header_list_size": "tests/http2/test_large_headers.py"
     "::test_the_absolute_limit_ends_the_connection",
-    "Limits.max_send_header_list_size": "tests/wire/test_headers.py"
+    "Limits.max_send_header_list_size": "tests/grpc/test_headers.py"
     "::test_the_largest_header_list_that_may_be_sent",
     "Limits.max_message_size": "tests/client/test_message_limits.py"
     "::test_a_message_over_the_limit_costs_no_other_call_of_the_connection",
     "Limits.max_send_message_size": "tests/client/test_message_limits.py"
     "::test_a_channel_may_send_only_so_much",
-    "Limits.control_burst": "tests/wire/test_abuse_limits.py::test_a_flood_ends_the_connection",
-    "Limits.control_rate": "tests/wire/test_abuse_limits.py"
+    "Limits.control_burst": "tests/http2/test_abuse_limits.py::test_a_flood_ends_the_connection",
+    "Limits.control_rate": "tests/http2/test_abuse_limits.py"
     "::test_the_same_at_an_honest_pace_does_not",
-    "Limits.reset_burst": "tests/wire/test_rapid_reset.py"
+    "Limits.reset_burst": "tests/http2/test_rapid_reset.py"
     "::test_rapid_resets_end_the_connection_whatever_their_deadlines",
-    "Limits.reset_rate": "tests/wire/test_rapid_reset.py"
+    "Limits.reset_rate": "tests/http2/test_rapid_reset.py"
     "::test_rapid_resets_end_the_connection_whatever_their_deadlines",
-    "Limits.reset_grace": "tests/wire/test_rapid_reset.py::test_the_cost_of_a_reset",
+    "Limits.reset_grace": "tests/http2/test_rapid_reset.py::test_the_cost_of_a_reset",
     "Timeouts.handshake": "tests/rpc/test_attacks.py::test_a_preface_that_never_ends",
     "Timeouts.frame": "tests/rpc/test_attacks.py::test_a_frame_that_never_ends",
     "Timeouts.message": "tests/rpc/test_attacks.py::test_a_message_that_is_dribbled",
@@ -142,13 +142,13 @@ TESTS = {
     "::test_a_peer_without_a_sign_of_life_is_lost",
     "Timeouts.keepalive_timeout": "tests/rpc/test_attacks.py"
     "::test_a_peer_without_a_sign_of_life_is_lost",
-    "MAX_LINE_LENGTH": "tests/supervise/processes/test_output.py"
+    "MAX_LINE_LENGTH": "tests/supervisor/process/test_output.py"
     "::test_a_long_line_is_cut_and_what_is_gone_is_counted",
-    "_MAX_BUFFERED_LENGTH": "tests/supervise/processes/test_output.py"
+    "_MAX_BUFFERED_LENGTH": "tests/supervisor/process/test_output.py"
     "::test_a_line_buffer_keeps_the_last_lines_within_its_size",
     "MAX_UNREAD_SIZE": "tests/gateway/test_harm.py::test_a_caller_who_never_reads_is_given_up",
     "MAX_GATEWAYS": "tests/gateway/test_routes.py::test_a_call_does_not_go_in_circles",
-    "MAX_ATTEMPTS": "tests/policies/test_retry.py::test_no_policy_has_more_than_five_attempts",
+    "MAX_ATTEMPTS": "tests/client/test_retry_policy.py::test_no_policy_has_more_than_five_attempts",
     "DESCRIPTORS_FRACTION": "tests/rpc/test_connection_limiter.py"
     "::test_file_descriptors_limit_connections_too",
     "MAX_MEASURED_SERVICES": "tests/gateway/test_gateway_metrics.py"
