@@ -6,7 +6,7 @@ Python 3.13 and 3.14 are those of Debian, in root folders that debootstrap makes
 of the last commit and the newest dependencies. `lowest` is this Python with the oldest versions
 that pyproject.toml allows, which uv chooses. Tests whose tools a root folder lacks are skipped.
 
-Needs root, for chroot and mounts, and the programs debootstrap, git and unshare. The folders take
+Needs root, for mounts, and the programs debootstrap, git and unshare. The folders take
 1 GB each; with `--folder` they are kept, and used again by the next run. Exit status 1 if a test
 failed anywhere.
 """
@@ -40,10 +40,14 @@ _HOST_FILES = ("etc/resolv.conf", "etc/hosts", "etc/pip.conf", "etc/ssl/certs/ca
 """What a root folder needs of this machine to install packages as it does."""
 _ENTER = """
 root=$1; shift
+mount --rbind "$root" "$root"
 for folder in proc sys dev; do mount --rbind "/$folder" "$root/$folder"; done
 for folder in $SHARED; do mkdir -p "$root/$folder" && mount --rbind "$folder" "$root/$folder"; done
-exec chroot "$root" "$@"
+cd "$root"; mkdir -p old; pivot_root . old; umount -l old
+exec "$@"
 """
+"""Makes the folder the root of its mount namespace: tests make mount namespaces in turn, which a
+chroot alone does not allow."""
 _RUN_SUITE = """
 set -e
 cd /meshtrio
