@@ -104,10 +104,10 @@ class Mesh(metaclass=NoPublicConstructor):
         Args:
             service: Name of the service: `plugin.<name>`, or one that is registered.
             service_config: A gRPC service config, as parsed JSON. Overrides the mesh's.
-            timeouts: Handshake, keepalive and connection age limits. Defaults to those for the
+            timeouts: Timeouts of the connections; see `Timeouts`. Defaults to those for the
                 transport: keepalive on TCP, none on Unix sockets.
             interceptors: Entered around each call, the first one outermost.
-            metadata: Sent with each call, before the call's own.
+            metadata: Sent with each call, after the call's own.
             max_receive_message_length: Bytes of the longest message to receive, after
                 decompression; -1 for no limit. Defaults to 4 MiB. For each method, the smaller of
                 this and the service config's `maxResponseMessageBytes` applies.
