@@ -46,7 +46,6 @@ nitpick_ignore = [
         "supervisor.policy.restart.ExitCause",
         "telemetry.metric_families.MetricFamily",
         "telemetry.traces.tracing.TracerProviderLike",
-        "transport.tls.ClientTls",
         "transport.transport.Transport",
     )
 ]

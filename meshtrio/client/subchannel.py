@@ -24,10 +24,10 @@ from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, TimeoutChecker, Timeouts
 from meshtrio.transport.dial import dial
-from meshtrio.transport.tls import ClientTls
 from meshtrio.transport.transport import Transport
 from meshtrio.util.address import Address
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.tls_config import ClientTlsConfig
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -47,7 +47,7 @@ class ConnectionOptions:
 
     limits: Limits | None = None
     """HTTP/2 limits; None for the defaults."""
-    tls: ClientTls | None = None
+    tls: ClientTlsConfig | None = None
     """TLS settings of all endpoints; None for those of each endpoint."""
     timeouts: Timeouts | None = None
     """Timeouts of connections; None for the defaults, which send keepalive pings over networks."""
