@@ -109,8 +109,8 @@ class Mesh(metaclass=NoPublicConstructor):
                 returns it. Overrides the mesh's.
             limits: HTTP/2 limits of the connections, such as the size of header lists to accept.
                 Defaults to those of `Limits`.
-            timeouts: Timeouts of the connections; see `Timeouts`. Defaults to those for the
-                transport: keepalive on TCP, none on Unix sockets.
+            timeouts: Timeouts of the connections. Defaults to those of `Timeouts`, with keepalive,
+                on TCP; on Unix sockets to `handshake` only.
             interceptors: Entered around each call, the first one outermost.
             metadata: Sent with each call, after the call's own.
             max_receive_message_length: Bytes of the longest message to receive, after

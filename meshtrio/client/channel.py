@@ -71,7 +71,8 @@ class ChannelOptions(TypedDict, total=False):
     """TLS settings of connections; by default those of each endpoint. The files are read for each
     connection."""
     timeouts: Timeouts | None
-    """Timeouts of connections; by default keepalive is sent over networks only."""
+    """Timeouts of connections. By default those of `Timeouts`, with keepalive, on TCP; on Unix
+    sockets `handshake` only."""
     dialer: Callable[..., Awaitable[Transport]]
     """Connects to an endpoint, with the arguments of `meshtrio.transport.dial.dial`, which it
     replaces."""
