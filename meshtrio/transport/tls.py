@@ -1,4 +1,4 @@
-"""TLS under a connection: the user's `ssl.SSLContext` over a socket transport."""
+"""TLS under a connection: an `ssl.SSLContext` over a socket transport; contexts of PEM files."""
 
 from __future__ import annotations
 
