@@ -44,9 +44,10 @@ nitpick_ignore = [
         "services.log_level_controller.InstanceLevel",
         "supervisor.policy.diagnosis.Condition",
         "supervisor.policy.restart.ExitCause",
+        "telemetry.binary_log.rotating_writer.RotatingWriter",
         "telemetry.metric_families.MetricFamily",
+        "telemetry.traces.pipeline.TracePipeline",
         "telemetry.traces.tracing.TracerProviderLike",
-        "transport.tls.ClientTls",
         "transport.transport.Transport",
     )
 ]

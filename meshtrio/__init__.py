@@ -6,7 +6,9 @@
 hold, pass or catch are names of this package as well, such as `meshtrio.Channel`,
 `meshtrio.PluginConfig` and `meshtrio.PluginDiedError`; all names that are not listed in `__all__`
 here or in one of the modules that it lists may change without notice. Each is imported when it is
-first used, because every import delays the start of plugins. Generated code imports `stubs`.
+first used, because every import delays the start of plugins, and because some need an extra:
+`PrometheusCollector` needs `metrics`, `Tracing` and `export_traces` need `tracing`. Generated code
+imports `stubs`.
 
 docs/design.md says which package does what, and how to find the code that answers a question.
 """
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from meshtrio.config import StaticServiceConfig as StaticServiceConfig
     from meshtrio.config import TelemetryConfig as TelemetryConfig
     from meshtrio.config import load as load_config  # noqa: F401
+    from meshtrio.config.otlp_endpoint import OtlpEndpoint as OtlpEndpoint
     from meshtrio.discovery.endpoint import Endpoint as Endpoint
     from meshtrio.discovery.exit_info import ExitInfo as ExitInfo
     from meshtrio.errors import CallRefusedError as CallRefusedError
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from meshtrio.errors import UnknownNameError as UnknownNameError
     from meshtrio.errors import UntrustedMeshError as UntrustedMeshError
     from meshtrio.errors import UsageError as UsageError
+    from meshtrio.grpc.service_config import MethodConfig as MethodConfig
     from meshtrio.grpc.service_config import ServiceConfig as ServiceConfig
     from meshtrio.grpc.service_config import parse_service_config as parse_service_config
     from meshtrio.http2.limits import Limits as Limits
@@ -69,8 +73,13 @@ if TYPE_CHECKING:
     from meshtrio.supervisor.process.output.output_lines import OutputLine as OutputLine
     from meshtrio.supervisor.shutdown_report import ShutdownReport as ShutdownReport
     from meshtrio.supervisor.statistics import MeshStatistics as MeshStatistics
+    from meshtrio.telemetry.binary_log import open_binary_log as open_binary_log
+    from meshtrio.telemetry.logs.formatters import JsonFormatter as JsonFormatter
+    from meshtrio.telemetry.logs.formatters import TraceIdFilter as TraceIdFilter
     from meshtrio.telemetry.metrics import Metrics as Metrics
+    from meshtrio.telemetry.metrics.prometheus import PrometheusCollector as PrometheusCollector
     from meshtrio.telemetry.traces import Tracing as Tracing
+    from meshtrio.telemetry.traces.pipeline import export_traces as export_traces
     from meshtrio.util.backoff import Backoff as Backoff
     from meshtrio.util.log_level import LogLevel as LogLevel
     from meshtrio.util.tls_config import ClientTlsConfig as ClientTlsConfig
@@ -94,10 +103,11 @@ _NAMES_OF_MODULES = {
     "client.streaming": "StreamingCall",
     "client.unary": "CallMetadata",
     "config": _CONFIG_CLASSES,
+    "config.otlp_endpoint": "OtlpEndpoint",
     "discovery.endpoint": "Endpoint",
     "discovery.exit_info": "ExitInfo",
     "errors": _ERRORS,
-    "grpc.service_config": "ServiceConfig parse_service_config",
+    "grpc.service_config": "MethodConfig ServiceConfig parse_service_config",
     "http2.limits": "Limits",
     "mesh": "Mesh",
     "rpc.context": "ServerContext current_call",
@@ -108,8 +118,12 @@ _NAMES_OF_MODULES = {
     "supervisor.process.output.output_lines": "OutputLine",
     "supervisor.shutdown_report": "ShutdownReport",
     "supervisor.statistics": "MeshStatistics",
+    "telemetry.binary_log": "open_binary_log",
+    "telemetry.logs.formatters": "JsonFormatter TraceIdFilter",
     "telemetry.metrics": "Metrics",
+    "telemetry.metrics.prometheus": "PrometheusCollector",
     "telemetry.traces": "Tracing",
+    "telemetry.traces.pipeline": "export_traces",
     "util.backoff": "Backoff",
     "util.log_level": "LogLevel",
     "util.tls_config": "ClientTlsConfig ServerTlsConfig",

@@ -38,7 +38,8 @@ from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.discovery.registry import UnknownServiceError, watch_service
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.gateway.mesh_server import MeshServer
-from meshtrio.grpc.service_config import parse_service_config
+from meshtrio.grpc.service_config import ServiceConfig
+from meshtrio.http2.limits import Limits
 from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.runtime_dir import directory
@@ -90,7 +91,8 @@ class Mesh(metaclass=NoPublicConstructor):
         self,
         service: str,
         *,
-        service_config: Mapping[str, Any] | None = None,
+        service_config: ServiceConfig | Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         interceptors: Sequence[Interceptor] = (),
         metadata: MetadataLike = (),
@@ -103,11 +105,14 @@ class Mesh(metaclass=NoPublicConstructor):
 
         Args:
             service: Name of the service: `plugin.<name>`, or one that is registered.
-            service_config: A gRPC service config, as parsed JSON. Overrides the mesh's.
-            timeouts: Handshake, keepalive and connection age limits. Defaults to those for the
-                transport: keepalive on TCP, none on Unix sockets.
+            service_config: A gRPC service config, as parsed JSON or as `parse_service_config`
+                returns it. Overrides the mesh's.
+            limits: HTTP/2 limits of the connections, such as the size of header lists to accept.
+                Defaults to those of `Limits`.
+            timeouts: Timeouts of the connections. Defaults to those of `Timeouts`, with keepalive,
+                on TCP; on Unix sockets to `handshake` only.
             interceptors: Entered around each call, the first one outermost.
-            metadata: Sent with each call, before the call's own.
+            metadata: Sent with each call, after the call's own.
             max_receive_message_length: Bytes of the longest message to receive, after
                 decompression; -1 for no limit. Defaults to 4 MiB. For each method, the smaller of
                 this and the service config's `maxResponseMessageBytes` applies.
@@ -134,7 +139,8 @@ class Mesh(metaclass=NoPublicConstructor):
             resolver,
             resolver_key=key,
             initial_state=known,
-            service_config=None if service_config is None else parse_service_config(service_config),
+            service_config=service_config,
+            limits=limits,
             timeouts=timeouts,
             interceptors=interceptors,
             metadata=metadata,

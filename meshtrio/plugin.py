@@ -42,6 +42,7 @@ from meshtrio.rpc.context import current_call
 from meshtrio.rpc.message_limits import parse_message_length, with_message_lengths
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_call import ServerInterceptor
+from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.services.standard import standard_server
 from meshtrio.telemetry import logs
 from meshtrio.transport.listener import tcp_listener, unix_listener
@@ -72,6 +73,7 @@ cancelled then clean up in the rest."""
 def run(
     *servicers: Any,
     limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
     interceptors: Sequence[ServerInterceptor] = (),
     max_receive_message_length: int | None = None,
     max_send_message_length: int | None = None,
@@ -86,6 +88,8 @@ def run(
     Args:
         servicers: purerpc servicers.
         limits: Limits on what peers may send and open.
+        timeouts: Timeouts of connections. Defaults to those of `Timeouts`: no keepalive, and no
+            limit on the age of a connection.
         interceptors: Entered around each handler, the first one outermost; see `serve`.
         max_receive_message_length: Bytes of the longest message to receive, after decompression;
             -1 for no limit. Defaults to that of `limits`, 4 MiB. The plugin's [[plugin]] table
@@ -113,7 +117,7 @@ def run(
     logs.configure_logging()
     try:
         limits = with_message_lengths(limits, max_receive_message_length, max_send_message_length)
-        trio.run(partial(_serve, servicers, limits, interceptors, exits_afterwards=True))
+        trio.run(partial(_serve, servicers, limits, timeouts, interceptors, exits_afterwards=True))
     except UsageError as exc:
         print(f"{sys.argv[0]}: {exc}", file=sys.stderr)
         sys.exit(2)
@@ -122,6 +126,7 @@ def run(
 async def serve(
     *servicers: Any,
     limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
     interceptors: Sequence[ServerInterceptor] = (),
     max_receive_message_length: int | None = None,
     max_send_message_length: int | None = None,
@@ -137,6 +142,7 @@ async def serve(
     Args:
         servicers: purerpc servicers.
         limits: Limits on what peers may send and open.
+        timeouts: As in `run`.
         interceptors: Each is called with a call's `ServerContext`, and the async context manager
             that it returns is entered around the call's handler, the first one outermost. What it
             raises is the status of the call.
@@ -154,12 +160,13 @@ async def serve(
         KeyboardInterrupt: Likewise.
     """
     limits = with_message_lengths(limits, max_receive_message_length, max_send_message_length)
-    await _serve(servicers, limits, interceptors, task_status=task_status)
+    await _serve(servicers, limits, timeouts, interceptors, task_status=task_status)
 
 
 async def _serve(
     servicers: Sequence[Any],
     limits: Limits | None,
+    timeouts: Timeouts | None,
     interceptors: Sequence[ServerInterceptor],
     *,
     exits_afterwards: bool = False,
@@ -178,6 +185,7 @@ async def _serve(
             server, health = standard_server(
                 *servicers,
                 limits=_apply_message_length_variables(limits),
+                timeouts=timeouts,
                 interceptors=interceptors,
                 metrics=metrics,
                 log_level=level,

@@ -234,7 +234,7 @@ async def _call_method(
         else:
             print_reply(await reply, pool)
     except purerpc.RpcFailedError as exc:
-        details = _format_details(getattr(exc, "status_details", None) or b"", pool)
+        details = _format_details(exc.status_details, pool)
         raise CallFailedError(exc.status, details) from None
 
 

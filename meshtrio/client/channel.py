@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, TypedDict, TypeVar, Unpack
@@ -30,7 +30,7 @@ from meshtrio.discovery.service_state import ServiceState
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.outlier_detection import Ejection
-from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
+from meshtrio.grpc.service_config import ServiceConfig, make_service_config, parse_service_config
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.composite_tracer import current_tracers
@@ -41,12 +41,12 @@ from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.dial import dial
-from meshtrio.transport.tls import ClientTls
 from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
 from meshtrio.util.errors import ConfigError, UsageError
 from meshtrio.util.no_public_constructor import NoPublicConstructor, create
 from meshtrio.util.text import escape_unprintable
+from meshtrio.util.tls_config import ClientTlsConfig
 
 T = TypeVar("T")
 
@@ -62,14 +62,17 @@ than a kill."""
 class ChannelOptions(TypedDict, total=False):
     """Options of a channel."""
 
-    service_config: ServiceConfig | None
-    """Overrides the resolver's service config."""
+    service_config: ServiceConfig | Mapping[str, Any] | None
+    """A gRPC service config, as parsed JSON or as `parse_service_config` returns it. Overrides the
+    mesh's."""
     limits: Limits | None
     """HTTP/2 limits of connections."""
-    tls: ClientTls | None
-    """TLS settings of connections; by default those of each endpoint."""
+    tls: ClientTlsConfig | None
+    """TLS settings of connections; by default those of each endpoint. The files are read for each
+    connection."""
     timeouts: Timeouts | None
-    """Timeouts of connections; by default keepalive is sent over networks only."""
+    """Timeouts of connections. By default those of `Timeouts`, with keepalive, on TCP; on Unix
+    sockets `handshake` only."""
     dialer: Callable[..., Awaitable[Transport]]
     """Connects to an endpoint, with the arguments of `meshtrio.transport.dial.dial`, which it
     replaces."""
@@ -108,6 +111,7 @@ class Channel(StubChannel, metaclass=NoPublicConstructor):
     ) -> None:
         """Not public: `open_channel` makes channels, whose tasks run in `nursery`."""
         limits, tls = options.get("limits"), options.get("tls")
+        service_config = make_service_config(options.get("service_config"))
         receive = options.get("max_receive_message_length")
         send = options.get("max_send_message_length")
         self.message_lengths = MessageLengths.from_options(receive, send, limits)
@@ -130,7 +134,6 @@ class Channel(StubChannel, metaclass=NoPublicConstructor):
         )
         self._nursery = nursery
         self._exit_info_timeout = exit_info_timeout
-        service_config = options.get("service_config")
         self._is_config_fixed = service_config is not None
         self._config_json = ""
         self._apply_config(service_config or ServiceConfig())
@@ -272,6 +275,7 @@ async def open_channel(
         The channel. Calls under way when the block is left fail with ConnectionLostError.
 
     Raises:
+        ConfigError: The service config is malformed.
         UsageError: A length is invalid, or this is not called from trio.
     """
     require_trio("connect")
@@ -304,6 +308,7 @@ async def connect_to(
         The channel. Calls under way when the block is left fail with ConnectionLostError.
 
     Raises:
+        ConfigError: The service config is malformed.
         UsageError: A length is invalid, or this is not called from trio.
     """
     endpoint = address if isinstance(address, Endpoint) else Endpoint(id=address, address=address)

@@ -15,8 +15,8 @@ from meshtrio.client.mesh_connection import connect_to_mesh, mesh_socket_endpoin
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry_messages import make_register_request
 from meshtrio.discovery.service_state import ServiceState
-from meshtrio.grpc.service_config import parse_service_config
-from meshtrio.http2.limits import UNLIMITED
+from meshtrio.grpc.service_config import ServiceConfig
+from meshtrio.http2.limits import UNLIMITED, Limits
 from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
@@ -28,7 +28,8 @@ async def connect(
     service: str,
     *,
     mesh_socket: Path | str | None = None,
-    service_config: Mapping[str, Any] | None = None,
+    service_config: ServiceConfig | Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
     timeouts: Timeouts | None = None,
     interceptors: Sequence[Interceptor] = (),
     metadata: MetadataLike = (),
@@ -46,6 +47,7 @@ async def connect(
             `mesh.sock` in the default runtime directory, which must belong to the same user or
             root.
         service_config: As in `Mesh.connect`.
+        limits: As in `Mesh.connect`.
         timeouts: As in `Mesh.connect`.
         interceptors: As in `Mesh.connect`.
         metadata: As in `Mesh.connect`.
@@ -72,7 +74,8 @@ async def connect(
         resolver,
         resolver_key=(where, service),
         initial_state=known,
-        service_config=None if service_config is None else parse_service_config(service_config),
+        service_config=service_config,
+        limits=limits,
         timeouts=timeouts,
         interceptors=interceptors,
         metadata=metadata,

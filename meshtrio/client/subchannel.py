@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from random import Random
 
@@ -24,10 +25,10 @@ from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, TimeoutChecker, Timeouts
 from meshtrio.transport.dial import dial
-from meshtrio.transport.tls import ClientTls
 from meshtrio.transport.transport import Transport
 from meshtrio.util.address import Address
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.tls_config import ClientTlsConfig
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -37,8 +38,6 @@ _BACKLOG_TIMEOUT = 5.0
 """Seconds to wait for room in a full listen backlog."""
 _MIN_STABLE_TIME = 5.0
 """Seconds after which a connection counts as successful, even without a call."""
-_SETTINGS_TIMEOUT = 20.0
-"""Seconds to wait for the server's SETTINGS."""
 
 
 @attrs.frozen
@@ -47,15 +46,17 @@ class ConnectionOptions:
 
     limits: Limits | None = None
     """HTTP/2 limits; None for the defaults."""
-    tls: ClientTls | None = None
+    tls: ClientTlsConfig | None = None
     """TLS settings of all endpoints; None for those of each endpoint."""
     timeouts: Timeouts | None = None
-    """Timeouts of connections; None for the defaults, which send keepalive pings over networks."""
+    """Timeouts of connections; None for those of the endpoint's transport."""
     dialer: Callable[..., Awaitable[Transport]] = dial
     """Connects to an endpoint."""
 
 
-_LOCAL_TIMEOUTS = Timeouts()
+_LOCAL_TIMEOUTS = Timeouts(frame=math.inf, message=math.inf)
+"""Default timeouts on Unix sockets. None of them has to be checked once a second: the kernel
+reports the end of the peer's process, and a mesh notices by health checks that a plugin hangs."""
 _NO_STREAMS: dict[int, Stream] = {}
 
 
@@ -132,7 +133,7 @@ class Subchannel:
         """
         failures = 0
         async with trio.open_nursery() as nursery:
-            if self._timeouts.is_keepalive_enabled:
+            if self._timeouts.are_checked_periodically:
                 nursery.start_soon(self._check_timeouts_loop)
             while not self._draining.is_set():
                 failures = 0 if await self._connect(nursery) else failures + 1
@@ -162,10 +163,10 @@ class Subchannel:
         connection = ClientConnection(transport, self.options.limits, self._timeouts)
         self._connections.add(connection)
         await nursery.start(self._run_connection, connection)
-        with trio.move_on_after(_SETTINGS_TIMEOUT) as waiting:
+        with trio.move_on_after(self._timeouts.handshake) as waiting:
             await connection.established.wait()
         if waiting.cancelled_caught:
-            connection.close("the peer accepted the connection but sent no SETTINGS")
+            connection.close_after_handshake_timeout()
         is_established, is_useful = connection.is_usable, False
         if is_established and not self._draining.is_set():
             self.connection, self.streams, self.connect_error = connection, connection.streams, ""

@@ -79,7 +79,8 @@ class UnaryUnaryMultiCallable:
 
         Raises:
             RpcFailedError: A status other than OK, as purerpc's exception for it, with
-                `trailing_metadata` and `status_details` (a serialized google.rpc.Status).
+                `trailing_metadata` and `status_details` (a serialized google.rpc.Status), both
+                empty if the server has sent no trailers.
             ValueError: `compression` is unknown.
 
         Cancellation: the handler is cancelled too, as it is at the deadline of the caller's scope.

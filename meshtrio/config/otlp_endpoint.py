@@ -69,7 +69,18 @@ class OtlpEndpoint:
 
     @classmethod
     def parse(cls, text: str) -> OtlpEndpoint:
-        """Parse `tcp:host:port`, `unix:/path` or `http://host:port/path`. Raises ValueError."""
+        """Parse the address of a collector.
+
+        Args:
+            text: `tcp:host:port` or `unix:/path` for OTLP over gRPC, `http://host:port/path` or
+                `https://…` for OTLP over HTTP, whose path is /v1/traces if it has none.
+
+        Returns:
+            The collector, without TLS settings and headers; `attrs.evolve` adds them.
+
+        Raises:
+            ValueError: The text has another form.
+        """
         if text.startswith(("tcp:", "unix:")):
             return cls(address=str(Address.parse(text)))
         parts = urlsplit(text)
@@ -82,7 +93,18 @@ class OtlpEndpoint:
 
     @classmethod
     def from_environment(cls) -> OtlpEndpoint:
-        """Return the collector that OpenTelemetry's variables set. Raises ValueError."""
+        """Return the collector that OpenTelemetry's variables set.
+
+        Returns:
+            The collector of OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT, with
+            the protocol, TLS files and headers of the other variables. By default localhost, at
+            port 4317 by gRPC or 4318 by HTTP.
+
+        Raises:
+            ValueError: A variable has a value that is not valid or not supported.
+
+        Source: OpenTelemetry Specification, "OpenTelemetry Protocol Exporter".
+        """
         protocol = _get_variable("PROTOCOL") or "grpc"
         if protocol == "grpc":
             found = cls._parse_grpc_endpoint(_get_variable("ENDPOINT") or "http://localhost:4317")

@@ -116,9 +116,10 @@ class OutputConfig:
     """
 
     lines_per_second: float = attrs.field(default=1000.0, validator=at_least(0))
-    """Maximum lines per second; more are dropped, and their number is logged."""
+    """Maximum lines per second of a process on each of stdout and stderr; more are dropped, and
+    their number is logged."""
     burst: int = attrs.field(default=5000, validator=at_least(1))
-    """Number of lines that may exceed the rate at once."""
+    """Number of lines that may exceed the rate at once, also on each of stdout and stderr."""
     kept: int = attrs.field(default=200, validator=at_least(0))
     """Number of last lines of each instance that are kept for `meshtrio logs`, those below
     `log_level` included."""
@@ -229,7 +230,8 @@ class PluginConfig:
     no limit. For plugins made with meshtrio, which read PLUGIN_MAX_SEND_MESSAGE_LENGTH."""
     metrics: str = attrs.field(default=METRICS_FROM_MESH, validator=check_metrics)
     """Where the metrics of its calls are exposed: `mesh`, with the mesh's own; `host:port`, by the
-    plugin itself, with instance n at the port plus n; or `off`. For plugins made with meshtrio."""
+    plugin itself: instance n has the port plus n, its replacement that plus `instances`, and the
+    next one the first port again; or `off`. For plugins made with meshtrio."""
     stop_timeout: float = attrs.field(default=5.0, validator=at_least(0))
     """Seconds from SIGTERM to SIGKILL, which is sent to the rest of the process group. A process
     that handles SIGQUIT is sent that half a second before, for its stacks, unless this is 0."""

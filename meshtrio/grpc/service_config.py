@@ -132,6 +132,16 @@ class ServiceConfig:
 _DEFAULT_METHOD_CONFIG = MethodConfig()
 
 
+def make_service_config(given: ServiceConfig | Mapping[str, Any] | None) -> ServiceConfig | None:
+    """Return the service config that a program gives a channel, parsed if it is not yet.
+
+    Raises ConfigError with all errors.
+    """
+    return (
+        given if given is None or isinstance(given, ServiceConfig) else parse_service_config(given)
+    )
+
+
 def parse_service_config(raw: Any) -> ServiceConfig:
     """Parse a service config, as `json.loads` returns it. Raises ConfigError with all errors."""
     errors: list[str] = []

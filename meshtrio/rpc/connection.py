@@ -119,8 +119,7 @@ class Connection(ConnectionIO):
         timeouts, incomplete_since = self.timeouts, self._engine.frame_reader.incomplete_since
         if not self.peer_settings.is_received:
             if now - self._opened_at > timeouts.handshake:
-                reason = f"the peer did not speak HTTP/2 within {timeouts.handshake:g} s"
-                self.close(reason, ErrorCode.SETTINGS_TIMEOUT)
+                self.close_after_handshake_timeout()
         elif incomplete_since is not None and now - incomplete_since > timeouts.frame:
             reason = f"a frame was not finished within {timeouts.frame:g} s"
             self.close(reason, ErrorCode.ENHANCE_YOUR_CALM)
@@ -130,6 +129,11 @@ class Connection(ConnectionIO):
                 since = stream.incomplete_since
                 if since is not None and now - since > timeouts.message:
                     self._fail_slow_stream(stream)
+
+    def close_after_handshake_timeout(self) -> None:
+        """Close because the peer has sent no SETTINGS in time."""
+        reason = f"the peer did not speak HTTP/2 within {self.timeouts.handshake:g} s"
+        self.close(reason, ErrorCode.SETTINGS_TIMEOUT)
 
     def _fail_slow_stream(self, stream: Stream) -> None:
         if self._engine.is_receive_window_open(stream.id):

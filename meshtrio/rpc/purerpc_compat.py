@@ -7,6 +7,9 @@ Stubs: `Stub(channel)` makes a `Client(service, channel)` and sets each method t
 `get_method_stub(name, signature)`. For a `StubChannel` that is the channel's own callable, because
 purerpc's wrappers yield inside nurseries (leaving a loop early breaks trio) and raise an
 ExceptionGroup for a single error.
+
+Errors: `RpcFailedError` gets the attributes that trailers add, with the values of an error that no
+trailers came with, so that callers need not know which side has made an error.
 """
 
 from __future__ import annotations
@@ -115,3 +118,5 @@ async def _rpc(
 
 purerpc.Client.get_method_stub = _get_method_stub
 purerpc.Client.rpc = _rpc
+purerpc.RpcFailedError.trailing_metadata = ()
+purerpc.RpcFailedError.status_details = b""

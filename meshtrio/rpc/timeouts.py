@@ -44,9 +44,9 @@ class Timeouts:
     """Maximum time from a keepalive PING to received data; the connection is closed after it."""
 
     @property
-    def is_keepalive_enabled(self) -> bool:
-        """Whether keepalive PINGs are sent."""
-        return self.keepalive_time != math.inf
+    def are_checked_periodically(self) -> bool:
+        """Whether a client has to check a connection once a second, after its handshake."""
+        return min(self.frame, self.message, self.keepalive_time) != math.inf
 
 
 NETWORK_TIMEOUTS = Timeouts(keepalive_time=20.0, keepalive_timeout=10.0)

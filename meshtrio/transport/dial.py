@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
+from functools import partial
 
 import trio
 
-from meshtrio.transport.tls import ClientTls, TlsTransport
+from meshtrio.transport.tls import TlsTransport, make_client_ssl_context
 from meshtrio.transport.transport import SocketTransport, Transport
 from meshtrio.transport.unix_connect import connect_unix
 from meshtrio.util.address import Address
@@ -20,7 +22,7 @@ _BACKLOG_FULL_MESSAGE = "its backlog of connections is full: it is overloaded, o
 
 async def dial(
     address: str,
-    tls: ClientTls | ClientTlsConfig | None,
+    tls: ClientTlsConfig | None,
     allowed_uids: frozenset[int] | None = None,
     *,
     backlog_timeout: float = 0.0,
@@ -41,17 +43,21 @@ async def dial(
         OSError: Nothing listens there, or the TLS files cannot be used.
         ValueError: The address has another form.
     """
-    if isinstance(tls, ClientTlsConfig):
-        try:
-            tls = await trio.to_thread.run_sync(ClientTls.load, tls, abandon_on_cancel=True)
-        except OSError as exc:
-            reason = f"its TLS files cannot be used: {exc.strerror or exc}"
-            raise OSError(exc.errno, reason) from None
-    sock = await connect_socket(address, allowed_uids, backlog_timeout=backlog_timeout)
+    connect = partial(connect_socket, address, allowed_uids, backlog_timeout=backlog_timeout)
     if tls is None:
-        return SocketTransport(sock)
-    hostname = tls.server_hostname or Address.parse(address).host or None
-    return TlsTransport(sock, tls.context, server_side=False, server_hostname=hostname)
+        return SocketTransport(await connect())
+    context = await _load_ssl_context(tls)
+    sock = await connect()
+    hostname = tls.server_name or Address.parse(address).host or None
+    return TlsTransport(sock, context, server_side=False, server_hostname=hostname)
+
+
+async def _load_ssl_context(tls: ClientTlsConfig) -> ssl.SSLContext:
+    try:
+        return await trio.to_thread.run_sync(make_client_ssl_context, tls, abandon_on_cancel=True)
+    except OSError as exc:
+        reason = f"its TLS files cannot be used: {exc.strerror or exc}"
+        raise OSError(exc.errno, reason) from None
 
 
 async def connect_socket(

@@ -1,4 +1,4 @@
-"""TLS under a connection: the user's `ssl.SSLContext` over a socket transport."""
+"""TLS under a connection: an `ssl.SSLContext` over a socket transport; contexts of PEM files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import contextlib
 import socket
 import ssl
 from pathlib import Path
-
-import attrs
 
 from meshtrio.transport.peer import Peer, peer_of
 from meshtrio.transport.transport import Buffer, SocketTransport
@@ -123,35 +121,21 @@ class TlsTransport:
         self._socket_transport.close()
 
 
-@attrs.frozen
-class ClientTls:
-    """How a client speaks TLS to a server.
+def make_client_ssl_context(config: ClientTlsConfig) -> ssl.SSLContext:
+    """Make a context for clients from the PEM files of a config; blocks.
 
-    Args:
-        context: An `ssl.SSLContext` for clients.
-        server_hostname: The name that the server's certificate must bear; the host of the address
-            by default.
+    Raises:
+        OSError: A file cannot be read, or, as its subclass ssl.SSLError, cannot be used.
     """
-
-    context: ssl.SSLContext
-    server_hostname: str | None = None
-
-    @classmethod
-    def load(cls, config: ClientTlsConfig) -> ClientTls:
-        """Read the PEM files that a config names; blocks.
-
-        Raises:
-            OSError: A file cannot be read, or, as its subclass ssl.SSLError, cannot be used.
-        """
-        with (
-            copy_pem_to_memfd(config.ca) as ca,
-            copy_pem_to_memfd(config.certificate) as certificate,
-            copy_pem_to_memfd(config.key) as key,
-        ):
-            context = ssl.create_default_context(cafile=ca)
-            if certificate is not None:
-                context.load_cert_chain(certificate, key)
-        return cls(context, config.server_name)
+    with (
+        copy_pem_to_memfd(config.ca) as ca,
+        copy_pem_to_memfd(config.certificate) as certificate,
+        copy_pem_to_memfd(config.key) as key,
+    ):
+        context = ssl.create_default_context(cafile=ca)
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+    return context
 
 
 def make_server_ssl_context(

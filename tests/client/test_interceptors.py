@@ -20,12 +20,11 @@ from meshtrio.client.interceptors import ClientCall, call_credentials
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.rpc.context import ServerContext, current_call
 from meshtrio.rpc.server import Server
-from meshtrio.transport.tls import ClientTls
 from meshtrio.util.errors import UsageError
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.handlers import handle_chat, handle_repeat
 from tests.support.servers import serve_on_socket
-from tests.support.tls import TEST_CA, client_context, server_context
+from tests.support.tls import TEST_CA, client_tls, server_context
 from tests.support.tls import serve_on_tcp as serving_tls
 
 
@@ -264,7 +263,7 @@ async def test_the_certificate_of_a_caller_is_known() -> None:
 
     context: ssl.SSLContext = server_context(mutual=True)
     async with serving_tls(context, CallbackServicer(Echo=who)) as address:
-        tls = ClientTls(client_context(client_ca=TEST_CA), "localhost")
+        tls = client_tls(client_ca=TEST_CA)
         async with connect_to(address, tls=tls) as channel:
             reply = await channel.stub(EchoServiceStub).Echo(echo_request("x"))
     name, _, peer = reply.message.partition(" ")

@@ -25,12 +25,12 @@ from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
-from meshtrio.transport.tls import ClientTls
 from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.tls_config import ClientTlsConfig
 from tests.support.connection_pairs import CallbackServicer, echo_request, static_resolver
 from tests.support.handlers import handle_echo
 from tests.support.servers import serve_on_socket
-from tests.support.tls import client_context, server_context
+from tests.support.tls import client_tls, server_context
 
 GOAWAY = 7
 
@@ -183,7 +183,7 @@ async def test_connections_are_counted_by_client_certificate() -> None:
 
 
 @asynccontextmanager
-async def channel(address: str, tls: ClientTls | None = None) -> AsyncIterator[Channel]:
+async def channel(address: str, tls: ClientTlsConfig | None = None) -> AsyncIterator[Channel]:
     async with open_channel("x", static_resolver(Endpoint(address, address)), tls=tls) as found:
         yield found
 
@@ -191,7 +191,7 @@ async def channel(address: str, tls: ClientTls | None = None) -> AsyncIterator[C
 @pytest.mark.parametrize("encrypted", [False, True])
 async def test_our_client_says_why_it_is_rejected(encrypted: bool) -> None:
     context = server_context() if encrypted else None
-    tls = ClientTls(client_context(), "localhost") if encrypted else None
+    tls = client_tls() if encrypted else None
     async with (
         serve_on_tcp_port(server(max_connections_per_peer=1), context) as port,
         channel(f"tcp:127.0.0.1:{port}", tls) as first,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import purerpc
 import pytest
+from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
+from meshtrio.client.channel import connect_to
 from meshtrio.http2 import frames
 from meshtrio.http2.limits import Limits
 from tests.support.connection_pairs import (
@@ -67,6 +71,19 @@ async def test_metadata_of_a_failure(word: str) -> None:
             [_ async for _ in call]
         assert caught.value.trailing_metadata == PAIRS
         assert caught.value.status_details == (b"details" if word == "fail" else b"")
+
+
+@pytest.mark.parametrize("method", ["Echo", "Chat"])
+async def test_an_error_made_by_the_client_has_no_metadata(method: str, short_dir: Path) -> None:
+    async with connect_to(f"unix:{short_dir / 'nobody'}") as channel:
+        stub = channel.stub(EchoServiceStub)
+        call = {
+            "Echo": partial(stub.Echo, echo_request("")),
+            "Chat": lambda **options: stub.Chat(**options).receive_message(),
+        }[method]
+        with pytest.raises(purerpc.UnavailableError) as caught:
+            await call(wait_for_ready=False)
+    assert (caught.value.trailing_metadata, caught.value.status_details) == ((), b"")
 
 
 @pytest.mark.parametrize("wrong", [[("grpc-x", "y")], [("k", "é")], [("k-bin", "text")]])

@@ -13,22 +13,22 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.transport.tls import ClientTls
+from meshtrio.util.tls_config import ClientTlsConfig
 from tests.support.connection_pairs import echo_request
 from tests.support.logs import watch_log
-from tests.support.tls import TEST_CA, client_context, serve_on_tcp, server_context
+from tests.support.tls import TEST_CA, client_tls, serve_on_tcp, server_context
 
 STRANGER = trustme.CA()
 
 
-async def call(address: str, tls: ClientTls, text: str = "hi") -> str:
+async def call(address: str, tls: ClientTlsConfig, text: str = "hi") -> str:
     with trio.fail_after(30):
         async with connect_to(address, tls=tls) as channel:
             reply: EchoReply = await channel.stub(EchoServiceStub).Echo(echo_request(text))
     return str(reply.message)
 
 
-async def fail_to_connect(address: str, tls: ClientTls) -> None:
+async def fail_to_connect(address: str, tls: ClientTlsConfig) -> None:
     """Make a call, and wait until a connection attempt for it has failed."""
     with trio.fail_after(30), watch_log("connection failed") as failed:
         async with trio.open_nursery() as nursery:
@@ -40,14 +40,12 @@ async def fail_to_connect(address: str, tls: ClientTls) -> None:
 @pytest.mark.parametrize("size", [0, 1, 16_384, 3_000_000])
 async def test_messages_of_every_size(size: int) -> None:
     async with serve_on_tcp(server_context()) as address:
-        assert (
-            await call(address, ClientTls(client_context(), "localhost"), "x" * size) == "x" * size
-        )
+        assert await call(address, client_tls(), "x" * size) == "x" * size
 
 
 async def test_streams_both_ways() -> None:
     async with serve_on_tcp(server_context()) as address:
-        async with connect_to(address, tls=ClientTls(client_context(), "localhost")) as channel:
+        async with connect_to(address, tls=client_tls()) as channel:
             stub = channel.stub(EchoServiceStub)
             replies = stub.Repeat(RepeatRequest(message="x" * 10_000, count=300))
             assert len([reply async for reply in replies]) == 300
@@ -59,27 +57,25 @@ async def test_streams_both_ways() -> None:
 
 async def test_mutual_tls() -> None:
     async with serve_on_tcp(server_context(mutual=True)) as address:
-        assert (
-            await call(address, ClientTls(client_context(client_ca=TEST_CA), "localhost")) == "hi"
-        )
+        assert await call(address, client_tls(client_ca=TEST_CA)) == "hi"
 
 
 @pytest.mark.parametrize(
     ("mutual", "tls", "reason"),
     [
-        (False, ClientTls(client_context(trusted_ca=STRANGER), "localhost"), "certificate"),
-        (False, ClientTls(client_context(), "elsewhere"), "certificate"),
-        (True, ClientTls(client_context(), "localhost"), "certificate required|closed|broke"),
+        (False, client_tls(trusted_ca=STRANGER), "certificate"),
+        (False, client_tls("elsewhere"), "certificate"),
+        (True, client_tls(), "certificate required|closed|broke"),
         (
             True,
-            ClientTls(client_context(client_ca=STRANGER), "localhost"),
+            client_tls(client_ca=STRANGER),
             "unknown ca|closed|broke",
         ),
     ],
     ids=["unknown CA", "other name", "no client certificate", "client of unknown CA"],
 )
 async def test_who_is_not_trusted_is_not_talked_to(
-    mutual: bool, tls: ClientTls, reason: str, caplog: pytest.LogCaptureFixture
+    mutual: bool, tls: ClientTlsConfig, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     async with serve_on_tcp(server_context(mutual=mutual)) as address:
@@ -103,7 +99,7 @@ async def test_a_server_that_offers_no_http2_is_refused(
             partial(trio.serve_tcp, speak_something_else, 0, host="127.0.0.1")
         )
         address = f"tcp:127.0.0.1:{listeners[0].socket.getsockname()[1]}"
-        await fail_to_connect(address, ClientTls(client_context(), "localhost"))
+        await fail_to_connect(address, client_tls())
         nursery.cancel_scope.cancel()
     assert "ALPN" in caplog.text
 
@@ -113,5 +109,5 @@ async def test_plain_text_to_a_tls_server_harms_nobody() -> None:
         host, _, port = address.removeprefix("tcp:").partition(":")
         stranger = await trio.open_tcp_stream(host, int(port))
         await stranger.send_all(b"GET / HTTP/1.1\r\n\r\n")
-        assert await call(address, ClientTls(client_context(), "localhost")) == "hi"
+        assert await call(address, client_tls()) == "hi"
         await stranger.aclose()

@@ -21,7 +21,6 @@ from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.discovery.endpoint import canonical_target
 from meshtrio.messages import channelz
 from meshtrio.services.standard import standard_server
-from meshtrio.transport.tls import ClientTls
 from meshtrio.util.concurrency import background_service
 from tests.support.channelz_client import (
     ChannelzTarget,
@@ -41,7 +40,7 @@ from tests.support.mesh_processes import (
     serve_mesh,
     wait_until,
 )
-from tests.support.tls import TEST_CA, client_context, server_context
+from tests.support.tls import TEST_CA, client_tls, server_context
 
 READY = pb.ChannelConnectivityState.READY
 
@@ -138,7 +137,7 @@ async def test_tls_on_tcp() -> None:
     server, _ = standard_server(CallbackServicer())
     context = server_context(mutual=True)
     async with background_service(partial(server.serve, ssl_context=context), listener):
-        tls = ClientTls(client_context(client_ca=TEST_CA), "localhost")
+        tls = client_tls(client_ca=TEST_CA)
         address = f"tcp:127.0.0.1:{port}"
         async with connect_to(address, tls=tls) as channel:
             stub = DynamicStub(channel, channelz.DESCRIPTOR.services_by_name["Channelz"])

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import socket
 import ssl
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
+import attrs
 import trio
 import trustme
 
 from meshtrio.rpc.server import Server
+from meshtrio.util.tls_config import ClientTlsConfig
 from tests.support.connection_pairs import CallbackServicer
 from tests.support.handlers import handle_chat, handle_echo, handle_repeat
 
 TEST_CA = trustme.CA()
+_folder = tempfile.TemporaryDirectory()
 
 
 def server_context(*, mutual: bool = False) -> ssl.SSLContext:
@@ -27,14 +32,22 @@ def server_context(*, mutual: bool = False) -> ssl.SSLContext:
     return context
 
 
-def client_context(
-    *, trusted_ca: trustme.CA = TEST_CA, client_ca: trustme.CA | None = None
-) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    trusted_ca.configure_trust(context)
-    if client_ca is not None:
-        client_ca.issue_cert("client@example.org").configure_cert(context)
-    return context
+def client_tls(
+    server_name: str = "localhost",
+    *,
+    trusted_ca: trustme.CA = TEST_CA,
+    client_ca: trustme.CA | None = None,
+) -> ClientTlsConfig:
+    """Make the TLS configuration of a client and its files; `client_ca` signs a certificate."""
+    folder = Path(tempfile.mkdtemp(dir=_folder.name))
+    trusted_ca.cert_pem.write_to_path(str(folder / "ca.pem"))
+    config = ClientTlsConfig(folder / "ca.pem", server_name=server_name)
+    if client_ca is None:
+        return config
+    certificate = folder / "client.pem"
+    issued = client_ca.issue_cert("client@example.org")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    return attrs.evolve(config, certificate=certificate)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshtrio.config import load
-from meshtrio.transport.tls import ClientTls, make_server_ssl_context
+from meshtrio.transport.tls import make_client_ssl_context, make_server_ssl_context
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.regular_files import read_regular_file
 from meshtrio.util.tls_config import ClientTlsConfig
@@ -67,7 +67,7 @@ def test_a_config_is_a_regular_file(odd: tuple[Path, str]) -> None:
 def test_tls_files_of_a_client_are_regular_files(odd: tuple[Path, str], what: str) -> None:
     path, reason = odd
     with pytest.raises(OSError, match=f"{path} cannot be read: it is {reason}"):
-        ClientTls.load(ClientTlsConfig(**{what: path}))
+        make_client_ssl_context(ClientTlsConfig(**{what: path}))
 
 
 def test_tls_files_of_a_server_are_regular_files(odd: tuple[Path, str]) -> None:

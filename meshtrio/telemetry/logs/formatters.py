@@ -46,7 +46,11 @@ class JsonFormatter(logging.Formatter):
     """
 
     def __init__(self, max_length: int = _MAX_LINE_LENGTH) -> None:
-        """`max_length`: maximum bytes of a line; texts are truncated to fit."""
+        """Make a formatter.
+
+        Args:
+            max_length: Maximum length of a line, in bytes; texts are truncated to fit.
+        """
         super().__init__()
         self._max_length = max_length
 

@@ -112,7 +112,12 @@ class MeshMetrics:
 
         return [
             *(counter(name, "", text, name) for name, text in _COUNTER_HELP.items()),
-            counter("log.lines", "{line}", "Lines that were read from stdout and stderr.", "lines"),
+            counter(
+                "log.lines",
+                "{line}",
+                "Lines of stdout and stderr within the rate limit of the config.",
+                "lines",
+            ),
             counter(
                 "log.dropped",
                 "{line}",

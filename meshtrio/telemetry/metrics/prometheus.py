@@ -55,7 +55,7 @@ def _set_flag(flag: ContextVar[bool]) -> Iterator[None]:
 
 
 class PrometheusCollector(Collector):
-    """Adds meshtrio's metrics to an app's prometheus_client registry.
+    """Adds meshtrio's metrics to an app's prometheus_client registry (extra `metrics`).
 
         REGISTRY.register(PrometheusCollector(metrics.collect))
 
@@ -64,6 +64,11 @@ class PrometheusCollector(Collector):
     """
 
     def __init__(self, collect_families: Callable[[], Iterable[MetricFamily]]) -> None:
+        """Make a collector.
+
+        Args:
+            collect_families: Returns the metrics: `collect` of a `Metrics`.
+        """
         self._collect_families = collect_families
 
     def collect(self) -> list[core.Metric]:

@@ -45,14 +45,28 @@ async def export_traces(
     *,
     export_timeout: float = EXPORT_TIMEOUT,
 ) -> AsyncIterator[TracePipeline]:
-    """Trace the calls of the block and export their spans; at its end the remaining ones.
+    """Trace the calls of channels and servers that are created in the block, and export the spans.
 
     Sets OpenTelemetry's global tracer provider, unless the program has set one, so that the
-    program's own spans belong to the calls' traces.
+    program's own spans belong to the calls' traces. Needs the extra `tracing`.
 
-    Of the calls without a parent the share `ratio`, from 0 to 1, is sampled; others are if their
-    parent is. `resource` has attributes of the process, in addition to those of the environment.
-    Raises ValueError if OpenTelemetry's SDK rejects the value of a variable.
+    Args:
+        collector: Where spans are exported to.
+        ratio: The fraction of calls without a parent that are sampled, from 0 to 1. Other calls are
+            sampled if their parent is.
+        resource: Attributes of the process, in addition to those of OTEL_RESOURCE_ATTRIBUTES.
+        export_timeout: Seconds that the export of one batch may take.
+
+    Yields:
+        The running tracing.
+
+    Raises:
+        ValueError: OpenTelemetry's SDK rejects the value of one of its variables.
+
+    Cancellation: At the end of the block, shielded for at most 2 s, to export the spans that are
+    left.
+
+    Source: gRFC A72.
     """
     always_on_ids, sampled_ids = PresetIdGenerator(), PresetIdGenerator()
     sampler = RatioSampler(ratio, sampled_ids)
