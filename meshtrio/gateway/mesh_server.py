@@ -18,6 +18,7 @@ from meshtrio.gateway.mesh_socket import serve_mesh_socket
 from meshtrio.gateway.proxied_health import ProxiedHealth
 from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
+from meshtrio.rpc.budget_settings import BudgetSetting, BudgetSettings
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir
@@ -45,6 +46,12 @@ _log = logging.getLogger("meshtrio.mesh")
 
 _BASE_LIMITS = Limits(max_concurrent_streams=256)
 """Limits of a connection: one client must not take all concurrent streams of a plugin."""
+
+_BUDGET_SETTINGS = BudgetSettings(
+    connection=BudgetSetting("[mesh.gateway] max_memory_per_peer", ratio=0.5),
+    peer=BudgetSetting("[mesh.gateway] max_memory_per_peer"),
+    process=BudgetSetting("[mesh.gateway] max_memory"),
+)
 
 
 class MeshServer:
@@ -173,10 +180,13 @@ class MeshServer:
                 max_header_list_size=config.max_header_list_size,
                 reset_burst=config.reset_burst,
                 reset_rate=config.reset_rate,
-                connection_memory=max(config.max_memory_per_peer // 2, 1),
+                connection_memory=max(
+                    int(config.max_memory_per_peer * _BUDGET_SETTINGS.connection.ratio), 1
+                ),
                 peer_memory=config.max_memory_per_peer,
                 process_memory=config.max_memory,
             ),
+            budget_settings=_BUDGET_SETTINGS,
             timeouts=timeouts,
             interceptors=[self._call_quota],
             forwarder=self._router,

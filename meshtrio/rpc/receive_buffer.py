@@ -192,7 +192,7 @@ class ReceiveBuffer(AccountedStream):
         if budget and not (self.has_reservation or self.has_large_message):
             self.discard_received()
             self.charge_received(0)
-            text = f"what was received and not processed yet uses up {budget}"
+            text = f"received messages that the handler has not taken exceed {budget}"
             self.fail(purerpc.ResourceExhaustedError(text))
         elif self.has_large_message and not self._has_messages:
             self.release_reservation()

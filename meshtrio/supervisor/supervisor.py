@@ -251,7 +251,7 @@ class Supervisor:
         """Plan and act until all is stopped. Shielded: `start_shutdown` ends it."""
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as runs:
-                while not self.shutdown_started.is_set() or any(each.is_running for each in self.instances):
+                while not self._is_stopped():
                     self._wakeup = trio.Event()
                     wake_at = self._reconcile(runs)
                     with trio.move_on_at(wake_at):
@@ -260,6 +260,10 @@ class Supervisor:
                         self._handle_exit(*self._exited_runs.popleft())
                     self._reconciled.unpark_all()
         self._reconciled.unpark_all()
+
+    def _is_stopped(self) -> bool:
+        is_running = any(instance.is_running for instance in self.instances)
+        return self.shutdown_started.is_set() and not is_running
 
     def _reconcile(self, runs: trio.Nursery) -> float:
         """Start, replace and stop what is due; returns when there is more to do."""
