@@ -159,7 +159,7 @@ class ReceiveBuffer(AccountedStream):
     def _queue_messages(self, messages: Sequence[tuple[bool, bytes]]) -> None:
         for compressed, message in messages:
             if compressed and self.encoding == IDENTITY:
-                text = "a message was compressed without agreement"
+                text = "a message is compressed, but grpc-encoding names no compression"
                 self._fail_receive(purerpc.InternalError(text))
                 return
             self._queue_message(CompressedMessage(message) if compressed else message)

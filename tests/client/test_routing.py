@@ -124,7 +124,9 @@ async def test_calls_that_wait_are_bounded() -> None:
         trio.open_nursery() as nursery,
     ):
         await start_hanging_calls(channel, nursery, 2)
-        with pytest.raises(purerpc.ResourceExhaustedError, match="2 calls wait already"):
+        with pytest.raises(
+            purerpc.ResourceExhaustedError, match="the limit of 2 pending calls is reached"
+        ):
             await call_echo(channel)
         nursery.cancel_scope.cancel()
 

@@ -74,7 +74,7 @@ def find_complete_call(collector: OtlpCollector) -> ReceivedSpan | None:
     return next(got for got in calls if got.name == RECV and got.service == "plugin.b")
 
 
-async def test_a_call_that_the_end_of_a_process_has_failed_links_to_its_run(short_dir: Path) -> None:
+async def test_a_call_failed_by_the_end_of_a_process_links_to_its_run(short_dir: Path) -> None:
     config = tracing_to(f"unix:{short_dir / 'c'}") + plugin_table("a", "proxy.py", backoff=AT_ONCE)
     async with run_collector(short_dir / "c") as collector:
         async with run_mesh(config, short_dir) as watched:
