@@ -161,7 +161,7 @@ def test_imports_of_described_files_are_limited() -> None:
         FileDescriptorProto(name=f"f{number}", dependency=imports).SerializeToString()
         for number in range(11)
     ]
-    with pytest.raises(MalformedProtobufError, match="files have over 20,000 imports"):
+    with pytest.raises(MalformedProtobufError, match="files have more than 20,000 imports"):
         DescriptorPoolBuilder().add(files, GilYielder())
 
 

@@ -150,7 +150,7 @@ def call(
         seconds = timeout or _DEFAULT_TIMEOUT
         message = f"{service} did not finish the call within {seconds:g} s (--timeout)"
         if not is_direct:
-            errors = run_async(_describe_missing_endpoints, service, mesh_socket)
+            errors = run_async(_describe_obstacle, service, mesh_socket)
         raise purerpc.DeadlineExceededError(": ".join([message, *errors])) from None
 
 
@@ -168,12 +168,15 @@ def _is_address(service: str) -> bool:
     return is_address
 
 
-async def _describe_missing_endpoints(service: str, mesh_socket: Path | None) -> list[str]:
-    """Describe why a service has no endpoints, if it has none and its mesh answers at once."""
-    with trio.move_on_after(1), suppress(NoMeshError, MeshRequestError):
-        async with open_registry_stub(mesh_socket) as stub:
-            state = await stub.Resolve(registry_messages.ResolveRequest(service=service))
-            return [] if state.endpoints else [describe_unavailable(state)]
+async def _describe_obstacle(service: str, mesh_socket: Path | None) -> list[str]:
+    """Describe why no mesh answers, or why the service has no endpoints; [] if neither is so."""
+    try:
+        with trio.move_on_after(1), suppress(MeshRequestError):
+            async with open_registry_stub(mesh_socket) as stub:
+                state = await stub.Resolve(registry_messages.ResolveRequest(service=service))
+                return [] if state.endpoints else [describe_unavailable(state)]
+    except NoMeshError as exc:
+        return [exc.status.status_message]
     return []
 
 

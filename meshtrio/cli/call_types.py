@@ -68,8 +68,8 @@ async def resolve_method(
         return find_method(await fetch_pool(channel, service, server=server), method, server)
     except ReflectionUnavailableError:
         raise ReflectionError(
-            f"{server} offers no reflection: give the types of {service} with --proto FILE or "
-            "--protoset FILE"
+            f"{server} does not support reflection: give the types of {service} with --proto FILE "
+            "or --protoset FILE"
         ) from None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from meshtrio.cli.formatting import format_count
 from meshtrio.config import MeshConfig, load
 from meshtrio.runtime_dir import directory
 from meshtrio.telemetry.optional_dependencies import check_extras
@@ -71,8 +72,8 @@ def check(config_file: Path, as_json: bool, runtime_dir: Path | None) -> None:
         return
     for warning in warnings:
         click.echo(escape_unprintable(f"{config_file}: warning: {warning}"), err=True)
-    text = f"{config_file}: {plugins} plugins, {instances} instances: no mistakes"
-    click.echo(escape_unprintable(text))
+    counts = f"{format_count(plugins, 'plugin')}, {format_count(instances, 'instance')}"
+    click.echo(escape_unprintable(f"{config_file}: {counts}: no mistakes"))
 
 
 def _print_result(config_file: Path, **found: object) -> None:

@@ -18,6 +18,7 @@ from string import Template
 import attrs
 import click
 
+from meshtrio.cli.formatting import format_count
 from meshtrio.codegen.naming import pb2_module_name
 from meshtrio.codegen.repair import repair_module, repair_types
 from meshtrio.util.errors import UsageError
@@ -52,7 +53,9 @@ def gen(protos: tuple[Path, ...], proto_path: tuple[Path, ...], out: Path | None
     out = out or folders[0]
     if not run_protoc(find_protoc_plugin("gen"), protos, folders, out):
         sys.exit(1)
-    click.echo(escape_unprintable(f"generated code from {len(protos)} protos in {out}"))
+    click.echo(
+        escape_unprintable(f"generated code from {format_count(len(protos), 'proto')} in {out}")
+    )
 
 
 def find_protoc_plugin(command: str) -> str:

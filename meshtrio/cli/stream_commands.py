@@ -205,7 +205,7 @@ def _format_call(found: Any) -> Iterator[Line]:
         yield source, ("does not report calls: it is not made with meshtrio", "yellow")
     if found.missed:
         count = formatting.format_count(found.missed, "call")
-        yield source, (f"… {count} not shown: they came too fast", "italic yellow")
+        yield source, (f"… {count} not shown: more calls than can be reported", "italic yellow")
     if found.HasField("call"):
         call = found.call
         yield (

@@ -71,18 +71,20 @@ class DescriptorPoolBuilder:
         """
         for data in files:
             if len(data) > MAX_FILE_SIZE:
-                raise MalformedProtobufError(f"a file has over {MAX_FILE_SIZE // 1024} KiB")
+                raise MalformedProtobufError(f"a file has more than {MAX_FILE_SIZE // 1024} KiB")
             name, imports = _read_name_and_imports(data, pace)
             if name in self._files:
                 continue
             self._total_size += len(data)
             self._import_count += len(imports)
             if len(self._files) >= MAX_FILES or self._total_size > MAX_TOTAL_SIZE:
-                most = f"{MAX_FILES:,} files, or {MAX_TOTAL_SIZE // 1024 // 1024} MiB of them"
-                raise MalformedProtobufError(f"there are over {most}")
-            _check_max(self._import_count, _MAX_IMPORTS, "files have over {:,} imports")
+                most = f"{MAX_FILES:,} files or {MAX_TOTAL_SIZE // 1024 // 1024} MiB"
+                raise MalformedProtobufError(f"the files exceed {most}")
+            _check_max(self._import_count, _MAX_IMPORTS, "files have more than {:,} imports")
             self._declaration_count += _count_declarations(data, pace)
-            _check_max(self._declaration_count, MAX_DECLARATIONS, "files declare over {:,} things")
+            _check_max(
+                self._declaration_count, MAX_DECLARATIONS, "files have more than {:,} declarations"
+            )
             self._files[name], self._imports[name] = data, imports
             self.missing_imports.discard(name)
             self.missing_imports.update(each for each in imports if each not in self._files)
@@ -142,7 +144,7 @@ def _read_name_and_imports(data: bytes, pace: GilYielder) -> tuple[str, list[str
             name = decode_name(data[value:end])
         elif number == _DEPENDENCY_FIELD and value >= 0:
             imports.append(decode_name(data[value:end]))
-            _check_max(len(imports), MAX_FILES, "a file imports over {:,} others")
+            _check_max(len(imports), MAX_FILES, "a file imports more than {:,} others")
     return name, imports
 
 
@@ -152,7 +154,7 @@ def decode_name(data: bytes) -> str:
     Raises:
         MalformedProtobufError: It is too long, or not UTF-8.
     """
-    _check_max(len(data), _MAX_NAME_LENGTH, "a name has over {:,} bytes")
+    _check_max(len(data), _MAX_NAME_LENGTH, "a name has more than {:,} bytes")
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -175,16 +177,18 @@ def _count_declarations(data: bytes, pace: GilYielder) -> int:
             pace()
             seen += 1
             if seen > _MAX_FIELDS_PER_FILE:
-                raise MalformedProtobufError(f"a file has over {_MAX_FIELDS_PER_FILE:,} fields")
+                raise MalformedProtobufError(
+                    f"a file has more than {_MAX_FIELDS_PER_FILE:,} fields"
+                )
             if value >= 0 and number == name_field:
                 name = max(name, stop - value)
                 if data.count(b".", value, stop) > _MAX_DEPTH and kind is _FILE_SCHEMA:
-                    raise MalformedProtobufError(f"a package has over {_MAX_DEPTH} parts")
+                    raise MalformedProtobufError(f"a package has more than {_MAX_DEPTH} parts")
             elif value >= 0 and number in kind:
                 inner.append((kind[number], value, stop))
         found, names, prefix = found + len(inner), names + prefix + name, prefix + name + 1
-        _check_max(found, MAX_DECLARATIONS_PER_FILE, "a file declares over {:,} things")
-        _check_max(names, MAX_NAMES_SIZE_PER_FILE, "the names in a file have over {:,} bytes")
+        _check_max(found, MAX_DECLARATIONS_PER_FILE, "a file has more than {:,} declarations")
+        _check_max(names, MAX_NAMES_SIZE_PER_FILE, "the names in a file have more than {:,} bytes")
         if inner and depth >= _MAX_DEPTH:
             raise MalformedProtobufError(f"declarations are nested deeper than {_MAX_DEPTH}")
         pending += [(of, begin, stop, depth + 1, prefix) for of, begin, stop in inner]
@@ -212,9 +216,9 @@ def sort_by_imports(imports: Mapping[str, Iterable[str]]) -> list[str]:
     """
     for name in itertools.chain.from_iterable(imports.values()):
         if name not in imports:
-            raise MalformedProtobufError(f"{name!r} is imported, and is not there")
+            raise MalformedProtobufError(f"imported file {name!r} is missing")
     try:
         return list(TopologicalSorter(imports).static_order())
     except CycleError as exc:
         name = exc.args[1][0]
-        raise MalformedProtobufError(f"{name!r} imports itself, by way of others") from None
+        raise MalformedProtobufError(f"import cycle through {name!r}") from None

@@ -131,7 +131,9 @@ class LoadBalancer:
         if limit is not None:
             ready = [endpoint for endpoint in ready if endpoint.in_flight < limit]
             if not ready:
-                text = f"{self._name}: every instance has the {limit} calls it may have"
+                text = (
+                    f"{self._name}: every endpoint has reached its limit of {limit} calls in flight"
+                )
                 raise purerpc.ResourceExhaustedError(text)
         return [endpoint for endpoint in ready if endpoint not in args.excluded] or ready
 

@@ -88,11 +88,11 @@ async def fetch_types(channel: CallDestination, *services: str, server: str = ""
         name = next(iter(builder.missing_imports))
         await _add_files(channel, server, {"file_by_filename": name}, builder)
         if name in builder.missing_imports:
-            raise ReflectionError(f"{server} does not give the file {name}")
+            raise ReflectionError(f"{server} did not send the file {name}")
     try:
         return await run_computation(builder.build)
     except MalformedProtobufError as exc:
-        raise ReflectionError(f"{server} gives files that do not fit: {exc}") from None
+        raise ReflectionError(f"{server} sent inconsistent file descriptors: {exc}") from None
 
 
 async def _add_files(
@@ -102,7 +102,7 @@ async def _add_files(
     try:
         await run_computation(partial(builder.add, response.files))
     except MalformedProtobufError as exc:
-        text = f"{server} gives something else than files for {request}: {exc}"
+        text = f"{server} sent malformed file descriptors for {request}: {exc}"
         raise ReflectionError(text) from None
 
 
@@ -182,7 +182,7 @@ class _Response:
                 decode_name(value[v:e]) for n, _, v, e in iter_fields(value) if n == 1 and v >= 0
             ]
             if len(self.services) > MAX_SERVICES:
-                raise MalformedProtobufError(f"there are over {MAX_SERVICES:,} services")
+                raise MalformedProtobufError(f"there are more than {MAX_SERVICES:,} services")
         elif number == _ERROR_FIELD and inner == 2:
             self.error = value[:1024].decode("utf-8", "replace")
 
@@ -190,7 +190,7 @@ class _Response:
 def _count_field(remaining: int, pace: GilYielder) -> int:
     pace()
     if remaining <= 0:
-        raise MalformedProtobufError(f"it has over {_MAX_FIELDS:,} fields")
+        raise MalformedProtobufError(f"a response has more than {_MAX_FIELDS:,} fields")
     return remaining - 1
 
 
@@ -211,4 +211,4 @@ async def _query(channel: CallDestination, server: str, request: dict[str, str])
                 reason = response.error if reply else "no answer"
                 raise ReflectionError(f"{server} does not describe {what}: {reason}")
             return response
-    raise ReflectionUnavailableError(f"{server} offers no reflection, which types are learned from")
+    raise ReflectionUnavailableError(f"{server} does not support reflection")

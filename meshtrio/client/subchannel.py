@@ -176,7 +176,11 @@ class Subchannel:
             await connection.exhausted.wait()
             is_stable = trio.current_time() - connected_at >= _MIN_STABLE_TIME
             is_useful = is_stable or connection.statistics().calls.succeeded > 0
-            reason = connection.close_reason if connection.closed else "it takes no more calls"
+            reason = (
+                connection.close_reason
+                if connection.closed
+                else "the connection is draining or out of stream ids"
+            )
             self.trace_node.add_event(f"disconnected: {reason}")
             self.connection, self.streams = None, _NO_STREAMS
             self._notify_watchers()

@@ -51,7 +51,7 @@ class BinaryLogFilter:
     def _with_pattern(self, pattern: str) -> BinaryLogFilter:
         if pattern.startswith("*") and not pattern.startswith("*/"):
             if self.default is not None:
-                raise ValueError(f"{pattern!r}: * is there twice")
+                raise ValueError(f"{pattern!r}: * is repeated")
             return attrs.evolve(self, default=_parse_limits(pattern, pattern[1:]))
         excluded = pattern.startswith("-")
         parts = _PATTERN.fullmatch(pattern[excluded:])

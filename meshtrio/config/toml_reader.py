@@ -81,7 +81,9 @@ def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
     try:
         config = reader.read_mesh(data)
     except TooManyErrorsError:
-        raise ConfigError([*reader.errors, f"{path}: there may be more mistakes"]) from None
+        raise ConfigError(
+            [*reader.errors, f"{path}: more than {_MAX_ERRORS} errors; only these are shown"]
+        ) from None
     return attrs.evolve(
         config,
         runtime_dir=runtime_dir or config.runtime_dir,

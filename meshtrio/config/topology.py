@@ -87,12 +87,12 @@ class Topology:
             for name, group in self._groups.items()
         }
         cycle = _find_cycle(nested)
-        text = "members: a group is inside itself"
+        text = "members: cycle of groups"
         return [f"group {cycle[0]!r}: {text}: {' → '.join(cycle)}"] if cycle else []
 
     def _cycle_errors(self) -> list[str]:
         cycle = _find_cycle(self.dependencies())
-        text = "depends_on: each waits for the next"
+        text = "depends_on: dependency cycle"
         return [f"plugin {cycle[0]!r}: {text}: {' → '.join(cycle)}"] if cycle else []
 
 

@@ -49,7 +49,7 @@ def state_to_message(service: str, state: ServiceState) -> Any:
                 exit_status=d.exit_status,
                 signal=d.signal,
                 stderr_tail=d.stderr_tail,
-                life=d.launch_id,
+                launch_id=d.launch_id,
             )
             for d in state.exit_infos
         ],
@@ -68,7 +68,7 @@ def state_from_message(message: Any) -> ServiceState:
                 exit_status=d.exit_status if d.HasField("exit_status") else None,
                 signal=d.signal if d.HasField("signal") else None,
                 stderr_tail=tuple(d.stderr_tail),
-                launch_id=d.life,
+                launch_id=d.launch_id,
             )
             for d in message.departures
         ),

@@ -18,6 +18,7 @@ from meshtrio.gateway.mesh_socket import serve_mesh_socket
 from meshtrio.gateway.proxied_health import ProxiedHealth
 from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
+from meshtrio.rpc.budget_settings import BudgetSetting, BudgetSettings
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir
@@ -25,6 +26,7 @@ from meshtrio.services.access_control import AccessControl, allows_other_users
 from meshtrio.services.call_quota import CallQuota
 from meshtrio.services.control import ControlServicer
 from meshtrio.services.event_log import EventLog
+from meshtrio.services.health import HealthServicer
 from meshtrio.services.load_reports import LoadReports
 from meshtrio.services.log_level_controller import LogLevelController
 from meshtrio.services.registry import RegistryServicer
@@ -44,6 +46,12 @@ _log = logging.getLogger("meshtrio.mesh")
 
 _BASE_LIMITS = Limits(max_concurrent_streams=256)
 """Limits of a connection: one client must not take all concurrent streams of a plugin."""
+
+_BUDGET_SETTINGS = BudgetSettings(
+    connection=BudgetSetting("[mesh.gateway] max_memory_per_peer", ratio=0.5),
+    peer=BudgetSetting("[mesh.gateway] max_memory_per_peer"),
+    process=BudgetSetting("[mesh.gateway] max_memory"),
+)
 
 
 class MeshServer:
@@ -69,7 +77,8 @@ class MeshServer:
             metrics.add_source(gateway_metrics.collect)
         list_services = IdentityCache(_list_grpc_services, max_entries=1)
         self._router = Router(registry, lambda: list_services(supervisor.config), gateway_metrics)
-        self._health = ProxiedHealth(registry, self._router)
+        self._proxied_health = ProxiedHealth(registry, self._router)
+        self._health_servicers: list[HealthServicer] = []
         control = ControlServicer(
             supervisor, registry, operations, event_log, self._load_reports, log_levels
         )
@@ -87,12 +96,20 @@ class MeshServer:
         config = self._supervisor.config.gateway
         context = _make_ssl_context(config)
         async with (
+            background_service(self._report_shutdown),
             background_service(self._router.run),
             background_service(self._serve_load_reports),
             background_service(self._log_levels.run),
             background_service(self._serve_sockets, claim, context),
         ):
             yield
+
+    async def _report_shutdown(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Report NOT_SERVING while the mesh stops, in which it still serves draining plugins."""
+        task_status.started()
+        await self._supervisor.shutdown_started.wait()
+        for health in self._health_servicers:
+            health.enter_graceful_shutdown()
 
     async def _serve_load_reports(self, *, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
@@ -154,7 +171,7 @@ class MeshServer:
         access_control = AccessControl(
             lambda: self._supervisor.config.access, allow_anonymous=allow_anonymous
         )
-        return standard_server(
+        server, health = standard_server(
             *self._servicers,
             limits=attrs.evolve(
                 _BASE_LIMITS,
@@ -163,18 +180,23 @@ class MeshServer:
                 max_header_list_size=config.max_header_list_size,
                 reset_burst=config.reset_burst,
                 reset_rate=config.reset_rate,
-                connection_memory=max(config.max_memory_per_peer // 2, 1),
+                connection_memory=max(
+                    int(config.max_memory_per_peer * _BUDGET_SETTINGS.connection.ratio), 1
+                ),
                 peer_memory=config.max_memory_per_peer,
                 process_memory=config.max_memory,
             ),
+            budget_settings=_BUDGET_SETTINGS,
             timeouts=timeouts,
             interceptors=[self._call_quota],
             forwarder=self._router,
             admit=access_control.get_denial_reason,
             get_proxied_sources=self._router.service_index.list_reflection_sources,
-            health_source=self._health,
+            health_source=self._proxied_health,
             metrics=self._metrics,
-        )[0]
+        )
+        self._health_servicers.append(health)
+        return server
 
 
 def _list_grpc_services(config: MeshConfig) -> Mapping[str, Iterable[str]]:

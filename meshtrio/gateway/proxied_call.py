@@ -198,7 +198,7 @@ class ProxiedCall:
         unsent = 0 if self._upstream is None else self._upstream.buffered_size
         budget = self._downstream.charge_request(unsent)
         if budget:
-            text = f"requests buffered for plugins exceed {budget} of the mesh"
+            text = f"requests buffered for plugins exceed {budget}"
             self._end_with_error(purerpc.ResourceExhaustedError(text), success=None)
 
     def on_downstream_reset(self) -> None:
@@ -245,7 +245,7 @@ class ProxiedCall:
         if budget:
             # The client may see a truncated message: the status gives the reason.
             self._downstream.discard_buffered()
-            text = f"replies buffered for the client exceed half of {budget} of the mesh"
+            text = f"replies buffered for the client exceed {budget}"
             self._end_with_error(purerpc.ResourceExhaustedError(text), success=None)
 
     def on_response_end(self, trailers: Trailers | None) -> None:

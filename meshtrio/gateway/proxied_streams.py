@@ -191,7 +191,7 @@ class DownstreamStream(ProxiedStream):
     def charge_request(self, unsent: int) -> str:
         """Account for the buffered request, `unsent` bytes of which are at the upstream stream.
 
-        Returns the exceeded memory budget, "" for none.
+        Describes the memory budget that it exceeds, "" for none.
         """
         size = unsent if self.replay_buffer is None else unsent + self.replay_size
         return self.charge_received(size if size > _MAX_SMALL_CHUNK else 0)
@@ -210,7 +210,7 @@ class DownstreamStream(ProxiedStream):
             self.listener.on_request_data(data, end_stream=False)
 
     def charge_response(self) -> str:
-        """Account for the buffered response; return the exceeded memory budget, "" for none."""
+        """Account for the buffered response; describe the budget it exceeds, "" for none."""
         account, change = self.account, self.buffered_size - self.sending_charge
         if account is None or not change:
             return ""

@@ -42,5 +42,5 @@ def decompress(data: bytes, max_size: int) -> bytes:
     if len(message) > max_size:
         raise MessageTooLargeError(len(message), max_size)
     if not decompressor.eof or decompressor.unused_data:
-        raise DecompressionError("not one whole gzip member")
+        raise DecompressionError("not a single complete gzip member")
     return message

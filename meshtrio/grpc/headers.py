@@ -242,10 +242,10 @@ def _split_pseudo_headers(
                 raise MalformedHeadersError(f"field {name[:40]!r} has white space around its value")
             key = name.decode("latin-1")
             if key not in allowed or key in pseudo or regular:
-                raise MalformedHeadersError(f"{key} is unknown, repeated or out of place")
+                raise MalformedHeadersError(f"{key} is unknown, repeated or misplaced")
             pseudo[key] = value.decode("latin-1")
         elif name in _CONNECTION_SPECIFIC_FIELDS:
-            raise MalformedHeadersError(f"{name.decode()} has no place in HTTP/2")
+            raise MalformedHeadersError(f"{name.decode()} is not allowed in HTTP/2")
         else:
             # Other gRPC clients keep the white space of a message, too.
             if name != b"grpc-message":

@@ -90,7 +90,9 @@ class ControlFrameReceiver:
                 raise RemoteProtocolError("SETTINGS ACK with a payload", ErrorCode.FRAME_SIZE_ERROR)
             return
         if len(payload) % 6:
-            raise RemoteProtocolError("SETTINGS of a broken length", ErrorCode.FRAME_SIZE_ERROR)
+            raise RemoteProtocolError(
+                "SETTINGS length is not a multiple of 6", ErrorCode.FRAME_SIZE_ERROR
+            )
         self._abuse.charge_control_frame("SETTINGS frames")
         window_change = self._settings.apply(payload)
         if window_change:

@@ -155,7 +155,9 @@ class HeadersReceiver:
             self._on_request_too_large(stream_id, exc, ends, events)
             return
         if headers.content_length and ends:
-            raise MalformedHeadersError("content-length promises DATA, and the stream has ended")
+            raise MalformedHeadersError(
+                "the stream ended without the DATA that content-length declares"
+            )
         stream = self._accept(stream_id)
         if stream is not None:
             stream.has_deadline = headers.timeout is not None

@@ -93,17 +93,17 @@ class Tls(_message.Message):
     def __init__(self, ca_path: _Optional[str] = ..., certificate_path: _Optional[str] = ..., key_path: _Optional[str] = ..., server_name: _Optional[str] = ...) -> None: ...
 
 class Departure(_message.Message):
-    __slots__ = ("endpoint_id", "reason", "exit_status", "signal", "stderr_tail", "life")
+    __slots__ = ("endpoint_id", "reason", "exit_status", "signal", "stderr_tail", "launch_id")
     ENDPOINT_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     EXIT_STATUS_FIELD_NUMBER: _ClassVar[int]
     SIGNAL_FIELD_NUMBER: _ClassVar[int]
     STDERR_TAIL_FIELD_NUMBER: _ClassVar[int]
-    LIFE_FIELD_NUMBER: _ClassVar[int]
+    LAUNCH_ID_FIELD_NUMBER: _ClassVar[int]
     endpoint_id: str
     reason: str
     exit_status: int
     signal: int
     stderr_tail: _containers.RepeatedScalarFieldContainer[str]
-    life: str
-    def __init__(self, endpoint_id: _Optional[str] = ..., reason: _Optional[str] = ..., exit_status: _Optional[int] = ..., signal: _Optional[int] = ..., stderr_tail: _Optional[_Iterable[str]] = ..., life: _Optional[str] = ...) -> None: ...
+    launch_id: str
+    def __init__(self, endpoint_id: _Optional[str] = ..., reason: _Optional[str] = ..., exit_status: _Optional[int] = ..., signal: _Optional[int] = ..., stderr_tail: _Optional[_Iterable[str]] = ..., launch_id: _Optional[str] = ...) -> None: ...

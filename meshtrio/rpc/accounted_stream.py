@@ -63,7 +63,7 @@ class AccountedStream:
         account.peer_account.wake_waiters()
 
     def charge_received(self, size: int) -> str:
-        """Set the charge for waiting messages; return the budget that it exceeds, "" for none."""
+        """Set the charge for waiting messages; describe the budget it exceeds, "" for none."""
         account, change = self.account, size - self.received_charge
         if account is None or not change:
             return ""
@@ -102,7 +102,7 @@ class AccountedStream:
         budget = account.exceeded_work_budget(fraction=1.0)
         if budget and account.peer_account.working > self.sending_charge + self.taken_charge:
             self.charge_sending(0)
-            text = f"replies that the caller does not read use up {budget}"
+            text = f"replies that the caller has not read exceed {budget}"
             raise purerpc.ResourceExhaustedError(text)
 
     # -- large messages ----------------------------------------------------------------------

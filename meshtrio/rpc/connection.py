@@ -145,7 +145,8 @@ class Connection(ConnectionIO):
     def _check_keepalive(self, now: float) -> None:
         if self._last_read_at < self._ping_sent_at:
             if now - self._ping_sent_at > self.timeouts.keepalive_timeout:
-                self.close("keepalive timeout: the peer gives no sign of life")
+                timeout = f"{self.timeouts.keepalive_timeout:g} s"
+                self.close(f"keepalive timeout: no data within {timeout} of a PING")
         elif now - self._last_read_at > self.timeouts.keepalive_time:
             self._ping_sent_at = now
             self.counters.keepalives_sent += 1
@@ -264,7 +265,7 @@ class Connection(ConnectionIO):
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
         name = error_code_name(event.error_code)
-        self.close_reason = f"the peer broke HTTP/2 ({name}: {event.reason})"
+        self.close_reason = f"the peer violated HTTP/2 ({name}: {event.reason})"
         self._fail_streams_if_few()
 
     def _on_goaway(self, event: events.GoAwayReceived) -> None:

@@ -203,9 +203,9 @@ class ConnectionIO:
 
     def _finish_read(self) -> bool:
         """Open windows and flush after a read; return whether other connections were flushed."""
-        if not self._charge_incomplete():
-            reason = "frames that are not complete use up peer_memory"
-            self.close(reason, ErrorCode.ENHANCE_YOUR_CALM)
+        budget = self._charge_incomplete()
+        if budget:
+            self.close(f"incomplete frames exceed {budget}", ErrorCode.ENHANCE_YOUR_CALM)
         if self._has_window_opened:
             self._has_window_opened = False
             self._window_waiters.wake()
@@ -267,11 +267,11 @@ class ConnectionIO:
             self._write_buffer_charge += change
             self.account.add_working(change)
 
-    def _charge_incomplete(self) -> bool:
-        """Charge incomplete frames and header blocks; return False if the peer has too many."""
+    def _charge_incomplete(self) -> str:
+        """Charge incomplete frames and header blocks; describe the budget that they exceed."""
         change = self._engine.frame_reader.buffered_size - self._incomplete_charge
         if self.account is None or not change:
-            return True
+            return ""
         self._incomplete_charge += change
         return self.account.add_incomplete(change)
 

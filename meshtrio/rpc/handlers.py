@@ -58,7 +58,7 @@ class HandlerTable:
         except Exception as exc:
             error = exc.strerror if isinstance(exc, OSError) else None
             _log.error("%s cannot be served now: %s", service, exc, exc_info=None if error else exc)
-            reason = error or "its servicer cannot be made, the log of the process says why"
+            reason = error or "its servicer cannot be created; see the log of the process"
             return UnavailableService(f"{service} is unavailable: {reason}; call again later")
         del self._lazy_servicers[service]
         return None

@@ -176,7 +176,7 @@ class _ResponseReader:
             case events.StreamReset(error_code=code, reason=reason):
                 raise error_for_reset(code, reason)
             case events.ConnectionFailed(error_code=code, reason=reason):
-                broke = f"the peer broke HTTP/2 ({error_code_name(code)}: {reason})"
+                broke = f"the peer violated HTTP/2 ({error_code_name(code)}: {reason})"
                 raise ConnectionLostError(broke)
             case events.GoAwayReceived(error_code=code, debug_data=debug) if code:
                 self._is_overloaded = code == ErrorCode.ENHANCE_YOUR_CALM

@@ -29,6 +29,7 @@ import trio
 from meshtrio.contract import FORWARDED_METADATA_KEY
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.http2.limits import Limits
+from meshtrio.rpc.budget_settings import BudgetSettings
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.transport.peer import Peer
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
@@ -91,10 +92,17 @@ class ReservationWaiter(Protocol):
 class PeerAccount:
     """The resources that one peer uses on one server."""
 
-    def __init__(self, name: str, limits: Limits, parent: PeerAccount | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        limits: Limits,
+        budget_settings: BudgetSettings,
+        parent: PeerAccount | None = None,
+    ) -> None:
         """Open an account; `parent` is that of the user if the peer is one of its processes."""
         self.name = name
         self.limits = limits
+        self._budget_settings = budget_settings
         self.is_trusted = False
         """Whether the peer is a proxy for many clients, bound by the limits of the process only."""
         self.active_calls = 0
@@ -139,17 +147,25 @@ class PeerAccount:
     def exceeded_budget(
         self, held_by_connection: int, held: int, held_by_process: int, fraction: float
     ) -> str:
-        """Return the budget of which the held bytes exceed a fraction; "" for none."""
-        limits = self.limits
+        """Describe the budget of which the held bytes exceed a fraction; "" for none."""
+        limits, settings = self.limits, self._budget_settings
         if not self.is_trusted:
-            if held_by_connection > limits.connection_memory * fraction:
-                return f"connection_memory, {limits.connection_memory} bytes"
+            budget = limits.connection_memory
+            if held_by_connection > budget * fraction:
+                return settings.connection.describe(budget, fraction, "one connection")
             if held > limits.peer_memory * fraction:
-                return f"peer_memory, {limits.peer_memory} bytes for {self.name}"
+                return settings.peer.describe(limits.peer_memory, fraction, self.name)
         process_budget = limits.process_memory * fraction
         if held_by_process > process_budget and held > process_budget / _OVERLOAD_PEER_DIVISOR:
-            return f"process_memory, {limits.process_memory} bytes for all peers"
+            return settings.process.describe(limits.process_memory, fraction, "all peers")
         return ""
+
+    def exceeded_incomplete_budget(self) -> str:
+        """Describe the budget that incomplete frames and header blocks exceed; "" for none."""
+        budget, fraction = self.limits.peer_memory, 0.5
+        if self.is_trusted or self.incomplete_size <= budget * fraction:
+            return ""
+        return self._budget_settings.peer.describe(budget, fraction, self.name)
 
     def wake_waiters(self) -> None:
         """Wake waiting calls and streams, because memory was released."""
@@ -195,13 +211,11 @@ class ConnectionAccount:
         elif PROCESS_MEMORY.held > PROCESS_MEMORY.peak:
             PROCESS_MEMORY.peak = PROCESS_MEMORY.held
 
-    def add_incomplete(self, size: int) -> bool:
-        """Count bytes of incomplete frames; return False if the peer has too many of them."""
-        account = self.peer_account
-        account.incomplete_size += size
+    def add_incomplete(self, size: int) -> str:
+        """Count bytes of incomplete frames; describe the budget that they exceed, "" for none."""
+        self.peer_account.incomplete_size += size
         self.add_received(size)
-        over = size > 0 and account.incomplete_size > account.limits.peer_memory // 2
-        return account.is_trusted or not over
+        return self.peer_account.exceeded_incomplete_budget() if size > 0 else ""
 
     def add_working(self, size: int) -> None:
         """Count bytes that calls work with; a negative size releases them."""
@@ -219,13 +233,13 @@ class ConnectionAccount:
         return bool(self.received or self.working or self.peer_account.active_calls)
 
     def exceeded_receive_budget(self, size: int = 0, *, fraction: float = 0.5) -> str:
-        """Return the budget that `size` more received bytes would exceed; "" for none."""
+        """Describe the budget that `size` more received bytes would exceed; "" for none."""
         peer, held = self.peer_account, self.received + size
         in_process = PROCESS_MEMORY.received + size
         return peer.exceeded_budget(held, peer.received + size, in_process, fraction)
 
     def exceeded_work_budget(self, *, fraction: float = 0.5) -> str:
-        """Return the budget that the working bytes exceed; "" for none."""
+        """Describe the budget that the working bytes exceed; "" for none."""
         peer = self.peer_account
         return peer.exceeded_budget(self.working, peer.working, PROCESS_MEMORY.working, fraction)
 
@@ -236,9 +250,10 @@ class ConnectionAccount:
             ResourceExhaustedError: It took too long. A caller may wait for this call before it
                 reads the reply of another one, which would be a deadlock.
         """
-        waiting, budget = self.peer_account.work_waiters, self.exceeded_work_budget()
+        waiting, timeout = self.peer_account.work_waiters, self.peer_account.work_timeout
+        budget = self.exceeded_work_budget()
         try:
-            with trio.move_on_after(self.peer_account.work_timeout):
+            with trio.move_on_after(timeout):
                 while budget:
                     await waiting.park()
                     budget = self.exceeded_work_budget()
@@ -247,16 +262,18 @@ class ConnectionAccount:
                 waiting.unpark()
         if budget:
             raise purerpc.ResourceExhaustedError(
-                "the call waited for memory without success: others' requests and unread replies "
-                f"use too much of {budget}"
+                f"no memory for the call within {timeout:g} s: requests and unread replies of "
+                f"other calls exceed {budget}"
             )
 
 
 class PeerAccounts:
     """The accounts of one server."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, budget_settings: BudgetSettings | None = None) -> None:
+        """Create the accounts; errors name the `budget_settings`, by default those of `Limits`."""
         self._limits = limits
+        self._budget_settings = budget_settings or BudgetSettings()
         self._accounts: OrderedDict[PeerKey, PeerAccount] = OrderedDict()
         self._clients: dict[str | bytes, PeerAccount] = {}
         """Accounts of forwarded clients, by the metadata value that describes them."""
@@ -311,7 +328,8 @@ class PeerAccounts:
             idle = next((key for key, each in self._accounts.items() if each.is_idle(now)), None)
             if idle is not None:
                 del self._accounts[idle]
-        account = self._accounts[key] = PeerAccount(" ".join(key), self._limits, parent)
+        account = PeerAccount(" ".join(key), self._limits, self._budget_settings, parent)
+        self._accounts[key] = account
         return account
 
 

@@ -159,7 +159,7 @@ class ReceiveBuffer(AccountedStream):
     def _queue_messages(self, messages: Sequence[tuple[bool, bytes]]) -> None:
         for compressed, message in messages:
             if compressed and self.encoding == IDENTITY:
-                text = "a message was compressed without agreement"
+                text = "a message is compressed, but grpc-encoding names no compression"
                 self._fail_receive(purerpc.InternalError(text))
                 return
             self._queue_message(CompressedMessage(message) if compressed else message)
@@ -192,7 +192,7 @@ class ReceiveBuffer(AccountedStream):
         if budget and not (self.has_reservation or self.has_large_message):
             self.discard_received()
             self.charge_received(0)
-            text = f"what was received and not processed yet uses up {budget}"
+            text = f"received messages that the handler has not taken exceed {budget}"
             self.fail(purerpc.ResourceExhaustedError(text))
         elif self.has_large_message and not self._has_messages:
             self.release_reservation()

@@ -86,7 +86,7 @@ def find_rejection(headers: RequestHeaders, handler: FoundHandler) -> Rejection 
     if isinstance(handler, UnavailableService):
         return purerpc.StatusCode.UNAVAILABLE, handler.reason, b""
     if headers.encoding not in ENCODINGS:
-        message = f"messages in encoding {headers.encoding!r} are not understood"
+        message = f"unsupported grpc-encoding {headers.encoding!r}"
         return _UNIMPLEMENTED, message, ACCEPT_ENCODING.data
     return None
 

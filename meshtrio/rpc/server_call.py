@@ -248,7 +248,7 @@ class ServerCall:
         method = self._handler.method
         if not isinstance(reply, method.response_type):
             expected = method.response_type.__name__
-            raise TypeError(f"the handler gave {type(reply).__name__} instead of {expected}")
+            raise TypeError(f"the handler returned {type(reply).__name__} instead of {expected}")
         data = reply.SerializeToString()
         if len(data) > _LARGE_REPLY_SIZE:
             sizes = self._connection.reply_sizes
@@ -325,7 +325,7 @@ class ServerCall:
             self._connection.request_exit(exit_error)
             return _SERVER_STOPPED
         _log.error("%s: the handler raised", path, exc_info=exc)
-        return _UNKNOWN, f"{path}: the handler failed; the plugin's log says why"
+        return _UNKNOWN, f"{path}: the handler failed; see the plugin's log"
 
     def _send_status(self, code: purerpc.StatusCode, message: str) -> _PurerpcStatus:
         """Send the status unless the stream is closed. Never blocks.

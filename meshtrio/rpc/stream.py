@@ -185,7 +185,7 @@ class Stream(ReceiveStream):
     def on_headers(self, headers: ResponseHeaders) -> None:
         """Handle response headers, on a client."""
         if headers.encoding not in ENCODINGS:
-            text = f"the peer answered in encoding {headers.encoding!r}"
+            text = f"the response has the unsupported grpc-encoding {headers.encoding!r}"
             self.fail(purerpc.InternalError(text))
         self.encoding = headers.encoding
         if self.message_tracer is not None:

@@ -13,6 +13,7 @@ import trio
 
 from meshtrio.messages import health
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
+from meshtrio.util.concurrency import open_collapsing_nursery
 
 _DESCRIPTOR = health.DESCRIPTOR.services_by_name["Health"]
 _Response = health.HealthCheckResponse
@@ -48,38 +49,43 @@ class HealthServicer:
 
     async def Check(self, request: Any) -> Any:  # noqa: N802 - the method's name
         """Raise NotFoundError for an unknown service."""
-        if request.service in self.service_names:
-            return self._make_response()
-        status = await self._get_fallback_status(request.service)
+        status = await self._get_status(request.service)
         if status == _Response.SERVICE_UNKNOWN:
             raise purerpc.NotFoundError(f"unknown service {request.service!r}")
         return _Response(status=status)
 
-    async def _get_fallback_status(self, name: str) -> Any:
-        serving = None if self._fallback is None else await self._fallback.is_serving(name)
+    async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802
+        last = None
+        while not self.shutdown_started.is_set():
+            status = await self._get_status(request.service)
+            if status != last:
+                last = status
+                yield _Response(status=status)
+            await self._wait_for_change(request.service)
+        if last != _Response.NOT_SERVING:
+            yield _Response(status=_Response.NOT_SERVING)
+        # An open watch would delay the drain.
+        raise purerpc.UnavailableError("the server is shutting down")
+
+    async def _get_status(self, name: str) -> Any:
+        serving: bool | None = name in self.service_names or None
+        if serving is None and self._fallback is not None:
+            serving = await self._fallback.is_serving(name)
         if serving is None:
             return _Response.SERVICE_UNKNOWN
         is_serving = serving and not self.shutdown_started.is_set()
         return _Response.SERVING if is_serving else _Response.NOT_SERVING
 
-    async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802
-        last = None
-        while request.service not in self.service_names and not self.shutdown_started.is_set():
-            status = await self._get_fallback_status(request.service)
-            if status != last:
-                last = status
-                yield _Response(status=status)
-            if self._fallback is None:
-                await self.shutdown_started.wait()
-            else:
-                await self._fallback.wait_for_change(request.service)
-        if not self.shutdown_started.is_set():
-            yield self._make_response()
+    async def _wait_for_change(self, name: str) -> None:
+        """Wait until the shutdown begins, or the health of a service may have changed."""
+        if name in self.service_names or self._fallback is None:
             await self.shutdown_started.wait()
-        yield self._make_response()
-        # An open watch would delay the drain.
-        raise purerpc.UnavailableError("the server is shutting down")
+            return
+        async with open_collapsing_nursery() as nursery:
+            nursery.start_soon(self._cancel_on_shutdown, nursery.cancel_scope)
+            await self._fallback.wait_for_change(name)
+            nursery.cancel_scope.cancel()
 
-    def _make_response(self) -> Any:
-        stopped = self.shutdown_started.is_set()
-        return _Response(status=_Response.NOT_SERVING if stopped else _Response.SERVING)
+    async def _cancel_on_shutdown(self, scope: trio.CancelScope) -> None:
+        await self.shutdown_started.wait()
+        scope.cancel()

@@ -123,7 +123,7 @@ class CollectedMetrics:
             else:
                 others += data[begin:end]
                 if len(others) > _MAX_OTHER_BYTES:
-                    raise MalformedProtobufError("too much data besides families")
+                    raise MalformedProtobufError("too many bytes outside of families")
         self.in_flight: int = _parse(metrics.CollectMetricsResponse, bytes(others)).in_flight
 
     def decode_families(self) -> Iterator[MetricFamily]:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from meshtrio.http2.limits import Limits
+from meshtrio.rpc.budget_settings import BudgetSettings
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_call import ServerInterceptor
 from meshtrio.rpc.server_connection import AccessCheck, Forwarder
@@ -28,6 +29,7 @@ _REFLECTION = {
 def standard_server(
     *servicers: Any,
     limits: Limits | None = None,
+    budget_settings: BudgetSettings | None = None,
     timeouts: Timeouts | None = None,
     interceptors: Sequence[ServerInterceptor] = (),
     forwarder: Forwarder | None = None,
@@ -52,6 +54,7 @@ def standard_server(
         *servicers,
         health,
         limits=limits,
+        budget_settings=budget_settings,
         timeouts=timeouts,
         interceptors=interceptors,
         forwarder=forwarder,

@@ -87,7 +87,7 @@ def _parse_calls(key: InstanceKey, data: bytes) -> TappedCalls:
             else:
                 calls.append(_sanitize_call(data[value:end]))
             if len(calls) > _MAX_CALLS or len(other_fields) > _MAX_OTHER_BYTES:
-                raise MalformedProtobufError(f"there is more in it than {_MAX_CALLS} calls")
+                raise MalformedProtobufError(f"a message has more than {_MAX_CALLS} calls")
         return TappedCalls(*key, calls, tap.EndedCalls.FromString(bytes(other_fields)).missed)
     except DecodeError as exc:
         raise MalformedProtobufError(str(exc)) from None

@@ -51,7 +51,7 @@ _TEXTS: dict[type[events.LifecycleEvent], tuple[int, str]] = {
     events.Starting: (INFO, "started as pid {0.pid}"),
     events.NotStarted: (WARNING, "{0.exit}"),
     events.Ready: (INFO, "ready after {0.startup_time:.2f} s (pid {0.pid})"),
-    events.Unready: (WARNING, "pid {0.pid} takes no calls: {0.reason}"),
+    events.Unready: (WARNING, "pid {0.pid} is not ready: {0.reason}"),
     events.Restarting: (INFO, "restarting in {0.delay:.2f} s"),
     events.Renewing: (INFO, "starting a replacement: {0.reason}"),
     events.Swept: (WARNING, "killed {0.count} processes that it had left behind"),
@@ -64,7 +64,10 @@ _TEXTS: dict[type[events.LifecycleEvent], tuple[int, str]] = {
         "pid {0.pid} has ended, but {0.tracer} traces it and keeps it as a zombie",
     ),
     events.Stopping: (INFO, "stopping pid {0.pid}"),
-    events.LinesDropped: (WARNING, "{0.count} more lines on {0.stream} came too fast"),
+    events.LinesDropped: (
+        WARNING,
+        "{0.count} more lines on {0.stream} dropped: over the rate limit",
+    ),
 }
 """Levels and formats of events whose text depends on nothing but their fields."""
 

@@ -103,7 +103,8 @@ class Supervisor:
         self._recent_group_restarts: GroupRestartTimes = {}
         self._wakeup = trio.Event()
         self._reconciled = trio.lowlevel.ParkingLot()
-        self._is_shutting_down = False
+        self.shutdown_started = trio.Event()
+        """Set when the graceful shutdown of the mesh begins."""
 
     # -- configuration -----------------------------------------------------------------------
 
@@ -209,7 +210,7 @@ class Supervisor:
 
     def start_shutdown(self) -> None:
         """Stop everything; `run` returns once all processes are gone. Does not wait."""
-        self._is_shutting_down = True
+        self.shutdown_started.set()
         self._shutdown_reporter.start()
         for instance in self.instances:
             instance.request_stop()
@@ -232,7 +233,7 @@ class Supervisor:
             await self._reconciled.park()
 
     def _check_not_stopping(self) -> None:
-        if self._is_shutting_down:
+        if self.shutdown_started.is_set():
             raise UsageError("the mesh is stopping")
 
     def _fail(self, failure: BaseException) -> None:
@@ -250,7 +251,7 @@ class Supervisor:
         """Plan and act until all is stopped. Shielded: `start_shutdown` ends it."""
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as runs:
-                while not self._is_shutting_down or any(each.is_running for each in self.instances):
+                while not self._is_stopped():
                     self._wakeup = trio.Event()
                     wake_at = self._reconcile(runs)
                     with trio.move_on_at(wake_at):
@@ -260,12 +261,16 @@ class Supervisor:
                     self._reconciled.unpark_all()
         self._reconciled.unpark_all()
 
+    def _is_stopped(self) -> bool:
+        is_running = any(instance.is_running for instance in self.instances)
+        return self.shutdown_started.is_set() and not is_running
+
     def _reconcile(self, runs: trio.Nursery) -> float:
         """Start, replace and stop what is due; returns when there is more to do."""
         now = trio.current_time()
         todo = plan(self.instances, self.dependencies, now, self.config.max_starting)
         for instance in todo.stop:
-            instance.terminate(0 if self._is_shutting_down else _DRAIN_DELAY)
+            instance.terminate(0 if self.shutdown_started.is_set() else _DRAIN_DELAY)
         for instance in todo.start:
             instance.launch(self._start_run(instance, instance.slot, runs))
         for instance in self.instances:

@@ -61,7 +61,7 @@ def unix_listener(path: Path | str) -> Iterator[socket.socket]:
 def _remove_stale_socket(path: str) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise UsageError(f"{path}: is there already and is not a socket")
+            raise UsageError(f"{path}: already exists and is not a socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:

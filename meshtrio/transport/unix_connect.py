@@ -57,7 +57,7 @@ def connect_unix(path: str, allowed_uids: frozenset[int] | None = None) -> socke
         if stat.S_ISLNK(status.st_mode):
             raise WrongServerError("its socket is a symbolic link, which is not followed")
         if not stat.S_ISSOCK(status.st_mode):
-            raise WrongServerError("what is at its path is not a socket")
+            raise WrongServerError("its path is not a socket")
         by_descriptor = f"/proc/self/fd/{file}"
         # Without /proc the path is used: what is verified below is the connection itself.
         sock = _connect(by_descriptor if os.path.lexists(by_descriptor) else path)

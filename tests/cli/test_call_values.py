@@ -372,11 +372,11 @@ def test_a_server_without_reflection_is_named(odd_mesh: MeshProcess) -> None:
     found = call(odd_mesh, "plugin.silent", f"{ODD}/Echo")
     assert found.returncode == 2
     assert found.stderr == (
-        "meshtrio: plugin.silent offers no reflection: give the types of odd.v1.Odd with --proto "
-        "FILE or --protoset FILE\n"
+        "meshtrio: plugin.silent does not support reflection: give the types of odd.v1.Odd with "
+        "--proto FILE or --protoset FILE\n"
     )
     address = f"unix:{odd_mesh.runtime_dir}/silent-0.sock"
-    assert f"{address} offers no reflection" in call(odd_mesh, address, f"{ODD}/Echo").stderr
+    assert f"{address} does not support reflection" in call(odd_mesh, address, f"{ODD}/Echo").stderr
 
 
 def test_types_from_files(odd_mesh: MeshProcess, protoset: Path) -> None:

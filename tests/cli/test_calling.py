@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +80,18 @@ def test_a_call_that_takes_too_long_is_told_from_one_that_fails(mesh: MeshProces
     assert found.returncode == 1
     said = "plugin.wordy did not finish the call within 0.5 s (--timeout)"
     assert found.stderr == f"meshtrio: DEADLINE_EXCEEDED: {said}\n"
+
+
+def test_a_call_that_waits_for_a_mesh_reports_that_none_answers(short_dir: Path) -> None:
+    socket = short_dir / "none.sock"
+    arguments = ["call", "--wait", "plugin.echo", ECHO_METHOD, "--timeout", "0.5"]
+    found = run_meshtrio(*arguments, env={**os.environ, "MESH_SOCKET": str(socket)})
+    assert found.returncode == 1
+    assert found.stderr == (
+        "meshtrio: DEADLINE_EXCEEDED: plugin.echo did not finish the call within 0.5 s "
+        f"(--timeout): no mesh answers at {socket} (No such file or directory); start one with "
+        "`meshtrio serve`, or set MESH_SOCKET to the socket of a running one\n"
+    )
 
 
 def test_an_address_is_called_straight(mesh: MeshProcess) -> None:

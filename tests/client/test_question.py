@@ -66,7 +66,7 @@ async def test_what_is_no_reply(bytes_: bytes, error: type[Exception], match: st
 
 
 async def test_a_peer_that_breaks_http2_is_told_apart() -> None:
-    with pytest.raises(ConnectionLostError, match="broke HTTP/2"):
+    with pytest.raises(ConnectionLostError, match="violated HTTP/2"):
         await call_scripted_peer(make_health_call(), [b"SSH-2.0-garbage\r\n" * 100])
 
 

@@ -22,6 +22,7 @@ from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.service_state import ServiceState
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
 from meshtrio.http2.limits import Limits
+from meshtrio.messages.health import HealthCheckResponse
 from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
 from meshtrio.services.standard import standard_server
@@ -124,7 +125,9 @@ async def test_calls_that_wait_are_bounded() -> None:
         trio.open_nursery() as nursery,
     ):
         await start_hanging_calls(channel, nursery, 2)
-        with pytest.raises(purerpc.ResourceExhaustedError, match="2 calls wait already"):
+        with pytest.raises(
+            purerpc.ResourceExhaustedError, match="the limit of 2 pending calls is reached"
+        ):
             await call_echo(channel)
         nursery.cancel_scope.cancel()
 
@@ -141,7 +144,9 @@ async def test_a_full_endpoint_leaves_calls_to_the_others(short_dir: Path) -> No
         feed.set(unix_endpoint(short_dir / "a"), unix_endpoint(short_dir / "b"))
         await settle()
         await start_hanging_calls(channel, nursery, 4)
-        with pytest.raises(purerpc.ResourceExhaustedError, match="every instance"):
+        with pytest.raises(
+            purerpc.ResourceExhaustedError, match="every endpoint has reached its limit of 2 calls"
+        ):
             await call_echo(channel)
         nursery.cancel_scope.cancel()
 
@@ -431,7 +436,7 @@ async def test_one_with_too_many_calls_for_a_watch_is_as_healthy_as_it_was(
             nonlocal watches
             watches += 1
             if watches == 1:
-                yield self._make_response()
+                yield HealthCheckResponse(status=HealthCheckResponse.SERVING)
             if watches > 2:
                 refused.set()
             raise purerpc.ResourceExhaustedError("too many calls")

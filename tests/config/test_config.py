@@ -139,9 +139,9 @@ WRONG_TOGETHER = {
     "a circle": (
         "depends_on = ['b']|depends_on = ['c']|depends_on = ['a']",
         "",
-        "plugin 'a': depends_on: each waits for the next: a → b → c → a",
+        "plugin 'a': depends_on: dependency cycle: a → b → c → a",
     ),
-    "itself": ("depends_on = ['a']||", "", "each waits for the next: a → a"),
+    "itself": ("depends_on = ['a']||", "", "dependency cycle: a → a"),
     "unknown after": (
         "depends_on = ['d']||",
         "",
@@ -150,7 +150,7 @@ WRONG_TOGETHER = {
     "a circle through groups": (
         "depends_on = ['g']||",
         "[[group]]\nname = 'g'\nmembers = ['b']\ndepends_on = ['a']",
-        "each waits for the next",
+        "dependency cycle",
     ),
     "unknown member": (
         "||",
@@ -166,7 +166,7 @@ WRONG_TOGETHER = {
     "a group in itself": (
         "||",
         "[[group]]\nname = 'g'\nmembers = ['h']\n[[group]]\nname = 'h'\nmembers = ['g']",
-        "a group is inside itself: g → h → g",
+        "cycle of groups: g → h → g",
     ),
     "one name for both": ("||", "[[group]]\nname = 'a'\nmembers = ['b']", "a plugin has this name"),
     "two groups of a name": (

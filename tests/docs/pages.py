@@ -21,14 +21,25 @@ from tests import ROOT
 from tests.docs import code_contexts
 from tests.docs.blocks import Block, matches, parse_blocks
 
+_KEPT_VARIABLES = ("PATH", "PYTHONPATH", "HOME", "LANG")
 _BLOCK_TIMEOUT = 600
 _EXIT_TIMEOUT = 60
 _LOG_TIMEOUT = 120
-_SCRIPT = """
+_CALL_TIMEOUT = 120
+"""Seconds for calls without a --timeout of the page's own. The default of `meshtrio call`, 10 s, is
+too short for the imports of two processes on a machine that is busy with other tests."""
+_PRELUDE = f"""
 set -e
+meshtrio() {{
+    if [ "$1" = call ]; then
+        set -- call --timeout {_CALL_TIMEOUT} "${{@:2}}"
+    fi
+    command meshtrio "$@"
+}}
 test ! -f "$STATE" || . "$STATE"
 cd "$(cat "$WHERE")"
-{block}
+"""
+_EPILOGUE = """
 export -p > "$STATE"
 pwd > "$WHERE"
 """
@@ -51,7 +62,7 @@ class PageRunner:
         run.mkdir(mode=0o700)
         where.write_text(f"{self._folder}\n")
         self._where = where
-        kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+        kept = {key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ}
         # As if the environment these tests run in were activated.
         path = f"{os.path.dirname(sys.executable)}{os.pathsep}{kept['PATH']}"
         self._environment = kept | {
@@ -95,7 +106,7 @@ class PageRunner:
 
     def _bash(self, text: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["bash", "-c", _SCRIPT.format(block=text)],
+            ["bash", "-c", _PRELUDE + text + _EPILOGUE],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -110,7 +121,7 @@ class PageRunner:
         log = self._stack.enter_context(self._log.open("a+"))
         process = self._stack.enter_context(
             subprocess.Popen(
-                ["bash", "-c", _SCRIPT.format(block=text.strip())],
+                ["bash", "-c", _PRELUDE + text.strip() + _EPILOGUE],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

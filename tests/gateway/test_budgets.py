@@ -12,13 +12,17 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
+from meshtrio.client.channel import connect_to
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.peer_accounts import PROCESS_MEMORY
 from meshtrio.rpc.stream import Stream
+from meshtrio.supervisor import events
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
 from tests.support.gateways import run_gateway, server_with_reflection
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import echo_plugin_table
 from tests.support.raw_calls import request_headers_frame
 
 MIB = 1024 * 1024
@@ -56,12 +60,43 @@ async def test_replies_that_a_client_does_not_read(short_dir: Path) -> None:
     assert (PROCESS_MEMORY.received, PROCESS_MEMORY.working) == (0, 0)
 
 
+async def test_errors_of_a_mesh_name_the_key_of_its_config(short_dir: Path) -> None:
+    config = "[mesh.gateway]\nmax_memory_per_peer = 2_097_152\n" + echo_plugin_table()
+    async with run_mesh(config, short_dir) as observed:
+        await observed.wait_for_event(events.Ready)
+        address = f"unix:{observed.mesh.socket}"
+        async with connect_to(address, limits=Limits(stream_window=65_535)) as channel:
+            stub = channel.stub(EchoServiceStub)
+            request = RepeatRequest(message="x" * 30_000, count=1_000)
+            calls = [stub.Repeat(request) for _ in range(20)]
+            with trio.fail_after(60):
+                for call in calls:
+                    await call.receive_message()
+                with pytest.raises(purerpc.ResourceExhaustedError) as caught:
+                    await read_all(calls)
+            for call in calls:
+                call.cancel()
+    assert caught.value.status.status_message == (
+        "replies buffered for the client exceed 524288 bytes for one connection "
+        "(a quarter of [mesh.gateway] max_memory_per_peer)"
+    )
+
+
+async def read_all(calls: list[Any]) -> None:
+    for call in calls:
+        async for _ in call:
+            pass
+
+
 async def ends_over_budget(call: Any) -> bool:
     try:
         for _ in range(20):
             await call.receive_message()
     except purerpc.ResourceExhaustedError as exc:
-        return "replies buffered for the client exceed" in exc.status.status_message
+        return exc.status.status_message == (
+            "replies buffered for the client exceed 1048576 bytes for one connection "
+            "(half of connection_memory)"
+        )
     call.cancel()
     return False
 
@@ -78,20 +113,24 @@ async def test_requests_that_a_plugin_does_not_take(short_dir: Path) -> None:
     server = server_with_reflection(CallbackServicer(Join=waits, Echo=echo))
     async with run_gateway(short_dir, limits=LIMITS, echo=server) as behind:
         stub = behind.channel.stub(EchoServiceStub)
-        over = 0
+        errors: list[str] = []
 
         async def one() -> None:
-            nonlocal over
             try:
                 await stub.Join(texts())
-            except purerpc.ResourceExhaustedError:
-                over += 1
+            except purerpc.ResourceExhaustedError as exc:
+                errors.append(exc.status.status_message)
 
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(one)
             await trio.testing.wait_all_tasks_blocked(0.1)
-            assert over >= 10
+            assert len(errors) >= 10
+            text = (
+                "requests buffered for plugins exceed 1048576 bytes for one connection "
+                "(half of connection_memory)"
+            )
+            assert set(errors) == {text}
             assert (await stub.Echo(echo_request("unharmed"))).message == "unharmed"
             nursery.cancel_scope.cancel()
         await behind.assert_nothing_left()

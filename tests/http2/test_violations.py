@@ -84,7 +84,7 @@ EITHER_SIDE = (
     ("RST_STREAM too short", encode_frame(3, 0, 1, b"\0\0\0"), SIZE),
     ("RST_STREAM too long", encode_frame(3, 0, 1, bytes(5)), SIZE),
     ("SETTINGS on a stream", encode_frame(4, 0, 1), PROTOCOL),
-    ("SETTINGS of a broken length", encode_frame(4, 0, 0, bytes(7)), SIZE),
+    ("SETTINGS length is not a multiple of 6", encode_frame(4, 0, 0, bytes(7)), SIZE),
     ("SETTINGS ACK with a payload", encode_frame(4, frames.ACK, 0, bytes(6)), SIZE),
     ("ENABLE_PUSH of two", setting(Setting.ENABLE_PUSH, 2), PROTOCOL),
     ("INITIAL_WINDOW_SIZE too large", setting(4, 2**31), FLOW),

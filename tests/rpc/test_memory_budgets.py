@@ -97,9 +97,12 @@ async def test_unfinished_messages_of_one_connection_are_bounded() -> None:
         assert PROCESS_MEMORY.received <= 3 * MIB
         blocks = await read_ended_streams(peer)
         assert len(blocks) > 60
+        text = (
+            b"received messages that the handler has not taken exceed 2097152 bytes for one "
+            b"connection (half of connection_memory)"
+        )
         assert all(
-            b"grpc-status" in block and b"connection_memory" in block
-            for block in map(decoded, blocks.values())
+            b"grpc-status" in block and text in block for block in map(decoded, blocks.values())
         )
 
 
@@ -125,6 +128,18 @@ async def test_unfinished_frames_of_many_connections_are_bounded(short_dir: Path
                 await trio.testing.wait_all_tasks_blocked(0.02)
             assert PROCESS_MEMORY.received < 8 * MIB
             assert len([each for each in server.connections if not each.closed]) < 10
+            assert (await read_to_end(stream)).endswith(
+                b"incomplete frames exceed 4194304 bytes for process %d (half of peer_memory)"
+                % os.getpid()
+            )
+
+
+async def read_to_end(stream: trio.SocketStream) -> bytes:
+    received = b""
+    with trio.fail_after(60), suppress(trio.BrokenResourceError):
+        while data := await stream.receive_some(65536):
+            received += data
+    return received
 
 
 async def test_unread_messages_of_one_stream_are_counted() -> None:
@@ -225,9 +240,13 @@ async def test_a_call_does_not_wait_for_room_for_ever() -> None:
             await pair.wait_until_idle()
             assert pair.server.account is not None
             pair.server.account.peer_account.work_timeout = 0.05
-            with pytest.raises(purerpc.ResourceExhaustedError, match="waited for memory"):
+            with pytest.raises(purerpc.ResourceExhaustedError, match="no memory for") as caught:
                 with trio.fail_after(60):
                     await pair.stub.Echo(echo_request("small"))
+            assert caught.value.status.status_message == (
+                "no memory for the call within 0.05 s: requests and unread replies of other calls "
+                "exceed 2097152 bytes for one connection (half of connection_memory)"
+            )
             held.go.set()
 
 
@@ -245,7 +264,11 @@ async def test_replies_that_are_not_read_are_bounded() -> None:
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert PROCESS_MEMORY.working <= 8 * MIB
         found = [f for f in peer.read_frames() if f[0] == FrameType.HEADERS]
-        assert sum(b"connection_memory" in decoded_last(f[3]) for f in found) >= 30
+        text = (
+            b"replies that the caller has not read exceed 4194304 bytes for one connection "
+            b"(connection_memory)"
+        )
+        assert sum(text in decoded_last(f[3]) for f in found) >= 30
 
 
 def decoded_last(block: bytes) -> bytes:

@@ -16,6 +16,7 @@ from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.limits import Limits
+from meshtrio.rpc.budget_settings import BudgetSetting, BudgetSettings
 from meshtrio.rpc.peer_accounts import PeerAccount, PeerAccounts
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_connection import ServerConnection
@@ -77,7 +78,7 @@ async def test_after_abuse_new_connections_are_refused_for_a_while(
 async def test_each_abuse_doubles_the_refusal_until_a_peer_behaves(
     autojump_clock: MockClock,
 ) -> None:
-    account = PeerAccount("process 1", LIMITS)
+    account = PeerAccount("process 1", LIMITS, BudgetSettings())
     for seconds in (1, 2, 4, 8, 16, 32, 60, 60):
         account.record_abuse()
         assert account.refusal_remaining == seconds
@@ -195,7 +196,35 @@ def test_a_mesh_is_not_punished_for_its_clients() -> None:
     assert accounts.for_peer(Peer(uid=0, pid=7)) is not mesh
     assert mesh.max_active_calls > 10**9
     held = 10**12
-    assert mesh.exceeded_budget(held, held, held, fraction=0.5).startswith("process_memory")
+    assert mesh.exceeded_budget(held, held, held, fraction=0.5) == (
+        "268435456 bytes for all peers (half of process_memory)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("held", "fraction", "text"),
+    [
+        ((99, 199, 299), 1.0, ""),
+        ((101, 0, 0), 1.0, "100 bytes for one connection (half of max_peer)"),
+        ((51, 0, 0), 0.5, "50 bytes for one connection (a quarter of max_peer)"),
+        ((26, 0, 0), 0.25, "25 bytes for one connection (an eighth of max_peer)"),
+        ((0, 201, 0), 1.0, "200 bytes for process 1 (max_peer)"),
+        ((0, 101, 0), 0.5, "100 bytes for process 1 (half of max_peer)"),
+        ((0, 80, 401), 1.0, "400 bytes for all peers (max_process)"),
+        ((0, 51, 101), 0.25, "50 bytes for process 1 (a quarter of max_peer)"),
+    ],
+)
+def test_an_exceeded_budget_is_described_by_its_setting(
+    held: tuple[int, int, int], fraction: float, text: str
+) -> None:
+    limits = Limits(connection_memory=100, peer_memory=200, process_memory=400)
+    settings = BudgetSettings(
+        connection=BudgetSetting("max_peer", ratio=0.5),
+        peer=BudgetSetting("max_peer"),
+        process=BudgetSetting("max_process"),
+    )
+    account = PeerAccount("process 1", limits, settings)
+    assert account.exceeded_budget(*held, fraction) == text
 
 
 @pytest.mark.parametrize(

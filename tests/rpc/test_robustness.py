@@ -325,7 +325,7 @@ async def test_a_peer_that_answered_garbage_and_left_is_told_by_what_it_said() -
         theirs.sendall(b"SSH-2.0-garbage\r\n" * 100)
     async with channel_over_socket(ours) as connection:
         await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(purerpc.UnavailableError, match="the peer broke HTTP/2"):
+        with pytest.raises(purerpc.UnavailableError, match="the peer violated HTTP/2"):
             await UnaryUnaryMultiCallable(connection, method_from_descriptor(CHECK))(
                 health.HealthCheckRequest()
             )

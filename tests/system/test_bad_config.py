@@ -82,7 +82,7 @@ def test_a_good_config_is_said_to_be_good(short_dir: Path) -> None:
     path.write_text(echo_plugin_table(instances=2))
     done = run_meshtrio("check", str(path))
     assert done.returncode == 0
-    assert "1 plugins, 2 instances" in done.stdout
+    assert "1 plugin, 2 instances" in done.stdout
 
 
 def test_a_socket_path_that_is_too_long(short_dir: Path) -> None:

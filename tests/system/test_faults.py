@@ -45,7 +45,7 @@ CASES = {
     "exit-at-once": "exited with status 3",
     "never-bind": "was not ready within 0.5 s: it has not bound its socket",
     "never-answer": "it accepted a connection but did not answer the health check",
-    "answer-garbage": "it accepted a connection and then: the peer broke HTTP/2",
+    "answer-garbage": "it accepted a connection and then: the peer violated HTTP/2",
     "ignore-sigterm": "was killed by SIGKILL",
 }
 

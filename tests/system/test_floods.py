@@ -103,9 +103,7 @@ def test_what_is_dropped_of_a_flood_is_counted(short_dir: Path) -> None:
     with serve_mesh(short_dir, config) as mesh:
         mesh.wait_for_log("exited with status 0")
         wait_until(lambda: mesh.ps()[0]["state"] == "exited")
-        notes = [
-            line for line in mesh.log.splitlines() if "more lines on stdout came too fast" in line
-        ]
+        notes = [line for line in mesh.log.splitlines() if "more lines on stdout dropped" in line]
         dropped = sum(int(line.partition("| ")[2].split()[0]) for line in notes)
         told = sum(line.endswith(("| ", "| end")) for line in mesh.log.splitlines())
         assert dropped + told == 1_000_001

@@ -9,17 +9,26 @@ import sys
 import time
 from pathlib import Path
 
+import purerpc
 import pytest
+import trio
 
+from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.mesh_connection import connect_to_mesh
+from meshtrio.messages import health
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import run_mesh
 from tests.support.mesh_processes import (
     ROOT,
     echo_plugin_table,
     plugin_table,
     serve_mesh,
+    service_table,
     wait_until,
 )
 from tests.support.process_tracking import warden_pids
 
+Status = health.HealthCheckResponse
 MIXED = echo_plugin_table(instances=2) + plugin_table(
     "stubborn", "startup_faults.py", "ignore-sigterm", stop_timeout=0.5
 )
@@ -92,6 +101,31 @@ def test_running_calls_finish_within_the_grace(short_dir: Path) -> None:
         output, _ = call.communicate(timeout=60)
         assert '"late"' in output
         assert "slow ends" in mesh.log
+
+
+@pytest.mark.parametrize("name", ["", "meshtrio.v1.Control", "external"])
+async def test_watchers_of_health_get_not_serving_when_the_mesh_begins_to_stop(
+    name: str, short_dir: Path
+) -> None:
+    """Its sockets are served for as long as plugins drain, here until `stop_timeout`."""
+    external = service_table("external", endpoints=[f"unix:{short_dir}/run/mesh.sock"])
+    stubborn = plugin_table("stubborn", "startup_faults.py", "ignore-sigterm", stop_timeout=60)
+    request = health.HealthCheckRequest(service=name)
+    with trio.fail_after(120):
+        async with run_mesh(stubborn + external, short_dir) as observed:
+            await observed.wait_for_line("ignoring")
+            async with connect_to_mesh(observed.mesh.socket) as channel:
+                stub = DynamicStub(channel, health.DESCRIPTOR.services_by_name["Health"])
+                async with stub.Watch(request) as watch:
+                    assert (await watch.receive_message()).status == Status.SERVING
+                    observed.stop()
+                    with trio.CancelScope(shield=True), trio.fail_after(30):
+                        assert (await watch.receive_message()).status == Status.NOT_SERVING
+                        with pytest.raises(purerpc.UnavailableError, match="is shutting down"):
+                            await watch.receive_message()
+                        assert (await stub.Check(request)).status == Status.NOT_SERVING
+                    [process] = observed.find_events(events.Starting, plugin="stubborn")
+                    os.kill(process.event.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -74,7 +74,7 @@ def find_complete_call(collector: OtlpCollector) -> ReceivedSpan | None:
     return next(got for got in calls if got.name == RECV and got.service == "plugin.b")
 
 
-async def test_a_call_that_a_death_has_failed_points_to_that_life(short_dir: Path) -> None:
+async def test_a_call_failed_by_the_end_of_a_process_links_to_its_run(short_dir: Path) -> None:
     config = tracing_to(f"unix:{short_dir / 'c'}") + plugin_table("a", "proxy.py", backoff=AT_ONCE)
     async with run_collector(short_dir / "c") as collector:
         async with run_mesh(config, short_dir) as watched:
@@ -82,22 +82,22 @@ async def test_a_call_that_a_death_has_failed_points_to_that_life(short_dir: Pat
             with pytest.raises(PluginDiedError):
                 await call(watched, "plugin.a", "die")
             await watched.wait_for_event(events.Ready, count=2)
-            (life,) = await collector.wait_for_spans("life a/0")
+            (run,) = await collector.wait_for_spans("run a/0")
             (sent,) = await collector.wait_for_spans(SENT)
             (attempt,) = await collector.wait_for_spans(ATTEMPT)
             started = await collector.wait_for_spans("start a/0", count=2)
-        (_, second) = await collector.wait_for_spans("life a/0", count=2)
+        (_, second) = await collector.wait_for_spans("run a/0", count=2)
     for span in (sent, attempt):
         assert [(link.trace_id, link.span_id) for link in span.span.links] == [
-            (life.span.trace_id, life.span.span_id)
+            (run.span.trace_id, run.span.span_id)
         ]
         assert span.attributes["rpc.grpc.status_code"] == 14
-    assert life.attributes["meshtrio.exit.cause"] == "signal"
-    assert life.attributes["meshtrio.exit.signal"] == 9
-    assert [name for name, _ in life.events] == ["ready", "exit"]
-    assert collector.parent_of(started[0]) is life
-    # A life that follows points to the one before, and how it was stopped is in it.
-    assert second.span.links[0].span_id == life.span.span_id
+    assert run.attributes["meshtrio.exit.cause"] == "signal"
+    assert run.attributes["meshtrio.exit.signal"] == 9
+    assert [name for name, _ in run.events] == ["ready", "exit"]
+    assert collector.parent_of(started[0]) is run
+    # The next run links to this one, and records how it was stopped.
+    assert second.span.links[0].span_id == run.span.span_id
     assert second.attributes["meshtrio.exit.cause"] == "stopped"
 
 
@@ -217,7 +217,7 @@ def test_told_to_stop_again_and_again_it_still_sends_what_is_left(short_dir: Pat
     names: set[str] = set()
     while not arrived.empty():
         names |= span_names(arrived.get()[1])
-    assert {RECV, "life echo/0"} <= names
+    assert {RECV, "run echo/0"} <= names
 
 
 def test_a_collector_that_is_not_there_delays_neither_start_nor_stop(short_dir: Path) -> None:

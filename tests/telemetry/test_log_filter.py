@@ -82,6 +82,6 @@ def test_the_most_exact_pattern_counts(
 )
 def test_what_is_malformed_or_said_twice_is_refused(text: str) -> None:
     with pytest.raises(
-        ValueError, match=r"expected|is there twice|there already is|only single methods"
+        ValueError, match=r"expected|is repeated|there already is|only single methods"
     ):
         BinaryLogFilter.parse(text)

@@ -24,7 +24,7 @@ def test_the_reader_tells_what_it_cannot_read(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert json.loads(done.stdout)["callId"] == "7"
     assert done.stderr.splitlines() == [
-        f"{none}: is not a binary log, or not from here on",
+        f"{none}: is not a binary log, or is corrupt after the entries printed",
         f"{tmp_path}: cannot be read: Is a directory",
         f"{tmp_path / 'gone'}: cannot be read: No such file or directory",
     ]
@@ -36,7 +36,10 @@ def test_an_entry_of_no_time(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(len(entry).to_bytes(4, "big") + entry)
     done = read(str(tmp_path / "log"))
     assert done.returncode == 1
-    assert done.stderr == f"{tmp_path / 'log'}: is not a binary log, or not from here on\n"
+    assert (
+        done.stderr
+        == f"{tmp_path / 'log'}: is not a binary log, or is corrupt after the entries printed\n"
+    )
 
 
 def test_whoever_reads_the_reader_may_go_away(tmp_path: Path) -> None:

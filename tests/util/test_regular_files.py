@@ -91,4 +91,4 @@ def test_a_file_of_mistakes_is_not_read_to_its_end(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(path)
     assert len(caught.value.problems) == 101
-    assert caught.value.problems[-1] == f"{path}: there may be more mistakes"
+    assert caught.value.problems[-1] == f"{path}: more than 100 errors; only these are shown"

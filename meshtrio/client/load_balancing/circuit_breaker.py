@@ -25,7 +25,7 @@ class CircuitBreaker:
         """
         limit = self.limits.max_in_flight
         if limit is not None and self._in_flight >= limit:
-            text = f"{self._name}: {limit} calls are in flight already"
+            text = f"{self._name}: the limit of {limit} calls in flight is reached"
             raise purerpc.ResourceExhaustedError(text)
         self._in_flight += 1
 
@@ -40,7 +40,8 @@ class CircuitBreaker:
         """
         limit = self.limits.max_pending
         if limit is not None and self._pending >= limit:
-            raise purerpc.ResourceExhaustedError(f"{self._name}: {limit} calls wait already")
+            text = f"{self._name}: the limit of {limit} pending calls is reached"
+            raise purerpc.ResourceExhaustedError(text)
         self._pending += 1
 
     def release_pending(self) -> None:

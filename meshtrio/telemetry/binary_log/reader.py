@@ -52,7 +52,7 @@ def print_entries(path: Path) -> str:
     except OSError as exc:
         return f"{path}: cannot be read: {exc.strerror}"
     except (DecodeError, JsonError):
-        return f"{path}: is not a binary log, or not from here on"
+        return f"{path}: is not a binary log, or is corrupt after the entries printed"
     return ""
 
 

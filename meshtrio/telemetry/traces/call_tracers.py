@@ -137,7 +137,7 @@ class SampledClientCall(ClientCallTracer):
     _tracer: TracerLike
     _context: Context
     _name: str
-    last_status: CallStatus = (CANCELLED, "the caller gave the call up")
+    last_status: CallStatus = (CANCELLED, "the caller cancelled the call")
     """Status of the attempt that ended last, which a cancelled call ends with."""
 
     def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:

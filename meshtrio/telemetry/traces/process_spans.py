@@ -62,7 +62,7 @@ class ProcessSpans:
         previous = self._last_spans.get((event.plugin, event.instance))
         links = [] if previous is None else [trace.Link(previous.get_span_context())]
         start_span, root = self._tracer.start_span, Context()
-        span = start_span(f"life {name}", root, attributes=attributes, links=links)
+        span = start_span(f"run {name}", root, attributes=attributes, links=links)
         below = trace.set_span_in_context(span, root)
         start = start_span(f"start {name}", below, attributes=attributes)
         self._open_spans[event.plugin, event.instance, event.pid] = (span, start)
