@@ -59,9 +59,9 @@ class WriteBuffer:
     def write(self, buffers: list[Buffer]) -> bool:
         """Send buffers, or keep what cannot be sent now; return whether to start `drain`."""
         size = sum(map(len, buffers))
-        if size > HIGH_WATER:
+        if size > _MAX_JOINED_SIZE:
             MALLOC_TUNING.tune()
-        elif size <= _MAX_JOINED_SIZE and len(buffers) <= _MAX_JOINED_BUFFERS:
+        elif len(buffers) <= _MAX_JOINED_BUFFERS:
             buffers = [b"".join(buffers)]
         if not self._is_draining:
             sent = self._try_send(buffers, size)
