@@ -133,6 +133,7 @@ def test_a_mesh_with_a_port_that_is_taken_can_be_cancelled_at_each_step(
         assert cancel_at_each_step(fail, short_dir) > 1
 
 
+@pytest.mark.long
 def test_so_can_one_with_a_gateway_metrics_traces_and_a_binary_log(
     short_dir: Path, collector: str
 ) -> None:
