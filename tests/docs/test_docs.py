@@ -26,7 +26,7 @@ NEEDED = {
     "examples/monitoring/README.md": "prometheus",
 }
 """Programs that readers of a page have."""
-LONG_PAGES = {"examples/monitoring/README.md"}
+LONG_PAGES = {"docs/tutorial.md", "examples/monitoring/README.md"}
 _PAGE_TIMEOUT = 900
 
 

@@ -35,6 +35,7 @@ from tests.support.connection_pairs import (
     echo_reply,
     echo_request,
 )
+from tests.support.mesh_processes import wait_for_server
 from tests.support.proc import read_rss
 from tests.support.raw_calls import message_data_frames, request_headers_frame
 from tests.support.servers import serve_on_socket
@@ -361,8 +362,7 @@ async def test_a_plugin_gives_memory_back_after_an_attack(short_dir: Path) -> No
     ) as process:
         try:
             with trio.fail_after(120):
-                while not path.exists():  # noqa: ASYNC110 - another process makes it
-                    await trio.sleep(0.01)
+                await trio.to_thread.run_sync(wait_for_server, path)
                 start = read_resident_memory(process.pid)
                 highest = await _attack(path, process.pid)
                 assert highest - start < 250

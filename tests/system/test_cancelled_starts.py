@@ -105,6 +105,7 @@ def test_a_mesh_can_be_cancelled_at_each_step_of_its_start(short_dir: Path) -> N
     )
 
 
+@pytest.mark.long
 def test_so_can_one_that_fails_because_a_plugin_does(short_dir: Path) -> None:
     async def fail() -> None:
         with pytest.raises(MeshFailedError, match="failing/0 exited with status 1"):
