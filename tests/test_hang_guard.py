@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import ROOT
 
 _CONFTEST = """
@@ -50,6 +52,7 @@ async def test_that_does_not_hang():
 """
 
 
+@pytest.mark.long
 def test_tests_that_hang_fail_alone(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(_CONFTEST)
     (tmp_path / "test_hanging.py").write_text(_HANGING)

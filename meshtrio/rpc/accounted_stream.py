@@ -26,6 +26,8 @@ class AccountedStream:
     """The account that an open stream of a server is charged to."""
     received_charge: int = 0
     """Size of the messages that wait to be taken, as charged, in bytes."""
+    reserved_charge: int = 0
+    """The part of `received_charge` for which room was reserved, in bytes."""
     taken_charge: int = 0
     """Size of the message that the handler works with, as charged, in bytes."""
     sending_charge: int = 0
@@ -58,17 +60,19 @@ class AccountedStream:
         self.has_reservation = self.has_large_message = False
         account.peer_account.reservation_waiters.pop(self, None)
         if self.received_charge:
-            account.add_received(-self.received_charge)
+            account.add_received(-self.received_charge, -self.reserved_charge)
+            self.reserved_charge = 0
         account.add_working(-working)
         account.peer_account.wake_waiters()
 
     def charge_received(self, size: int) -> str:
         """Set the charge for waiting messages; describe the budget it exceeds, "" for none."""
         account, change = self.account, size - self.received_charge
-        if account is None or not change:
+        reserved = size if self.has_reservation or self.has_large_message else 0
+        if account is None or not (change or reserved != self.reserved_charge):
             return ""
-        self.received_charge = size
-        account.add_received(change)
+        account.add_received(change, reserved - self.reserved_charge)
+        self.received_charge, self.reserved_charge = size, reserved
         return account.exceeded_receive_budget() if change > 0 else ""
 
     def charge_taken(self, size: int) -> None:
@@ -118,7 +122,7 @@ class AccountedStream:
             return True
         peer_account = account.peer_account
         if peer_account.large_messages and (
-            account.exceeded_receive_budget(size, fraction=0.25) or account.exceeded_work_budget()
+            account.exceeded_reservation_budget(size) or account.exceeded_work_budget()
         ):
             peer_account.reservation_waiters[self] = None
             return False
@@ -137,6 +141,8 @@ class AccountedStream:
         """Release the reservation: all large messages were taken."""
         if self.account is not None and self.has_large_message:
             self.has_large_message = False
+            self.account.add_received(0, -self.reserved_charge)
+            self.reserved_charge = 0
             self.account.peer_account.large_messages -= 1
             self.account.peer_account.wake_waiters()
 

@@ -62,6 +62,8 @@ class MemoryTotals:
     """The bytes that the calls of all servers of this process hold."""
 
     received: int = 0
+    reserved: int = 0
+    """The part of `received` that is of large messages for which room was reserved."""
     working: int = 0
     peak: int = 0
     """The maximum of both together since memory was last trimmed."""
@@ -110,7 +112,7 @@ class PeerAccount:
         self.max_active_calls = max(limits.peer_memory // 2 // MIN_CALL_MEMORY, 1)
         """Number of calls whose minimum size uses up the peer's memory."""
         self.connections = 0
-        self.received = self.working = 0
+        self.received = self.reserved = self.working = 0
         self.incomplete_size = 0
         """Size of incomplete frames and header blocks, in bytes, which is part of `received`."""
         self.loop_share = EventLoopShare()
@@ -199,13 +201,19 @@ class ConnectionAccount:
 
     peer_account: PeerAccount
     received: int = 0
+    reserved: int = 0
+    """The part of `received` that is of large messages for which room was reserved."""
     working: int = 0
 
-    def add_received(self, size: int) -> None:
-        """Count received bytes; a negative size releases them."""
+    def add_received(self, size: int, reserved: int = 0) -> None:
+        """Count received bytes, and those of them that are reserved; negative ones are released."""
         self.received += size
         self.peer_account.received += size
         PROCESS_MEMORY.received += size
+        if reserved:
+            self.reserved += reserved
+            self.peer_account.reserved += reserved
+            PROCESS_MEMORY.reserved += reserved
         if size < 0:
             self.peer_account.wake_waiters()
         elif PROCESS_MEMORY.held > PROCESS_MEMORY.peak:
@@ -232,11 +240,20 @@ class ConnectionAccount:
         """Whether calls are charged to the account."""
         return bool(self.received or self.working or self.peer_account.active_calls)
 
-    def exceeded_receive_budget(self, size: int = 0, *, fraction: float = 0.5) -> str:
-        """Describe the budget that `size` more received bytes would exceed; "" for none."""
-        peer, held = self.peer_account, self.received + size
-        in_process = PROCESS_MEMORY.received + size
-        return peer.exceeded_budget(held, peer.received + size, in_process, fraction)
+    def exceeded_receive_budget(self) -> str:
+        """Describe the budget that the received bytes exceed; "" for none.
+
+        Those of large messages do not count: they were let in one after the other, and what others
+        send meanwhile must not fail because of them.
+        """
+        peer, memory = self.peer_account, PROCESS_MEMORY
+        held, held_by_peer = self.received - self.reserved, peer.received - peer.reserved
+        return peer.exceeded_budget(held, held_by_peer, memory.received - memory.reserved, 0.5)
+
+    def exceeded_reservation_budget(self, size: int) -> str:
+        """Describe the budget that a large message of `size` bytes would exceed; "" for none."""
+        peer, in_process = self.peer_account, PROCESS_MEMORY.received + size
+        return peer.exceeded_budget(self.received + size, peer.received + size, in_process, 0.25)
 
     def exceeded_work_budget(self, *, fraction: float = 0.5) -> str:
         """Describe the budget that the working bytes exceed; "" for none."""

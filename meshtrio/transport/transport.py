@@ -23,6 +23,9 @@ _SEND_BUFFER_SIZE = 1024 * 1024
 _MIN_RECEIVE_SIZE = 16 * 1024
 _LARGE_RECEIVE_SIZE = 256 * 1024
 """Size of a read, in bytes, that only large messages fill."""
+_MAX_UNTUNED_RECEIVE_SIZE = 64 * 1024
+"""Maximum size of a read, in bytes, in a process whose malloc is left as it is: glibc would return
+the pages of each larger one to the kernel, which costs more than reading more often."""
 
 MAX_SPIN = 0.0002
 """Maximum time of a poll, in seconds."""
@@ -158,7 +161,8 @@ class SocketTransport:
             return None
         # Python allocates the size that is asked for, so it follows the size of recent reads.
         if len(data) == self._receive_size:
-            self._receive_size *= 4
+            if self._receive_size < _MAX_UNTUNED_RECEIVE_SIZE or MALLOC_TUNING.is_allowed:
+                self._receive_size *= 4
             if self._receive_size > _LARGE_RECEIVE_SIZE:
                 MALLOC_TUNING.tune()
         elif self._receive_size > _MIN_RECEIVE_SIZE and len(data) * 4 < self._receive_size:

@@ -40,12 +40,18 @@ class MallocTuning:
         find_function: Callable[[str], Any] = _find_libc_function,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        self._find_function, self._environ = find_function, environ
+        self._find_function = find_function
+        self._is_configured = any(name in environ for name in _MALLOC_VARIABLES)
         self._is_enabled = self._is_tuned = False
 
     def enable(self) -> None:
         """Allow `tune` and `trim` to act; for programs that own their process."""
         self._is_enabled = True
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether malloc is tuned when it pays, or already is by the environment."""
+        return self._is_enabled or self._is_configured
 
     def tune(self) -> None:
         """Make malloc keep what is freed, since the process moves large messages.
@@ -57,7 +63,7 @@ class MallocTuning:
             return
         self._is_tuned = True
         mallopt = self._find_function("mallopt")
-        if mallopt is not None and not any(name in self._environ for name in _MALLOC_VARIABLES):
+        if mallopt is not None and not self._is_configured:
             mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD)
             mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 

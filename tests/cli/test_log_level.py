@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.cli_commands import (
     ECHO_METHOD,
     group_table,
@@ -17,6 +19,7 @@ MINIMAL = plugin_table("minimal", "-I", "-S", str(PLUGINS_DIRECTORY / "minimal.p
 TALKATIVE = plugin_table("talkative", "logging_echo.py", instances=2)
 
 
+@pytest.mark.long
 def test_levels_are_shown_and_changed(short_dir: Path) -> None:
     config = TALKATIVE + MINIMAL + group_table("both", "talkative", "minimal")
     with serve_mesh(short_dir, config, min_ready=3) as mesh:

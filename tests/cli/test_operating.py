@@ -197,6 +197,7 @@ def test_a_reload_fails_with_a_plugin_that_does_not_start(own: MeshProcess) -> N
     assert run_command_ok(own, "reload") == "removed looping\n"
 
 
+@pytest.mark.long
 def test_a_mesh_that_is_stopped_is_told_by_all(own: MeshProcess) -> None:
     commands = (
         "logs -n 1",

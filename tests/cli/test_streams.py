@@ -20,6 +20,7 @@ from tests.support.mesh_processes import (
     ECHO_PLUGIN_DIRECTORY,
     PLUGINS_DIRECTORY,
     MeshProcess,
+    accepts_connections,
     plugin_table,
     wait_until,
 )
@@ -52,7 +53,7 @@ def serving(folder: Path, *before: str, **settings: Any) -> Iterator[MeshProcess
     process = serve(folder, *before, **settings)
     mesh = MeshProcess(process, folder / "run", Path(os.devnull))
     try:
-        wait_until(lambda: mesh.socket.exists() and exit_text(mesh) == "waiting")
+        wait_until(lambda: accepts_connections(mesh.socket) and exit_text(mesh) == "waiting")
         yield mesh
     finally:
         process.kill()
@@ -113,6 +114,7 @@ def test_below_nohup_sighup_is_ignored(short_dir: Path) -> None:
         assert mesh.stop() == 0
 
 
+@pytest.mark.long
 def test_any_of_its_streams_may_be_closed(short_dir: Path) -> None:
     with ExitStack() as stack:
         meshes = []
@@ -168,6 +170,7 @@ def test_a_log_on_a_disk_that_is_full_costs_lines_and_nothing_else(short_dir: Pa
         assert mesh.stop() == 0
 
 
+@pytest.mark.long
 def test_any_stream_of_a_plugin_may_be_closed(short_dir: Path) -> None:
     program = f'exec "{sys.executable}" "{ECHO_PLUGIN_DIRECTORY / "echo_plugin.py"}"'
     processes = []

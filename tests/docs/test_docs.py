@@ -26,6 +26,7 @@ NEEDED = {
     "examples/monitoring/README.md": "prometheus",
 }
 """Programs that readers of a page have."""
+LONG_PAGES = {"docs/tutorial.md", "examples/monitoring/README.md"}
 _PAGE_TIMEOUT = 900
 
 
@@ -39,7 +40,10 @@ def machine_lock() -> Iterator[None]:
 
 
 @pytest.mark.timeout(_PAGE_TIMEOUT)
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.long if page in LONG_PAGES else ()) for page in PAGES],
+)
 def test_every_block_of_a_page(page: str) -> None:
     if page in NEEDED:
         find_debian_tool(NEEDED[page])

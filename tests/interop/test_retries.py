@@ -20,7 +20,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import connect_to
 from meshtrio.grpc.service_config import parse_service_config
-from tests.support.mesh_processes import PLUGINS_DIRECTORY, wait_until
+from tests.support.mesh_processes import PLUGINS_DIRECTORY, wait_for_server
 from tests.tools import find_tool
 
 CONFIG = {
@@ -58,7 +58,7 @@ def flaky(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[str]:
     environment = {**os.environ, "PLUGIN_SOCKET": str(socket)}
     with subprocess.Popen(commands[request.param](), env=environment) as process:
         try:
-            wait_until(socket.exists)
+            wait_for_server(socket)
             yield f"unix:{socket}"
         finally:
             process.kill()

@@ -71,6 +71,7 @@ def soak(host: str, port: int, channels: int) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("over", ["tcp", "unix"])
 def test_a_thousand_channels_of_one_client(over: str, short_dir: Path) -> None:
     with mesh(short_dir) as found:
@@ -82,6 +83,7 @@ def test_a_thousand_channels_of_one_client(over: str, short_dir: Path) -> None:
         assert "connection limit reached" not in found.served.log
 
 
+@pytest.mark.long
 def test_channels_over_the_configured_limit_are_rejected(short_dir: Path) -> None:
     with mesh(short_dir, max_connections_per_peer=100) as found:
         done = soak("127.0.0.1", found.port, 120)

@@ -19,6 +19,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import connect_to
 from meshtrio.contract import FORWARDED_METADATA_KEY
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack.decoder import HeaderDecoder
@@ -34,6 +35,7 @@ from tests.support.connection_pairs import (
     echo_reply,
     echo_request,
 )
+from tests.support.mesh_processes import wait_for_server
 from tests.support.proc import read_rss
 from tests.support.raw_calls import message_data_frames, request_headers_frame
 from tests.support.servers import serve_on_socket
@@ -195,6 +197,30 @@ async def test_a_message_that_waits_for_room_goes_on_when_another_is_given_up() 
         assert read_granted_windows(peer) == {1: MIB}
         await peer.send(frames.rst_stream(1, 8))
         assert read_granted_windows(peer) == {3: MIB}
+
+
+async def test_what_arrives_beside_a_message_larger_than_the_budget_is_answered() -> None:
+    """A message in two frames, while one of 12 MiB is on its way on the same connection."""
+    async with connect_raw_peer(CallbackServicer(Join=sizes), limits=SMALL) as peer:
+        begin = bytes(1) + (12 * MIB).to_bytes(4, "big") + bytes(60_000)
+        large = frames.encode_frame(FrameType.DATA, 0, 1, begin)
+        await peer.send(request_headers_frame(1, path=JOIN) + large)
+        assert read_granted_windows(peer) == {1: 12 * MIB}
+        text = echo_request("x" * 40_000).SerializeToString()
+        data = bytes(1) + len(text).to_bytes(4, "big") + text
+        await peer.send(
+            request_headers_frame(3, path=JOIN)
+            + frames.encode_frame(FrameType.DATA, 0, 3, data[:20_000])
+        )
+        await peer.send(frames.encode_frame(FrameType.DATA, frames.END_STREAM, 3, data[20_000:]))
+        with trio.fail_after(60):
+            replies: list[bytes] = []
+            while not replies:
+                await trio.lowlevel.wait_readable(peer.sock)
+                replies = [f[3] for f in peer.read_frames() if f[0] == FrameType.DATA]
+        assert replies == [frame_message(echo_reply("40000").SerializeToString())]
+        assert PROCESS_MEMORY.reserved > 12 * MIB
+    assert PROCESS_MEMORY.reserved == 0
 
 
 def read_granted_windows(peer: RawPeer) -> dict[int, int]:
@@ -359,8 +385,7 @@ async def test_a_plugin_gives_memory_back_after_an_attack(short_dir: Path) -> No
     ) as process:
         try:
             with trio.fail_after(120):
-                while not path.exists():  # noqa: ASYNC110 - another process makes it
-                    await trio.sleep(0.01)
+                await trio.to_thread.run_sync(wait_for_server, path)
                 start = read_resident_memory(process.pid)
                 highest = await _attack(path, process.pid)
                 assert highest - start < 250

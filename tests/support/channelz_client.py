@@ -18,7 +18,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 from grpc_channelz.v1 import channelz_pb2 as pb
 from grpc_channelz.v1.channelz_pb2_grpc import ChannelzStub
 
-from tests.support.mesh_processes import wait_until
+from tests.support.mesh_processes import wait_for_server
 
 OWN_CONNECTION_OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
 Counts = tuple[int, int, int]
@@ -77,7 +77,7 @@ def run_without_mesh(program: Path, path: Path) -> Iterator[subprocess.Popen[byt
     environment = {**os.environ, "PLUGIN_SOCKET": str(path)}
     with subprocess.Popen([sys.executable, str(program)], env=environment) as process:
         try:
-            wait_until(path.exists)
+            wait_for_server(path)
             yield process
         finally:
             process.send_signal(signal.SIGTERM)

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -56,6 +57,16 @@ def wait_until(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
             return answer
         assert time.monotonic() < end, f"{condition} did not come true within {timeout} s"
         time.sleep(0.005)
+
+
+def accepts_connections(path: Path) -> bool:
+    """Whether a server listens on a socket, whose file is there a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
+def wait_for_server(path: Path, timeout: float = 60.0) -> None:
+    wait_until(lambda: accepts_connections(path), timeout)
 
 
 def run_meshtrio(

@@ -105,6 +105,7 @@ def test_a_mesh_can_be_cancelled_at_each_step_of_its_start(short_dir: Path) -> N
     )
 
 
+@pytest.mark.long
 def test_so_can_one_that_fails_because_a_plugin_does(short_dir: Path) -> None:
     async def fail() -> None:
         with pytest.raises(MeshFailedError, match="failing/0 exited with status 1"):
@@ -133,6 +134,7 @@ def test_a_mesh_with_a_port_that_is_taken_can_be_cancelled_at_each_step(
         assert cancel_at_each_step(fail, short_dir) > 1
 
 
+@pytest.mark.long
 def test_so_can_one_with_a_gateway_metrics_traces_and_a_binary_log(
     short_dir: Path, collector: str
 ) -> None:

@@ -163,6 +163,7 @@ def wait_for_calls_of_all(clients: list[subprocess.Popen[str]], service: str) ->
         assert time.monotonic() < end, (before, after)
 
 
+@pytest.mark.long
 def test_a_mesh_is_killed_and_started_again_under_its_clients(short_dir: Path) -> None:
     with ExitStack() as stack:
         with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as first:

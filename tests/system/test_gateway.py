@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import purerpc
+import pytest
 import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
@@ -59,6 +60,7 @@ async def calling(watched: RecordedMesh) -> AsyncIterator[Callers]:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.long
 async def test_no_call_is_lost_while_plugins_are_renewed_and_scaled(short_dir: Path) -> None:
     async with run_mesh(echo_plugin_table(instances=2), short_dir) as watched:
         await watched.wait_for_event(events.Ready, count=2)

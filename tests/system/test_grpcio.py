@@ -27,7 +27,7 @@ from tests.support.mesh_processes import (
     ECHO_PLUGIN_DIRECTORY,
     PLUGINS_DIRECTORY,
     ROOT,
-    wait_until,
+    wait_for_server,
 )
 
 GRPCIO = ROOT / "examples" / "grpcio-plugin" / "grpcio_plugin.py"
@@ -38,7 +38,7 @@ def alone(program: Path, socket: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a plugin without a mesh."""
     environment = {**os.environ, "PLUGIN_SOCKET": str(socket)}
     with subprocess.Popen([sys.executable, str(program)], env=environment) as process:
-        wait_until(socket.exists)
+        wait_for_server(socket)
         try:
             yield process
         finally:

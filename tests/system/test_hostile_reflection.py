@@ -40,7 +40,13 @@ async def reflect_through_mesh(socket: Path) -> None:
             assert (await fetch_pool(channel, ECHO)).FindServiceByName(ECHO)
 
 
-@pytest.mark.parametrize("kind", [*FILES, *LISTS])
+KINDS = [
+    pytest.param(kind, marks=pytest.mark.long if kind == "chain" else ())
+    for kind in (*FILES, *LISTS)
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_reflection_that_must_not_be_trusted(short_dir: Path, kind: str) -> None:
     config = plugin_table("bad", "malformed_reflection.py", kind) + echo_plugin_table()
     async with run_mesh(config, short_dir) as watched:

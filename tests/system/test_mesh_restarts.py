@@ -29,6 +29,7 @@ from tests.support.mesh_processes import (
     echo_plugin_table,
     plugin_table,
     serve_mesh,
+    wait_for_server,
     wait_until,
 )
 from tests.tools import find_tool
@@ -138,7 +139,7 @@ def test_no_call_of_a_foreign_client_is_lost_when_the_mesh_socket_is_renewed(
         for _ in range(RENEWALS):
             callers.go_on()
             mesh.socket.unlink()
-            wait_until(mesh.socket.exists)
+            wait_for_server(mesh.socket)
         callers.go_on()
 
 
@@ -162,7 +163,7 @@ def test_calls_outlive_the_renewal_of_the_mesh_socket(short_dir: Path) -> None:
                     break
                 inode = mesh.socket.stat().st_ino
                 os.unlink(mesh.socket)
-                wait_until(lambda: mesh.socket.exists())
+                wait_for_server(mesh.socket)
                 assert mesh.socket.stat().st_ino != inode
                 # New connections are accepted on the new socket.
                 assert mesh.run_command("ps").returncode == 0
@@ -260,7 +261,7 @@ def test_a_call_of_grpc_go_outlives_the_renewal_of_the_mesh_socket(short_dir: Pa
             while b"before" not in process.stdout.readline():
                 assert process.poll() is None
             mesh.socket.unlink()
-            wait_until(mesh.socket.exists)
+            wait_for_server(mesh.socket)
             rest, _ = process.communicate(b'{"message": "after"}', timeout=120)
             assert b"after" in rest
             assert process.returncode == 0

@@ -30,7 +30,7 @@ from tests.support.mesh_processes import (
     PLUGINS_DIRECTORY,
     plugin_table,
     serve_mesh,
-    wait_until,
+    wait_for_server,
 )
 from tests.support.otlp_collector import run_collector
 
@@ -157,7 +157,7 @@ def test_without_a_mesh_it_is_text(short_dir: Path) -> None:
         text=True,
     ) as process:
         try:
-            wait_until((short_dir / "s").exists)
+            wait_for_server(short_dir / "s")
             trio.run(warn, short_dir / "s")
             assert process.stderr is not None
             assert process.stderr.readline() == "WARNING shop.orders: it is late\n"

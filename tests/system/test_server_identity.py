@@ -268,9 +268,15 @@ async def test_a_plugin_may_bind_its_socket_again_by_a_process_of_another_sessio
     short_dir: Path,
 ) -> None:
     program = """
-        import os, signal, subprocess, sys, time
+        import os, signal, socket, subprocess, sys, time
         path = os.environ["PLUGIN_SOCKET"]
         serve = "from meshtrio import plugin; plugin.run()"
+
+        def accepts(path):
+            # The file is there before the server listens on it, and sets its mode.
+            with socket.socket(socket.AF_UNIX) as client:
+                return client.connect_ex(path) == 0
+
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
         before = None
         while True:
@@ -279,7 +285,7 @@ async def test_a_plugin_may_bind_its_socket_again_by_a_process_of_another_sessio
                 [sys.executable, "-c", serve], start_new_session=True,
                 env={**os.environ, "MESH_LAUNCH_ID": "x", "PLUGIN_SOCKET": path + ".new"},
             )
-            while not os.path.exists(path + ".new"):
+            while not accepts(path + ".new"):
                 time.sleep(0.01)
             os.rename(path + ".new", path)
             if before is not None:

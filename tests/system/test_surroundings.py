@@ -25,6 +25,7 @@ from tests.support.mesh_processes import (
     echo_plugin_table,
     plugin_table,
     serve_mesh,
+    wait_for_server,
     wait_until,
 )
 
@@ -79,7 +80,7 @@ def test_a_removed_mesh_socket_is_made_again(short_dir: Path) -> None:
         pid = found.ps()[0]["pid"]
         found.socket.unlink()
         found.wait_for_log("was removed; recreating")
-        wait_until(found.socket.exists)
+        wait_for_server(found.socket)
         assert found.ps()[0]["pid"] == pid
         assert found.stop() == 0
         assert not found.socket.exists()
@@ -103,7 +104,7 @@ def test_a_full_disk_for_the_log_harms_nobody(short_dir: Path) -> None:
     with open("/dev/full", "wb") as full:
         process = serve_into(short_dir, config, full.fileno())
     found = MeshProcess(process, short_dir / "run", short_dir / "no-log")
-    wait_until(found.socket.exists)
+    wait_for_server(found.socket)
     wait_until(lambda: found.ps()[1]["state"] == "ready")
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
@@ -117,7 +118,7 @@ def test_a_log_that_nobody_reads_holds_nobody_up(short_dir: Path) -> None:
     try:
         process = serve_into(short_dir, config, writing)
         found = MeshProcess(process, short_dir / "run", short_dir / "no-log")
-        wait_until(found.socket.exists)
+        wait_for_server(found.socket)
         wait_until(lambda: found.ps()[1]["state"] == "ready")
         (pid,) = [row["pid"] for row in found.ps() if row["name"] == "chatty"]
         # It has written far more than any pipe holds, and sleeps.

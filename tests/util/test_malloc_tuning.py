@@ -23,6 +23,7 @@ async def test_a_process_that_embeds_a_server_keeps_its_malloc() -> None:
     tuning.tune()
     await tuning.trim()
     assert libc.calls == []
+    assert not tuning.is_allowed
 
 
 async def test_malloc_is_tuned_once_and_trimmed_each_time() -> None:
@@ -39,6 +40,7 @@ async def test_malloc_is_tuned_once_and_trimmed_each_time() -> None:
 def test_the_environment_overrides_the_tuning(variable: str) -> None:
     libc = FakeLibc()
     tuning = MallocTuning(libc.find, {variable: "1"})
+    assert tuning.is_allowed
     tuning.enable()
     tuning.tune()
     assert libc.calls == []

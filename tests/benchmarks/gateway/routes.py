@@ -12,8 +12,8 @@ from pathlib import Path
 
 import attrs
 
-from tests.benchmarks.supervision.fleet import accepts_connections
 from tests.support.mesh_processes import (
+    accepts_connections,
     child_pids,
     echo_plugin_table,
     serve_mesh,

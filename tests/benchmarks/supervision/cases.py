@@ -18,7 +18,6 @@ from tests.benchmarks.supervision.fleet import (
     PYTHON_PLUGIN,
     Fleet,
     PluginProgram,
-    accepts_connections,
     cpu_nanoseconds,
     resident,
     serving_pid,
@@ -29,6 +28,7 @@ from tests.benchmarks.supervision.supervisors import (
     run_meshtrio,
     wait_for_event,
 )
+from tests.support.mesh_processes import accepts_connections
 
 Supervisor = Callable[[Fleet], AbstractContextManager[RunningFleet]]
 IMPORTS = "import trio, purerpc, google.protobuf"

@@ -11,7 +11,11 @@ from pathlib import Path
 
 import attrs
 
-from tests.support.mesh_processes import ECHO_PLUGIN_DIRECTORY, PLUGINS_DIRECTORY
+from tests.support.mesh_processes import (
+    ECHO_PLUGIN_DIRECTORY,
+    PLUGINS_DIRECTORY,
+    accepts_connections,
+)
 
 POLL = 0.0005
 START_TIMEOUT = 120.0
@@ -46,15 +50,6 @@ class Fleet:
         return [
             {**os.environ, "PLUGIN_SOCKET": str(s), "PLUGIN_INSTANCE": "0"} for s in self.sockets()
         ]
-
-
-def accepts_connections(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as sock:
-        try:
-            sock.connect(str(path))
-        except OSError:
-            return False
-    return True
 
 
 def wait_until_up(paths: list[Path]) -> float:
