@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from meshtrio.util.text import escape_unprintable_json
+from meshtrio.util.text import escape_unprintable_json, nonfinite_name
 
 
 def message_to_dict(message: Message) -> dict[str, Any]:
@@ -73,8 +73,3 @@ def _replace_nonfinite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return nonfinite_name(value)
     return value
-
-
-def nonfinite_name(value: float) -> str:
-    """Return the ProtoJSON name of a number that is not finite."""
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

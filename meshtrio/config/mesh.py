@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs.validators import ge
+from attrs.validators import deep_iterable, ge
 
 from meshtrio.config import port_ranges
 from meshtrio.config.access import Access, GatewayConfig
@@ -88,11 +88,6 @@ class LogConfig:
     `log_level` follows that instead."""
 
 
-def _check_endpoints(_: object, __: object, value: tuple[str, ...]) -> None:
-    for address in value:
-        Address.parse(address)
-
-
 def _check_config(_: object, __: object, value: Mapping[str, Any]) -> None:
     try:
         parse_service_config(value)
@@ -110,7 +105,7 @@ class StaticServiceConfig:
     name: str = attrs.field(validator=parsed_by(check_service_name))
     """Name that clients connect to; `plugin.<name>` adds endpoints to a plugin's instances."""
     endpoints: tuple[str, ...] = attrs.field(
-        default=(), converter=to_strings, validator=_check_endpoints
+        default=(), converter=to_strings, validator=deep_iterable(parsed_by(Address.parse))
     )
     """Addresses, each `tcp://host:port` or `unix:/path`."""
     weight: int = attrs.field(default=1, validator=at_least(1))

@@ -60,7 +60,9 @@ class Topology:
         found += self._member_errors()
         found += self._unknown_dependency_errors()
         # Each check requires that those before it have found nothing.
-        return found or self._nesting_errors() or self._dependency_errors()
+        if found or (found := self._nesting_errors()):
+            return found
+        return _cycle_errors("plugin", "depends_on: dependency cycle", self.dependencies())
 
     def _member_errors(self) -> Iterator[str]:
         seen: dict[str, str] = {}
@@ -87,9 +89,6 @@ class Topology:
             for name, group in self._groups.items()
         }
         return _cycle_errors("group", "members: cycle of groups", nested)
-
-    def _dependency_errors(self) -> list[str]:
-        return _cycle_errors("plugin", "depends_on: dependency cycle", self.dependencies())
 
 
 def _cycle_errors(kind: str, text: str, edges: Dependencies) -> list[str]:
