@@ -195,20 +195,17 @@ class MeshConfig:
         problems += [f"mesh: {problem}" for problem in self.gateway.validate(self.access)]
         problems += [f"mesh: {problem}" for problem in self.telemetry.validate()]
         problems += [problem for plugin in self.plugins for problem in plugin.validate()]
-        problems += self._validate_instances()
+        together = sum(plugin.instances for plugin in self.plugins)
+        if together > self.max_instances:
+            text = f"the plugins have {together} instances together, more than max_instances, "
+            text += f"{self.max_instances}; raise that in [mesh] if it is meant"
+            problems.append(f"mesh: {text}")
         problems += port_ranges.validate_ports(self.plugins, self.telemetry, self.gateway)
         configs = Counter(table.name for table in self.services if table.config)
         twice = (name for name, count in configs.items() if count > 1)
         problems += [f"service: {name!r} has more than one config" for name in twice]
         if problems:
             raise ConfigError(problems)
-
-    def _validate_instances(self) -> list[str]:
-        together = sum(plugin.instances for plugin in self.plugins)
-        if together <= self.max_instances:
-            return []
-        text = f"the plugins have {together} instances together, more than max_instances, "
-        return [f"mesh: {text}{self.max_instances}; raise that in [mesh] if it is meant"]
 
     def topology(self) -> Topology:
         """Return the graph of plugins and groups."""

@@ -145,6 +145,10 @@ class _MeshReader:
     def _read_table(self, cls: type[T], reader: ObjectReader) -> T | None:
         before = len(self.errors)
         values = self._read_values(reader, cls)
+        if cls in (ClientTlsConfig, ServerTlsConfig):
+            for key, file in values.items():
+                if isinstance(file, Path) and not file.is_file():
+                    reader.add_error(key, f"there is no file {file}")
         return cls(**values) if len(self.errors) == before else None
 
     def _read_plugin(self, reader: ObjectReader) -> PluginConfig | None:
@@ -205,13 +209,7 @@ class _MeshReader:
     def _convert_table(self, path: str, cls: type[T], raw: Any) -> T | None:
         before = len(self.errors)
         reader = ObjectReader(raw, path, self.errors, _TOML)
-        if len(self.errors) == before:
-            values = self._read_values(reader, cls)
-            if cls in (ClientTlsConfig, ServerTlsConfig):
-                for key, file in values.items():
-                    if isinstance(file, Path) and not file.is_file():
-                        reader.add_error(key, f"there is no file {file}")
-        return cls(**values) if len(self.errors) == before else None
+        return self._read_table(cls, reader) if len(self.errors) == before else None
 
 
 def _convert_plain(target_type: Any, raw: Any) -> Any:

@@ -98,11 +98,7 @@ class PluginLineFormatter(JsonFormatter):
     """Formats a record for the mesh, which knows the time, plugin and process of each line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        values = {
-            "level": record.levelname,
-            "logger": record.name,
-            "message": get_message(record),
-        }
+        values = {"level": record.levelname, "logger": record.name, "message": get_message(record)}
         return self._format_line(record, values, get_extra(record))
 
 

@@ -21,8 +21,6 @@ _MAX_INT_BITS = 256
 _ELLIPSIS = "…"
 _MIN_TEXT_LENGTH = 64
 """Characters that each top-level text may have, however long the line is."""
-_KEEP_TAIL_KEYS = frozenset({"exception"})
-"""Keys whose end is kept if they are truncated: a traceback's last line names the error."""
 
 
 def format_json_line(
@@ -56,11 +54,9 @@ def _truncate(value: Any, key: str, max_length: int) -> Any:
     if not isinstance(value, str) or len(value) <= max_length:
         return value
     mark = f"… ({len(value) - max_length} more characters)"
-    return (
-        f"{mark} {value[-max_length:]}"
-        if key in _KEEP_TAIL_KEYS
-        else f"{value[:max_length]} {mark}"
-    )
+    # A traceback's last line names the error.
+    tail = key == "exception"
+    return f"{mark} {value[-max_length:]}" if tail else f"{value[:max_length]} {mark}"
 
 
 class _JsonSanitizer:

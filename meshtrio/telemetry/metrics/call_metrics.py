@@ -76,9 +76,8 @@ class ServerMetrics(tracer.ServerTracer):
         return call
 
     def call_rejected(self, headers: RequestHeaders, status: CallStatus) -> None:
-        calls = self._methods.get(headers.path) or self._methods.get(OTHER)
-        if calls is None:
-            calls = self._add_method(OTHER, OTHER)
+        methods = self._methods
+        calls = methods.get(headers.path) or methods.get(OTHER) or self._add_method(OTHER, OTHER)
         calls.started += 1
         calls.record_end(status[0], 0.0, None)
 

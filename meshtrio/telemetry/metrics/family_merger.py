@@ -31,6 +31,7 @@ from meshtrio.telemetry.metrics.prometheus_names import (
     prometheus_name,
     reserved_names,
 )
+from meshtrio.util.text import replace_surrogates
 
 _MESH_NAME_PREFIX = "mesh_"
 """Prefix of the metrics that only the mesh may have."""
@@ -208,18 +209,10 @@ def _check_labels(kind: MetricKind, labels: Sequence[tuple[str, str]]) -> DropRe
     for name, value in labels:
         if len(name) > _MAX_NAME_LENGTH or len(value) > _MAX_LABEL_VALUE_LENGTH:
             return DropReason.SIZE
-        if name.startswith("__") or not _is_encodable(value):
+        # prometheus_client accepts lone surrogates, which cannot be encoded.
+        if name.startswith("__") or "\0" in value or replace_surrogates(value) != value:
             return DropReason.LABELS
     return None
-
-
-def _is_encodable(text: str) -> bool:
-    """Return whether a label value can be written; prometheus_client accepts lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
 
 
 def _to_single_line(text: str) -> str:

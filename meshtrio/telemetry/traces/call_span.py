@@ -21,16 +21,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import (
-    Link,
-    NonRecordingSpan,
-    Span,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-)
+from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 _KEY_TYPES = {str}
 _VALUE_TYPES = {str, bool, int, float}
@@ -80,7 +71,7 @@ class CallSpanTracer:
             trace_id, flags, state = parent.trace_id, parent.trace_flags, parent.trace_state
             own = SpanContext(trace_id, ids.generate_span_id(), False, flags, state)
         else:
-            return NonRecordingSpan(parent)
+            return trace.NonRecordingSpan(parent)
         kept = _copy_attributes(attributes, self.provider.limits.max_span_attributes)
         return CallSpan(self, name, own, parent, kind, kept)
 
@@ -96,7 +87,7 @@ class CallSpan(Span):
     _kind: SpanKind
     _attributes: Any
     _events: list[Event] | BoundedList[Event] = attrs.field(factory=list, init=False)
-    _links: BoundedList[Link] | None = attrs.field(default=None, init=False)
+    _links: BoundedList[trace.Link] | None = attrs.field(default=None, init=False)
     _status: Status = attrs.field(default=_UNSET, init=False)
     _is_ended: bool = attrs.field(default=False, init=False)
     _start_time: int = attrs.field(factory=time_ns, init=False)
@@ -141,7 +132,7 @@ class CallSpan(Span):
         if self._links is None:
             self._links = BoundedList(limits.max_links)
         kept = BoundedAttributes(limits.max_link_attributes, attributes)
-        self._links.append(Link(context, kept))
+        self._links.append(trace.Link(context, kept))
 
     def update_name(self, name: str) -> None:
         if not self._is_ended:
