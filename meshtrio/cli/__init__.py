@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -130,15 +129,6 @@ def commands() -> None:
     """
 
 
-def _print_errors(lines: Iterable[str]) -> None:
-    """Print to stderr; tolerate a closed terminal and a full disk."""
-    try:
-        for line in lines:
-            print(line, file=sys.stderr, flush=True)
-    except OSError:
-        standard_streams.redirect_to_null(sys.stderr.fileno())
-
-
 def main() -> None:
     """Run a command. Expected errors are printed as one line each, without a traceback."""
     standard_streams.open_missing_streams()
@@ -158,7 +148,11 @@ def main() -> None:
         from meshtrio.cli.error_report import describe_error
 
         status, lines = describe_error(exc)
-        _print_errors(lines)
+        try:
+            for line in lines:
+                print(line, file=sys.stderr, flush=True)
+        except OSError:  # The terminal is closed, or the disk is full.
+            standard_streams.redirect_to_null(sys.stderr.fileno())
     if status == 141:
         # The interpreter would fail to flush what is left.
         standard_streams.redirect_to_null(sys.stdout.fileno())

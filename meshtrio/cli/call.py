@@ -6,8 +6,8 @@ import base64
 import binascii
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from meshtrio.cli.error_report import CallFailedError, MeshRequestError
 from meshtrio.cli.inspect_commands import describe_unavailable
 from meshtrio.cli.json_output import print_json_line, to_json_text
 from meshtrio.cli.mesh_client import open_registry_stub, run_async
-from meshtrio.cli.options import complete_services, json_option, mesh_socket_option, require_utf8
+from meshtrio.cli.options import json_option, mesh_socket_option, service_argument
 from meshtrio.cli.protojson import message_to_json_value
 from meshtrio.cli.stdio import read_stdin, read_stdin_lines, wait_stdout_writable
 from meshtrio.client.channel import Channel, connect_to
@@ -72,8 +72,8 @@ _files_option = partial(
 )
 
 
-@click.command(short_help="Call a method with JSON, by reflection.")
-@click.argument("service", callback=require_utf8, shell_complete=complete_services)
+@click.command()
+@service_argument
 @click.argument("method")
 @click.argument("messages", nargs=-1, metavar="[JSON]...")
 @click.option(
@@ -139,19 +139,32 @@ def call(
     """
     pairs = [_parse_metadata_pair(text) for text in metadata]
     is_direct = _is_address(service)
-    connect = partial(_connect, service, mesh_socket, max_message_size, wait=wait)
     types = load_types(protosets, protos, proto_path)
-    find = partial(resolve_method, method=method, server=service, types=types)
     print_reply = _make_reply_printer(as_json=as_json)
-    errors: list[str] = []
+    obstacle: str | None = None
+
+    async def run() -> None:
+        nonlocal obstacle
+        with trio.fail_after(timeout or _DEFAULT_TIMEOUT) as scope:
+            async with _connect(service, mesh_socket, max_message_size, wait=wait) as channel:
+                try:
+                    found = await resolve_method(channel, method, service, types)
+                    if timeout is None and (found.client_streaming or found.server_streaming):
+                        scope.deadline = math.inf
+                    await _call_method(channel, found, messages, pairs, print_reply)
+                except trio.Cancelled:
+                    # Why no connection was made in time, if that is so.
+                    obstacle = channel.unavailable_reason
+                    raise
+
     try:
-        run_async(_call, connect, find, messages, pairs, timeout, print_reply, errors)
+        run_async(run)
     except trio.TooSlowError:
         seconds = timeout or _DEFAULT_TIMEOUT
-        message = f"{service} did not finish the call within {seconds:g} s (--timeout)"
+        text = f"{service} did not finish the call within {seconds:g} s (--timeout)"
         if not is_direct:
-            errors = run_async(_describe_obstacle, service, mesh_socket)
-        raise purerpc.DeadlineExceededError(": ".join([message, *errors])) from None
+            obstacle = run_async(_describe_obstacle, service, mesh_socket)
+        raise purerpc.DeadlineExceededError(": ".join(filter(None, (text, obstacle)))) from None
 
 
 def _is_address(service: str) -> bool:
@@ -168,16 +181,17 @@ def _is_address(service: str) -> bool:
     return is_address
 
 
-async def _describe_obstacle(service: str, mesh_socket: Path | None) -> list[str]:
-    """Describe why no mesh answers, or why the service has no endpoints; [] if neither is so."""
+async def _describe_obstacle(service: str, mesh_socket: Path | None) -> str:
+    """Describe why no mesh answers, or why the service has no endpoints; "" if neither is so."""
+    obstacle = ""
     try:
         with trio.move_on_after(1), suppress(MeshRequestError):
             async with open_registry_stub(mesh_socket) as stub:
                 state = await stub.Resolve(registry_messages.ResolveRequest(service=service))
-                return [] if state.endpoints else [describe_unavailable(state)]
+                obstacle = "" if state.endpoints else describe_unavailable(state)
     except NoMeshError as exc:
-        return [exc.status.status_message]
-    return []
+        obstacle = exc.status.status_message
+    return obstacle
 
 
 def _parse_metadata_pair(text: str) -> tuple[str, str | bytes]:
@@ -193,29 +207,6 @@ def _parse_metadata_pair(text: str) -> tuple[str, str | bytes]:
     except ValueError as exc:
         raise click.BadParameter(str(exc)) from None
     return pair
-
-
-async def _call(
-    connect: Callable[[], AbstractAsyncContextManager[Channel]],
-    find_descriptor: Callable[[Channel], Awaitable[MethodDescriptor]],
-    messages: tuple[str, ...],
-    metadata: Metadata,
-    timeout: float | None,  # noqa: ASYNC109 - the command's option, made a scope right here
-    print_reply: Callable[[Message, DescriptorPool], None],
-    errors: list[str],
-) -> None:
-    """Make the call. `errors` gets the reason if no connection was made in time."""
-    with trio.fail_after(timeout or _DEFAULT_TIMEOUT) as scope:
-        async with connect() as channel:
-            try:
-                descriptor = await find_descriptor(channel)
-                if timeout is None and (descriptor.client_streaming or descriptor.server_streaming):
-                    scope.deadline = math.inf
-                await _call_method(channel, descriptor, messages, metadata, print_reply)
-            except trio.Cancelled:
-                if channel.unavailable_reason:
-                    errors.append(channel.unavailable_reason)
-                raise
 
 
 async def _call_method(

@@ -47,7 +47,7 @@ def find_warnings(config: MeshConfig) -> list[str]:
     return [f"plugin {name!r}: {warning}" for name, warning in found if warning]
 
 
-@click.command(short_help="Report every mistake in a config; start nothing.")
+@click.command()
 @click.argument("config_file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @runtime_dir_option

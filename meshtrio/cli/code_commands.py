@@ -30,7 +30,7 @@ _RESERVED_MODULES = frozenset({"meshtrio", "plugin", "tests"})
 """Modules that no installed distribution lists."""
 
 
-@click.command(short_help="Generate Python code from protos.")
+@click.command()
 @click.argument("protos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-I",
@@ -129,7 +129,9 @@ class ProjectNames:
             )
         words = re.findall(r"[A-Za-z0-9]+", name)
         package = "_".join(words).lower()
-        if keyword.iskeyword(package) or _is_taken(package):
+        installed = importlib.metadata.packages_distributions()
+        taken = {*sys.stdlib_module_names, *_RESERVED_MODULES, *installed}
+        if keyword.iskeyword(package) or package in taken:
             # The plugin's own folder is first on sys.path.
             package += "_plugin"
         return cls(name, package, "".join(w[0].upper() + w[1:] for w in words) + "Service")
@@ -139,13 +141,7 @@ class ProjectNames:
         return f"{self.package}/v1/{self.package}.proto"
 
 
-def _is_taken(package: str) -> bool:
-    """Whether another module has this name."""
-    installed = importlib.metadata.packages_distributions()
-    return package in {*sys.stdlib_module_names, *_RESERVED_MODULES, *installed}
-
-
-@click.command(short_help="Create a folder with a plugin that runs.")
+@click.command()
 @click.argument("name")
 @click.option(
     "--folder",

@@ -11,13 +11,7 @@ import click
 from meshtrio.cli import formatting
 from meshtrio.cli.json_output import message_to_dict, print_json
 from meshtrio.cli.mesh_client import open_control_stub, open_registry_stub, run_async
-from meshtrio.cli.options import (
-    complete_services,
-    json_option,
-    mesh_socket_option,
-    names_argument,
-    require_utf8,
-)
+from meshtrio.cli.options import json_option, mesh_socket_option, names_argument, services_argument
 from meshtrio.messages import control, registry
 from meshtrio.supervisor.log_line import find_last_line
 from meshtrio.util.text import escape_unprintable
@@ -26,7 +20,7 @@ CallsInFlight = Mapping[tuple[str, int], int]
 """Calls in progress, by plugin and instance; only of instances that report them."""
 
 
-@click.command(short_help="List instances with their processes and states.")
+@click.command()
 @names_argument
 @json_option("Print a JSON list of objects.")
 @mesh_socket_option
@@ -64,7 +58,7 @@ async def _list_instances(mesh_socket: Path | None, names: Sequence[str]) -> Any
         return await stub.ListInstances(control.ListInstancesRequest(names=names))
 
 
-@click.command(short_help="Show the supervision tree with each instance's state.")
+@click.command()
 @json_option("Print the tree as one JSON object; instances have ps's fields, and in_flight.")
 @mesh_socket_option
 def tree(as_json: bool, mesh_socket: Path | None) -> None:
@@ -136,14 +130,8 @@ def _print_tree(root: control.Node, uptime: float, in_flight: CallsInFlight) -> 
     rich_output.print_renderable(shown)
 
 
-@click.command(short_help="List services and their endpoints.")
-@click.argument(
-    "services",
-    nargs=-1,
-    metavar="[SERVICE]...",
-    callback=require_utf8,
-    shell_complete=complete_services,
-)
+@click.command()
+@services_argument
 @json_option("Print the registry's state of each service, as a JSON list.")
 @mesh_socket_option
 def services(services: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:

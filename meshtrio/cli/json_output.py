@@ -11,26 +11,24 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from meshtrio.util.text import escape_unprintable_json
+from meshtrio.util.text import escape_unprintable_json, nonfinite_name
 
 
 def message_to_dict(message: Message) -> dict[str, Any]:
     """Convert a message to plain values: unset fields to None, enum values to names."""
-    return {field.name: _field_value(message, field) for field in message.DESCRIPTOR.fields}
+    return {
+        field.name: None
+        if field.has_presence and not message.HasField(field.name)
+        else _to_plain(getattr(message, field.name), field)
+        for field in message.DESCRIPTOR.fields
+    }
 
 
-def _field_value(message: Message, field: Any) -> Any:
-    value = getattr(message, field.name)
+def _to_plain(value: Any, field: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _single_value(each, field) for key, each in value.items()}
+        return {key: _to_plain(each, field) for key, each in value.items()}
     if isinstance(value, MutableSequence):
-        return [_single_value(each, field) for each in value]
-    if field.has_presence and not message.HasField(field.name):
-        return None
-    return _single_value(value, field)
-
-
-def _single_value(value: Any, field: Any) -> Any:
+        return [_to_plain(each, field) for each in value]
     if isinstance(value, Message):
         return message_to_dict(value)
     if isinstance(value, bytes):
@@ -73,8 +71,3 @@ def _replace_nonfinite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return nonfinite_name(value)
     return value
-
-
-def nonfinite_name(value: float) -> str:
-    """Return the ProtoJSON name of a number that is not finite."""
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -17,12 +17,7 @@ import trio
 from meshtrio.cli import formatting
 from meshtrio.cli.json_output import message_to_dict, print_json
 from meshtrio.cli.mesh_client import open_control_stub, run_async
-from meshtrio.cli.options import (
-    json_option,
-    mesh_socket_option,
-    name_argument,
-    timeout_option,
-)
+from meshtrio.cli.options import json_option, mesh_socket_option, name_argument, timeout_option
 from meshtrio.cli.stdio import show_spinner
 from meshtrio.messages import control as messages
 from meshtrio.util.concurrency import open_collapsing_nursery
@@ -41,7 +36,7 @@ def _lifecycle_options(command: Callable[..., None]) -> Callable[..., None]:
     return json(timeout_option(mesh_socket_option(command)))
 
 
-@click.command(short_help="Start the stopped instances of a plugin or group.")
+@click.command()
 @name_argument
 @_lifecycle_options
 def start(name: str, **options: Any) -> None:
@@ -54,7 +49,7 @@ def start(name: str, **options: Any) -> None:
     _run_and_print(f"starting {name}", f"started {name}", "Start", request, **options)
 
 
-@click.command(short_help="Stop a plugin or group until it is started again.")
+@click.command()
 @name_argument
 @_lifecycle_options
 def stop(name: str, **options: Any) -> None:
@@ -66,7 +61,7 @@ def stop(name: str, **options: Any) -> None:
     _run_and_print(f"stopping {name}", f"stopped {name}", "Stop", request, **options)
 
 
-@click.command(short_help="Restart instances one by one, losing no call.")
+@click.command()
 @name_argument
 @_lifecycle_options
 def restart(name: str, **options: Any) -> None:
@@ -79,7 +74,7 @@ def restart(name: str, **options: Any) -> None:
     _run_and_print(f"restarting {name}", f"restarted {name}", "Restart", request, **options)
 
 
-@click.command(short_help="Set the number of instances of a plugin.")
+@click.command()
 @name_argument
 @click.argument("instances", type=click.IntRange(0, 2**32 - 1), metavar="N")
 @_lifecycle_options
@@ -92,7 +87,7 @@ def scale(name: str, instances: int, **options: Any) -> None:
     _run_and_print(f"scaling {what}", f"scaled {what}", "Scale", request, **options)
 
 
-@click.command(short_help="Stop, and report how each instance ended.")
+@click.command()
 @name_argument
 @_lifecycle_options
 def drain(name: str, as_json: bool, **options: Any) -> None:
@@ -110,7 +105,7 @@ def drain(name: str, as_json: bool, **options: Any) -> None:
         _print_drained(name, reply.instances)
 
 
-@click.command(short_help="Apply the changes in the config file.")
+@click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @_lifecycle_options
 def reload(file: Path | None, as_json: bool, **options: Any) -> None:
@@ -133,7 +128,7 @@ def reload(file: Path | None, as_json: bool, **options: Any) -> None:
         print("\n".join(map(escape_unprintable, formatting.describe_changes(reply))))
 
 
-@click.command("log-level", short_help="Show or set the log level of a plugin.")
+@click.command("log-level")
 @name_argument
 @click.argument(
     "level", required=False, type=click.Choice([each.value for each in LogLevel]), metavar="[LEVEL]"

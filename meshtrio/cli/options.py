@@ -15,6 +15,8 @@ from meshtrio.cli.mesh_client import open_control_stub, open_registry_stub, run_
 from meshtrio.messages import control, registry
 from meshtrio.util.text import escape_unprintable
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
 _COMPLETION_TIMEOUT = 1.0
 """Timeout of a completion, in seconds."""
 
@@ -31,7 +33,7 @@ timeout_option = click.option(
 )
 
 
-def require_utf8(_: click.Context, __: click.Parameter, value: Any) -> Any:
+def _require_utf8(_: click.Context, __: click.Parameter, value: Any) -> Any:
     """Reject arguments that are not UTF-8, since they are sent as strings."""
     for name in (value,) if isinstance(value, str) else value:
         try:
@@ -41,14 +43,14 @@ def require_utf8(_: click.Context, __: click.Parameter, value: Any) -> Any:
     return value
 
 
-def json_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def json_option(text: str) -> Decorator:
     return click.option("--json", "as_json", is_flag=True, help=text)
 
 
 # -- shell completion ------------------------------------------------------------------------
 
 
-@click.command(short_help="Print a script that completes commands and names.")
+@click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
@@ -67,28 +69,23 @@ def completion(ctx: click.Context, shell: str) -> None:
     click.echo(made(root.command, {}, "meshtrio", "_MESHTRIO_COMPLETE").source())
 
 
-def complete_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Complete names of plugins and groups; with none if no mesh answers."""
-    return _complete(incomplete, _fetch_names, ctx)
+def _completer(fetch: Callable[..., Any]) -> Callable[..., list[str]]:
+    """Complete the names that `fetch` returns; with none if no mesh answers."""
 
+    def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+        async def fetch_in_time() -> list[str]:
+            with trio.fail_after(_COMPLETION_TIMEOUT):
+                names: list[str] = await fetch(ctx.params.get("mesh_socket"))
+            return names
 
-def complete_services(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Complete names of services; with none if no mesh answers."""
-    return _complete(incomplete, _fetch_services, ctx)
+        # Errors must not be printed into the command line that is being typed.
+        with contextlib.suppress(Exception):
+            names = run_async(fetch_in_time)
+            # The shell reads one name per line.
+            return [n for n in names if n.startswith(incomplete) and escape_unprintable(n) == n]
+        return []
 
-
-def _complete(incomplete: str, fetch: Callable[..., Any], ctx: click.Context) -> list[str]:
-    async def fetch_in_time() -> list[str]:
-        with trio.fail_after(_COMPLETION_TIMEOUT):
-            names: list[str] = await fetch(ctx.params.get("mesh_socket"))
-        return names
-
-    # Errors must not be printed into the command line that is being typed.
-    with contextlib.suppress(Exception):
-        names = run_async(fetch_in_time)
-        # The shell reads one name per line.
-        return [n for n in names if n.startswith(incomplete) and escape_unprintable(n) == n]
-    return []
+    return complete
 
 
 async def _fetch_names(mesh_socket: Path | None) -> list[str]:
@@ -107,7 +104,16 @@ async def _fetch_services(mesh_socket: Path | None) -> list[str]:
         return list((await stub.ListServices(registry.ListServicesRequest())).services)
 
 
-name_argument = click.argument("name", callback=require_utf8, shell_complete=complete_names)
-names_argument = click.argument(
-    "names", nargs=-1, metavar="[NAME]...", callback=require_utf8, shell_complete=complete_names
-)
+def _argument(name: str, fetch: Callable[..., Any], metavar: str | None = None) -> Decorator:
+    """Make an argument that is sent as a string; with a `metavar`, one that may be repeated."""
+    count = 1 if metavar is None else -1
+    complete = _completer(fetch)
+    return click.argument(
+        name, nargs=count, metavar=metavar, callback=_require_utf8, shell_complete=complete
+    )
+
+
+name_argument = _argument("name", _fetch_names)
+names_argument = _argument("names", _fetch_names, "[NAME]...")
+service_argument = _argument("service", _fetch_services)
+services_argument = _argument("services", _fetch_services, "[SERVICE]...")

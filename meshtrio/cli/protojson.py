@@ -20,7 +20,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from meshtrio.cli.json_output import nonfinite_name
+from meshtrio.util.text import nonfinite_name
 
 _MAX_DEPTH = 120
 """Maximum nesting. Protobuf's parser has a limit of 100, but each `Any` starts a new count."""

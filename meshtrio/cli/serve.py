@@ -39,7 +39,7 @@ _TRIM_GROWTH = 16 * 1024 * 1024
 read; an attempt takes about 15 ms, in a thread."""
 
 
-@click.command(short_help="Run the plugins of a config until Ctrl-C or SIGTERM.")
+@click.command()
 @click.argument("config_file", type=click.Path(path_type=Path))
 @runtime_dir_option
 @click.option(
@@ -79,7 +79,10 @@ def serve(
     """
     config = load_and_check(config_file, runtime_dir)
     if metrics is not None:
-        config = override_metrics(config, metrics)
+        try:
+            config = attrs.evolve(config, telemetry=attrs.evolve(config.telemetry, metrics=metrics))
+        except ValueError as exc:
+            raise UsageError(f"--metrics: {exc}") from None
     if reload and importlib.util.find_spec("watchfiles") is None:
         raise UsageError("--reload needs watchfiles: pip install 'meshtrio[reload]'")
     log = attrs.evolve(
@@ -93,14 +96,6 @@ def serve(
         DESCRIPTOR_LIMIT.raise_to_hard_limit()
         MALLOC_TUNING.enable()
         trio.run(_serve, config, reload)
-
-
-def override_metrics(config: MeshConfig, address: str) -> MeshConfig:
-    """Replace the address for metrics in a config. Raises UsageError unless it is host:port."""
-    try:
-        return attrs.evolve(config, telemetry=attrs.evolve(config.telemetry, metrics=address))
-    except ValueError as exc:
-        raise UsageError(f"--metrics: {exc}") from None
 
 
 @contextmanager

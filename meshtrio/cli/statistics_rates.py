@@ -28,14 +28,14 @@ class StatisticsRow:
 
     name: str
     state: str
-    pid: int | None
     rates: Rates
-    median: float | None
-    p99: float | None
     in_flight: int | None
     resident: int | None
     restarts: int
     uptime: float | None
+    pid: int | None = None
+    median: float | None = None
+    p99: float | None = None
 
 
 def compute_rates(before: control.Statistics | None, now: control.Statistics) -> list[Rates]:
@@ -95,10 +95,7 @@ def make_total_row(now: control.Statistics, rows: Sequence[StatisticsRow]) -> St
     return StatisticsRow(
         name="mesh",
         state=f"{ready}/{len(rows)} ready",
-        pid=None,
         rates=Rates(*map(_sum_known, zip(*rates, strict=True))),
-        median=None,
-        p99=None,
         in_flight=_sum_known(row.in_flight for row in rows),
         resident=_sum_known(row.resident for row in rows),
         restarts=now.total.counts.restarts,

@@ -86,7 +86,7 @@ def parse_time(text: str, now: float) -> float:
         ) from None
 
 
-@click.command(short_help="Print lifecycle events of plugins.")
+@click.command()
 @names_argument
 @follow_option
 @last_option
@@ -115,7 +115,7 @@ def _format_event(event: Any) -> Iterator[Line]:
     )
 
 
-@click.command(short_help="Print the output of plugins.")
+@click.command()
 @names_argument
 @follow_option
 @click.option(
@@ -167,7 +167,7 @@ def _format_output(line: Any) -> Iterator[Line]:
         time = " " * len(time)
 
 
-@click.command(short_help="Print calls as they end.")
+@click.command()
 @names_argument
 @click.option(
     "--method",

@@ -20,7 +20,7 @@ from meshtrio.cli.stdio import wait_stdout_writable
 from meshtrio.messages import control
 
 
-@click.command(short_help="Watch calls, latencies, CPU and memory.")
+@click.command()
 @click.option(
     "--interval",
     type=click.FloatRange(0.1),

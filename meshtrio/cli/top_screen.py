@@ -8,7 +8,7 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,35 +37,19 @@ async def run_screen(watch: Any) -> None:
     async with watch() as reports:
         now = await anext(reports)
         console = rich_output.make_console(live=True)
-        with Live(console=console, screen=True, auto_refresh=False) as live:
+        with (
+            Live(console=console, screen=True, auto_refresh=False) as live,
+            trio.open_signal_receiver(signal.SIGTERM, signal.SIGWINCH) as signals,
+        ):
             async with open_collapsing_nursery() as nursery:
                 shown = _TopScreen(live, now)
                 nursery.start_soon(shown.show_reports, reports)
                 nursery.start_soon(_handle_keys, shown)
-                status = await _wait_for_quit(shown)
+                nursery.start_soon(shown.handle_signals, signals)
+                await shown.quit_requested.wait()
                 nursery.cancel_scope.cancel()
-    if status:
-        raise click.exceptions.Exit(status)
-
-
-async def _wait_for_quit(shown: _TopScreen) -> int:
-    """Wait for q or SIGTERM, which is handled to restore the terminal. Return the exit status."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGWINCH) as signals:
-        async with open_collapsing_nursery() as nursery:
-            status = 0
-
-            async def heed() -> None:
-                nonlocal status
-                async for number in signals:
-                    if number == signal.SIGTERM:
-                        status = 128 + number
-                        shown.quit_requested.set()
-                    shown.draw()
-
-            nursery.start_soon(heed)
-            await shown.quit_requested.wait()
-            nursery.cancel_scope.cancel()
-    return status
+    if shown.exit_status:
+        raise click.exceptions.Exit(shown.exit_status)
 
 
 class _TopScreen:
@@ -73,6 +57,7 @@ class _TopScreen:
 
     def __init__(self, live: Live, now: control.Statistics) -> None:
         self.quit_requested = trio.Event()
+        self.exit_status = 0
         self._live = live
         self._before: control.Statistics | None = None
         self._now = now
@@ -87,6 +72,14 @@ class _TopScreen:
     async def show_reports(self, reports: Any) -> None:
         async for report in reports:
             self._before, self._now = self._now, report
+            self.draw()
+
+    async def handle_signals(self, signals: AsyncIterator[int]) -> None:
+        """Quit on SIGTERM, so that the terminal is restored; redraw when its size changes."""
+        async for number in signals:
+            if number == signal.SIGTERM:
+                self.exit_status = 128 + number
+                self.quit_requested.set()
             self.draw()
 
     def handle_key(self, key: str) -> None:

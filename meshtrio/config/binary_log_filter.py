@@ -10,10 +10,11 @@ pkg.Service/*,-pkg.Service/Method
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import attrs
 
-_PATTERN = re.compile(r"([\w.]+)/(\w+|\*)(\{.*\})?", re.ASCII)
+_PATTERN = re.compile(r"(\*|[\w.]+/(?:\w+|\*))(\{.*\})?", re.ASCII)
 _LIMITS_PATTERN = re.compile(
     r"\{(?:h(?::(?P<h>[0-9]{1,18}))?(?:;m(?::(?P<m>[0-9]{1,18}))?)?|m(?::(?P<only_m>[0-9]{1,18}))?)\}"
 )
@@ -33,52 +34,36 @@ class MethodLogLimits:
 class BinaryLogFilter:
     """A parsed filter; the most specific pattern applies."""
 
-    default: MethodLogLimits | None = None
-    """Limits of methods that no other pattern matches; None if those are not written."""
-    services: dict[str, MethodLogLimits] = attrs.field(factory=dict)
-    """Limits of all methods of a service, by its full name."""
-    methods: dict[str, MethodLogLimits | None] = attrs.field(factory=dict)
-    """Limits by "pkg.Service/Method"; None if its calls are not written."""
+    limits: Mapping[str, MethodLogLimits | None]
+    """Limits by pattern: `*`, `pkg.Service/*` or `pkg.Service/Method`; None if its calls are not
+    written."""
 
     @classmethod
     def parse(cls, text: str) -> BinaryLogFilter:
         """Parse a filter; an empty one selects no calls. Raises ValueError with the pattern."""
-        found = BinaryLogFilter()
+        limits: dict[str, MethodLogLimits | None] = {}
         for pattern in text.split(",") if text else ():
-            found = found._with_pattern(pattern)
-        return found
-
-    def _with_pattern(self, pattern: str) -> BinaryLogFilter:
-        if pattern.startswith("*") and not pattern.startswith("*/"):
-            if self.default is not None:
-                raise ValueError(f"{pattern!r}: * is repeated")
-            return attrs.evolve(self, default=_parse_limits(pattern, pattern[1:]))
-        excluded = pattern.startswith("-")
-        parts = _PATTERN.fullmatch(pattern[excluded:])
-        if parts is None:
-            raise ValueError(
-                f"{pattern!r}: expected *, Service/*, Service/Method or -Service/Method, "
-                "optionally with {h:bytes;m:bytes}"
-            )
-        service, method, rest = parts[1], parts[2], parts[3] or ""
-        if excluded and (method == "*" or rest):
-            raise ValueError(
-                f"{pattern!r}: only single methods can be excluded, as -Service/Method"
-            )
-        if f"{service}/{method}" in self.methods or (method == "*" and service in self.services):
-            raise ValueError(f"{pattern!r}: there already is a pattern for {service}/{method}")
-        limits = None if excluded else _parse_limits(pattern, rest)
-        if method == "*":
-            assert limits is not None
-            return attrs.evolve(self, services={**self.services, service: limits})
-        return attrs.evolve(self, methods={**self.methods, f"{service}/{method}": limits})
+            excluded = pattern.startswith("-")
+            parts = _PATTERN.fullmatch(pattern[excluded:])
+            if parts is None:
+                raise ValueError(
+                    f"{pattern!r}: expected *, Service/*, Service/Method or -Service/Method, "
+                    "optionally with {h:bytes;m:bytes}"
+                )
+            name, rest = parts[1], parts[2] or ""
+            if excluded and (name.endswith("*") or rest):
+                raise ValueError(
+                    f"{pattern!r}: only single methods can be excluded, as -Service/Method"
+                )
+            if name in limits:
+                raise ValueError(f"{pattern!r}: there already is a pattern for {name}")
+            limits[name] = None if excluded else _parse_limits(pattern, rest)
+        return cls(limits)
 
     def method_limits(self, service: str, method: str) -> MethodLogLimits | None:
         """Return the limits of a method's calls; None if they are not written."""
-        path = f"{service}/{method}"
-        if path in self.methods:
-            return self.methods[path]
-        return self.services.get(service, self.default)
+        names = (f"{service}/{method}", f"{service}/*", "*")
+        return next((self.limits[name] for name in names if name in self.limits), None)
 
 
 def _parse_limits(pattern: str, text: str) -> MethodLogLimits:
@@ -91,12 +76,8 @@ def _parse_limits(pattern: str, text: str) -> MethodLogLimits:
             f"{pattern!r}: expected {{h}}, {{m}} or {{h;m}}, optionally with :bytes, not {text!r}"
         )
     headers, messages, only_messages = (
-        _parse_optional_int(found[name]) for name in ("h", "m", "only_m")
+        None if digits is None else int(digits) for digits in found.group("h", "m", "only_m")
     )
     if text.startswith("{m"):
         return MethodLogLimits(max_header_bytes=0, max_message_bytes=only_messages)
     return MethodLogLimits(headers, messages if ";" in text else 0)
-
-
-def _parse_optional_int(digits: str | None) -> int | None:
-    return None if digits is None else int(digits)

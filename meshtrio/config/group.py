@@ -7,7 +7,7 @@ from enum import Enum
 import attrs
 
 from meshtrio.config.plugin import EscalationScope, check_name
-from meshtrio.config.validators import at_least, to_strings
+from meshtrio.config.validators import at_least, is_positive, to_strings
 
 
 class Strategy(Enum):
@@ -45,7 +45,7 @@ class GroupConfig:
     max_restarts: int = attrs.field(default=3, validator=at_least(0))
     """Number of restarts of the group within `restart_period`; at the next failure of a member the
     group fails too."""
-    restart_period: float = attrs.field(default=60.0, validator=at_least(0, inclusive=False))
+    restart_period: float = attrs.field(default=60.0, validator=is_positive)
     """Seconds within which `max_restarts` are counted."""
     escalate: EscalationScope = attrs.field(
         default=EscalationScope.GROUP, validator=_check_escalate

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs.validators import ge
+from attrs.validators import deep_iterable, ge
 
 from meshtrio.config import port_ranges
 from meshtrio.config.access import Access, GatewayConfig
@@ -88,11 +88,6 @@ class LogConfig:
     `log_level` follows that instead."""
 
 
-def _check_endpoints(_: object, __: object, value: tuple[str, ...]) -> None:
-    for address in value:
-        Address.parse(address)
-
-
 def _check_config(_: object, __: object, value: Mapping[str, Any]) -> None:
     try:
         parse_service_config(value)
@@ -110,7 +105,7 @@ class StaticServiceConfig:
     name: str = attrs.field(validator=parsed_by(check_service_name))
     """Name that clients connect to; `plugin.<name>` adds endpoints to a plugin's instances."""
     endpoints: tuple[str, ...] = attrs.field(
-        default=(), converter=to_strings, validator=_check_endpoints
+        default=(), converter=to_strings, validator=deep_iterable(parsed_by(Address.parse))
     )
     """Addresses, each `tcp://host:port` or `unix:/path`."""
     weight: int = attrs.field(default=1, validator=at_least(1))
@@ -200,20 +195,17 @@ class MeshConfig:
         problems += [f"mesh: {problem}" for problem in self.gateway.validate(self.access)]
         problems += [f"mesh: {problem}" for problem in self.telemetry.validate()]
         problems += [problem for plugin in self.plugins for problem in plugin.validate()]
-        problems += self._validate_instances()
+        together = sum(plugin.instances for plugin in self.plugins)
+        if together > self.max_instances:
+            text = f"the plugins have {together} instances together, more than max_instances, "
+            text += f"{self.max_instances}; raise that in [mesh] if it is meant"
+            problems.append(f"mesh: {text}")
         problems += port_ranges.validate_ports(self.plugins, self.telemetry, self.gateway)
         configs = Counter(table.name for table in self.services if table.config)
         twice = (name for name, count in configs.items() if count > 1)
         problems += [f"service: {name!r} has more than one config" for name in twice]
         if problems:
             raise ConfigError(problems)
-
-    def _validate_instances(self) -> list[str]:
-        together = sum(plugin.instances for plugin in self.plugins)
-        if together <= self.max_instances:
-            return []
-        text = f"the plugins have {together} instances together, more than max_instances, "
-        return [f"mesh: {text}{self.max_instances}; raise that in [mesh] if it is meant"]
 
     def topology(self) -> Topology:
         """Return the graph of plugins and groups."""

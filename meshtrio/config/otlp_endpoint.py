@@ -19,7 +19,6 @@ from meshtrio.util.tls_config import ClientTlsConfig
 _DEFAULT_HTTP_PATH = "/v1/traces"
 OTEL_EXPORTER_OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-OTEL_EXPORTER_OTLP_TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 OTEL_EXPORTER_OTLP_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 OTEL_EXPORTER_OTLP_TRACES_HEADERS = "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
 _TRACES_PREFIX, _COMMON_PREFIX = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
@@ -136,27 +135,24 @@ class OtlpEndpoint:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that set this collector in OpenTelemetry's SDKs of all languages."""
-        variables = {OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: "http/protobuf" if self.url else "grpc"}
+        values = {"PROTOCOL": "http/protobuf" if self.url else "grpc"}
         if self.url:
-            variables[OTEL_EXPORTER_OTLP_TRACES_ENDPOINT] = self.url
+            values["ENDPOINT"] = self.url
         elif self.address.startswith("tcp:"):
             scheme = "http" if self.tls is None else "https"
-            host_port = self.address.removeprefix("tcp:")
-            variables[OTEL_EXPORTER_OTLP_TRACES_ENDPOINT] = f"{scheme}://{host_port}"
+            values["ENDPOINT"] = f"{scheme}://{self.address.removeprefix('tcp:')}"
         else:
             # Without a scheme, plaintext has to be requested explicitly.
-            variables[OTEL_EXPORTER_OTLP_TRACES_ENDPOINT] = self.address
-            variables[f"{_TRACES_PREFIX}INSECURE"] = "true"
+            values |= {"ENDPOINT": self.address, "INSECURE": "true"}
         if self.tls is not None:
             # OpenTelemetry has no default for the file of the key.
             paths = (self.tls.ca, self.tls.certificate, self.tls.key or self.tls.certificate)
-            for name, path in zip(_TLS_VARIABLES, paths, strict=True):
-                if path is not None:
-                    variables[_TRACES_PREFIX + name] = str(path.absolute())
+            files = zip(_TLS_VARIABLES, paths, strict=True)
+            values |= {name: str(path.absolute()) for name, path in files if path is not None}
         if self.headers:
             fields = (f"{name}={quote(value, safe='')}" for name, value in self.headers)
-            variables[OTEL_EXPORTER_OTLP_TRACES_HEADERS] = ",".join(fields)
-        return variables
+            values["HEADERS"] = ",".join(fields)
+        return {_TRACES_PREFIX + name: value for name, value in values.items()}
 
 
 def headers_from_environment() -> OtlpHeaders:

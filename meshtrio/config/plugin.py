@@ -15,7 +15,7 @@ from attrs.validators import optional
 from meshtrio import contract
 from meshtrio.config.containment import Containment
 from meshtrio.config.telemetry import METRICS_FROM_MESH, check_metrics
-from meshtrio.config.validators import at_least, check_fraction, to_ints, to_strings
+from meshtrio.config.validators import at_least, check_fraction, is_positive, to_ints, to_strings
 from meshtrio.util.address import Address
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.executable_check import Program
@@ -94,7 +94,7 @@ class Liveness:
 
     interval: float = attrs.field(default=10.0, validator=at_least(0))
     """Seconds from one check to the next; 0 disables checks."""
-    timeout: float = attrs.field(default=5.0, validator=at_least(0, inclusive=False))
+    timeout: float = attrs.field(default=5.0, validator=is_positive)
     """Seconds to answer a check."""
     failure_threshold: int = attrs.field(default=3, validator=at_least(1))
     """Number of consecutive checks that are not answered, after which the process is killed."""
@@ -179,13 +179,13 @@ class PluginConfig:
     """Exit statuses after which it is not restarted: errors that a restart cannot fix."""
     backoff: Backoff = attrs.field(factory=Backoff)
     """Delay between an exit and the next start."""
-    min_uptime: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
+    min_uptime: float = attrs.field(default=10.0, validator=is_positive)
     """Seconds that a process must run after it became ready for `backoff` to start from its initial
     delay again."""
     max_restarts: int | None = attrs.field(default=None, validator=optional(at_least(0)))
     """Maximum number of restarts of one instance within `restart_period`; at the next failure the
     plugin gives up. By default there is no limit."""
-    restart_period: float = attrs.field(default=60.0, validator=at_least(0, inclusive=False))
+    restart_period: float = attrs.field(default=60.0, validator=is_positive)
     """Seconds within which `max_restarts` are counted."""
     escalate: EscalationScope = EscalationScope.PLUGIN
     """Where it is escalated that the plugin gave up: nowhere, so that it stays down; to its group;
@@ -193,7 +193,7 @@ class PluginConfig:
     depends_on: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
     """Plugins and groups that this one depends on: an instance of each plugin has to be ready
     before this one is started. Plugins are stopped in reverse order."""
-    ready_timeout: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
+    ready_timeout: float = attrs.field(default=10.0, validator=is_positive)
     """Seconds from the start of a process until it has to report SERVING, or else is killed, which
     is a failure. Time spent waiting for a CPU does not count, up to three times this value."""
     liveness: Liveness = attrs.field(factory=Liveness)
@@ -206,9 +206,7 @@ class PluginConfig:
     `LISTEN_*`)."""
     containment: Containment = attrs.field(factory=Containment)
     """Resource limits and credentials of its processes."""
-    max_age: float | None = attrs.field(
-        default=None, validator=optional(at_least(0, inclusive=False))
-    )
+    max_age: float | None = attrs.field(default=None, validator=optional(is_positive))
     """Seconds after which an instance is renewed: a successor is started, and when that is ready
     the instance is stopped."""
     max_age_variance: float = attrs.field(default=0.1, validator=check_fraction)

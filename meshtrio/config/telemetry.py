@@ -9,11 +9,7 @@ import attrs
 from attrs.validators import ge
 
 from meshtrio import contract
-from meshtrio.config.otlp_endpoint import (
-    OtlpEndpoint,
-    headers_from_environment,
-    normalize_headers,
-)
+from meshtrio.config.otlp_endpoint import OtlpEndpoint, headers_from_environment, normalize_headers
 from meshtrio.config.validators import check_fraction, parsed_by
 from meshtrio.util.address import Address
 from meshtrio.util.tls_config import ClientTlsConfig

@@ -25,7 +25,6 @@ from meshtrio.util.object_reader import (
     ObjectReader,
     TooManyErrorsError,
     describe_unknown_key,
-    parse_boolean,
 )
 from meshtrio.util.regular_files import read_regular_file
 from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
@@ -49,6 +48,8 @@ _TYPE_NAMES = {
     dict: "a table",
 }
 """Names of TOML's types in messages."""
+_EXPECTED = {**_TYPE_NAMES, str: "text in quotes", Path: "a path in quotes"}
+"""Names of the types of fields in messages."""
 _DUPLICATE_HINTS = {
     "plugin": "make it one with more instances, or rename it",
     "group": "make it one with the members of both, or rename it",
@@ -144,6 +145,10 @@ class _MeshReader:
     def _read_table(self, cls: type[T], reader: ObjectReader) -> T | None:
         before = len(self.errors)
         values = self._read_values(reader, cls)
+        if cls in (ClientTlsConfig, ServerTlsConfig):
+            for key, file in values.items():
+                if isinstance(file, Path) and not file.is_file():
+                    reader.add_error(key, f"there is no file {file}")
         return cls(**values) if len(self.errors) == before else None
 
     def _read_plugin(self, reader: ObjectReader) -> PluginConfig | None:
@@ -198,28 +203,18 @@ class _MeshReader:
                 raise MismatchError(f"must be one of {', '.join(allowed)}")
             return target_type(raw)
         if target_type is Path:
-            return self._directory / Path(_require_type(raw, str, "a path in quotes")).expanduser()
+            return self._directory / _convert_scalar(Path, raw).expanduser()
         return _convert_plain(target_type, raw)
 
     def _convert_table(self, path: str, cls: type[T], raw: Any) -> T | None:
         before = len(self.errors)
         reader = ObjectReader(raw, path, self.errors, _TOML)
-        if len(self.errors) == before:
-            values = self._read_values(reader, cls)
-            if cls in (ClientTlsConfig, ServerTlsConfig):
-                for key, file in values.items():
-                    if isinstance(file, Path) and not file.is_file():
-                        reader.add_error(key, f"there is no file {file}")
-        return cls(**values) if len(self.errors) == before else None
+        return self._read_table(cls, reader) if len(self.errors) == before else None
 
 
 def _convert_plain(target_type: Any, raw: Any) -> Any:
-    if target_type in (float, int):
-        return _convert_number(target_type, raw)
-    if target_type is bool:
-        return parse_boolean(raw)
-    if target_type is str:
-        return _require_type(raw, str, "text in quotes")
+    if target_type in (bool, int, float, str):
+        return _convert_scalar(target_type, raw)
     if get_origin(target_type) is tuple:
         return _convert_list(get_args(target_type)[0], raw)
     if get_args(target_type)[1] is Any:
@@ -228,12 +223,11 @@ def _convert_plain(target_type: Any, raw: Any) -> Any:
     return {key: _require_item(value, str, "a table of texts", key) for key, value in table.items()}
 
 
-def _convert_number(target_type: Any, raw: Any) -> Any:
-    """Convert a number; TOML's whole numbers have 64 bits, which tomllib does not check."""
-    if target_type is int:
-        raw = _require_type(raw, int, "a whole number")
-    else:
-        raw = _require_type(raw, (int, float), "a number")
+def _convert_scalar(target_type: type, raw: Any) -> Any:
+    """Convert a value; TOML's whole numbers have 64 bits, which tomllib does not check."""
+    accepted: Any = {float: (int, float), Path: str}.get(target_type, target_type)
+    if not isinstance(raw, accepted) or isinstance(raw, bool) is not (target_type is bool):
+        raise MismatchError(f"must be {_EXPECTED[target_type]}")
     if isinstance(raw, int) and abs(raw) >= 2**63:
         raise ValueError("must be a number of at most 64 bits")
     return target_type(raw)
@@ -243,7 +237,7 @@ def _convert_list(item_type: Any, raw: Any) -> tuple[Any, ...]:
     expected = "a list of texts, each in quotes" if item_type is str else "a list of whole numbers"
     items = enumerate(_require_collection(raw, list, expected), start=1)
     found = [_require_item(item, item_type, expected, f"number {number}") for number, item in items]
-    return tuple(_convert_number(int, item) if item_type is int else item for item in found)
+    return tuple(_convert_scalar(item_type, item) for item in found)
 
 
 def _require_collection(raw: Any, kind: type, expected: str) -> Any:
@@ -270,12 +264,6 @@ def _display(raw: Any) -> str:
 
 def _type_name(raw: Any) -> str:
     return _TYPE_NAMES.get(type(raw), "a date or time")
-
-
-def _require_type(raw: Any, kind: Any, expected: str) -> Any:
-    if not isinstance(raw, kind) or isinstance(raw, bool):
-        raise MismatchError(f"must be {expected}")
-    return raw
 
 
 _TOML = DocumentFormat(": ", "a table", _display)

@@ -60,7 +60,9 @@ class Topology:
         found += self._member_errors()
         found += self._unknown_dependency_errors()
         # Each check requires that those before it have found nothing.
-        return found or self._nesting_errors() or self._cycle_errors()
+        if found or (found := self._nesting_errors()):
+            return found
+        return _cycle_errors("plugin", "depends_on: dependency cycle", self.dependencies())
 
     def _member_errors(self) -> Iterator[str]:
         seen: dict[str, str] = {}
@@ -86,23 +88,16 @@ class Topology:
             name: frozenset(member for member in group.members if member in self._groups)
             for name, group in self._groups.items()
         }
-        cycle = _find_cycle(nested)
-        text = "members: cycle of groups"
-        return [f"group {cycle[0]!r}: {text}: {' → '.join(cycle)}"] if cycle else []
-
-    def _cycle_errors(self) -> list[str]:
-        cycle = _find_cycle(self.dependencies())
-        text = "depends_on: dependency cycle"
-        return [f"plugin {cycle[0]!r}: {text}: {' → '.join(cycle)}"] if cycle else []
+        return _cycle_errors("group", "members: cycle of groups", nested)
 
 
-def _find_cycle(edges: Dependencies) -> list[str]:
-    """Return the names of a cycle in order, its first repeated at the end; [] if there is none."""
+def _cycle_errors(kind: str, text: str, edges: Dependencies) -> list[str]:
+    """Return an error with the names of a cycle in order; [] if there is none."""
     sorter = TopologicalSorter({name: sorted(edges[name]) for name in edges})
     try:
         sorter.prepare()
     except CycleError as exc:
         # graphlib lists each node after one that it precedes, here: after one that waits for it.
-        cycle: list[str] = exc.args[1]
-        return cycle[::-1]
+        cycle: list[str] = exc.args[1][::-1]
+        return [f"{kind} {cycle[0]!r}: {text}: {' → '.join(cycle)}"]
     return []

@@ -31,6 +31,9 @@ def at_least(minimum: float, *, inclusive: bool = True) -> Any:
     return check
 
 
+is_positive = at_least(0, inclusive=False)
+
+
 def between(low: int, high: int, text: str) -> Any:
     """Return a validator for numbers from `low` to `high`, which `text` describes; or None."""
 

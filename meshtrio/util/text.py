@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -45,6 +46,11 @@ def _json_escape(found: re.Match[str]) -> str:
         return "\n"
     units = found[0].encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def nonfinite_name(value: float) -> str:
+    """Return the name of NaN or an infinity in protobuf's JSON format."""
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def replace_surrogates(text: str) -> str:

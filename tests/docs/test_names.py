@@ -34,7 +34,11 @@ EXTERNAL_NAMES = frozenset(
         *("KillMode", "RuntimeDirectory", "StateDirectory", "TimeoutStopSec"),  # systemd.exec(5)
         *("DynamicUser", "RestartPreventExitStatus", "LimitNOFILE", "DelegateSubgroup"),
         *("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"),
-        *("_CLIENT_CERTIFICATE", "_CLIENT_KEY"),  # more of them
+        *(
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+            "_CLIENT_CERTIFICATE",
+            "_CLIENT_KEY",
+        ),  # more of them
         *("ServerOption", "DialOption", "WithAuthority"),  # grpc-go
         *("keyManager", "overrideAuthority"),  # grpc-java
         "default_authority",  # grpcio and grpc-js

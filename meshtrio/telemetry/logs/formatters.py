@@ -62,29 +62,44 @@ class JsonFormatter(logging.Formatter):
             "logger": getattr(record, "logger", None) or record.name,
             "message": get_message(record),
         }
-        for key in _PLUGIN_KEYS:
-            values[key] = getattr(record, key, None)
+        values |= {key: getattr(record, key, None) for key in _PLUGIN_KEYS}
         added = {k: value for k, value in get_extra(record).items() if k not in _TOP_LEVEL_KEYS}
         values["fields"] = getattr(record, "fields", None) or added
-        values |= _trace_and_exception_fields(self, record)
-        return format_json_line(_omit_empty(values), self._max_length)
+        return self._format_line(record, values)
+
+    def _format_line(
+        self,
+        record: logging.LogRecord,
+        values: Mapping[str, Any],
+        extra: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Format values with the ids and the exception; those that are None or empty are omitted.
+
+        The message is written even if it is empty.
+        """
+        trace_id, span_id = getattr(record, "trace_id", None), getattr(record, "span_id", None)
+        if trace_id is None:
+            trace_id, span_id = current_trace_ids()
+        exception = record.exc_text
+        if not exception and record.exc_info:
+            exception = self.formatException(record.exc_info)
+        exception = "\n".join(filter(None, (exception, record.stack_info)))
+        ids = {"trace_id": trace_id, "span_id": span_id, "exception": exception}
+        shown = {
+            key: value
+            for key, value in {**values, **ids}.items()
+            if value is not None
+            and (key == "message" or value or not isinstance(value, (str, dict)))
+        }
+        return format_json_line(shown, self._max_length, extra)
 
 
-class PluginLineFormatter(logging.Formatter):
+class PluginLineFormatter(JsonFormatter):
     """Formats a record for the mesh, which knows the time, plugin and process of each line."""
 
-    def __init__(self, max_length: int) -> None:
-        super().__init__()
-        self._max_length = max_length
-
     def format(self, record: logging.LogRecord) -> str:
-        values = {
-            "level": record.levelname,
-            "logger": record.name,
-            "message": get_message(record),
-            **_trace_and_exception_fields(self, record),
-        }
-        return format_json_line(_omit_empty(values), self._max_length, get_extra(record))
+        values = {"level": record.levelname, "logger": record.name, "message": get_message(record)}
+        return self._format_line(record, values, get_extra(record))
 
 
 def get_message(record: logging.LogRecord) -> str:
@@ -98,26 +113,3 @@ def get_message(record: logging.LogRecord) -> str:
 def get_extra(record: logging.LogRecord) -> dict[str, Any]:
     """Return what was passed as `extra`."""
     return {key: value for key, value in vars(record).items() if key not in _STANDARD_ATTRIBUTES}
-
-
-def _omit_empty(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that are not None or empty, and the message even if it is empty."""
-    return {
-        key: value
-        for key, value in values.items()
-        if value is not None and (value or key == "message" or not isinstance(value, (str, dict)))
-    }
-
-
-def _trace_and_exception_fields(
-    formatter: logging.Formatter, record: logging.LogRecord
-) -> dict[str, str | None]:
-    trace_id = getattr(record, "trace_id", None)
-    span_id = getattr(record, "span_id", None)
-    if trace_id is None:
-        trace_id, span_id = current_trace_ids()
-    exception = record.exc_text
-    if not exception and record.exc_info:
-        exception = formatter.formatException(record.exc_info)
-    parts = [part for part in (exception, record.stack_info) if part]
-    return {"trace_id": trace_id, "span_id": span_id, "exception": "\n".join(parts)}

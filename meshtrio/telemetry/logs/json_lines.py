@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from meshtrio.util.text import replace_surrogates
+from meshtrio.util.text import nonfinite_name, replace_surrogates
 
 # json is imported when the first line is written: not at the start of each plugin.
 
@@ -21,8 +21,6 @@ _MAX_INT_BITS = 256
 _ELLIPSIS = "…"
 _MIN_TEXT_LENGTH = 64
 """Characters that each top-level text may have, however long the line is."""
-_KEEP_TAIL_KEYS = frozenset({"exception"})
-"""Keys whose end is kept if they are truncated: a traceback's last line names the error."""
 
 
 def format_json_line(
@@ -56,11 +54,9 @@ def _truncate(value: Any, key: str, max_length: int) -> Any:
     if not isinstance(value, str) or len(value) <= max_length:
         return value
     mark = f"… ({len(value) - max_length} more characters)"
-    return (
-        f"{mark} {value[-max_length:]}"
-        if key in _KEEP_TAIL_KEYS
-        else f"{value[:max_length]} {mark}"
-    )
+    # A traceback's last line names the error.
+    tail = key == "exception"
+    return f"{mark} {value[-max_length:]}" if tail else f"{value[:max_length]} {mark}"
 
 
 class _JsonSanitizer:
@@ -77,7 +73,7 @@ class _JsonSanitizer:
         if isinstance(value, int):
             return int(value) if value.bit_length() <= _MAX_INT_BITS else self._sanitize_text(value)
         if isinstance(value, float):
-            return float(value) if math.isfinite(value) else _non_finite_name(value)
+            return float(value) if math.isfinite(value) else nonfinite_name(value)
         if isinstance(value, str):
             return self._sanitize_text(value) if depth else safe_str(value)
         if depth >= _MAX_DEPTH or self._remaining_values <= 0:
@@ -107,11 +103,6 @@ class _JsonSanitizer:
             return text
         self._remaining_chars = self._remaining_values = 0
         return text[:room] + _ELLIPSIS
-
-
-def _non_finite_name(value: float) -> str:
-    """Return the name that protobuf's JSON format has for NaN or an infinity."""
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def safe_str(value: object) -> str:

@@ -9,7 +9,6 @@ from meshtrio.rpc.context import current_context
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SAMPLED_FLAG = 1
-_NO_IDS = ("", "")
 
 
 def current_trace_ids() -> tuple[str, str]:
@@ -19,7 +18,7 @@ def current_trace_ids() -> tuple[str, str]:
     the `traceparent` of the call that is being served. A trace that is not sampled has no ids: it
     cannot be looked up, and calls may share its id (see `telemetry.traces`).
     """
-    return _ids_of_opentelemetry() or _ids_of_served_call() or _NO_IDS
+    return _ids_of_opentelemetry() or _ids_of_served_call() or ("", "")
 
 
 def parse_traceparent(value: object) -> tuple[str, str] | None:

@@ -18,25 +18,17 @@ import attrs
 
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.status import CANCELLED, CallStatus
+from meshtrio.rpc import tracer
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
-    ORIGINAL,
-    AttemptKind,
-    AttemptTracer,
-    ClientCallTracer,
-    ClientTracer,
-    MethodTracer,
-    ServerCallTracer,
-    ServerTracer,
-)
-from meshtrio.telemetry.metric_families import Labels, MetricFamily, counter_family
+from meshtrio.rpc.tracer import ORIGINAL, AttemptKind
+from meshtrio.telemetry.metric_families import Labels, MetricFamily
 from meshtrio.telemetry.metrics.call_recorder import (
-    ALL_INSTRUMENTS,
     DURATION,
     FLUSH_THRESHOLD,
     CallRecorder,
+    call_families,
     histogram_families,
 )
 
@@ -49,7 +41,7 @@ OTHER = "other"
 # -- servers ---------------------------------------------------------------------------------
 
 
-class _ServerCallTracer(ServerCallTracer):
+class _ServerCallTracer(tracer.ServerCallTracer):
     """Records the end of a served call."""
 
     __slots__ = ("recorder", "started_at", "stream")
@@ -66,7 +58,7 @@ class _ServerCallTracer(ServerCallTracer):
             self.recorder.flush()
 
 
-class ServerMetrics(ServerTracer):
+class ServerMetrics(tracer.ServerTracer):
     """Measures the calls of a process's servers."""
 
     def __init__(self) -> None:
@@ -74,7 +66,7 @@ class ServerMetrics(ServerTracer):
 
     def start_call(
         self, server_context: ServerContext, method: Method, stream: Stream
-    ) -> ServerCallTracer:
+    ) -> tracer.ServerCallTracer:
         calls = self._methods.get(method.path) or self._add_method(method.path, method.path[1:])
         calls.started += 1
         call = _ServerCallTracer()
@@ -84,9 +76,8 @@ class ServerMetrics(ServerTracer):
         return call
 
     def call_rejected(self, headers: RequestHeaders, status: CallStatus) -> None:
-        calls = self._methods.get(headers.path) or self._methods.get(OTHER)
-        if calls is None:
-            calls = self._add_method(OTHER, OTHER)
+        methods = self._methods
+        calls = methods.get(headers.path) or methods.get(OTHER) or self._add_method(OTHER, OTHER)
         calls.started += 1
         calls.record_end(status[0], 0.0, None)
 
@@ -97,18 +88,14 @@ class ServerMetrics(ServerTracer):
     def collect(self) -> list[MetricFamily]:
         """Return the families, as of now."""
         methods = list(self._methods.values())
-        started = {calls.labels: calls.started for calls in methods}
-        text = "The total number of RPCs that came, including those that have not completed."
-        return [
-            counter_family("grpc.server.call.started", "{call}", text, started),
-            *histogram_families("grpc.server.call", "RPC", methods, ALL_INSTRUMENTS),
-        ]
+        text = "The total number of RPCs that came"
+        return call_families("grpc.server.call", "{call}", text, "RPC", methods)
 
 
 # -- clients ---------------------------------------------------------------------------------
 
 
-class _MethodTracer(MethodTracer):
+class _MethodTracer(tracer.MethodTracer):
     """Measures the calls of one method of one target, and their attempts."""
 
     __slots__ = ("attempts", "calls")
@@ -117,7 +104,7 @@ class _MethodTracer(MethodTracer):
         self.attempts = CallRecorder(labels)
         self.calls = CallRecorder(labels, [DURATION])
 
-    def start_call(self) -> ClientCallTracer:
+    def start_call(self) -> tracer.ClientCallTracer:
         call = _ClientCallTracer()
         call.method = self
         call.last_status = CANCELLED
@@ -125,7 +112,7 @@ class _MethodTracer(MethodTracer):
         return call
 
 
-class _ClientCallTracer(ClientCallTracer, AttemptTracer):
+class _ClientCallTracer(tracer.ClientCallTracer, tracer.AttemptTracer):
     """Traces a call and its first attempt, which is usually the only one."""
 
     __slots__ = ("attempt_started_at", "last_status", "method", "started_at")
@@ -137,7 +124,7 @@ class _ClientCallTracer(ClientCallTracer, AttemptTracer):
     """Status of the last attempt that ended; CANCELLED before there is one."""
     method: _MethodTracer
 
-    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
+    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> tracer.AttemptTracer:
         self.method.attempts.started += 1
         if kind is not ORIGINAL:
             return _AttemptTracer(self)
@@ -166,7 +153,7 @@ class _ClientCallTracer(ClientCallTracer, AttemptTracer):
 
 
 @attrs.define(eq=False)
-class _AttemptTracer(AttemptTracer):
+class _AttemptTracer(tracer.AttemptTracer):
     """Traces an attempt that is not the first of its call."""
 
     _call: _ClientCallTracer
@@ -205,23 +192,21 @@ class MethodMap(Generic[M]):
         return iter(list(self._entries.values()))
 
 
-class ClientMetrics(ClientTracer):
+class ClientMetrics(tracer.ClientTracer):
     """Measures the calls of a process's channels, and their attempts."""
 
     def __init__(self) -> None:
         self._methods = MethodMap(_MethodTracer)
 
-    def trace_method(self, target: str, method: Method) -> MethodTracer:
+    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
         return self._methods.get_or_add(target, method)
 
     def collect(self) -> list[MetricFamily]:
         """Return the families, as of now."""
         attempts = [method.attempts for method in self._methods]
         calls = [method.calls for method in self._methods]
-        started = {each.labels: each.started for each in attempts}
-        text = "The total number of RPC attempts started, including those that have not completed."
+        name, text = "grpc.client.attempt", "The total number of RPC attempts started"
         return [
-            counter_family("grpc.client.attempt.started", "{attempt}", text, started),
-            *histogram_families("grpc.client.attempt", "RPC attempt", attempts, ALL_INSTRUMENTS),
+            *call_families(name, "{attempt}", text, "RPC attempt", attempts),
             *histogram_families("grpc.client.call", "RPC", calls, [DURATION]),
         ]

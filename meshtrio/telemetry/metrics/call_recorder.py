@@ -15,7 +15,12 @@ import attrs
 
 from meshtrio.grpc.status import UNKNOWN, StatusCode
 from meshtrio.rpc.stream import Stream
-from meshtrio.telemetry.metric_families import Labels, MetricFamily, histogram_family
+from meshtrio.telemetry.metric_families import (
+    Labels,
+    MetricFamily,
+    counter_family,
+    histogram_family,
+)
 from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, SIZE_BUCKETS, Histogram
 
 FLUSH_THRESHOLD = 1000
@@ -94,6 +99,23 @@ class CallRecorder:
                 Histogram(each.bounds) for each in self.instruments
             ]
         return self._histograms_by_status[known]
+
+
+def call_families(
+    prefix: str,
+    unit: str,
+    started_text: str,
+    subject: str,
+    recorders: Sequence[CallRecorder],
+    instruments: Sequence[Instrument] = ALL_INSTRUMENTS,
+) -> list[MetricFamily]:
+    """Return the number of calls or attempts that were started, and `histogram_families`."""
+    started = {calls.labels: calls.started for calls in recorders}
+    text = f"{started_text}, including those that have not completed."
+    return [
+        counter_family(f"{prefix}.started", unit, text, started),
+        *histogram_families(prefix, subject, recorders, instruments),
+    ]
 
 
 def histogram_families(

@@ -31,6 +31,7 @@ from meshtrio.telemetry.metrics.prometheus_names import (
     prometheus_name,
     reserved_names,
 )
+from meshtrio.util.text import replace_surrogates
 
 _MESH_NAME_PREFIX = "mesh_"
 """Prefix of the metrics that only the mesh may have."""
@@ -165,10 +166,10 @@ class _SourceQuota:
             (f"exported_{name}" if name in self._reserved_labels else name, value)
             for name, value in point.labels
         )
-        reason = _check_labels(kind, labels)
+        named = [(prometheus_label_name(name), value) for name, value in labels]
+        reason = _check_labels(kind, named)
         if reason is not None:
             return reason
-        named = [(prometheus_label_name(name), value) for name, value in labels]
         size = _estimate_size(prometheus_name(merged.family), named, point.value)
         if size is None or self.size + size > self._max_size:
             return DropReason.SIZE
@@ -199,27 +200,19 @@ def _is_valid_value(kind: MetricKind, value: object) -> bool:
     )
 
 
-def _check_labels(kind: MetricKind, labels: Labels) -> DropReason | None:
-    names = [prometheus_label_name(name) for name, _ in labels]
-    if len(names) > MAX_LABELS:
+def _check_labels(kind: MetricKind, labels: Sequence[tuple[str, str]]) -> DropReason | None:
+    names = {name for name, _ in labels}
+    if len(labels) > MAX_LABELS:
         return DropReason.SIZE
-    if len(set(names)) < len(names) or (kind is MetricKind.HISTOGRAM and "le" in names):
+    if len(names) < len(labels) or (kind is MetricKind.HISTOGRAM and "le" in names):
         return DropReason.LABELS
-    for name, (_, value) in zip(names, labels, strict=True):
+    for name, value in labels:
         if len(name) > _MAX_NAME_LENGTH or len(value) > _MAX_LABEL_VALUE_LENGTH:
             return DropReason.SIZE
-        if name.startswith("__") or not _is_encodable(value):
+        # prometheus_client accepts lone surrogates, which cannot be encoded.
+        if name.startswith("__") or "\0" in value or replace_surrogates(value) != value:
             return DropReason.LABELS
     return None
-
-
-def _is_encodable(text: str) -> bool:
-    """Return whether a label value can be written; prometheus_client accepts lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
 
 
 def _to_single_line(text: str) -> str:

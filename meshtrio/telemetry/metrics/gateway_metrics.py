@@ -6,13 +6,13 @@ beyond `MAX_MEASURED_SERVICES`, and calls to none, are labelled "other".
 
 from __future__ import annotations
 
-from meshtrio.telemetry.metric_families import MetricFamily, counter_family
+from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.telemetry.metrics.call_metrics import OTHER
 from meshtrio.telemetry.metrics.call_recorder import (
     DURATION,
     FLUSH_THRESHOLD,
     CallRecorder,
-    histogram_families,
+    call_families,
 )
 
 MAX_MEASURED_SERVICES = 1000
@@ -48,10 +48,5 @@ class GatewayMetrics:
     def collect(self) -> list[MetricFamily]:
         """Return the families, as of now."""
         services = list(self._services.values())
-        started = {calls.labels: calls.started for calls in services}
-        text = "The calls that were passed on, including those that have not completed."
-        subject = "RPC that was passed on"
-        return [
-            counter_family("mesh.gateway.call.started", "{call}", text, started),
-            *histogram_families("mesh.gateway.call", subject, services, [DURATION]),
-        ]
+        text, subject = "The calls that were passed on", "RPC that was passed on"
+        return call_families("mesh.gateway.call", "{call}", text, subject, services, [DURATION])

@@ -17,6 +17,7 @@ from meshtrio.supervisor.policy.state import InstanceState
 from meshtrio.supervisor.statistics import GROUP_REASON, REPLACEMENT_REASON, InstanceKey
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metric_families import (
+    Labels,
     MetricFamily,
     counter_family,
     gauge_family,
@@ -31,14 +32,23 @@ _LAG_INTERVAL = 0.25
 """Seconds between two measurements of the event loop's lag."""
 _RESTART_REASONS = (*(cause.value for cause in ExitCause), REPLACEMENT_REASON, GROUP_REASON)
 
-_COUNTER_HELP = {
-    "starts": "Processes that were started.",
-    "not_started": "Starts that failed before there was a process.",
-    "exits": "Processes that ended although the mesh had not stopped them.",
-    "killed": "Processes that did not stop in time, and were killed.",
-    "gave_up": "Times that the restart policy left an instance down.",
-    "unready": "Times that an instance reported NOT_SERVING.",
-}
+_RATE_LIMIT = "the rate limit of the config"
+_PLUGIN_COUNTERS = (
+    ("starts", "", "starts", "Processes that were started."),
+    ("not_started", "", "not_started", "Starts that failed before there was a process."),
+    ("exits", "", "exits", "Processes that ended although the mesh had not stopped them."),
+    ("killed", "", "killed", "Processes that did not stop in time, and were killed."),
+    ("gave_up", "", "gave_up", "Times that the restart policy left an instance down."),
+    ("unready", "", "unready", "Times that an instance reported NOT_SERVING."),
+    ("log.lines", "{line}", "lines", f"Lines of stdout and stderr within {_RATE_LIMIT}."),
+    (
+        "log.dropped",
+        "{line}",
+        "lines_dropped",
+        f"Lines dropped because they exceeded {_RATE_LIMIT}.",
+    ),
+)
+"""Name and unit of a metric, its field of `LifecycleCounts`, and the help text."""
 
 
 class MeshMetrics:
@@ -106,30 +116,17 @@ class MeshMetrics:
             name: self._ready_durations.get(name) or Histogram(LATENCY_BUCKETS) for name in counts
         }
 
-        def counter(name: str, unit: str, text: str, count: str) -> MetricFamily:
-            values = {(("plugin", key),): getattr(each, count) for key, each in counts.items()}
-            return counter_family(f"mesh.plugin.{name}", unit, text, values)
+        def values(count: str) -> dict[Labels, int]:
+            return {(("plugin", name),): getattr(each, count) for name, each in counts.items()}
 
+        ready = {(("plugin", name),): h.snapshot() for name, h in self._ready_durations.items()}
+        text = "Time from the start of a process until it was ready."
         return [
-            *(counter(name, "", text, name) for name, text in _COUNTER_HELP.items()),
-            counter(
-                "log.lines",
-                "{line}",
-                "Lines of stdout and stderr within the rate limit of the config.",
-                "lines",
+            *(
+                counter_family(f"mesh.plugin.{name}", unit, help_text, values(count))
+                for name, unit, count, help_text in _PLUGIN_COUNTERS
             ),
-            counter(
-                "log.dropped",
-                "{line}",
-                "Lines dropped because they exceeded the rate limit of the config.",
-                "lines_dropped",
-            ),
-            histogram_family(
-                "mesh.plugin.ready.duration",
-                "s",
-                "Time from the start of a process until it was ready.",
-                {(("plugin", name),): h.snapshot() for name, h in self._ready_durations.items()},
-            ),
+            histogram_family("mesh.plugin.ready.duration", "s", text, ready),
         ]
 
     def _instance_families(self, instances: Iterable[Instance]) -> list[MetricFamily]:
@@ -159,10 +156,8 @@ class MeshMetrics:
         text = "1 for the current state of an instance, 0 for the others."
         ready_text = "Time since the instance became ready."
         failures = "Health checks that were not answered."
-        duration, causes = (
-            "Duration of the last health check.",
-            "Restarts of the instance, by cause.",
-        )
+        duration = "Duration of the last health check."
+        causes = "Restarts of the instance, by cause."
         return [
             gauge_family(f"{prefix}.state", "", text, states),
             gauge_family(f"{prefix}.since_ready", "s", ready_text, since_ready),

@@ -54,34 +54,23 @@ class ResourceMetrics:
         return [*self._mesh_families(), *self._instance_families(instances)]
 
     def _instance_families(self, instances: Iterable[Instance]) -> list[MetricFamily]:
-        running = {
-            instance_labels(each.plugin, each.number): each
-            for each in instances
-            if each.process is not None
-        }
-        pids = {key: each.process.pid for key, each in running.items() if each.process is not None}
+        pids, limits = {}, {}
+        for each in instances:
+            if each.process is not None:
+                key = instance_labels(each.plugin, each.number)
+                pids[key], limits[key] = each.process.pid, each.config.containment.memory
         usage = {key: self._usage[pid] for key, pid in pids.items() if pid in self._usage}
         self._update_cpu_seconds({key: (pids[key], each.cpu_time) for key, each in usage.items()})
-        limits = {key: each.config.containment.memory for key, each in running.items()}
+        cpu_time = {key: seconds for key, (_, seconds) in self._cpu_seconds.items()}
+        resident = {key: each.rss for key, each in usage.items()}
+        memory_limits = {key: limit for key, limit in limits.items() if limit is not None}
+        cpu_text = "CPU time of its process group."
+        text = "Resident memory of its process group."
+        limit_text = "Limit on the resident memory of its process group, if configured."
         return [
-            counter_family(
-                "mesh.instance.cpu_time",
-                "s",
-                "CPU time of its process group.",
-                {key: seconds for key, (_, seconds) in self._cpu_seconds.items()},
-            ),
-            gauge_family(
-                "mesh.instance.resident_memory",
-                "By",
-                "Resident memory of its process group.",
-                {key: each.rss for key, each in usage.items()},
-            ),
-            gauge_family(
-                "mesh.instance.memory_limit",
-                "By",
-                "Limit on the resident memory of its process group, if configured.",
-                {key: limit for key, limit in limits.items() if limit is not None},
-            ),
+            counter_family("mesh.instance.cpu_time", "s", cpu_text, cpu_time),
+            gauge_family("mesh.instance.resident_memory", "By", text, resident),
+            gauge_family("mesh.instance.memory_limit", "By", limit_text, memory_limits),
             *self._descriptor_families("mesh.instance", pids),
         ]
 

@@ -21,16 +21,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import (
-    Link,
-    NonRecordingSpan,
-    Span,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-)
+from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 _KEY_TYPES = {str}
 _VALUE_TYPES = {str, bool, int, float}
@@ -57,26 +48,22 @@ class CallSpanTracerProvider:
     """Called with each span that ends, in the thread that ends it."""
 
     def get_tracer(self, name: str, version: str) -> CallSpanTracer:
-        scope = InstrumentationScope(name, version)
-        return CallSpanTracer(self.resource, scope, self.limits, self.id_generator, self.on_end)
+        return CallSpanTracer(self, InstrumentationScope(name, version))
 
 
 @attrs.frozen
 class CallSpanTracer:
     """Starts call spans; implements `TracerLike`."""
 
-    resource: Resource
+    provider: CallSpanTracerProvider
     scope: InstrumentationScope
-    limits: SpanLimits
-    id_generator: IdGenerator
-    on_end: Callable[[ReadableSpan], None]
 
     def start_span(
         self, name: str, context: Context, kind: SpanKind, attributes: Attributes
     ) -> Span:
         parent: SpanContext | None = trace.get_current_span(context).get_span_context()
         assert parent is not None
-        ids = self.id_generator
+        ids = self.provider.id_generator
         if not parent.is_valid:
             parent, trace_id = None, ids.generate_trace_id()
             own = SpanContext(trace_id, ids.generate_span_id(), False, _SAMPLED_FLAGS)
@@ -84,8 +71,8 @@ class CallSpanTracer:
             trace_id, flags, state = parent.trace_id, parent.trace_flags, parent.trace_state
             own = SpanContext(trace_id, ids.generate_span_id(), False, flags, state)
         else:
-            return NonRecordingSpan(parent)
-        kept = _copy_attributes(attributes, self.limits.max_span_attributes)
+            return trace.NonRecordingSpan(parent)
+        kept = _copy_attributes(attributes, self.provider.limits.max_span_attributes)
         return CallSpan(self, name, own, parent, kind, kept)
 
 
@@ -100,7 +87,7 @@ class CallSpan(Span):
     _kind: SpanKind
     _attributes: Any
     _events: list[Event] | BoundedList[Event] = attrs.field(factory=list, init=False)
-    _links: BoundedList[Link] | None = attrs.field(default=None, init=False)
+    _links: BoundedList[trace.Link] | None = attrs.field(default=None, init=False)
     _status: Status = attrs.field(default=_UNSET, init=False)
     _is_ended: bool = attrs.field(default=False, init=False)
     _start_time: int = attrs.field(factory=time_ns, init=False)
@@ -121,7 +108,7 @@ class CallSpan(Span):
         attributes = self._attributes
         is_full = len(attributes) >= MAX_PLAIN_ENTRIES
         if type(attributes) is dict and (is_full or not _are_plain({key: value})):
-            limit = self._tracer.limits.max_span_attributes
+            limit = self._tracer.provider.limits.max_span_attributes
             attributes = BoundedAttributes(limit, attributes, immutable=False)
             self._attributes = attributes
         attributes.pop(key, None)  # The attribute set last is the last to be dropped.
@@ -132,7 +119,7 @@ class CallSpan(Span):
     ) -> None:
         if self._is_ended:
             return
-        limits = self._tracer.limits
+        limits = self._tracer.provider.limits
         if type(self._events) is list and len(self._events) >= MAX_PLAIN_ENTRIES:
             self._events = BoundedList.from_seq(limits.max_events, self._events)
         kept = _copy_attributes(attributes or {}, limits.max_event_attributes)
@@ -141,11 +128,11 @@ class CallSpan(Span):
     def add_link(self, context: SpanContext, attributes: Attributes | None = None) -> None:
         if self._is_ended or not (context.is_valid or attributes or context.trace_state):
             return
-        limits = self._tracer.limits
+        limits = self._tracer.provider.limits
         if self._links is None:
             self._links = BoundedList(limits.max_links)
         kept = BoundedAttributes(limits.max_link_attributes, attributes)
-        self._links.append(Link(context, kept))
+        self._links.append(trace.Link(context, kept))
 
     def update_name(self, name: str) -> None:
         if not self._is_ended:
@@ -186,7 +173,7 @@ class CallSpan(Span):
             name=self._name,
             context=self._context,
             parent=self._parent,
-            resource=tracer.resource,
+            resource=tracer.provider.resource,
             attributes=self._attributes,
             events=self._events,
             links=self._links or (),
@@ -196,7 +183,7 @@ class CallSpan(Span):
             end_time=end_time or time_ns(),
             instrumentation_scope=tracer.scope,
         )
-        tracer.on_end(span)
+        tracer.provider.on_end(span)
 
 
 def _copy_attributes(attributes: Attributes, max_count: int | None) -> Any:

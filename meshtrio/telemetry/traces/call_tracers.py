@@ -17,16 +17,9 @@ from opentelemetry.trace import Span, SpanKind, Status
 from opentelemetry.trace import StatusCode as SpanStatusCode
 
 from meshtrio.grpc.status import CANCELLED, CallStatus, StatusCode
+from meshtrio.rpc import tracer
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
-    TRANSPARENT_RETRY,
-    AttemptKind,
-    AttemptTracer,
-    ClientCallTracer,
-    PickedAttempt,
-    ServerCallTracer,
-)
 from meshtrio.rpc.tracer_dispatch import MessageTracer
 from meshtrio.telemetry.traces.propagation import encode_context_headers, process_span_context
 
@@ -92,7 +85,7 @@ class _MessageEvents(MessageTracer):
 
 
 @attrs.define(eq=False)
-class UnsampledServerCall(ServerCallTracer):
+class UnsampledServerCall(tracer.ServerCallTracer):
     """Makes the handler's context one that is not sampled; shared by calls of one context."""
 
     _context: Context
@@ -102,7 +95,7 @@ class UnsampledServerCall(ServerCallTracer):
 
 
 @attrs.define(eq=False)
-class SampledServerCall(_MessageEvents, ServerCallTracer):
+class SampledServerCall(_MessageEvents, tracer.ServerCallTracer):
     """Makes the call's span the current one in the handler, and ends it with the call."""
 
     _context: Context
@@ -117,7 +110,7 @@ class SampledServerCall(_MessageEvents, ServerCallTracer):
 # -- outgoing calls ----------------------------------------------------------------------------
 
 
-class UnsampledClientCall(ClientCallTracer, AttemptTracer):
+class UnsampledClientCall(tracer.ClientCallTracer, tracer.AttemptTracer):
     """Sends a context that is not sampled; shared by calls of one context, and each its attempt."""
 
     __slots__ = ("extra_header_keys", "extra_headers")
@@ -125,12 +118,14 @@ class UnsampledClientCall(ClientCallTracer, AttemptTracer):
     def __init__(self, context: Context) -> None:
         self.extra_headers, self.extra_header_keys = encode_context_headers(context)
 
-    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
+    def start_attempt(
+        self, kind: tracer.AttemptKind, previous_attempts: int
+    ) -> tracer.AttemptTracer:
         return self
 
 
 @attrs.define(eq=False)
-class SampledClientCall(ClientCallTracer):
+class SampledClientCall(tracer.ClientCallTracer):
     """Owns the span of a call; its attempts have child spans."""
 
     span: Span
@@ -140,10 +135,12 @@ class SampledClientCall(ClientCallTracer):
     last_status: CallStatus = (CANCELLED, "the caller cancelled the call")
     """Status of the attempt that ended last, which a cancelled call ends with."""
 
-    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
+    def start_attempt(
+        self, kind: tracer.AttemptKind, previous_attempts: int
+    ) -> tracer.AttemptTracer:
         attributes = {
             "previous-rpc-attempts": previous_attempts,
-            "transparent-retry": kind is TRANSPARENT_RETRY,
+            "transparent-retry": kind is tracer.TRANSPARENT_RETRY,
         }
         name = "Attempt" + self._name.removeprefix("Sent")
         span = self._tracer.start_span(name, self._context, SpanKind.CLIENT, attributes)
@@ -153,7 +150,7 @@ class SampledClientCall(ClientCallTracer):
         _end_span(self.span, self.last_status if status is None else status)
 
 
-class _SampledAttempt(_MessageEvents, AttemptTracer):
+class _SampledAttempt(_MessageEvents, tracer.AttemptTracer):
     """Owns the span of one attempt, whose context is sent to the server."""
 
     __slots__ = ("_call", "extra_header_keys", "extra_headers")
@@ -165,7 +162,7 @@ class _SampledAttempt(_MessageEvents, AttemptTracer):
         self._call = call
         self.extra_headers, self.extra_header_keys = encode_context_headers(context)
 
-    def endpoint_picked(self, attempt: PickedAttempt, *, was_delayed: bool) -> None:
+    def endpoint_picked(self, attempt: tracer.PickedAttempt, *, was_delayed: bool) -> None:
         attempt.stream.message_tracer = self
         if was_delayed:
             self._span.add_event("Delayed LB pick complete")

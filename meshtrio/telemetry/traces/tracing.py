@@ -12,18 +12,12 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
 from meshtrio.grpc.metadata import Metadata
+from meshtrio.rpc import tracer
 from meshtrio.rpc.composite_tracer import use_tracers
 from meshtrio.rpc.context import ServerContext, current_context
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
-    ClientCallTracer,
-    ClientTracer,
-    MethodTracer,
-    ServerCallTracer,
-    ServerTracer,
-)
 from meshtrio.telemetry.traces.call_tracers import (
     SampledClientCall,
     SampledServerCall,
@@ -53,7 +47,7 @@ class TracerProviderLike(Protocol):
     def get_tracer(self, name: str, version: str, /) -> TracerLike: ...
 
 
-class Tracing(ServerTracer, ClientTracer):
+class Tracing(tracer.ServerTracer, tracer.ClientTracer):
     """Records spans of the calls of servers and channels.
 
         with Tracing(provider).install():
@@ -96,7 +90,7 @@ class Tracing(ServerTracer, ClientTracer):
 
     def start_call(
         self, server_context: ServerContext, method: Method, stream: Stream
-    ) -> ServerCallTracer:
+    ) -> tracer.ServerCallTracer:
         metadata = server_context.custom_metadata
         if metadata:
             unsampled = self._unsampled_server_calls.get(metadata)
@@ -133,12 +127,12 @@ class Tracing(ServerTracer, ClientTracer):
 
     # -- outgoing calls ----------------------------------------------------------------------
 
-    def trace_method(self, target: str, method: Method) -> MethodTracer:
+    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
         return _MethodTracer(self, target, method)
 
     def start_client_call(
         self, name: str, attributes: Mapping[str, Any], may_start_trace: bool
-    ) -> ClientCallTracer:
+    ) -> tracer.ClientCallTracer:
         """Start to trace a call that is made in the current context.
 
         `may_start_trace`: whether a call without a parent may be sampled.
@@ -160,7 +154,9 @@ class Tracing(ServerTracer, ClientTracer):
             return UnsampledClientCall(context)
         return SampledClientCall(span, self._tracer, context, name)
 
-    def _get_unsampled(self, context: Context, may_start_trace: bool) -> ClientCallTracer | None:
+    def _get_unsampled(
+        self, context: Context, may_start_trace: bool
+    ) -> tracer.ClientCallTracer | None:
         """Return the tracer of a call in a context; None if the call is to be sampled."""
         parent = trace.get_current_span(context).get_span_context()
         if not parent.is_valid:
@@ -178,7 +174,7 @@ class Tracing(ServerTracer, ClientTracer):
         return unsampled
 
 
-class _MethodTracer(MethodTracer):
+class _MethodTracer(tracer.MethodTracer):
     """Traces the calls of one method of one target."""
 
     def __init__(self, tracing: Tracing, target: str, method: Method) -> None:
@@ -188,5 +184,5 @@ class _MethodTracer(MethodTracer):
         # Health checks, and the control calls that a process makes throughout, start no trace.
         self._may_start_trace = LoadRecorder.is_counted(method.service)
 
-    def start_call(self) -> ClientCallTracer:
+    def start_call(self) -> tracer.ClientCallTracer:
         return self._tracing.start_client_call(self._name, self._attributes, self._may_start_trace)
