@@ -23,7 +23,7 @@ from meshtrio.discovery.registry import Registry
 from meshtrio.errors import MeshFailedError
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor import events
-from meshtrio.supervisor.effects import Effects
+from meshtrio.supervisor.effects import Effects, make_system_effects
 from meshtrio.supervisor.instance import Instance, InstanceStatus
 from meshtrio.supervisor.policy.escalation import (
     EscalateToMesh,
@@ -32,13 +32,7 @@ from meshtrio.supervisor.policy.escalation import (
     plugins_restarted_with,
 )
 from meshtrio.supervisor.policy.plan import plan
-from meshtrio.supervisor.policy.restart import (
-    Exit,
-    Finish,
-    GiveUp,
-    Restart,
-    decide_restart,
-)
+from meshtrio.supervisor.policy.restart import Exit, Finish, GiveUp, Restart, decide_restart
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.process_run import ProcessRun
@@ -47,7 +41,6 @@ from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.shutdown_report import ShutdownReport, ShutdownReporter
 from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics
 from meshtrio.supervisor.subscribers import Subscribers
-from meshtrio.supervisor.system_effects import make_system_effects
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.errors import UsageError
 
