@@ -134,8 +134,8 @@ def _make_timeout_result(
     if run_delay > _MAX_CPU_WAIT_FRACTION * timeout:
         condition = Condition.MESH_OVERLOADED
         reason += f"; but the mesh waited for a CPU {100 * run_delay / timeout:.0f} % of the time"
-    found = HealthCheckResult(False, False, reason, latency, symptom=progress.symptom)
-    return attrs.evolve(found, condition=condition)
+    symptom = progress.symptom
+    return HealthCheckResult(False, False, reason, latency, symptom=symptom, condition=condition)
 
 
 def _was_stalled(scope: trio.CancelScope) -> bool:

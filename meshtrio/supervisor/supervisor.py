@@ -32,7 +32,7 @@ from meshtrio.supervisor.policy.escalation import (
     plugins_restarted_with,
 )
 from meshtrio.supervisor.policy.plan import plan
-from meshtrio.supervisor.policy.restart import Exit, Finish, GiveUp, Restart, decide_restart
+from meshtrio.supervisor.policy.restart import Exit, Finish, Restart, decide_restart
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.process_run import ProcessRun
@@ -346,16 +346,14 @@ class Supervisor:
     def _apply_restart_policy(self, instance: Instance, run: ProcessRun) -> None:
         process_exit, now = run.exit, trio.current_time()
         assert process_exit is not None
+        decision = decide_restart(
+            instance.config, instance.history, process_exit, run.since_ready, now, self._effects.rng
+        )
         if process_exit.is_unkillable and len(instance.unkillable) > _MAX_UNKILLABLE:
             text = f"{process_exit}, as do {len(instance.unkillable) - 1} others of its processes"
             process_exit = attrs.evolve(process_exit, reason=f"{text}; it is not started again")
             instance.last_exit = process_exit
-            instance.finish(is_failure=True)
-            self._emit(instance, events.GaveUp, exit=process_exit)
-            return
-        decision = decide_restart(
-            instance.config, instance.history, process_exit, run.since_ready, now, self._effects.rng
-        )
+            decision = Finish(is_failure=True)
         match decision:
             case Restart(delay=delay, history=history):
                 instance.retry(history, now + delay)
@@ -363,20 +361,18 @@ class Supervisor:
                 companions = plugins_restarted_with(self._topology, instance.plugin)
                 if companions:
                     self._restart_together([instance, *self._instances_of(companions)])
-            case Finish(is_failure=is_failure):
+            case Finish(is_failure=is_failure, restarts=restarts):
                 instance.finish(is_failure=is_failure)
-                self._emit(instance, events.GaveUp, exit=process_exit)
-            case GiveUp(restarts=restarts):
-                instance.finish(is_failure=True)
                 self._emit(instance, events.GaveUp, exit=process_exit, restarts=restarts)
-                self._escalate(instance, process_exit, decision, now)
+                if restarts is not None:
+                    self._escalate(instance, process_exit, restarts, now)
 
-    def _escalate(self, instance: Instance, exit: Exit, given_up: GiveUp, now: float) -> None:
+    def _escalate(self, instance: Instance, exit: Exit, restarts: int, now: float) -> None:
         result = escalate(self._topology, instance.config, self._recent_group_restarts, now)
         if result is None:
             return
         if isinstance(result, EscalateToMesh):
-            limits = given_up.restarts, given_up.period, result.failed_groups
+            limits = restarts, instance.config.restart_period, result.failed_groups
             ended = str(exit), exit.stderr_tail
             self._fail(MeshFailedError(instance.plugin, instance.number, *limits, *ended))
             return

@@ -151,23 +151,12 @@ class Restart:
 
 @attrs.frozen
 class Finish:
-    """Leave the instance down, as its `restart` policy says."""
+    """Leave the instance down, as its `restart` policy says, or after too many restarts."""
 
     is_failure: bool
     """Whether the process failed; otherwise its work is done."""
-
-
-@attrs.frozen
-class GiveUp:
-    """Leave the instance down: it has had too many restarts within its period."""
-
-    restarts: int
-    """The number of restarts, `max_restarts`."""
-    period: float
-    """The period in seconds, `restart_period`."""
-
-
-Decision = Restart | Finish | GiveUp
+    restarts: int | None = None
+    """The number of restarts within `restart_period`, if they were too many; otherwise None."""
 
 
 def decide_restart(
@@ -177,7 +166,7 @@ def decide_restart(
     since_ready: float | None,
     now: float,
     rng: Random,
-) -> Decision:
+) -> Restart | Finish:
     """Decide what follows a process that ended without a request to stop.
 
     Only a process that was ready for `min_uptime` ends a row of failures: one that never gets ready
@@ -192,7 +181,7 @@ def decide_restart(
     elif config.max_restarts is not None:
         recent = (*recent_times(history.recent_restarts, config.restart_period, now), now)
         if len(recent) > config.max_restarts:
-            return GiveUp(config.max_restarts, config.restart_period)
+            return Finish(is_failure=True, restarts=config.max_restarts)
     lasted = since_ready is not None and since_ready >= config.min_uptime
     failures = 1 if lasted else history.consecutive_failures + 1
     following = RestartHistory(history.restarts + 1, failures, recent)

@@ -61,7 +61,7 @@ class UnkillableProcess:
         return f"pid {self.pid} ({self.name}) cannot be killed, left running: {self.reason}"
 
 
-def describe_unkillable(stat: ProcessStat) -> UnkillableProcess:
+def _describe_unkillable(stat: ProcessStat) -> UnkillableProcess:
     """Describe a process that was not killed, and why it was not."""
     status = procfs.read_status(stat.pid)
     name, reason = "?" if status is None else status.name, _find_unkillable_reason(stat, status)
@@ -122,9 +122,6 @@ class LeftoverReport:
     """The processes that could not be killed."""
 
 
-_EMPTY_REPORT = LeftoverReport()
-
-
 class LeftoverKiller:
     """Kills what plugins have left, in one pass for all that have exited meanwhile.
 
@@ -156,7 +153,7 @@ class LeftoverKiller:
                 wanted, self._pending = self._pending, {}
                 self._reports |= await self._kill_all(tuple(wanted.values()))
         self.mesh_run.run_limits.pop(identity.launch_id, None)
-        return self._reports.pop(identity.launch_id, _EMPTY_REPORT)
+        return self._reports.pop(identity.launch_id, LeftoverReport())
 
     async def _kill_all(self, identities: Sequence[RunIdentity]) -> Mapping[str, LeftoverReport]:
         for _ in range(_MAX_PASSES):
@@ -189,12 +186,8 @@ class _KillPass:
         """Pid and start time of the process whose environment is being read."""
         self._mesh_run, self._cgroups = killer.mesh_run, killer.cgroups
         self._identities = identities
-        self._launch_ids = [each.launch_id for each in identities]
-        limits = self._mesh_run.run_limits
-        self._limits = {
-            limits[each.launch_id]: each for each in identities if each.launch_id in limits
-        }
-        name = contract.MESH_LAUNCH_ID
+        limits, name = self._mesh_run.run_limits, contract.MESH_LAUNCH_ID
+        self._limits = {limits.get(each.launch_id): each for each in identities}
         self._variables = {f"{name}={each.launch_id}".encode(): each for each in identities}
         self._min_start_ticks = min(math.floor(each.started_ticks) for each in identities)
         self._unreadable = unreadable
@@ -203,26 +196,23 @@ class _KillPass:
         """Kill in rounds until none finds a process that can be killed; report what was found."""
         killed: defaultdict[str, set[int]] = defaultdict(set)
         found: dict[str, list[ProcessStat]] = {}
-        in_cgroup: dict[str, int] = {}
-        if self._cgroups is not None:
-            in_cgroup = {key: self._cgroups.remove(key) for key in self._launch_ids}
+        cgroups, keys = self._cgroups, [each.launch_id for each in self._identities]
+        in_cgroup = {key: 0 if cgroups is None else cgroups.remove(key) for key in keys}
         for _ in range(_MAX_ROUNDS):
             found = self._find_leftovers()
-            has_killed = False
-            for launch_id, stats in found.items():
-                pids = {stat.pid for stat in stats if self._kill(stat)}
-                killed[launch_id] |= pids
-                has_killed = has_killed or bool(pids)
-            if not has_killed:
+            round_ = {key: {s.pid for s in stats if self._kill(s)} for key, stats in found.items()}
+            if not any(round_.values()):
                 break
+            for launch_id, pids in round_.items():
+                killed[launch_id] |= pids
             time.sleep(_ROUND_PAUSE)
-        left = {key: [describe_unkillable(stat) for stat in stats] for key, stats in found.items()}
+        left = {key: [_describe_unkillable(stat) for stat in stats] for key, stats in found.items()}
         for launch_id, pids in killed.items():
             reap_pids(pids)
             pids -= {each.pid for each in left.get(launch_id, ())}
         return {
-            key: LeftoverReport(in_cgroup.get(key, 0) + len(killed[key]), tuple(left.get(key, ())))
-            for key in self._launch_ids
+            key: LeftoverReport(in_cgroup[key] + len(killed[key]), tuple(left.get(key, ())))
+            for key in keys
         }
 
     def _find_leftovers(self) -> dict[str, list[ProcessStat]]:
@@ -241,9 +231,8 @@ class _KillPass:
                 return each
         limit = process_marker.read_rss_limit(stat.pid)
         identity = self._limits.get(limit) or self._match_environment(stat)
-        if identity is None or not self._mesh_run.can_own(process_marker.ProcessInfo(stat.pid)):
-            return None
-        return identity
+        found = identity and process_marker.ProcessInfo(stat.pid)
+        return identity if found and self._mesh_run.marker_of_children.can_belong(found) else None
 
     def _match_environment(self, stat: ProcessStat) -> RunIdentity | None:
         """Find the process run that is named in the environment of a process."""

@@ -95,11 +95,9 @@ class MeshRun:
         """The mark that all processes of this run carry."""
         return process_marker.make_mesh_marker(self.id, self.users)
 
-    def can_own(self, process: process_marker.ProcessInfo) -> bool:
-        """Whether a process that carries a mark of this run belongs to it; see `ProcessMarker`."""
-        return self._marker_of_children().can_belong(process)
-
-    def _marker_of_children(self) -> process_marker.ProcessMarker:
+    @property
+    def marker_of_children(self) -> process_marker.ProcessMarker:
+        """The same mark, which children of the mesh carry whatever their user is."""
         return process_marker.make_mesh_marker(self.id, self.users, parent_pid=os.getpid())
 
     async def kill_remaining(self) -> None:
@@ -107,9 +105,10 @@ class MeshRun:
 
         It stays recorded, for the next mesh, if something is left all the same.
         """
-        marker = self._marker_of_children()
         with _pass_over_proc("that the mesh has left behind"):
-            report = await trio.to_thread.run_sync(_kill_marked, marker, abandon_on_cancel=True)
+            report = await trio.to_thread.run_sync(
+                _kill_marked, self.marker_of_children, abandon_on_cancel=True
+            )
             if report.is_complete:
                 lock_file.remove_mesh_run(self._lock_path, self.id)
 

@@ -108,18 +108,15 @@ class RateLimiter:
 
     def __init__(self, config: OutputConfig) -> None:
         self._bucket = TokenBucket(config.burst, config.lines_per_second)
-        self._dropped = 0
+        self.dropped = 0
+        """Number of lines that were dropped and not reported yet."""
         self._last_report_at = -math.inf
 
     def try_acquire(self, now: float) -> bool:
         """Take a token for a line; return False, and count the line as dropped, if none is left."""
         admitted = self._bucket.try_acquire(now)
-        self._dropped += not admitted
+        self.dropped += not admitted
         return admitted
-
-    def add_dropped(self, count: int) -> None:
-        """Count lines that were dropped."""
-        self._dropped += count
 
     def drain_dropped(self, now: float = math.inf) -> int:
         """Return the number of lines dropped since the last call that returned one.
@@ -127,9 +124,9 @@ class RateLimiter:
         While lines are still being dropped it is reported once a second at most, 0 in between.
         """
         flooding = not self._bucket.has_tokens
-        if not self._dropped or (flooding and now - self._last_report_at < _DROP_REPORT_INTERVAL):
+        if not self.dropped or (flooding and now - self._last_report_at < _DROP_REPORT_INTERVAL):
             return 0
-        dropped, self._dropped, self._last_report_at = self._dropped, 0, now
+        dropped, self.dropped, self._last_report_at = self.dropped, 0, now
         return dropped
 
 
