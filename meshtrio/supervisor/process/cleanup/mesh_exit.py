@@ -24,7 +24,7 @@ from meshtrio.util.descriptors import closing_descriptor
 
 _log = logging.getLogger("meshtrio.plugin")
 
-_DEFAULT_STOP_TIMEOUT = "5"
+_DEFAULT_STOP_TIMEOUT = 5.0
 _CHECK_INTERVAL = 0.2
 
 
