@@ -25,12 +25,7 @@ from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects, make_system_effects
 from meshtrio.supervisor.instance import Instance, InstanceStatus
-from meshtrio.supervisor.policy.escalation import (
-    EscalateToMesh,
-    GroupRestartTimes,
-    escalate,
-    plugins_restarted_with,
-)
+from meshtrio.supervisor.policy import escalation
 from meshtrio.supervisor.policy.plan import plan
 from meshtrio.supervisor.policy.restart import Exit, Finish, Restart, decide_restart
 from meshtrio.supervisor.policy.state import InstancePhase
@@ -75,9 +70,7 @@ class Supervisor:
         self._shutdown_reporter = ShutdownReporter()
         self._failed = trio.Event()
         self._failure: BaseException | None = None
-        self._subscribers = Subscribers(
-            [self.counters.on_event, self._shutdown_reporter.on_event, *subscribers], self._fail
-        )
+        self._subscribers = Subscribers([self.counters.on_event, *subscribers], self._fail)
         self._started_at = trio.current_time()
         self._registry = registry
         self._service_tables: tuple[StaticServiceConfig, ...] = ()
@@ -93,7 +86,7 @@ class Supervisor:
         self._recycler = Recycler(self._effects, lambda: self.instances, self._wake)
         self._exited_runs: deque[tuple[Instance, ProcessRun]] = deque()
         self._batch_ids = itertools.count(1)
-        self._recent_group_restarts: GroupRestartTimes = {}
+        self._recent_group_restarts: escalation.GroupRestartTimes = {}
         self._wakeup = trio.Event()
         self._reconciled = trio.lowlevel.ParkingLot()
         self.shutdown_started = trio.Event()
@@ -203,8 +196,9 @@ class Supervisor:
 
     def start_shutdown(self) -> None:
         """Stop everything; `run` returns once all processes are gone. Does not wait."""
+        if not self.shutdown_started.is_set():
+            self.subscribe(self._shutdown_reporter.on_event)
         self.shutdown_started.set()
-        self._shutdown_reporter.start()
         for instance in self.instances:
             instance.request_stop()
         self._wake()
@@ -272,15 +266,12 @@ class Supervisor:
 
     def _reconcile_replacement(self, instance: Instance, runs: trio.Nursery) -> None:
         if instance.phase is InstancePhase.REPLACE_QUEUED:
-            if not instance.is_ready or instance.draining_runs:
-                return  # A run that drains still has the address of the replacement.
-            assert instance.replacement is not None
-            self._emit(instance, events.Renewing, reason=instance.replacement.reason)
-            instance.launch(self._start_run(instance, 1 - instance.slot, runs))
-        elif instance.phase is InstancePhase.REPLACING:
-            assert instance.replacement_run is not None
-            if instance.replacement_run.is_ready:
-                instance.promote(_DRAIN_DELAY)
+            # A run that drains still has the address of the replacement.
+            if instance.replacement and instance.is_ready and not instance.draining_runs:
+                self._emit(instance, events.Renewing, reason=instance.replacement.reason)
+                instance.launch(self._start_run(instance, 1 - instance.slot, runs))
+        elif instance.replacement_run is not None and instance.replacement_run.is_ready:
+            instance.promote(_DRAIN_DELAY)
 
     def _socket_path(self, instance: Instance, slot: int) -> Path:
         directory, config = self._directory, instance.config
@@ -358,7 +349,7 @@ class Supervisor:
             case Restart(delay=delay, history=history):
                 instance.retry(history, now + delay)
                 self._emit(instance, events.Restarting, delay=delay, cause=process_exit.cause)
-                companions = plugins_restarted_with(self._topology, instance.plugin)
+                companions = escalation.plugins_restarted_with(self._topology, instance.plugin)
                 if companions:
                     self._restart_together([instance, *self._instances_of(companions)])
             case Finish(is_failure=is_failure, restarts=restarts):
@@ -368,10 +359,11 @@ class Supervisor:
                     self._escalate(instance, process_exit, restarts, now)
 
     def _escalate(self, instance: Instance, exit: Exit, restarts: int, now: float) -> None:
-        result = escalate(self._topology, instance.config, self._recent_group_restarts, now)
+        times = self._recent_group_restarts
+        result = escalation.escalate(self._topology, instance.config, times, now)
         if result is None:
             return
-        if isinstance(result, EscalateToMesh):
+        if isinstance(result, escalation.EscalateToMesh):
             limits = restarts, instance.config.restart_period, result.failed_groups
             ended = str(exit), exit.stderr_tail
             self._fail(MeshFailedError(instance.plugin, instance.number, *limits, *ended))

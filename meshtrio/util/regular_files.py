@@ -15,13 +15,13 @@ from pathlib import Path
 
 from meshtrio.util.descriptors import closing_on_error
 
-_FILE_TYPES = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_FILE_TYPES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _MAX_PEM_SIZE = 1024 * 1024
 """Maximum size of a PEM file in bytes; the authorities of a system are about 220 KB."""
@@ -41,7 +41,7 @@ def open_regular_file(path: Path | str) -> int:
     with closing_on_error(descriptor):
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            kind = next((name for fits, name in _FILE_TYPES if fits(mode)), "something else")
+            kind = _FILE_TYPES.get(stat.S_IFMT(mode), "something else")
             raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
     return descriptor
 

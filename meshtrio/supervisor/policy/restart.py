@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from enum import Enum
 from random import Random
 
@@ -78,18 +79,14 @@ class Exit:
 
 
 def make_exit(
-    returncode: int | None,
-    reason: str,
-    cause: ExitCause | None,
-    *,
-    is_unkillable: bool,
-    stderr_tail: tuple[str, ...],
+    returncode: int | None, failure: RunFailure, *, is_unkillable: bool, stderr_tail: Sequence[str]
 ) -> Exit:
     """Make the exit of a process that was started.
 
-    The return code is as in subprocess, None if it is not known. `reason` and `cause` are why the
-    mesh ended the process, if it did.
+    The return code is as in subprocess, None if it is not known. The failure is why the mesh ended
+    the process, if it did.
     """
+    reason = failure.reason
     if is_unkillable:
         reason = f"{reason or 'was to stop'}; it cannot be killed, left running"
     elif returncode is None:
@@ -99,8 +96,8 @@ def make_exit(
         signal=-returncode if returncode is not None and returncode < 0 else None,
         reason=reason,
         is_unkillable=is_unkillable,
-        stderr_tail=stderr_tail,
-        explicit_cause=cause,
+        stderr_tail=tuple(stderr_tail),
+        explicit_cause=failure.cause,
     )
 
 
@@ -108,7 +105,7 @@ def make_exit(
 class RunFailure:
     """Why the mesh ends a process without a request to stop it."""
 
-    reason: str
+    reason: str = ""
     """What is wrong, as a phrase that follows "instance 0 (pid 4711)"; "" if nothing is."""
     cause: ExitCause | None = None
     """The cause by which such ends are counted."""

@@ -186,19 +186,17 @@ def test_exits_of_processes(
     text: str,
     cause: ExitCause | None,
 ) -> None:
-    found = make_exit(
-        returncode, failure.reason, failure.cause, is_unkillable=is_unkillable, stderr_tail=("x",)
-    )
+    found = make_exit(returncode, failure, is_unkillable=is_unkillable, stderr_tail=("x",))
     assert (str(found), found.is_unkillable) == (text, is_unkillable)
     assert cause is None or found.cause is cause
     assert found.stderr_tail == ("x",)
 
 
 def test_an_exit_of_unknown_status() -> None:
-    found = make_exit(None, "", None, is_unkillable=False, stderr_tail=())
+    found = make_exit(None, RunFailure(), is_unkillable=False, stderr_tail=())
     assert (found.status, found.signal) == (None, None)
     assert found.reason.startswith("ended, but its exit status is not known")
-    found = make_exit(None, "was not ready", None, is_unkillable=False, stderr_tail=())
+    found = make_exit(None, RunFailure("was not ready"), is_unkillable=False, stderr_tail=())
     assert found.reason.startswith("was not ready; it ended, but its exit status is not known")
 
 

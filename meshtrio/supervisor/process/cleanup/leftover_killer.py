@@ -14,7 +14,7 @@ import pwd
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import trio
@@ -122,6 +122,7 @@ class LeftoverReport:
     """The processes that could not be killed."""
 
 
+@attrs.define(eq=False)
 class LeftoverKiller:
     """Kills what plugins have left, in one pass for all that have exited meanwhile.
 
@@ -129,21 +130,15 @@ class LeftoverKiller:
     which may never respond. So a pass may take `pass_timeout` seconds; the process is skipped then.
     """
 
-    def __init__(
-        self,
-        mesh_run: MeshRun,
-        cgroups: Cgroups | None = None,
-        pass_timeout: float = PROC_PASS_TIMEOUT,
-    ) -> None:
-        self.mesh_run = mesh_run
-        self.cgroups = cgroups
-        self._pass_timeout = pass_timeout
-        self._lock = trio.Lock()
-        self._limiter = trio.CapacityLimiter(_MAX_PASSES)
-        self._pending: dict[str, RunIdentity] = {}
-        self._reports: dict[str, LeftoverReport] = {}
-        self._unreadable: set[tuple[int, int]] = set()
-        """Processes, by pid and start time, whose environment could not be read in time."""
+    mesh_run: MeshRun
+    cgroups: Cgroups | None = None
+    _pass_timeout: float = PROC_PASS_TIMEOUT
+    _lock: trio.Lock = attrs.field(factory=trio.Lock)
+    _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_MAX_PASSES))
+    _pending: dict[str, RunIdentity] = attrs.field(factory=dict)
+    _reports: dict[str, LeftoverReport] = attrs.field(factory=dict)
+    unreadable: set[tuple[int, int]] = attrs.field(factory=set)
+    """Processes, by pid and start time, whose environment could not be read in time."""
 
     async def kill_leftovers(self, identity: RunIdentity) -> LeftoverReport:
         """Kill what a process run has left, and report it."""
@@ -157,7 +152,7 @@ class LeftoverKiller:
 
     async def _kill_all(self, identities: Sequence[RunIdentity]) -> Mapping[str, LeftoverReport]:
         for _ in range(_MAX_PASSES):
-            attempt = _KillPass(self, identities, frozenset(self._unreadable))
+            attempt = _KillPass(self, identities)
             try:
                 with trio.move_on_after(self._pass_timeout):
                     return await trio.to_thread.run_sync(
@@ -169,19 +164,14 @@ class LeftoverKiller:
             if attempt.process_being_read is not None:
                 text = "cannot read the environment of pid %d: the kernel does not respond; skipped"
                 _log.warning(text, attempt.process_being_read[0])
-                self._unreadable.add(attempt.process_being_read)
+                self.unreadable.add(attempt.process_being_read)
         return {}
 
 
 class _KillPass:
     """One pass for several process runs, in a thread."""
 
-    def __init__(
-        self,
-        killer: LeftoverKiller,
-        identities: Sequence[RunIdentity],
-        unreadable: Collection[tuple[int, int]],
-    ) -> None:
+    def __init__(self, killer: LeftoverKiller, identities: Sequence[RunIdentity]) -> None:
         self.process_being_read: tuple[int, int] | None = None
         """Pid and start time of the process whose environment is being read."""
         self._mesh_run, self._cgroups = killer.mesh_run, killer.cgroups
@@ -190,7 +180,7 @@ class _KillPass:
         self._limits = {limits.get(each.launch_id): each for each in identities}
         self._variables = {f"{name}={each.launch_id}".encode(): each for each in identities}
         self._min_start_ticks = min(math.floor(each.started_ticks) for each in identities)
-        self._unreadable = unreadable
+        self._unreadable = frozenset(killer.unreadable)
 
     def run(self) -> dict[str, LeftoverReport]:
         """Kill in rounds until none finds a process that can be killed; report what was found."""

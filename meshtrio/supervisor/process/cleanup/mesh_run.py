@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -69,12 +70,7 @@ class MeshRun:
         lock_file.append_line(self._lock_path, lock_file.format_mesh_run(self.id, self.users))
 
     async def spawn(
-        self,
-        command: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: Path | None,
-        cgroup: Path | None = None,
+        self, command: Sequence[str], *, env: Mapping[str, str], **options: Any
     ) -> PluginProcess:
         """Start a process of this run; see `PluginProcess.spawn`."""
         assert self._pidfd is not None
@@ -84,10 +80,9 @@ class MeshRun:
         return await PluginProcess.spawn(
             command,
             env={**env, **marks},
-            cwd=cwd,
-            cgroup=cgroup,
-            pass_fds=[self._pidfd],
+            pass_fds=(self._pidfd,),
             on_started=partial(process_marker.set_marker_limit, limit=limit),
+            **options,
         )
 
     @property

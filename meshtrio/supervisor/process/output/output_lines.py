@@ -67,40 +67,36 @@ class LineBuffer:
     """The last lines of an instance, across its process runs."""
 
     def __init__(self) -> None:
-        self._items: deque[OutputLine | OutputBlock] = deque()
+        self._items: deque[tuple[OutputLine | OutputBlock, int, int]] = deque()
+        """Lines and blocks, each with its size and its number of lines."""
         self._size = self._count = self._max_lines = 0
 
     def append(self, item: OutputLine | OutputBlock, max_lines: int) -> None:
         """Add a line or a block of lines, and keep at most `max_lines` lines."""
         self._max_lines = max_lines
-        self._items.append(item)
-        self._size += _item_size(item)
-        self._count += _item_line_count(item)
+        if isinstance(item, OutputBlock):
+            size, count = len(item.data), item.count
+        else:
+            size, count = len(item.text), 1
+        self._items.append((item, size, count))
+        self._size += size
+        self._count += count
         while self._items and (
-            self._count - _item_line_count(self._items[0]) >= max_lines
-            or self._size > _MAX_BUFFERED_LENGTH
+            self._count - self._items[0][2] >= max_lines or self._size > _MAX_BUFFERED_LENGTH
         ):
-            oldest = self._items.popleft()
-            self._size -= _item_size(oldest)
-            self._count -= _item_line_count(oldest)
+            _, size, count = self._items.popleft()
+            self._size -= size
+            self._count -= count
 
     def lines(self) -> tuple[OutputLine, ...]:
         """Return the lines that are kept, oldest first."""
         found: deque[OutputLine] = deque()
-        for each in reversed(self._items):
+        for each, _, _ in reversed(self._items):
             if isinstance(each, OutputBlock):
                 found.extendleft(reversed(each.last_lines(self._max_lines - len(found))))
             else:
                 found.appendleft(each)
         return tuple(found)[-self._max_lines :]
-
-
-def _item_size(item: OutputLine | OutputBlock) -> int:
-    return len(item.data if isinstance(item, OutputBlock) else item.text)
-
-
-def _item_line_count(item: OutputLine | OutputBlock) -> int:
-    return item.count if isinstance(item, OutputBlock) else 1
 
 
 class RateLimiter:

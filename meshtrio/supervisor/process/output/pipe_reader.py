@@ -10,6 +10,7 @@ the loop. When the process has exited the rest is read at once, and its lines ar
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from typing import Protocol
@@ -98,11 +99,9 @@ async def _handle_all(consumer: PipeConsumer, stream: FdStream, exited: trio.Eve
 def read_available(pipe: int) -> list[bytes]:
     """Read what is in a non-blocking pipe now."""
     found: list[bytes] = []
-    try:
+    with contextlib.suppress(OSError):  # It is empty.
         while sum(map(len, found)) < _MAX_FINAL_READ and (data := os.read(pipe, _READ_SIZE)):
             found.append(data)
-    except OSError:
-        pass  # It is empty.
     return found
 
 
