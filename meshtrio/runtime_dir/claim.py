@@ -12,6 +12,7 @@ from meshtrio import contract
 from meshtrio.runtime_dir import lock_file
 from meshtrio.runtime_dir.directory import allow_traversal, mesh_socket_path
 from meshtrio.util import directories
+from meshtrio.util.descriptors import closing_descriptor, closing_on_error
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.text import replace_surrogates
 
@@ -27,12 +28,9 @@ class ClaimedRuntimeDir:
         """
         self.path = path
         self._fd, self._lock_fd = _open_and_lock(path)
-        try:
+        with closing_on_error(self._lock_fd, self._fd):
             _remove_recorded_sockets(self._fd, self._lock_fd)
             self._write_lock_file(_format_mesh_runs(self._lock_fd))
-        except BaseException:
-            self._close()
-            raise
 
     @property
     def is_lost(self) -> bool:
@@ -111,16 +109,12 @@ def claim_runtime_dir(path: Path) -> Iterator[ClaimedRuntimeDir]:
 def _open_and_lock(path: Path, known_fd: int | None = None) -> tuple[int, int]:
     """Open and lock the directory; return its descriptor and the lock file's."""
     opened = _open_runtime_dir(path, known_fd)
-    try:
-        return opened, lock_file.acquire(lock_file.LOCK_FILE_NAME, opened)
-    except BaseException as exc:
+    with closing_on_error(opened):
         try:
-            if isinstance(exc, OSError):
-                reason = _describe_lock_failure(exc, path, opened)
-                raise ConfigError([f"{replace_surrogates(str(path))}: {reason}"]) from None
-            raise
-        finally:
-            os.close(opened)
+            return opened, lock_file.acquire(lock_file.LOCK_FILE_NAME, opened)
+        except OSError as exc:
+            reason = _describe_lock_failure(exc, path, opened)
+            raise ConfigError([f"{replace_surrogates(str(path))}: {reason}"]) from None
 
 
 def _open_runtime_dir(path: Path, known_fd: int | None) -> int:
@@ -138,15 +132,13 @@ def _open_runtime_dir(path: Path, known_fd: int | None) -> int:
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
         raise ConfigError([f"{what} cannot be made: {reason}; {_CHOOSE_ANOTHER_HINT}"]) from None
-    try:
-        if known_fd is None or not os.path.samestat(os.fstat(opened), os.fstat(known_fd)):
-            _check_ownership(opened, what)
-    except BaseException as exc:
-        os.close(opened)
-        if not isinstance(exc, OSError):
-            raise
-        reason = f"{what} cannot be used: {exc.strerror}; {_CHOOSE_ANOTHER_HINT}"
-        raise ConfigError([reason]) from None
+    with closing_on_error(opened):
+        try:
+            if known_fd is None or not os.path.samestat(os.fstat(opened), os.fstat(known_fd)):
+                _check_ownership(opened, what)
+        except OSError as exc:
+            reason = f"{what} cannot be used: {exc.strerror}; {_CHOOSE_ANOTHER_HINT}"
+            raise ConfigError([reason]) from None
     return opened
 
 
@@ -219,7 +211,7 @@ def _remove_recorded_sockets(fd: int, lock_fd: int) -> None:
             directories.remove_socket(path.name, fd)
             continue
         with contextlib.suppress(OSError):
-            with directories.directory_opened(path.parts[0], fd) as own:
+            with closing_descriptor(directories.open_directory(path.parts[0], fd)) as own:
                 directories.remove_socket(path.name, own, include_symlinks=True)
             os.rmdir(path.parts[0], dir_fd=fd)
 

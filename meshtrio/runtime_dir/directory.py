@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.contract import MAX_SOCKET_PATH_LENGTH
 from meshtrio.runtime_dir import lock_file
 from meshtrio.util import directories
+from meshtrio.util.descriptors import closing_on_error
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.text import replace_surrogates
 from meshtrio.util.users import resolve_ids, resolve_uid
@@ -48,16 +49,11 @@ def plugin_socket_path(parent: Path, plugin: PluginConfig, instance: int, slot: 
     plugin that runs as another user has a directory of its own for its sockets.
     """
     name = f"{plugin.name}-{instance}{'.b' if slot else ''}.sock"
-    own_dir = _plugin_directory_name(plugin) if _runs_as_other_user(plugin) else ""
-    return parent / own_dir / name
+    return parent / (f"{plugin.name}.d" if _runs_as_other_user(plugin) else "") / name
 
 
 def _runs_as_other_user(plugin: PluginConfig) -> bool:
     return plugin.containment.user is not None or plugin.containment.group is not None
-
-
-def _plugin_directory_name(plugin: PluginConfig) -> str:
-    return f"{plugin.name}.d"
 
 
 def prepare_plugin_socket(runtime_dir: Path, plugin: PluginConfig, socket: Path) -> None:
@@ -70,17 +66,19 @@ def prepare_plugin_socket(runtime_dir: Path, plugin: PluginConfig, socket: Path)
         OSError: Something else exists in place of the directory or the socket.
         KeyError: The user or group does not exist.
     """
+    try:
+        runtime_fd = socket_fd = directories.open_directory(runtime_dir)
+    except FileNotFoundError:
+        return
     with ExitStack() as stack:
-        try:
-            runtime_fd = socket_fd = stack.enter_context(directories.directory_opened(runtime_dir))
-        except FileNotFoundError:
-            return
+        stack.callback(os.close, runtime_fd)
         if os.fstat(runtime_fd).st_uid != os.geteuid():
             text = f"{replace_surrogates(str(runtime_dir))} belongs to another user now"
             raise PermissionError(errno.EPERM, text)
         is_foreign = _runs_as_other_user(plugin)
         if is_foreign:
-            socket_fd = stack.enter_context(_make_plugin_directory(runtime_fd, plugin))
+            socket_fd = _make_plugin_directory(runtime_fd, plugin)
+            stack.callback(os.close, socket_fd)
             allow_traversal(runtime_fd)
         line = os.path.relpath(socket, runtime_dir)
         lock_file.append_line(lock_file.LOCK_FILE_NAME, line, dir_fd=runtime_fd)
@@ -91,17 +89,17 @@ def prepare_plugin_socket(runtime_dir: Path, plugin: PluginConfig, socket: Path)
             raise FileExistsError(errno.EEXIST, text)
 
 
-@contextmanager
-def _make_plugin_directory(runtime_dir_fd: int, plugin: PluginConfig) -> Iterator[int]:
+def _make_plugin_directory(runtime_dir_fd: int, plugin: PluginConfig) -> int:
     """Make and open the directory of a plugin with another user. Raises OSError and KeyError."""
     uid, gid = resolve_ids(plugin.containment.user, plugin.containment.group)
-    name = _plugin_directory_name(plugin)
+    name = f"{plugin.name}.d"
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=runtime_dir_fd)
-    with directories.directory_opened(name, runtime_dir_fd) as own:
+    own = directories.open_directory(name, runtime_dir_fd)
+    with closing_on_error(own):
         os.fchown(own, uid, gid)
         os.fchmod(own, 0o700 if plugin.containment.user is not None else 0o770)
-        yield own
+    return own
 
 
 def allow_traversal(fd: int) -> None:

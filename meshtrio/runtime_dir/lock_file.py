@@ -15,8 +15,10 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+
+from meshtrio.util.descriptors import closing_descriptor, closing_on_error
 
 LOCK_FILE_NAME = "mesh.lock"
 
@@ -31,19 +33,21 @@ _SAFE_OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 def is_mesh_lock(path: Path | str, dir_fd: int | None = None) -> bool:
     """Whether a file, relative to `dir_fd` if given, is the lock file of a mesh of this user."""
-    with contextlib.suppress(OSError), _opened(path, os.O_RDONLY, dir_fd) as lock:
-        return not _find_ownership_problem(lock)
+    with contextlib.suppress(OSError), _opened(path, os.O_RDONLY, dir_fd):
+        return True
     return False
 
 
 @contextmanager
 def _opened(path: Path | str, flags: int, dir_fd: int | None) -> Iterator[int]:
-    """Open the lock file, for the block. Raises OSError."""
-    lock = os.open(path, flags | _SAFE_OPEN_FLAGS, dir_fd=dir_fd)
-    try:
+    """Open the lock file of a mesh of this user, for the block.
+
+    Raises OSError; FileNotFoundError also if the file is not one.
+    """
+    with closing_descriptor(os.open(path, flags | _SAFE_OPEN_FLAGS, dir_fd=dir_fd)) as lock:
+        if problem := _find_ownership_problem(lock):
+            raise FileNotFoundError(errno.ENOENT, f"{LOCK_FILE_NAME} {problem}")
         yield lock
-    finally:
-        os.close(lock)
 
 
 def _find_ownership_problem(lock_fd: int) -> str:
@@ -114,20 +118,19 @@ def _replace_linked(lock_fd: int, path: Path | str, dir_fd: int | None) -> int:
     """
     os.unlink(path, dir_fd=dir_fd)
     made, _ = _open_or_create(path, dir_fd)
-    try:
+    with closing_on_error(made):
         fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(made, os.pread(lock_fd, _MAX_SIZE, 0))
-    except BaseException:
-        os.close(made)
-        raise
     os.close(lock_fd)
     return made
 
 
 def read_holder_pid(path: Path | str, dir_fd: int | None = None) -> str:
     """Return the pid of the mesh that holds a lock, or "unknown" if it cannot be read."""
-    with contextlib.suppress(OSError), _opened(path, os.O_RDONLY, dir_fd) as lock:
-        return _parse_header(os.pread(lock, 64, 0)) or "unknown"
+    with contextlib.suppress(OSError):
+        lock = os.open(path, os.O_RDONLY | _SAFE_OPEN_FLAGS, dir_fd=dir_fd)
+        with closing_descriptor(lock):
+            return _parse_header(os.pread(lock, 64, 0)) or "unknown"
     return "unknown"
 
 
@@ -170,30 +173,13 @@ def append_line(path: Path | str, line: str, dir_fd: int | None = None) -> None:
 
     Does nothing if there is no lock file of a mesh of this user.
     """
-    with _open_for_append(path, dir_fd) as lock:
-        if lock is not None and line not in _read_lines(lock):
+    flags = os.O_RDWR | os.O_APPEND
+    with contextlib.suppress(FileNotFoundError), _opened(path, flags, dir_fd) as lock:
+        if line not in _read_lines(lock):
             os.write(lock, f"{line}\n".encode())
 
 
 def remove_mesh_run(path: Path | str, mesh_id: str, dir_fd: int | None = None) -> None:
     """Remove the record of a mesh run. Only the holder of the lock may call this."""
-    with _open_for_append(path, dir_fd) as lock:
-        if lock is not None:
-            kept = [line for line in _read_lines(lock) if f"launch {mesh_id} " not in line]
-            write_contents(lock, kept)
-
-
-@contextmanager
-def _open_for_append(path: Path | str, dir_fd: int | None) -> Iterator[int | None]:
-    """Open the lock file at its end; yield None if there is none of a mesh of this user."""
-    with ExitStack() as stack:
-        try:
-            lock = stack.enter_context(_opened(path, os.O_RDWR, dir_fd))
-        except FileNotFoundError:
-            yield None
-            return
-        if _find_ownership_problem(lock):
-            yield None
-        else:
-            os.lseek(lock, 0, os.SEEK_END)
-            yield lock
+    with contextlib.suppress(FileNotFoundError), _opened(path, os.O_RDWR, dir_fd) as lock:
+        write_contents(lock, [x for x in _read_lines(lock) if f"launch {mesh_id} " not in x])

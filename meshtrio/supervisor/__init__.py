@@ -18,7 +18,7 @@ Who owns what:
   to start and stop), `restart` (whether to start again), `escalation` (what a failure means for
   others), `diagnosis` (stuck or overloaded).
 - `process/` is the system below: spawn, /proc, cgroups, and the warden, which kills the plugins
-  should the mesh be killed. `Effects` is all that the supervisor uses of it, as types; tests
+  should the mesh be killed. `Effects` is all that the supervisor uses of it, as one object; tests
   replace it, and run minutes of supervision in virtual time.
 - `Operations` is what callers use: each requests changes of instances and waits for them.
 

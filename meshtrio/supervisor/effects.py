@@ -1,78 +1,114 @@
-"""What the supervisor needs of the system: types only, so that tests can replace all of it.
+"""What the supervisor uses of the system: processes, their warden, and the kernel's files.
 
-`system_effects.make_system_effects` makes the real one.
+It is one object, all of whose parts tests can replace; `make_system_effects` makes the real one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
+import trio
 
 from meshtrio.config import PluginConfig
-from meshtrio.supervisor.probe import Probe
+from meshtrio.supervisor.probe import SocketProbe
 from meshtrio.supervisor.process.cleanup.cgroup import Cgroups
-from meshtrio.supervisor.process.cleanup.leftover_killer import LeftoverReport, RunIdentity
+from meshtrio.supervisor.process.cleanup.leftover_killer import (
+    LeftoverKiller,
+    LeftoverReport,
+    RunIdentity,
+)
+from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
+from meshtrio.supervisor.process.cleanup.reparented import ReparentedProcesses
+from meshtrio.supervisor.process.cleanup.warden import Warden
+from meshtrio.supervisor.process.cleanup.zombie_reaper import run_zombie_reaper
+from meshtrio.supervisor.process.proc.resource_usage import read_rss_by_group
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
-from meshtrio.supervisor.process_observer import Observe
+from meshtrio.supervisor.process.spawn.signal_dispositions import default_signals_in_children
+from meshtrio.supervisor.process.spawn.start_failures import explain_exec_failure
+from meshtrio.supervisor.process_observer import Observe, observe
+from meshtrio.supervisor.server_identity import is_address_in_use
+from meshtrio.util.concurrency import background_service
 
 
-class Spawn(Protocol):
-    """Starts a process."""
-
-    def __call__(
-        self,
-        command: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: Path | None,
-        cgroup: Path | None = None,
-    ) -> Awaitable[PluginProcess]:
-        """Start a process. Raises OSError or ValueError."""
+def _is_socket_removed(socket: Path) -> bool:
+    """Whether a bound socket's path is gone, and not its whole folder, which is restored first."""
+    return not os.path.lexists(socket) and os.path.lexists(socket.parent)
 
 
-class Guard(Protocol):
-    """Kills the plugins' processes should the mesh die without stopping them."""
-
-    def watch(self, pid: int, pidfd: int) -> None:
-        """Add a process."""
-
-    def unwatch(self, pid: int) -> None:
-        """Remove a process that has ended."""
-
-    def set_users(self, users: Iterable[int]) -> None:
-        """Set the users that processes of plugins run as. Raises OSError."""
-
-
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Effects:
     """The system as the supervisor uses it."""
 
-    guard: Guard
-    """Kills the plugins should the mesh be killed."""
+    guard: Warden
+    """Kills the plugins' processes should the mesh die without stopping them."""
     run_guard: Callable[[], AbstractAsyncContextManager[Any]]
     """Runs the guard during a block."""
-    spawn: Spawn
-    """Starts a process."""
+    spawn: Callable[..., Awaitable[PluginProcess]]
+    """Starts a process: `MeshRun.spawn`."""
     kill_orphans: Callable[[RunIdentity], Awaitable[LeftoverReport]]
     """Kills the processes that a run has left behind."""
-    probe: Probe
+    probe: SocketProbe = attrs.field(factory=SocketProbe)
     """Checks the health of a plugin's server."""
-    observe: Observe
+    observe: Observe = observe
     """Samples what a plugin's processes do."""
-    read_rss_by_group: Callable[[], Awaitable[Mapping[int, int]]]
+    read_rss_by_group: Callable[[], Awaitable[Mapping[int, int]]] = read_rss_by_group
     """Reads the resident memory of all process groups, in bytes. Raises OSError or RuntimeError."""
-    is_socket_removed: Callable[[Path], bool]
+    is_socket_removed: Callable[[Path], bool] = _is_socket_removed
     """Whether the file of a socket that is bound there has been removed."""
-    is_address_in_use: Callable[[str], Awaitable[bool]]
+    is_address_in_use: Callable[[str], Awaitable[bool]] = is_address_in_use
     """Whether a server accepts connections at a TCP address."""
-    diagnose_program: Callable[[PluginConfig], Awaitable[str]]
+    diagnose_program: Callable[[PluginConfig], Awaitable[str]] = explain_exec_failure
     """Explains why a plugin's program cannot be executed; "" if there is no reason to be found."""
     rng: Random = attrs.field(factory=Random)
     """Randomizes delays and ages."""
     cgroups: Cgroups | None = None
     """Makes the cgroups of processes, if the config has a cgroup for them."""
+
+
+def make_system_effects(directory: Path, cgroup: Path | None = None) -> Effects:
+    """Make the effects of a mesh with its runtime directory, and the cgroup of its plugins, if any.
+
+    Raises:
+        ConfigError: The cgroup cannot be used.
+    """
+    mesh_run = MeshRun(directory)
+    warden = Warden(mesh_run, cgroup)
+    cgroups = None if cgroup is None else Cgroups(cgroup, mesh_run.id)
+    return Effects(
+        guard=warden,
+        run_guard=partial(_run_guard, mesh_run, warden, cgroups),
+        spawn=mesh_run.spawn,
+        kill_orphans=LeftoverKiller(mesh_run, cgroups).kill_leftovers,
+        cgroups=cgroups,
+    )
+
+
+@asynccontextmanager
+async def _run_guard(run: MeshRun, warden: Warden, cgroups: Cgroups | None) -> AsyncIterator[None]:
+    """Run the warden during the block, and reap reparented processes.
+
+    After the block, what remains of this run of the mesh is killed.
+    """
+    with ExitStack() as stack:
+        if cgroups is not None:
+            stack.callback(cgroups.close)
+        stack.enter_context(default_signals_in_children())
+        stack.enter_context(run.hold_pidfd())
+        reparented = ReparentedProcesses(run, warden)
+        async with (
+            background_service(run_zombie_reaper),
+            background_service(warden.run),
+            background_service(reparented.run),
+        ):
+            try:
+                yield
+            finally:
+                with trio.CancelScope(shield=True):
+                    await run.kill_remaining()

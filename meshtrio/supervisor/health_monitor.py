@@ -45,7 +45,7 @@ class HealthMonitor:
 
         Does not return while it is healthy, or if liveness checks are turned off.
         """
-        observer = ProcessObserver(self._pid, self._spec.address, self._effects.observe)
+        observer = ProcessObserver(partial(self._effects.observe, self._pid, self._spec.address))
         failure = await self._wait_ready(observer)
         if failure is not None:
             return failure

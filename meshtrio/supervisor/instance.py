@@ -55,10 +55,8 @@ class Replacement:
 
     reason: str
     """Why the run is to be replaced, as a phrase."""
-    is_finished: bool = False
-    """Whether there is an outcome."""
-    failure: str = ""
-    """Why the run was not replaced, as a sentence; "" if it was."""
+    failure: str | None = None
+    """Why the run was not replaced, as a sentence; "" if it was; None until there is an outcome."""
 
 
 @attrs.define(eq=False)
@@ -228,7 +226,7 @@ class Instance:
 
     def _finish_replacement(self, failure: str = "") -> None:
         if self.replacement is not None:
-            self.replacement.is_finished, self.replacement.failure = True, failure
+            self.replacement.failure = failure
             self.replacement = None
 
     # -- what the supervisor carries out -----------------------------------------------------

@@ -12,13 +12,9 @@ from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.environment import child_environment
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
+from meshtrio.supervisor.process.spawn import start_failures
 from meshtrio.supervisor.process.spawn.command import build_command, check_executable
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
-from meshtrio.supervisor.process.spawn.start_failures import (
-    PROGRAM_ERRNOS,
-    explain_start_failure,
-    is_resource_exhaustion,
-)
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.util.users import look_up_user, resolve_ids
 
@@ -65,12 +61,13 @@ class Launch:
     async def make_exit(self, exc: Exception) -> Exit:
         """Make the exit of a process that could not be started because of `exc`."""
         config = self._spec.config
-        reason = explain_start_failure(exc, config.argv()[0], self._command, self._env)
-        if isinstance(exc, OSError) and exc.errno in PROGRAM_ERRNOS:
+        program, command = config.argv()[0], self._command
+        reason = start_failures.explain_start_failure(exc, program, command, self._env)
+        if isinstance(exc, OSError) and exc.errno in start_failures.PROGRAM_ERRNOS:
             problem = await self._effects.diagnose_program(config)
             reason = f"{reason}: {problem}" if problem else reason
         return Exit(
             reason=f"could not be started: {reason}",
             explicit_cause=ExitCause.NOT_STARTED,
-            is_resource_exhaustion=is_resource_exhaustion(exc),
+            is_resource_exhaustion=start_failures.is_resource_exhaustion(exc),
         )

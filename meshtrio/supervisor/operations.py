@@ -22,7 +22,6 @@ from meshtrio.supervisor.policy.plan import find_unready_dependencies
 from meshtrio.supervisor.policy.restart import Exit
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.output.output_lines import OutputLine
-from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.errors import UnknownNameError, UsageError
@@ -37,7 +36,7 @@ class DrainResult:
     """The name of its plugin."""
     instance: int
     """Its number, from 0."""
-    exit: Exit | None
+    exit: Exit | None = None
     """How its process ended, None if it had none."""
     was_killed: bool = False
     """Whether the process was killed, since it did not stop within its `stop_timeout`."""
@@ -275,7 +274,10 @@ class Operations:
         for instance in instances:
             instance.request_stop()
         await self._supervisor.wait_until(lambda: not any(each.is_running for each in instances))
-        return tuple(_make_drain_result(instance, run) for instance, run in runs.items())
+        return tuple(
+            DrainResult(each.plugin, each.number, **({} if run is None else run.stop_details()))
+            for each, run in runs.items()
+        )
 
     async def _replace(self, instance: Instance, reason: str) -> None:
         if not instance.is_ready or instance.phase.is_leaving:
@@ -283,7 +285,7 @@ class Operations:
             await self._wait_ready([instance])
             return
         request, draining = instance.request_replacement(reason), instance.draining_runs
-        await self._supervisor.wait_until(lambda: request.is_finished and not draining)
+        await self._supervisor.wait_until(lambda: request.failure is not None and not draining)
         if request.failure:
             raise PluginFailedError(request.failure)
 
@@ -313,19 +315,6 @@ def _describe_failure(instance: Instance) -> str:
     if instance.phase is InstancePhase.BACKOFF:
         text += f"; it is started again in {max(instance.start_at - trio.current_time(), 0):.1f} s"
     return text
-
-
-def _make_drain_result(instance: Instance, run: ProcessRun | None) -> DrainResult:
-    if run is None:
-        return DrainResult(instance.plugin, instance.number, None)
-    return DrainResult(
-        plugin=instance.plugin,
-        instance=instance.number,
-        exit=run.exit,
-        was_killed=run.was_killed,
-        cut_calls=tuple(sorted(run.output_reader.cut_calls)),
-        cut_calls_known=run.cut_calls_known,
-    )
 
 
 def _replace_plugin(config: MeshConfig, plugin: PluginConfig) -> MeshConfig:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import attrs
 import trio
 
 from meshtrio.config import OutputConfig
@@ -98,7 +99,8 @@ class OutputReader:
         pipes = {"stdout": process.stdout, "stderr": process.stderr}
 
         async def read(stream: str, pipe: int) -> None:
-            consumer = _OutputPipe(self, process.pid, stream, pipe)
+            limiter = RateLimiter(self.config)
+            consumer = _OutputPipe(self, process.pid, stream, pipe, limiter)
             self._pipes.append(consumer)
             os.set_blocking(pipe, False)  # For `read_remaining`.
             try:
@@ -151,31 +153,30 @@ class OutputReader:
                 self._stderr_lines.append(before)
 
 
+@attrs.define(eq=False)
 class _OutputPipe:
     """Handles the data of one pipe of a process: a `PipeConsumer`."""
 
-    def __init__(self, reader: OutputReader, pid: int, stream: str, descriptor: int) -> None:
-        self.is_flooding = False
-        """Whether lines of the data that was handled last were dropped."""
-        self._reader = reader
-        self._descriptor: int | None = descriptor
-        """The pipe; None once it is about to be closed."""
-        self._pid = pid
-        self._stream = stream
-        self._rate_limiter = RateLimiter(reader.config)
-        self._read_at = -math.inf
-        """When the lines that are being handled were read. The rate limiter uses this time: a mesh
-        that is slow at handling lines would otherwise never find that they come too fast."""
-        self._splitter = LineSplitter()
-        self._is_stderr = stream == "stderr"
-        self._partial_stderr_line = b""
-        """The beginning of a line of stderr whose end was not read yet."""
+    _reader: OutputReader
+    _pid: int
+    _stream: str
+    _descriptor: int | None
+    """The pipe; None once it is about to be closed."""
+    _rate_limiter: RateLimiter
+    _splitter: LineSplitter = attrs.field(factory=LineSplitter)
+    is_flooding: bool = False
+    """Whether lines of the data that was handled last were dropped."""
+    _read_at: float = -math.inf
+    """When the lines that are being handled were read. The rate limiter uses this time: a mesh that
+    is slow at handling lines would otherwise never find that they come too fast."""
+    _partial_stderr_line: bytes = b""
+    """The beginning of a line of stderr whose end was not read yet."""
 
     def feed(self, data: bytes) -> None:
         self._read_at = trio.current_time()
         self._splitter.feed(data)
         self.is_flooding = False
-        if self._is_stderr:
+        if self._stream == "stderr":
             # Before the lines are handled, which may take longer than the wait for the process.
             lines, newline, rest = data.rpartition(b"\n")
             if newline:
@@ -212,7 +213,7 @@ class _OutputPipe:
     def _handle_line(self, line: str, cut: int) -> bool:
         """Keep a line and emit an event for it; returns False if it exceeds the rate limit."""
         reader = self._reader
-        at = line.find(_REPORT_PREFIX) if self._is_stderr else -1
+        at = line.find(_REPORT_PREFIX) if self._stream == "stderr" else -1
         if at >= 0 and reader.handle_report(line[at:]):
             if not at:
                 return True
@@ -238,12 +239,12 @@ class _OutputPipe:
         """Keep all other lines that were read, as one block that counts as dropped."""
         self.is_flooding = True
         data, count = self._splitter.next_block()
-        if self._is_stderr:
+        if self._stream == "stderr":
             data, count = self._remove_reports(data, count)
         if count:
             block = OutputBlock(trio.current_time(), self._pid, self._stream, data, count)
             self._reader.line_buffer.append(block, self._reader.config.kept)
-            self._rate_limiter.add_dropped(count)
+            self._rate_limiter.dropped += count
 
     def _remove_reports(self, data: bytes, count: int) -> tuple[bytes, int]:
         """Remove the drain report from a block; returns the block and its number of lines."""

@@ -9,7 +9,6 @@ import errno
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol
 
 import attrs
 import purerpc
@@ -84,18 +83,6 @@ async def _dial(address: str) -> Transport:
     return await dial(address, None)
 
 
-class Probe(Protocol):
-    """Checks the health of plugins."""
-
-    async def wait_ready(self, address: str, max_time: float, connect: Connect = _dial) -> None:
-        """Wait until the server at an address is ready. Raises NotReadyError after the timeout."""
-
-    async def check(
-        self, address: str, max_time: float, connect: Connect = _dial
-    ) -> HealthCheckResult:
-        """Make one health check, which waits up to the timeout for the answer."""
-
-
 @attrs.frozen
 class SocketProbe:
     """Checks health over the plugin's own socket, with a connection for each check."""
@@ -104,6 +91,7 @@ class SocketProbe:
     """Returns how long this thread has waited for a CPU so far, in seconds."""
 
     async def wait_ready(self, address: str, max_time: float, connect: Connect = _dial) -> None:
+        """Wait until the server at an address is ready. Raises NotReadyError after the timeout."""
         while True:
             progress = _Progress()
             with trio.move_on_after(max_time) as scope:
@@ -115,7 +103,7 @@ class SocketProbe:
     async def check(
         self, address: str, max_time: float, connect: Connect = _dial
     ) -> HealthCheckResult:
-        """Make one health check.
+        """Make one health check, which waits up to the timeout for the answer.
 
         A check that the mesh could not make, for lack of descriptors, memory or threads or because
         it was suspended, is repeated.
@@ -146,8 +134,8 @@ def _make_timeout_result(
     if run_delay > _MAX_CPU_WAIT_FRACTION * timeout:
         condition = Condition.MESH_OVERLOADED
         reason += f"; but the mesh waited for a CPU {100 * run_delay / timeout:.0f} % of the time"
-    found = HealthCheckResult(False, False, reason, latency, symptom=progress.symptom)
-    return attrs.evolve(found, condition=condition)
+    symptom = progress.symptom
+    return HealthCheckResult(False, False, reason, latency, symptom=symptom, condition=condition)
 
 
 def _was_stalled(scope: trio.CancelScope) -> bool:

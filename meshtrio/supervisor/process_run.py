@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import attrs
 import trio
@@ -90,7 +91,7 @@ class ProcessRun:
         self._verifier: ServerVerifier | None = None
         self._health: HealthMonitor | None = None
         self._drain_delay = 0.0
-        self._failure = RunFailure("")
+        self._failure = RunFailure()
         """Why the process has to be ended, unless it has ended by itself."""
         self._kill_requested = trio.Event()
         self._cancel_scope = trio.CancelScope()
@@ -122,10 +123,16 @@ class ProcessRun:
         """Seconds since it was first ready, None if it has not been yet."""
         return None if self.ready_at is None else trio.current_time() - self.ready_at
 
-    @property
-    def cut_calls_known(self) -> bool:
-        """Whether all calls that were cut are known; a run that was never ready has had none."""
-        return self.ready_at is None or self.output_reader.has_drain_report
+    def stop_details(self) -> dict[str, Any]:
+        """Return how it was stopped, as `events.Stopped` and `operations.DrainResult` have it."""
+        reader = self.output_reader
+        return {
+            "exit": self.exit,
+            "was_killed": self.was_killed,
+            "cut_calls": tuple(sorted(reader.cut_calls)),
+            # A run that was never ready has had no calls.
+            "cut_calls_known": self.ready_at is None or reader.has_drain_report,
+        }
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -203,13 +210,9 @@ class ProcessRun:
             self._emit(events.NotStarted, exit=self.exit)
             return
         self.process = process
-        owner = ProcessTree(process.pid, self.launch_id)
+        owner, config = ProcessTree(process.pid, self.launch_id), self.config
         self._verifier = ServerVerifier(
-            self._spec.address,
-            owner,
-            uids,
-            tls=self.config.tls,
-            verify_process=self.config.verify_server,
+            self._spec.address, owner, uids, tls=config.tls, verify_process=config.verify_server
         )
         self.identity = attrs.evolve(self.identity, session_id=process.pid)
         try:
@@ -242,11 +245,10 @@ class ProcessRun:
             failure = await self._terminate(process, failure)
         with trio.move_on_after(_OUTPUT_TIMEOUT, shield=True):
             await output_ended.wait()
-        reason = failure.reason
         never_ran = process.returncode in EXEC_FAILED_STATUSES
-        if not reason and never_ran and not self._registration.was_registered:
-            reason = await self._effects.diagnose_program(self.config)
-        self.exit = self._make_exit(process, reason, failure.cause)
+        if not failure.reason and never_ran and not self._registration.was_registered:
+            failure = RunFailure(await self._effects.diagnose_program(self.config), failure.cause)
+        self.exit = self._make_exit(process, failure)
         self._deregister(str(self.exit), self.exit)
         self._emit(events.Exited, pid=process.pid, exit=self.exit)
 
@@ -265,7 +267,7 @@ class ProcessRun:
             self._failure = await health.run()
 
         await wait_any(check_health, self._kill_requested.wait, process.wait)
-        return RunFailure("") if process.has_exited else self._failure
+        return RunFailure() if process.has_exited else self._failure
 
     async def _terminate(self, process: PluginProcess, failure: RunFailure) -> RunFailure:
         """End a process that has failed; one that is stuck is made to dump its stacks first."""
@@ -295,39 +297,27 @@ class ProcessRun:
             self.was_killed = await process.stop(self.config.stop_timeout)
             with trio.move_on_after(_OUTPUT_TIMEOUT):
                 await output_ended.wait()
-        self.exit = self._make_exit(process, "", None)
+        self.exit = self._make_exit(process, RunFailure())
         # Callers whose calls broke with the process learn how it ended.
         self._deregister(self._describe_stop(self.exit), self.exit)
-        self._emit(
-            events.Stopped,
-            pid=process.pid,
-            exit=self.exit,
-            was_killed=self.was_killed,
-            cut_calls=tuple(sorted(self.output_reader.cut_calls)),
-            cut_calls_known=self.cut_calls_known,
-        )
+        self._emit(events.Stopped, pid=process.pid, **self.stop_details())
 
     def _describe_stop(self, exit: Exit) -> str:
         if self.was_killed and not exit.is_unkillable:
             return f"did not stop within {self.config.stop_timeout:g} s and {exit}"
         return "was stopped" if exit.is_clean else f"was stopped; it {exit}"
 
-    def _make_exit(self, process: PluginProcess, reason: str, cause: ExitCause | None) -> Exit:
+    def _make_exit(self, process: PluginProcess, failure: RunFailure) -> Exit:
         self.output_reader.read_remaining()
         if process.tracer is not None:
             self._emit(events.Traced, pid=process.pid, tracer=str(process.tracer))
         cgroups = self._effects.cgroups
         was_killed = process.returncode == -signal.SIGKILL
         if was_killed and cgroups is not None and cgroups.was_oom_killed(self.launch_id):
-            reason = reason or "used more memory than it may"
-            cause = cause or ExitCause.MEMORY_LIMIT
-        return make_exit(
-            process.returncode,
-            reason,
-            cause,
-            is_unkillable=not process.has_exited,
-            stderr_tail=self.output_reader.stderr_tail,
-        )
+            reason, cause = failure.reason or "used more memory than it may", failure.cause
+            failure = RunFailure(reason, cause or ExitCause.MEMORY_LIMIT)
+        is_unkillable, tail = not process.has_exited, self.output_reader.stderr_tail
+        return make_exit(process.returncode, failure, is_unkillable=is_unkillable, stderr_tail=tail)
 
     # -- health ------------------------------------------------------------------------------
 

@@ -51,13 +51,13 @@ class Registration:
         endpoint. `reason` is a phrase that follows "instance 0 (pid 4711)".
         """
         self._endpoint_id = self._endpoint_id or self._next_endpoint_id()
-        process = "" if pid is None else f" (pid {pid})"
+        process, ended = "" if pid is None else f" (pid {pid})", exit or Exit()
         exit_info = ExitInfo(
             endpoint_id=self._endpoint_id,
             reason=f"instance {self._spec.number}{process} {reason}",
-            exit_status=exit.status if exit else None,
-            signal=exit.signal if exit else None,
-            stderr_tail=exit.stderr_tail if exit else (),
+            exit_status=ended.status,
+            signal=ended.signal,
+            stderr_tail=ended.stderr_tail,
             launch_id=self._spec.launch_id,
         )
         self._registry.deregister(self._spec.config.service, exit_info)

@@ -44,21 +44,14 @@ def _format_names(names: tuple[str, ...]) -> str:
 
 
 class ShutdownReporter:
-    """A subscriber that makes the report, of what happens after `start`."""
+    """A subscriber that makes the report, of what happens from when it is subscribed."""
 
     def __init__(self) -> None:
         self.report = ShutdownReport()
         """The report so far."""
-        self._is_started = False
-
-    def start(self) -> None:
-        """Report what happens from now on."""
-        self._is_started = True
 
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Add an event to the report."""
-        if not self._is_started:
-            return
         name = f"{event.plugin}/{event.instance}"
         if isinstance(event, events.LeftRunning):
             # A process that an instance has started; its own process is reported as Stopped.

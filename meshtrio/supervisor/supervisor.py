@@ -23,22 +23,11 @@ from meshtrio.discovery.registry import Registry
 from meshtrio.errors import MeshFailedError
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor import events
-from meshtrio.supervisor.effects import Effects
+from meshtrio.supervisor.effects import Effects, make_system_effects
 from meshtrio.supervisor.instance import Instance, InstanceStatus
-from meshtrio.supervisor.policy.escalation import (
-    EscalateToMesh,
-    GroupRestartTimes,
-    escalate,
-    plugins_restarted_with,
-)
+from meshtrio.supervisor.policy import escalation
 from meshtrio.supervisor.policy.plan import plan
-from meshtrio.supervisor.policy.restart import (
-    Exit,
-    Finish,
-    GiveUp,
-    Restart,
-    decide_restart,
-)
+from meshtrio.supervisor.policy.restart import Exit, Finish, Restart, decide_restart
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.process_run import ProcessRun
@@ -47,7 +36,6 @@ from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.shutdown_report import ShutdownReport, ShutdownReporter
 from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics
 from meshtrio.supervisor.subscribers import Subscribers
-from meshtrio.supervisor.system_effects import make_system_effects
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.errors import UsageError
 
@@ -82,9 +70,7 @@ class Supervisor:
         self._shutdown_reporter = ShutdownReporter()
         self._failed = trio.Event()
         self._failure: BaseException | None = None
-        self._subscribers = Subscribers(
-            [self.counters.on_event, self._shutdown_reporter.on_event, *subscribers], self._fail
-        )
+        self._subscribers = Subscribers([self.counters.on_event, *subscribers], self._fail)
         self._started_at = trio.current_time()
         self._registry = registry
         self._service_tables: tuple[StaticServiceConfig, ...] = ()
@@ -100,7 +86,7 @@ class Supervisor:
         self._recycler = Recycler(self._effects, lambda: self.instances, self._wake)
         self._exited_runs: deque[tuple[Instance, ProcessRun]] = deque()
         self._batch_ids = itertools.count(1)
-        self._recent_group_restarts: GroupRestartTimes = {}
+        self._recent_group_restarts: escalation.GroupRestartTimes = {}
         self._wakeup = trio.Event()
         self._reconciled = trio.lowlevel.ParkingLot()
         self.shutdown_started = trio.Event()
@@ -210,8 +196,9 @@ class Supervisor:
 
     def start_shutdown(self) -> None:
         """Stop everything; `run` returns once all processes are gone. Does not wait."""
+        if not self.shutdown_started.is_set():
+            self.subscribe(self._shutdown_reporter.on_event)
         self.shutdown_started.set()
-        self._shutdown_reporter.start()
         for instance in self.instances:
             instance.request_stop()
         self._wake()
@@ -279,15 +266,12 @@ class Supervisor:
 
     def _reconcile_replacement(self, instance: Instance, runs: trio.Nursery) -> None:
         if instance.phase is InstancePhase.REPLACE_QUEUED:
-            if not instance.is_ready or instance.draining_runs:
-                return  # A run that drains still has the address of the replacement.
-            assert instance.replacement is not None
-            self._emit(instance, events.Renewing, reason=instance.replacement.reason)
-            instance.launch(self._start_run(instance, 1 - instance.slot, runs))
-        elif instance.phase is InstancePhase.REPLACING:
-            assert instance.replacement_run is not None
-            if instance.replacement_run.is_ready:
-                instance.promote(_DRAIN_DELAY)
+            # A run that drains still has the address of the replacement.
+            if instance.replacement and instance.is_ready and not instance.draining_runs:
+                self._emit(instance, events.Renewing, reason=instance.replacement.reason)
+                instance.launch(self._start_run(instance, 1 - instance.slot, runs))
+        elif instance.replacement_run is not None and instance.replacement_run.is_ready:
+            instance.promote(_DRAIN_DELAY)
 
     def _socket_path(self, instance: Instance, slot: int) -> Path:
         directory, config = self._directory, instance.config
@@ -353,37 +337,34 @@ class Supervisor:
     def _apply_restart_policy(self, instance: Instance, run: ProcessRun) -> None:
         process_exit, now = run.exit, trio.current_time()
         assert process_exit is not None
+        decision = decide_restart(
+            instance.config, instance.history, process_exit, run.since_ready, now, self._effects.rng
+        )
         if process_exit.is_unkillable and len(instance.unkillable) > _MAX_UNKILLABLE:
             text = f"{process_exit}, as do {len(instance.unkillable) - 1} others of its processes"
             process_exit = attrs.evolve(process_exit, reason=f"{text}; it is not started again")
             instance.last_exit = process_exit
-            instance.finish(is_failure=True)
-            self._emit(instance, events.GaveUp, exit=process_exit)
-            return
-        decision = decide_restart(
-            instance.config, instance.history, process_exit, run.since_ready, now, self._effects.rng
-        )
+            decision = Finish(is_failure=True)
         match decision:
             case Restart(delay=delay, history=history):
                 instance.retry(history, now + delay)
                 self._emit(instance, events.Restarting, delay=delay, cause=process_exit.cause)
-                companions = plugins_restarted_with(self._topology, instance.plugin)
+                companions = escalation.plugins_restarted_with(self._topology, instance.plugin)
                 if companions:
                     self._restart_together([instance, *self._instances_of(companions)])
-            case Finish(is_failure=is_failure):
+            case Finish(is_failure=is_failure, restarts=restarts):
                 instance.finish(is_failure=is_failure)
-                self._emit(instance, events.GaveUp, exit=process_exit)
-            case GiveUp(restarts=restarts):
-                instance.finish(is_failure=True)
                 self._emit(instance, events.GaveUp, exit=process_exit, restarts=restarts)
-                self._escalate(instance, process_exit, decision, now)
+                if restarts is not None:
+                    self._escalate(instance, process_exit, restarts, now)
 
-    def _escalate(self, instance: Instance, exit: Exit, given_up: GiveUp, now: float) -> None:
-        result = escalate(self._topology, instance.config, self._recent_group_restarts, now)
+    def _escalate(self, instance: Instance, exit: Exit, restarts: int, now: float) -> None:
+        times = self._recent_group_restarts
+        result = escalation.escalate(self._topology, instance.config, times, now)
         if result is None:
             return
-        if isinstance(result, EscalateToMesh):
-            limits = given_up.restarts, given_up.period, result.failed_groups
+        if isinstance(result, escalation.EscalateToMesh):
+            limits = restarts, instance.config.restart_period, result.failed_groups
             ended = str(exit), exit.stderr_tail
             self._fail(MeshFailedError(instance.plugin, instance.number, *limits, *ended))
             return

@@ -7,11 +7,13 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import trio
 
 from meshtrio.util.errors import UsageError, unwrap_exception_group
+
+T = TypeVar("T")
 
 
 def collapse_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -24,9 +26,7 @@ def collapse_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return group if error is None else error
 
 
-def split_cancelled(
-    exc: BaseException,
-) -> tuple[BaseException | None, BaseException | None]:
+def split_cancelled(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
     """Split an exception into trio's Cancelled and other errors; None for a part that is empty.
 
     The second part is a single error instead of a group if there is only one.
@@ -82,6 +82,22 @@ async def open_collapsing_nursery() -> AsyncIterator[trio.Nursery]:
         if exc is group:
             raise
         raise exc from exc.__cause__
+
+
+class PerRun(Generic[T]):
+    """An object of each run of trio, which is made when it is first needed."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._var: trio.lowlevel.RunVar[T] = trio.lowlevel.RunVar("meshtrio")
+
+    def get(self) -> T:
+        """Return the object of the current run."""
+        try:
+            return self._var.get()
+        except LookupError:
+            self._var.set(self._make())
+            return self._var.get()
 
 
 class SingleWaiter:

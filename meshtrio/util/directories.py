@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -19,16 +17,6 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def open_directory(path: Path | str, dir_fd: int | None = None) -> int:
     """Open a directory and return the descriptor. Raises OSError, also for a symbolic link."""
     return os.open(path, _OPEN_FLAGS, dir_fd=dir_fd)
-
-
-@contextmanager
-def directory_opened(path: Path | str, dir_fd: int | None = None) -> Iterator[int]:
-    """Open a directory for the block; see `open_directory`."""
-    fd = open_directory(path, dir_fd)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def get_file_type(name: str, directory_fd: int) -> int | None:

@@ -17,13 +17,11 @@ class OncePerReasonLogger:
         self._max_reasons = max_reasons
         self._logged: set[Hashable] = set()
 
-    def log(self, reason: Hashable, message: str, *args: object) -> bool:
-        """Log a message unless one was logged for this reason; return whether it was logged."""
-        if reason in self._logged or len(self._logged) >= self._max_reasons:
-            return False
-        self._logged.add(reason)
-        self._logger.warning(message, *args)
-        return True
+    def log(self, reason: Hashable, message: str, *args: object) -> None:
+        """Log a message unless one was logged for this reason."""
+        if reason not in self._logged and len(self._logged) < self._max_reasons:
+            self._logged.add(reason)
+            self._logger.warning(message, *args)
 
 
 class ReasonChangeLogger:
@@ -37,13 +35,11 @@ class ReasonChangeLogger:
         self._level = level
         self._reason: Hashable = None
 
-    def log(self, reason: Hashable, message: str, *args: object) -> bool:
-        """Log a message if the reason, which is not None, is new; return whether it was logged."""
-        if reason == self._reason:
-            return False
-        self._reason = reason
-        self._logger.log(self._level, message, *args)
-        return True
+    def log(self, reason: Hashable, message: str, *args: object) -> None:
+        """Log a message if the reason, which is not None, is new."""
+        if reason != self._reason:
+            self._reason = reason
+            self._logger.log(self._level, message, *args)
 
     def reset(self) -> None:
         """Log the next message whatever its reason."""

@@ -146,25 +146,23 @@ def describe_unknown_key(key: str, known: Iterable[str]) -> str:
     return f"is not a key that meshtrio knows; {hint}"
 
 
-def parse_list(raw: Any) -> list[Any]:
-    if not isinstance(raw, list):
-        raise MismatchError("must be a list")
-    return raw
-
-
 # -- parsers of JSON values, in the JSON form of protobuf --
 
 
-def parse_string(raw: Any) -> str:
-    if not isinstance(raw, str):
-        raise MismatchError("must be a string")
-    return raw
+def _type_parser(kind: type[T], name: str) -> ValueParser[T]:
+    """Return a parser of values that have a type."""
+
+    def parse(raw: Any) -> T:
+        if not isinstance(raw, kind):
+            raise MismatchError(f"must be {name}")
+        return raw
+
+    return parse
 
 
-def parse_boolean(raw: Any) -> bool:
-    if not isinstance(raw, bool):
-        raise MismatchError("must be true or false")
-    return raw
+parse_list: ValueParser[list[Any]] = _type_parser(list, "a list")
+parse_string = _type_parser(str, "a string")
+parse_boolean = _type_parser(bool, "true or false")
 
 
 def parse_duration(raw: Any) -> float:

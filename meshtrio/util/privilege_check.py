@@ -33,9 +33,7 @@ def describe_privilege_change(program: Program) -> str:
     try:
         path = _resolve_binary(next(found))
         change = _privilege_change(path) if path else ""
-    except StopIteration:
-        return ""
-    except OSError:
+    except (StopIteration, OSError):
         return ""  # The program does not exist, or cannot be read.
     if not change:
         return ""

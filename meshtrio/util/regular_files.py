@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_FILE_TYPES = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+from meshtrio.util.descriptors import closing_on_error
+
+_FILE_TYPES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _MAX_PEM_SIZE = 1024 * 1024
 """Maximum size of a PEM file in bytes; the authorities of a system are about 220 KB."""
@@ -36,14 +38,11 @@ def open_regular_file(path: Path | str) -> int:
         if exc.errno == errno.ENXIO:  # open(2) of a Unix socket
             raise OSError(exc.errno, "it is a socket, not a regular file", str(path)) from None
         raise
-    try:
+    with closing_on_error(descriptor):
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            kind = next((name for fits, name in _FILE_TYPES if fits(mode)), "something else")
+            kind = _FILE_TYPES.get(stat.S_IFMT(mode), "something else")
             raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
-    except BaseException:
-        os.close(descriptor)
-        raise
     return descriptor
 
 
@@ -52,18 +51,11 @@ def read_regular_file(path: Path | str, max_size: int) -> bytes:
 
     `max_size` applies to what is read, since files of /proc have a size of 0, and others grow.
     """
-    descriptor = open_regular_file(path)
-    try:
-        parts: list[bytes] = []
-        left = max_size + 1
-        while left > 0 and (part := os.read(descriptor, min(left, 256 * 1024))):
-            parts.append(part)
-            left -= len(part)
-    finally:
-        os.close(descriptor)
-    if left <= 0:
+    with open(open_regular_file(path), "rb") as file:
+        content = file.read(max_size + 1)
+    if len(content) > max_size:
         raise OSError(errno.EFBIG, f"it is larger than {max_size // 1024} KiB", str(path))
-    return b"".join(parts)
+    return content
 
 
 @contextmanager
@@ -79,10 +71,6 @@ def copy_pem_to_memfd(path: Path | str | None) -> Iterator[str | None]:
         data = read_regular_file(path, _MAX_PEM_SIZE)
     except OSError as exc:
         raise OSError(exc.errno, f"{path} cannot be read: {exc.strerror}") from None
-    copy = os.memfd_create("meshtrio-pem", os.MFD_CLOEXEC)
-    try:
-        with open(copy, "wb", closefd=False) as file:
-            file.write(data)
-        yield f"/proc/self/fd/{copy}"
-    finally:
-        os.close(copy)
+    with open(os.memfd_create("meshtrio-pem", os.MFD_CLOEXEC), "wb", buffering=0) as copy:
+        copy.write(data)
+        yield f"/proc/self/fd/{copy.fileno()}"

@@ -39,8 +39,8 @@ class TokenBucket:
         self.credits = 0
         if self._tokens < cost:
             return False
-        unearned = self.parent is not None and self._tokens - cost < self._burst
-        if unearned and self.parent is not None and not self.parent.try_acquire(now, cost):
+        parent, unearned = self.parent, self._tokens - cost < self._burst
+        if parent is not None and unearned and not parent.try_acquire(now, cost):
             return False
         self._tokens -= cost
         return True

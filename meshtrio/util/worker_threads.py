@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import trio
+
+from meshtrio.util.concurrency import PerRun
 
 T = TypeVar("T")
 
@@ -21,7 +24,7 @@ _YIELD_DURATION = 0.0001
 """Seconds of a sleep, which is long enough for the event loop to take the GIL."""
 
 
-class ThreadLimiter:
+class ThreadLimiter(PerRun[trio.CapacityLimiter]):
     """A limit on the threads of one purpose, which other purposes do not have to wait for.
 
     Each run of trio has a `CapacityLimiter` of its own: an abandoned thread returns its token in
@@ -29,18 +32,7 @@ class ThreadLimiter:
     """
 
     def __init__(self, max_threads: int) -> None:
-        self._max_threads = max_threads
-        self._run_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter]
-        self._run_limiter = trio.lowlevel.RunVar("thread limiter")
-
-    def get(self) -> trio.CapacityLimiter:
-        """Return the limiter of the current run."""
-        try:
-            return self._run_limiter.get()
-        except LookupError:
-            limiter = trio.CapacityLimiter(self._max_threads)
-            self._run_limiter.set(limiter)
-            return limiter
+        super().__init__(partial(trio.CapacityLimiter, max_threads))
 
 
 _limiter = ThreadLimiter(2)
@@ -68,7 +60,5 @@ async def run_computation(computation: Callable[[GilYielder], T]) -> T:
     On cancellation this returns at once. The thread continues, so the computation must be bounded.
     """
     return await trio.to_thread.run_sync(
-        lambda: computation(GilYielder()),
-        abandon_on_cancel=True,
-        limiter=_limiter.get(),
+        lambda: computation(GilYielder()), abandon_on_cancel=True, limiter=_limiter.get()
     )

@@ -28,7 +28,6 @@ from meshtrio.supervisor.process.cleanup.leftover_killer import (
     RunIdentity,
 )
 from meshtrio.supervisor.process.proc.activity import ActivitySample
-from meshtrio.supervisor.process_observer import Observation
 from meshtrio.supervisor.supervisor import Supervisor
 
 FOREVER = float("inf")
@@ -130,11 +129,11 @@ class FakeEffects:
         self.guarded_pids: set[int] = set()
 
     def make_effects(self) -> Effects:
-        return Effects(  # type: ignore[arg-type]
-            guard=self,
+        return Effects(
+            guard=self,  # type: ignore[arg-type]
             run_guard=nullcontext,
             spawn=self.spawn,
-            probe=self,
+            probe=self,  # type: ignore[arg-type]
             rng=Random(0),
             read_rss_by_group=self.read_rss_by_group,
             kill_orphans=self.kill_orphans,
@@ -163,11 +162,11 @@ class FakeEffects:
         await trio.lowlevel.checkpoint()
         return self.resident_by_pgid
 
-    async def observe(self, leader: int, address: str) -> Observation | None:
+    async def observe(self, leader: int, address: str) -> ActivitySample | None:
         await trio.lowlevel.checkpoint()
         if not self.cpu_wait:
             return None
-        return Observation(ActivitySample(trio.current_time(), max_cpu_wait=self.cpu_wait), None)
+        return ActivitySample(trio.current_time(), max_cpu_wait=self.cpu_wait)
 
     async def is_address_in_use(self, address: str) -> bool:
         await trio.lowlevel.checkpoint()

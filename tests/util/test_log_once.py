@@ -13,8 +13,8 @@ LOGGER = logging.getLogger("meshtrio.test")
 
 def test_each_reason_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     once = OncePerReasonLogger(LOGGER)
-    logged = [once.log(reason, "failed: %s", reason) for reason in ("a", "b", "a")]
-    assert logged == [True, True, False]
+    for reason in ("a", "b", "a"):
+        once.log(reason, "failed: %s", reason)
     assert caplog.messages == ["failed: a", "failed: b"]
     assert caplog.records[0].levelno == logging.WARNING
 
@@ -28,8 +28,9 @@ def test_the_number_of_reasons_is_bounded(caplog: pytest.LogCaptureFixture) -> N
 
 def test_a_change_of_reason_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     logger = ReasonChangeLogger(LOGGER, level=logging.ERROR)
-    assert [logger.log(reason, "%s", reason) for reason in "aaba"] == [True, False, True, True]
+    for reason in "aaba":
+        logger.log(reason, "%s", reason)
     logger.reset()
-    assert logger.log("a", "%s again", "a")
+    logger.log("a", "%s again", "a")
     assert caplog.messages == ["a", "b", "a", "a again"]
     assert caplog.records[0].levelno == logging.ERROR

@@ -55,6 +55,14 @@ class Condition(Enum):
         return self not in _FAILURES
 
 
+_CONDITIONS = {
+    Symptom.NO_ANSWER: Condition.STUCK,
+    Symptom.CLOSED: Condition.CLOSING,
+    Symptom.BACKLOG_FULL: Condition.BACKLOG_FULL,
+    Symptom.UNREACHABLE: Condition.UNREACHABLE,
+    Symptom.WRONG_ANSWER: Condition.FAULTY,
+}
+"""The conditions that follow from a symptom alone."""
 _FAILURES = {Condition.STUCK, Condition.STOPPED, Condition.UNREACHABLE, Condition.FAULTY}
 
 
@@ -104,24 +112,14 @@ def correct_symptom(symptom: Symptom, queue: tuple[int, int] | None, unanswered:
 
 def diagnose(symptom: Symptom, activity: Activity | None) -> Condition:
     """Find why a check failed; `activity` is None if nothing is known of the processes."""
-    if symptom is Symptom.UNREACHABLE:
-        return Condition.UNREACHABLE
-    if symptom is Symptom.WRONG_ANSWER:
-        return Condition.FAULTY
-    if activity is not None:
-        if activity.is_stopped:
-            return Condition.STOPPED
-        found = _classify_activity(activity)
-        if found is not None:
-            return found
-    if symptom is Symptom.BACKLOG_FULL:
-        return Condition.BACKLOG_FULL
-    if symptom is Symptom.CLOSED:
-        return Condition.CLOSING
-    return Condition.STUCK
+    if activity is None or symptom in (Symptom.UNREACHABLE, Symptom.WRONG_ANSWER):
+        return _CONDITIONS[symptom]
+    return _classify_activity(activity) or _CONDITIONS[symptom]
 
 
 def _classify_activity(activity: Activity) -> Condition | None:
+    if activity.is_stopped:
+        return Condition.STOPPED
     least = MIN_ACTIVITY_FRACTION * activity.duration
     if activity.cpu_time + activity.run_delay >= least:
         used_more = activity.cpu_time >= activity.run_delay

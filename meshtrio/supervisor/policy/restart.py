@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from enum import Enum
 from random import Random
 
@@ -78,18 +79,14 @@ class Exit:
 
 
 def make_exit(
-    returncode: int | None,
-    reason: str,
-    cause: ExitCause | None,
-    *,
-    is_unkillable: bool,
-    stderr_tail: tuple[str, ...],
+    returncode: int | None, failure: RunFailure, *, is_unkillable: bool, stderr_tail: Sequence[str]
 ) -> Exit:
     """Make the exit of a process that was started.
 
-    The return code is as in subprocess, None if it is not known. `reason` and `cause` are why the
-    mesh ended the process, if it did.
+    The return code is as in subprocess, None if it is not known. The failure is why the mesh ended
+    the process, if it did.
     """
+    reason = failure.reason
     if is_unkillable:
         reason = f"{reason or 'was to stop'}; it cannot be killed, left running"
     elif returncode is None:
@@ -99,8 +96,8 @@ def make_exit(
         signal=-returncode if returncode is not None and returncode < 0 else None,
         reason=reason,
         is_unkillable=is_unkillable,
-        stderr_tail=stderr_tail,
-        explicit_cause=cause,
+        stderr_tail=tuple(stderr_tail),
+        explicit_cause=failure.cause,
     )
 
 
@@ -108,7 +105,7 @@ def make_exit(
 class RunFailure:
     """Why the mesh ends a process without a request to stop it."""
 
-    reason: str
+    reason: str = ""
     """What is wrong, as a phrase that follows "instance 0 (pid 4711)"; "" if nothing is."""
     cause: ExitCause | None = None
     """The cause by which such ends are counted."""
@@ -151,23 +148,12 @@ class Restart:
 
 @attrs.frozen
 class Finish:
-    """Leave the instance down, as its `restart` policy says."""
+    """Leave the instance down, as its `restart` policy says, or after too many restarts."""
 
     is_failure: bool
     """Whether the process failed; otherwise its work is done."""
-
-
-@attrs.frozen
-class GiveUp:
-    """Leave the instance down: it has had too many restarts within its period."""
-
-    restarts: int
-    """The number of restarts, `max_restarts`."""
-    period: float
-    """The period in seconds, `restart_period`."""
-
-
-Decision = Restart | Finish | GiveUp
+    restarts: int | None = None
+    """The number of restarts within `restart_period`, if they were too many; otherwise None."""
 
 
 def decide_restart(
@@ -177,7 +163,7 @@ def decide_restart(
     since_ready: float | None,
     now: float,
     rng: Random,
-) -> Decision:
+) -> Restart | Finish:
     """Decide what follows a process that ended without a request to stop.
 
     Only a process that was ready for `min_uptime` ends a row of failures: one that never gets ready
@@ -192,7 +178,7 @@ def decide_restart(
     elif config.max_restarts is not None:
         recent = (*recent_times(history.recent_restarts, config.restart_period, now), now)
         if len(recent) > config.max_restarts:
-            return GiveUp(config.max_restarts, config.restart_period)
+            return Finish(is_failure=True, restarts=config.max_restarts)
     lasted = since_ready is not None and since_ready >= config.min_uptime
     failures = 1 if lasted else history.consecutive_failures + 1
     following = RestartHistory(history.restarts + 1, failures, recent)

@@ -14,7 +14,6 @@ from meshtrio.supervisor.policy.restart import (
     Exit,
     ExitCause,
     Finish,
-    GiveUp,
     Restart,
     RestartHistory,
     RunFailure,
@@ -128,7 +127,7 @@ def test_too_many_restarts_within_the_period_and_it_gives_up() -> None:
         decision = decide_restart(limited, history, FAILED, 1, now, Random(0))
         assert isinstance(decision, Restart)
         history = decision.history
-    assert decide_restart(limited, history, FAILED, 1, 9.9, Random(0)) == GiveUp(2, 10)
+    assert decide_restart(limited, history, FAILED, 1, 9.9, Random(0)) == Finish(True, 2)
     # The first is forgotten once the period has passed.
     assert isinstance(decide_restart(limited, history, FAILED, 1, 10.0, Random(0)), Restart)
 
@@ -155,7 +154,7 @@ def test_a_start_for_which_the_mesh_has_no_resources_is_not_counted() -> None:
         assert isinstance(decision, Restart)
         assert decision.delay == delay
         history = decision.history
-    assert isinstance(decide_restart(few, history, FAILED, None, NOW, Random(0)), GiveUp)
+    assert decide_restart(few, history, FAILED, None, NOW, Random(0)) == Finish(True, 1)
 
 
 @pytest.mark.parametrize(
@@ -187,19 +186,17 @@ def test_exits_of_processes(
     text: str,
     cause: ExitCause | None,
 ) -> None:
-    found = make_exit(
-        returncode, failure.reason, failure.cause, is_unkillable=is_unkillable, stderr_tail=("x",)
-    )
+    found = make_exit(returncode, failure, is_unkillable=is_unkillable, stderr_tail=("x",))
     assert (str(found), found.is_unkillable) == (text, is_unkillable)
     assert cause is None or found.cause is cause
     assert found.stderr_tail == ("x",)
 
 
 def test_an_exit_of_unknown_status() -> None:
-    found = make_exit(None, "", None, is_unkillable=False, stderr_tail=())
+    found = make_exit(None, RunFailure(), is_unkillable=False, stderr_tail=())
     assert (found.status, found.signal) == (None, None)
     assert found.reason.startswith("ended, but its exit status is not known")
-    found = make_exit(None, "was not ready", None, is_unkillable=False, stderr_tail=())
+    found = make_exit(None, RunFailure("was not ready"), is_unkillable=False, stderr_tail=())
     assert found.reason.startswith("was not ready; it ended, but its exit status is not known")
 
 

@@ -17,9 +17,9 @@ class Child:
 
 def test_a_start_is_pending_until_its_pid_is_known() -> None:
     registry = ChildRegistry()
-    with registry.register_start() as register_pid:
-        assert (registry.pending_starts, registry.start_count) == (1, 1)
-        register_pid(42)
+    registry.begin_start()
+    assert (registry.pending_starts, registry.start_count) == (1, 1)
+    registry.finish_start(42)
     assert (registry.pending_starts, registry.start_count) == (0, 1)
     assert registry.pids == {42}
     registry.unregister(42)
@@ -28,8 +28,8 @@ def test_a_start_is_pending_until_its_pid_is_known() -> None:
 
 def test_a_start_that_fails_leaves_nothing() -> None:
     registry = ChildRegistry()
-    with registry.register_start():
-        pass
+    registry.begin_start()
+    registry.finish_start()
     assert (registry.pending_starts, registry.start_count, registry.pids) == (0, 1, set())
 
 

@@ -14,6 +14,7 @@ import time
 import weakref
 from pathlib import Path
 
+from meshtrio.util.descriptors import closing_on_error
 from meshtrio.util.errors import ConfigError
 
 _REMOVE_TIMEOUT = 2.0
@@ -83,11 +84,8 @@ CGROUP_PREFIX = "meshtrio-"
 def _lock_directory(directory: Path) -> int:
     """Lock a directory; return the descriptor. Raises BlockingIOError if it is locked, OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with closing_on_error(descriptor):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(descriptor)
-        raise
     return descriptor
 
 

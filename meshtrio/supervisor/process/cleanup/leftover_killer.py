@@ -14,7 +14,7 @@ import pwd
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import trio
@@ -61,7 +61,7 @@ class UnkillableProcess:
         return f"pid {self.pid} ({self.name}) cannot be killed, left running: {self.reason}"
 
 
-def describe_unkillable(stat: ProcessStat) -> UnkillableProcess:
+def _describe_unkillable(stat: ProcessStat) -> UnkillableProcess:
     """Describe a process that was not killed, and why it was not."""
     status = procfs.read_status(stat.pid)
     name, reason = "?" if status is None else status.name, _find_unkillable_reason(stat, status)
@@ -122,9 +122,7 @@ class LeftoverReport:
     """The processes that could not be killed."""
 
 
-_EMPTY_REPORT = LeftoverReport()
-
-
+@attrs.define(eq=False)
 class LeftoverKiller:
     """Kills what plugins have left, in one pass for all that have exited meanwhile.
 
@@ -132,21 +130,15 @@ class LeftoverKiller:
     which may never respond. So a pass may take `pass_timeout` seconds; the process is skipped then.
     """
 
-    def __init__(
-        self,
-        mesh_run: MeshRun,
-        cgroups: Cgroups | None = None,
-        pass_timeout: float = PROC_PASS_TIMEOUT,
-    ) -> None:
-        self.mesh_run = mesh_run
-        self.cgroups = cgroups
-        self._pass_timeout = pass_timeout
-        self._lock = trio.Lock()
-        self._limiter = trio.CapacityLimiter(_MAX_PASSES)
-        self._pending: dict[str, RunIdentity] = {}
-        self._reports: dict[str, LeftoverReport] = {}
-        self._unreadable: set[tuple[int, int]] = set()
-        """Processes, by pid and start time, whose environment could not be read in time."""
+    mesh_run: MeshRun
+    cgroups: Cgroups | None = None
+    _pass_timeout: float = PROC_PASS_TIMEOUT
+    _lock: trio.Lock = attrs.field(factory=trio.Lock)
+    _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_MAX_PASSES))
+    _pending: dict[str, RunIdentity] = attrs.field(factory=dict)
+    _reports: dict[str, LeftoverReport] = attrs.field(factory=dict)
+    unreadable: set[tuple[int, int]] = attrs.field(factory=set)
+    """Processes, by pid and start time, whose environment could not be read in time."""
 
     async def kill_leftovers(self, identity: RunIdentity) -> LeftoverReport:
         """Kill what a process run has left, and report it."""
@@ -156,11 +148,11 @@ class LeftoverKiller:
                 wanted, self._pending = self._pending, {}
                 self._reports |= await self._kill_all(tuple(wanted.values()))
         self.mesh_run.run_limits.pop(identity.launch_id, None)
-        return self._reports.pop(identity.launch_id, _EMPTY_REPORT)
+        return self._reports.pop(identity.launch_id, LeftoverReport())
 
     async def _kill_all(self, identities: Sequence[RunIdentity]) -> Mapping[str, LeftoverReport]:
         for _ in range(_MAX_PASSES):
-            attempt = _KillPass(self, identities, frozenset(self._unreadable))
+            attempt = _KillPass(self, identities)
             try:
                 with trio.move_on_after(self._pass_timeout):
                     return await trio.to_thread.run_sync(
@@ -172,57 +164,45 @@ class LeftoverKiller:
             if attempt.process_being_read is not None:
                 text = "cannot read the environment of pid %d: the kernel does not respond; skipped"
                 _log.warning(text, attempt.process_being_read[0])
-                self._unreadable.add(attempt.process_being_read)
+                self.unreadable.add(attempt.process_being_read)
         return {}
 
 
 class _KillPass:
     """One pass for several process runs, in a thread."""
 
-    def __init__(
-        self,
-        killer: LeftoverKiller,
-        identities: Sequence[RunIdentity],
-        unreadable: Collection[tuple[int, int]],
-    ) -> None:
+    def __init__(self, killer: LeftoverKiller, identities: Sequence[RunIdentity]) -> None:
         self.process_being_read: tuple[int, int] | None = None
         """Pid and start time of the process whose environment is being read."""
         self._mesh_run, self._cgroups = killer.mesh_run, killer.cgroups
         self._identities = identities
-        self._launch_ids = [each.launch_id for each in identities]
-        limits = self._mesh_run.run_limits
-        self._limits = {
-            limits[each.launch_id]: each for each in identities if each.launch_id in limits
-        }
-        name = contract.MESH_LAUNCH_ID
+        limits, name = self._mesh_run.run_limits, contract.MESH_LAUNCH_ID
+        self._limits = {limits.get(each.launch_id): each for each in identities}
         self._variables = {f"{name}={each.launch_id}".encode(): each for each in identities}
         self._min_start_ticks = min(math.floor(each.started_ticks) for each in identities)
-        self._unreadable = unreadable
+        self._unreadable = frozenset(killer.unreadable)
 
     def run(self) -> dict[str, LeftoverReport]:
         """Kill in rounds until none finds a process that can be killed; report what was found."""
         killed: defaultdict[str, set[int]] = defaultdict(set)
         found: dict[str, list[ProcessStat]] = {}
-        in_cgroup: dict[str, int] = {}
-        if self._cgroups is not None:
-            in_cgroup = {key: self._cgroups.remove(key) for key in self._launch_ids}
+        cgroups, keys = self._cgroups, [each.launch_id for each in self._identities]
+        in_cgroup = {key: 0 if cgroups is None else cgroups.remove(key) for key in keys}
         for _ in range(_MAX_ROUNDS):
             found = self._find_leftovers()
-            has_killed = False
-            for launch_id, stats in found.items():
-                pids = {stat.pid for stat in stats if self._kill(stat)}
-                killed[launch_id] |= pids
-                has_killed = has_killed or bool(pids)
-            if not has_killed:
+            round_ = {key: {s.pid for s in stats if self._kill(s)} for key, stats in found.items()}
+            if not any(round_.values()):
                 break
+            for launch_id, pids in round_.items():
+                killed[launch_id] |= pids
             time.sleep(_ROUND_PAUSE)
-        left = {key: [describe_unkillable(stat) for stat in stats] for key, stats in found.items()}
+        left = {key: [_describe_unkillable(stat) for stat in stats] for key, stats in found.items()}
         for launch_id, pids in killed.items():
             reap_pids(pids)
             pids -= {each.pid for each in left.get(launch_id, ())}
         return {
-            key: LeftoverReport(in_cgroup.get(key, 0) + len(killed[key]), tuple(left.get(key, ())))
-            for key in self._launch_ids
+            key: LeftoverReport(in_cgroup[key] + len(killed[key]), tuple(left.get(key, ())))
+            for key in keys
         }
 
     def _find_leftovers(self) -> dict[str, list[ProcessStat]]:
@@ -241,9 +221,8 @@ class _KillPass:
                 return each
         limit = process_marker.read_rss_limit(stat.pid)
         identity = self._limits.get(limit) or self._match_environment(stat)
-        if identity is None or not self._mesh_run.can_own(process_marker.ProcessInfo(stat.pid)):
-            return None
-        return identity
+        found = identity and process_marker.ProcessInfo(stat.pid)
+        return identity if found and self._mesh_run.marker_of_children.can_belong(found) else None
 
     def _match_environment(self, stat: ProcessStat) -> RunIdentity | None:
         """Find the process run that is named in the environment of a process."""

@@ -20,6 +20,7 @@ import trio
 from meshtrio import contract
 from meshtrio.supervisor.process.cleanup import process_marker
 from meshtrio.util import standard_streams
+from meshtrio.util.descriptors import closing_descriptor
 
 _log = logging.getLogger("meshtrio.plugin")
 
@@ -36,10 +37,8 @@ async def wait_for_mesh_exit() -> bool:
     pidfd = _open_mesh_pidfd()
     if pidfd is None:
         return False
-    try:
+    with closing_descriptor(pidfd):
         await trio.lowlevel.wait_readable(pidfd)
-    finally:
-        os.close(pidfd)
     return True
 
 
@@ -83,13 +82,6 @@ def _open_mesh_pidfd() -> int | None:
     return None
 
 
-def _stop_timeout() -> float:
-    try:
-        return float(os.environ[contract.PLUGIN_STOP_TIMEOUT])
-    except (KeyError, ValueError):
-        return _DEFAULT_STOP_TIMEOUT
-
-
 def _discard_if_broken(stream: int) -> None:
     """Discard what is written to a pipe that the mesh has read, so that printing cannot fail."""
     poll = select.poll()
@@ -101,7 +93,8 @@ def _discard_if_broken(stream: int) -> None:
 
 def _stop_run() -> None:
     """Stop this process and what it has started. Blocks; runs in a thread of its own."""
-    end = time.monotonic() + _stop_timeout()
+    timeout = os.environ.get(contract.PLUGIN_STOP_TIMEOUT, _DEFAULT_STOP_TIMEOUT)
+    end = time.monotonic() + float(timeout)
     _signal_group(signal.SIGTERM)
     marker = _make_run_marker()
     while time.monotonic() < end:

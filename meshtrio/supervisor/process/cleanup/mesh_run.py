@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -69,12 +70,7 @@ class MeshRun:
         lock_file.append_line(self._lock_path, lock_file.format_mesh_run(self.id, self.users))
 
     async def spawn(
-        self,
-        command: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: Path | None,
-        cgroup: Path | None = None,
+        self, command: Sequence[str], *, env: Mapping[str, str], **options: Any
     ) -> PluginProcess:
         """Start a process of this run; see `PluginProcess.spawn`."""
         assert self._pidfd is not None
@@ -84,10 +80,9 @@ class MeshRun:
         return await PluginProcess.spawn(
             command,
             env={**env, **marks},
-            cwd=cwd,
-            cgroup=cgroup,
-            pass_fds=[self._pidfd],
+            pass_fds=(self._pidfd,),
             on_started=partial(process_marker.set_marker_limit, limit=limit),
+            **options,
         )
 
     @property
@@ -95,11 +90,9 @@ class MeshRun:
         """The mark that all processes of this run carry."""
         return process_marker.make_mesh_marker(self.id, self.users)
 
-    def can_own(self, process: process_marker.ProcessInfo) -> bool:
-        """Whether a process that carries a mark of this run belongs to it; see `ProcessMarker`."""
-        return self._marker_of_children().can_belong(process)
-
-    def _marker_of_children(self) -> process_marker.ProcessMarker:
+    @property
+    def marker_of_children(self) -> process_marker.ProcessMarker:
+        """The same mark, which children of the mesh carry whatever their user is."""
         return process_marker.make_mesh_marker(self.id, self.users, parent_pid=os.getpid())
 
     async def kill_remaining(self) -> None:
@@ -107,9 +100,10 @@ class MeshRun:
 
         It stays recorded, for the next mesh, if something is left all the same.
         """
-        marker = self._marker_of_children()
         with _pass_over_proc("that the mesh has left behind"):
-            report = await trio.to_thread.run_sync(_kill_marked, marker, abandon_on_cancel=True)
+            report = await trio.to_thread.run_sync(
+                _kill_marked, self.marker_of_children, abandon_on_cancel=True
+            )
             if report.is_complete:
                 lock_file.remove_mesh_run(self._lock_path, self.id)
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -186,9 +187,7 @@ class Warden:
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))
         self._send(b"+%d" % pid, [rights])
 
-    def _send(
-        self, message: bytes, ancillary: Sequence[tuple[int, int, array.array[int]]] = ()
-    ) -> None:
+    def _send(self, message: bytes, ancillary: Sequence[Any] = ()) -> None:
         if self._socket is None:
             return
         try:

@@ -67,27 +67,31 @@ class LineBuffer:
     """The last lines of an instance, across its process runs."""
 
     def __init__(self) -> None:
-        self._items: deque[OutputLine | OutputBlock] = deque()
+        self._items: deque[tuple[OutputLine | OutputBlock, int, int]] = deque()
+        """Lines and blocks, each with its size and its number of lines."""
         self._size = self._count = self._max_lines = 0
 
     def append(self, item: OutputLine | OutputBlock, max_lines: int) -> None:
         """Add a line or a block of lines, and keep at most `max_lines` lines."""
         self._max_lines = max_lines
-        self._items.append(item)
-        self._size += _item_size(item)
-        self._count += _item_line_count(item)
+        if isinstance(item, OutputBlock):
+            size, count = len(item.data), item.count
+        else:
+            size, count = len(item.text), 1
+        self._items.append((item, size, count))
+        self._size += size
+        self._count += count
         while self._items and (
-            self._count - _item_line_count(self._items[0]) >= max_lines
-            or self._size > _MAX_BUFFERED_LENGTH
+            self._count - self._items[0][2] >= max_lines or self._size > _MAX_BUFFERED_LENGTH
         ):
-            oldest = self._items.popleft()
-            self._size -= _item_size(oldest)
-            self._count -= _item_line_count(oldest)
+            _, size, count = self._items.popleft()
+            self._size -= size
+            self._count -= count
 
     def lines(self) -> tuple[OutputLine, ...]:
         """Return the lines that are kept, oldest first."""
         found: deque[OutputLine] = deque()
-        for each in reversed(self._items):
+        for each, _, _ in reversed(self._items):
             if isinstance(each, OutputBlock):
                 found.extendleft(reversed(each.last_lines(self._max_lines - len(found))))
             else:
@@ -95,31 +99,20 @@ class LineBuffer:
         return tuple(found)[-self._max_lines :]
 
 
-def _item_size(item: OutputLine | OutputBlock) -> int:
-    return len(item.data if isinstance(item, OutputBlock) else item.text)
-
-
-def _item_line_count(item: OutputLine | OutputBlock) -> int:
-    return item.count if isinstance(item, OutputBlock) else 1
-
-
 class RateLimiter:
     """Limits the lines of a plugin to its configured rate, and counts dropped ones."""
 
     def __init__(self, config: OutputConfig) -> None:
         self._bucket = TokenBucket(config.burst, config.lines_per_second)
-        self._dropped = 0
+        self.dropped = 0
+        """Number of lines that were dropped and not reported yet."""
         self._last_report_at = -math.inf
 
     def try_acquire(self, now: float) -> bool:
         """Take a token for a line; return False, and count the line as dropped, if none is left."""
         admitted = self._bucket.try_acquire(now)
-        self._dropped += not admitted
+        self.dropped += not admitted
         return admitted
-
-    def add_dropped(self, count: int) -> None:
-        """Count lines that were dropped."""
-        self._dropped += count
 
     def drain_dropped(self, now: float = math.inf) -> int:
         """Return the number of lines dropped since the last call that returned one.
@@ -127,9 +120,9 @@ class RateLimiter:
         While lines are still being dropped it is reported once a second at most, 0 in between.
         """
         flooding = not self._bucket.has_tokens
-        if not self._dropped or (flooding and now - self._last_report_at < _DROP_REPORT_INTERVAL):
+        if not self.dropped or (flooding and now - self._last_report_at < _DROP_REPORT_INTERVAL):
             return 0
-        dropped, self._dropped, self._last_report_at = self._dropped, 0, now
+        dropped, self.dropped, self._last_report_at = self.dropped, 0, now
         return dropped
 
 

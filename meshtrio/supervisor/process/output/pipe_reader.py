@@ -10,6 +10,7 @@ the loop. When the process has exited the rest is read at once, and its lines ar
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from typing import Protocol
@@ -17,6 +18,7 @@ from typing import Protocol
 import trio
 from trio.lowlevel import FdStream
 
+from meshtrio.util.concurrency import PerRun
 from meshtrio.util.token_bucket import TokenBucket
 
 _READ_SIZE = 64 * 1024
@@ -51,16 +53,8 @@ class PipeConsumer(Protocol):
         """Handle what is left, such as an unfinished line, when the pipe has ended."""
 
 
-_lock_var: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("meshtrio output lock")
-
-
-def _get_lock() -> trio.Lock:
-    try:
-        return _lock_var.get()
-    except LookupError:
-        lock = trio.Lock()
-        _lock_var.set(lock)
-        return lock
+_lock = PerRun(trio.Lock)
+"""Held while the lines of one pipe are handled."""
 
 
 async def read_pipe(pipe: int, consumer: PipeConsumer, exited: trio.Event) -> None:
@@ -98,18 +92,16 @@ async def _handle_all(consumer: PipeConsumer, stream: FdStream, exited: trio.Eve
                 deadline = trio.current_time() + _LAST_LINES_TIMEOUT
                 for data in read_available(stream.fileno()):
                     consumer.feed(data)
-            async with _get_lock():
+            async with _lock.get():
                 more = consumer.handle()
 
 
 def read_available(pipe: int) -> list[bytes]:
     """Read what is in a non-blocking pipe now."""
     found: list[bytes] = []
-    try:
+    with contextlib.suppress(OSError):  # It is empty.
         while sum(map(len, found)) < _MAX_FINAL_READ and (data := os.read(pipe, _READ_SIZE)):
             found.append(data)
-    except OSError:
-        pass  # It is empty.
     return found
 
 

@@ -10,6 +10,7 @@ import attrs
 
 from meshtrio.supervisor.policy.diagnosis import Activity
 from meshtrio.supervisor.process.proc import procfs
+from meshtrio.supervisor.process.proc.accept_queue import AcceptQueue, read_accept_queue
 
 _NANOSECONDS = 1e9
 _MAX_THREADS = 2000
@@ -18,7 +19,7 @@ _MAX_THREADS = 2000
 
 @attrs.define
 class ActivitySample:
-    """The processes of one session or group at one point in time."""
+    """The processes of one session or group, and their socket, at one point in time."""
 
     time: float
     """Time of the sample, in seconds of the monotonic clock."""
@@ -32,10 +33,14 @@ class ActivitySample:
     """Number of page faults that had to wait for a disk."""
     states: frozenset[tuple[int, str]] = frozenset()
     """Ids of the threads, each with the letter of its state."""
+    accept_queue: AcceptQueue | None = None
+    """The accept queue of the socket that they listen on, None if it is not known."""
 
 
-def sample_activity(leader_pid: int) -> ActivitySample | None:
+def sample_activity(leader_pid: int, address: str) -> ActivitySample | None:
     """Sample all processes of the session or group of a pid; None if none is visible.
+
+    The address is the one that they listen on.
 
     Takes milliseconds on a machine with many processes, so it is for a worker thread.
     """
@@ -49,8 +54,10 @@ def sample_activity(leader_pid: int) -> ActivitySample | None:
     threads = itertools.chain.from_iterable(map(_list_threads, pids))
     for path in itertools.islice(threads, _MAX_THREADS):
         _add_thread(found, states, path)
-    found.states = frozenset(states)
-    return found if states else None
+    if not states:
+        return None
+    found.states, found.accept_queue = frozenset(states), read_accept_queue(address)
+    return found
 
 
 def _list_threads(pid: int) -> list[str]:
@@ -78,6 +85,7 @@ def _add_thread(found: ActivitySample, states: set[tuple[int, str]], path: str) 
 def compute_activity(before: ActivitySample, after: ActivitySample) -> Activity:
     """Compute the activity between two samples."""
     same = before.states & after.states
+    queue, queue_before = after.accept_queue, before.accept_queue
     return Activity(
         duration=max(after.time - before.time, 1e-3),
         cpu_time=max(after.cpu_time - before.cpu_time, 0.0),
@@ -86,6 +94,7 @@ def compute_activity(before: ActivitySample, after: ActivitySample) -> Activity:
         has_runnable_thread=any(state == "R" for _, state in same),
         has_blocked_thread=any(state == "D" for _, state in same),
         is_stopped=all(state in "Tt" for _, state in after.states),
+        is_queue_draining=bool(queue and queue_before and queue.waiting < queue_before.waiting),
     )
 
 

@@ -15,6 +15,7 @@ import trio
 
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import ProcessStat
+from meshtrio.util.concurrency import PerRun
 from meshtrio.util.pidfd import open_pidfd
 from meshtrio.util.worker_threads import ThreadLimiter
 
@@ -74,16 +75,8 @@ class ProcScanner:
         self._stats, self._last_finished = found, number
 
 
-_scanner_var: trio.lowlevel.RunVar[ProcScanner] = trio.lowlevel.RunVar("meshtrio scans of /proc")
-
-
-def get_scanner() -> ProcScanner:
-    """Return the scanner of this trio run."""
-    try:
-        return _scanner_var.get()
-    except LookupError:
-        _scanner_var.set(ProcScanner())
-        return _scanner_var.get()
+get_scanner = PerRun(ProcScanner).get
+"""Returns the scanner of this trio run."""
 
 
 async def find_group_pids(

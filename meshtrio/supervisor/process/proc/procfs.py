@@ -129,14 +129,15 @@ class ProcessStatus:
     """Mask of its effective capabilities."""
 
 
-def parse_status(content: bytes) -> ProcessStatus | None:
-    """Parse the content of `/proc/PID/status`; None if it is malformed.
+def read_status(pid: int | str) -> ProcessStatus | None:
+    """Read the status of a process, or of a thread (`PID/task/TID`).
 
-    A name cannot add lines, since the kernel escapes newlines in this file.
+    Returns None if it cannot be read or is malformed. A name cannot add lines, since the kernel
+    escapes newlines in this file.
     """
-    lines = (line.partition(b":") for line in content.split(b"\n"))
-    fields = {key: value.strip() for key, _, value in lines}
     try:
+        lines = (line.partition(b":") for line in read_file(f"/proc/{pid}/status").split(b"\n"))
+        fields = {key: value.strip() for key, _, value in lines}
         return ProcessStatus(
             name=fields.get(b"Name", b"").decode("utf-8", "replace"),
             tracer_pid=int(fields[b"TracerPid"]),
@@ -145,15 +146,7 @@ def parse_status(content: bytes) -> ProcessStatus | None:
             ignored_signals=int(fields[b"SigIgn"], 16),
             effective_capabilities=int(fields[b"CapEff"], 16),
         )
-    except (KeyError, ValueError):
-        return None
-
-
-def read_status(pid: int | str) -> ProcessStatus | None:
-    """Read the status of a process, or of a thread (`PID/task/TID`); None if it cannot be read."""
-    try:
-        return parse_status(read_file(f"/proc/{pid}/status"))
-    except OSError:
+    except (OSError, KeyError, ValueError):
         return None
 
 

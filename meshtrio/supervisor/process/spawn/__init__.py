@@ -11,8 +11,8 @@ Order of calls:
    the plugin's command as arguments, if limits, a user, a cgroup or signals have to be set between
    fork and exec.
 2. `PluginProcess.spawn` calls `program.start_program`, which forks and executes in a thread.
-   `child_registry.register_start` brackets it: while a start is pending, an unknown child may be
-   the one that is being started, and no task takes it for an orphan.
+   `ChildRegistry.begin_start` and `finish_start` bracket it: while a start is pending, an unknown
+   child may be the one that is being started, and no task takes it for an orphan.
 3. `PluginProcess.wait`, or `stop`: SIGTERM to the group, the grace period, a stack dump of what is
    stuck, SIGKILL to the group.
 4. `ChildProcess.reap`. A process that a tracer holds counts as exited and is reaped later, by

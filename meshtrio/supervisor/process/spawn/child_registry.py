@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -31,15 +30,16 @@ class ChildRegistry:
         """Whether this program starts no processes except for those of its meshes."""
         self._deferred: list[tuple[Reapable, Callable[[], None]]] = []
 
-    @contextmanager
-    def register_start(self) -> Iterator[Callable[[int], None]]:
-        """Start a child in the block, and call what this yields with its pid, if there is one."""
+    def begin_start(self) -> None:
+        """Note that a child is being started; `finish_start` has to follow."""
         self.pending_starts += 1
         self.start_count += 1
-        try:
-            yield self.pids.add
-        finally:
-            self.pending_starts -= 1
+
+    def finish_start(self, pid: int | None = None) -> None:
+        """Register the child that was started; None if that failed."""
+        self.pending_starts -= 1
+        if pid is not None:
+            self.pids.add(pid)
 
     def unregister(self, pid: int) -> None:
         """Remove a child that has been reaped: its pid may be reused from now on."""

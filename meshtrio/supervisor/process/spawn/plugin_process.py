@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -51,27 +52,17 @@ class PluginProcess(ChildProcess):
         cls,
         command: Sequence[str],
         *,
-        env: Mapping[str, str],
-        cwd: Path | None,
         cgroup: Path | None = None,
-        pass_fds: Sequence[int] = (),
         on_started: Callable[[int], None] = lambda pid: None,
+        **options: Any,
     ) -> PluginProcess:
         """Start a process in a session and process group of its own; see `start_program`.
 
         The command puts itself in the cgroup, if there is one. `on_started` is called with its pid
-        in a worker thread as soon as it was started.
+        in a worker thread as soon as it was started. The options are those of `subprocess.Popen`.
         """
-        started = await start_program(
-            command,
-            on_started,
-            env=dict(env),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=tuple(pass_fds),
-        )
+        options |= {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+        started = await start_program(command, on_started, stderr=subprocess.PIPE, **options)
         assert started.stdout is not None
         assert started.stderr is not None
         opened: list[int] = []
@@ -137,10 +128,7 @@ class PluginProcess(ChildProcess):
         which may be a shell that has started it.
         """
         found: list[int] = []
-        with (
-            trio.move_on_after(_FIND_GROUP_TIMEOUT),
-            suppress(OSError, RuntimeError, ValueError),
-        ):
+        with trio.move_on_after(_FIND_GROUP_TIMEOUT), suppress(OSError, RuntimeError, ValueError):
             found = await find_group_pids(self.pid, self._cgroup)
         handling = [pid for pid in found if handles_signal(pid, signal.SIGQUIT)]
         for pid in handling:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import outcome
 import trio
 from trio.lowlevel import start_thread_soon
@@ -19,11 +20,13 @@ from trio.lowlevel import start_thread_soon
 from meshtrio.supervisor.process.spawn.child_process import ChildProcess
 from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
+from meshtrio.util.descriptors import closing_descriptor
 
 _CANCELLED_START_TIMEOUT = 5.0
 """Seconds that a start may take after its cancellation."""
 
 
+@attrs.define(eq=False)
 class _ProgramStart:
     """One start of a program, in a thread.
 
@@ -32,29 +35,21 @@ class _ProgramStart:
     already closed its copies of our descriptors, and the lookup precedes the fork (`_resolve_cwd`).
     """
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        on_started: Callable[[int], None],
-        cwd: Path | None,
-        options: Mapping[str, Any],
-    ) -> None:
-        self._command = list(command)
-        self._on_started = on_started
-        self._cwd = cwd
-        self._options = options
-        self._token = trio.lowlevel.current_trio_token()
-        self._done = trio.Event()
-        self._abandoned = False
-        self._result: outcome.Outcome[subprocess.Popen[bytes]] | None = None
-        self._registration = contextlib.ExitStack()
-        self._register_pid = self._registration.enter_context(CHILD_REGISTRY.register_start())
+    _command: Sequence[str]
+    _on_started: Callable[[int], None]
+    _cwd: Path | None
+    _options: Mapping[str, Any]
+    _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token)
+    _done: trio.Event = attrs.field(factory=trio.Event)
+    _abandoned: bool = False
+    _result: outcome.Outcome[subprocess.Popen[bytes]] | None = None
 
     async def run(self) -> subprocess.Popen[bytes]:
+        CHILD_REGISTRY.begin_start()
         try:
             start_thread_soon(self._start_in_thread, self._deliver, "start of a process")
         except BaseException:
-            self._registration.close()
+            CHILD_REGISTRY.finish_start()
             raise
         try:
             await self._done.wait()
@@ -70,7 +65,7 @@ class _ProgramStart:
     def _start_in_thread(self) -> subprocess.Popen[bytes]:
         with _resolve_cwd(self._cwd) as cwd:
             options = {**self._options, "bufsize": 0, "start_new_session": True, "cwd": cwd}
-            started = subprocess.Popen(self._command, **options)
+            started = subprocess.Popen(list(self._command), **options)
         # Keeps Popen from waiting: `ChildProcess` does that, without blocking.
         started.returncode = 0
         with contextlib.suppress(Exception):  # The process has been started and must be returned.
@@ -86,9 +81,8 @@ class _ProgramStart:
         self._finish(result)
 
     def _finish(self, result: outcome.Outcome[subprocess.Popen[bytes]]) -> None:
-        if isinstance(result, outcome.Value):
-            self._register_pid(result.value.pid)
-        self._registration.close()
+        pid = result.value.pid if isinstance(result, outcome.Value) else None
+        CHILD_REGISTRY.finish_start(pid)
         if not self._abandoned:
             self._result = result
             self._done.set()
@@ -110,19 +104,14 @@ def _resolve_cwd(cwd: Path | None) -> Iterator[str | None]:
     if cwd is None:
         yield None
         return
-    found = os.open(cwd, os.O_PATH | os.O_DIRECTORY)
-    try:
+    with closing_descriptor(os.open(cwd, os.O_PATH | os.O_DIRECTORY)) as found:
         # Descriptors 0 to 2 are the child's standard streams when it changes the directory.
         directory = fcntl.fcntl(found, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(found)
-    try:
+    with closing_descriptor(directory):
         # Makes the filesystem check permissions now, so that chdir(2) finds a cached result.
         os.access(".", os.X_OK, dir_fd=directory, effective_ids=True)
         path = f"/proc/self/fd/{directory}"
         yield path if os.path.lexists(path) else str(cwd)  # /proc may not be mounted
-    finally:
-        os.close(directory)
 
 
 async def start_program(

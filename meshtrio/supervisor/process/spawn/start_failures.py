@@ -18,19 +18,11 @@ from meshtrio.util.worker_threads import ThreadLimiter
 EXEC_FAILED_STATUSES = frozenset({126, 127})
 """Exit statuses by which env(1), shells and our launcher report that execve(2) failed."""
 
-PROGRAM_ERRNOS = frozenset(
-    {
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EACCES,
-        errno.EPERM,
-        errno.ENOEXEC,
-        errno.ELOOP,
-        errno.EISDIR,
-        errno.ELIBBAD,
-        errno.EINVAL,
-    }
-)
+PROGRAM_ERRNOS = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR),  # of the path
+    *(errno.EACCES, errno.EPERM),  # of its mode, or of the mount
+    *(errno.ENOEXEC, errno.ELIBBAD, errno.EINVAL),  # of the content
+}
 """Error numbers of execve(2) and chdir(2) whose cause is the program or the working directory."""
 
 _DIAGNOSIS_TIMEOUT = 2.0
