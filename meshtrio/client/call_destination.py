@@ -13,8 +13,7 @@ import attrs
 import trio
 
 from meshtrio.client.retry.policy import RetryControl
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import Metadata, encode_metadata

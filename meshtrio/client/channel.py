@@ -25,8 +25,7 @@ from meshtrio.client.resolver import Resolver, StateCallback
 from meshtrio.client.retry.policy import RetryControl
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool, open_shared_pool
-from meshtrio.discovery.endpoint import Endpoint, canonical_target
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import Endpoint, ServiceState, canonical_target
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.outlier_detection import Ejection

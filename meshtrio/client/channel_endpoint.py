@@ -10,8 +10,7 @@ import trio
 from meshtrio.client.call_destination import CallTracker, PickResult
 from meshtrio.client.subchannel import ConnectionOptions, Subchannel
 from meshtrio.client.subchannel_pool import SubchannelPool
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 
 
 @attrs.define(eq=False, repr=False)

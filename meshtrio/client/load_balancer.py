@@ -23,7 +23,7 @@ from meshtrio.client.load_balancing.policies import PriorityPolicy
 from meshtrio.client.outlier_ejector import OutlierEjector
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import ServiceState
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.service_config import ServiceConfig

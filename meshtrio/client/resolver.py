@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import ServiceState
 
 StateCallback = Callable[[ServiceState], None]
 Resolver = Callable[[StateCallback], Awaitable[None]]

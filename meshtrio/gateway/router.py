@@ -12,7 +12,7 @@ import purerpc
 import trio
 
 from meshtrio.client.channel import Channel, open_channel
-from meshtrio.discovery.registry import Registry, UnknownServiceError, watch_service
+from meshtrio.discovery.registry import Registry, watch_service
 from meshtrio.gateway.proxied_call import ProxiedCall
 from meshtrio.gateway.proxied_streams import DownstreamStream
 from meshtrio.gateway.route import MAX_GATEWAYS, Route
@@ -174,10 +174,7 @@ class Router:
         Raises:
             purerpc.NotFoundError: The mesh has no such service.
         """
-        try:
-            self._registry.resolve(service)
-        except UnknownServiceError as exc:
-            raise purerpc.NotFoundError(str(exc)) from None
+        self._registry.resolve(service)
         async with self._opening_locks[service]:
             found = self.channels.get(service)
             if found is None:

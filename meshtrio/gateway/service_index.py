@@ -15,8 +15,8 @@ import trio
 from meshtrio.client.channel import Channel
 from meshtrio.client.descriptor_pool_builder import ReflectedTypes
 from meshtrio.client.reflection import ReflectionError, fetch_types, is_full_name, list_services
+from meshtrio.discovery.endpoint import ServiceState
 from meshtrio.discovery.registry import Registry
-from meshtrio.discovery.service_state import ServiceState
 from meshtrio.services.reflection_files import ReflectionSource
 from meshtrio.util.caches import BoundedCache
 

@@ -14,9 +14,8 @@ import trio
 
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.client.resolver import StateCallback
-from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.discovery.registry import Registry
-from meshtrio.discovery.service_state import ServiceState
 from meshtrio.util.protobuf_wire import MalformedProtobufError
 
 _log = logging.getLogger("meshtrio.mesh")

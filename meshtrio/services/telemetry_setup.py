@@ -9,7 +9,7 @@ from pathlib import Path
 
 from meshtrio.config import TelemetryConfig
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
-from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.mesh_metrics import MeshMetrics
@@ -26,7 +26,7 @@ COLLECT_TIMEOUT = 2.0
 
 @asynccontextmanager
 async def mesh_telemetry(
-    supervisor: Supervisor, registry: MemoryRegistry, *, collect_timeout: float
+    supervisor: Supervisor, registry: Registry, *, collect_timeout: float
 ) -> AsyncIterator[Metrics | None]:
     """Measure, trace and log the calls of the block, and the mesh itself, as its config says.
 

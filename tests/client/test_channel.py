@@ -16,7 +16,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import connect_to, open_channel
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.endpoint import ExitInfo
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.service_config import (
     LoadBalancingConfig,

@@ -15,8 +15,7 @@ from echo.v1.echo_pb2 import EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.client.interceptors import ClientCall
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.failing_servicers import (
     HEDGING_POLICY,

@@ -17,9 +17,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY
-from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY, ExitInfo, ServiceState
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
 from meshtrio.http2.limits import Limits
 from meshtrio.messages.health import HealthCheckResponse

@@ -17,7 +17,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import Channel, open_channel
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import ServiceState
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.http2 import frames

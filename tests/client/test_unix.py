@@ -17,8 +17,7 @@ import trio
 
 from meshtrio.client.channel import open_channel
 from meshtrio.client.resolver import StateCallback
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.transport import unix_connect
 from meshtrio.transport.unix_connect import WrongServerError
 from tests import ROOT

@@ -15,7 +15,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.reflection import fetch_pool, list_services
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.endpoint import ExitInfo
 from meshtrio.messages import health, reflection_v1
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server

@@ -14,9 +14,8 @@ import trio
 from echo.v1.echo_pb2 import EchoReply, RepeatRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.discovery.registry import Registry
 from meshtrio.gateway.proxied_health import ProxiedHealth
 from meshtrio.gateway.router import GatewayLimits, Router
 from meshtrio.http2.limits import Limits
@@ -36,7 +35,7 @@ class GatewayHarness:
     """A gateway; `channel` is a client's to its socket."""
 
     folder: Path
-    registry: MemoryRegistry
+    registry: Registry
     gateway: Router
     server: Server
     channel: Channel
@@ -120,7 +119,7 @@ async def run_gateway(
     **servers: Server,
 ) -> AsyncIterator[GatewayHarness]:
     """A gateway to servers by the names of their services; `limits` are those of its clients."""
-    registry = MemoryRegistry()
+    registry = Registry()
     found = configured_services or {}
     gateway = Router(registry, lambda: found, GatewayMetrics(), gateway_limits)
     async with AsyncExitStack() as stack:

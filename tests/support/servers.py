@@ -11,9 +11,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
 from meshtrio.rpc.server import Server
 from meshtrio.transport.listener import unix_listener
 from tests.support.connection_pairs import CallbackServicer, echo_request

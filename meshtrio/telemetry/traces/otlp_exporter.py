@@ -21,8 +21,7 @@ from meshtrio.client.channel import open_channel
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.client.resolver import StateCallback
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.grpc.status import StatusCode
