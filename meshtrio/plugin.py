@@ -43,7 +43,8 @@ from meshtrio.rpc.message_limits import parse_message_length, with_message_lengt
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_call import ServerInterceptor
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.services.standard import standard_server
+from meshtrio.services.health import HealthServicer
+from meshtrio.services.standard import add_standard_services
 from meshtrio.telemetry import logs
 from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.util import standard_streams
@@ -55,7 +56,6 @@ from meshtrio.util.malloc_tuning import MALLOC_TUNING
 from meshtrio.util.signals import dump_on_sigquit, reset_signals_in_forks, stop_signals
 
 if TYPE_CHECKING:
-    from meshtrio.services.health import HealthServicer
     from meshtrio.telemetry.metrics import Metrics
 
 __all__ = ["current_call", "run", "serve"]
@@ -182,14 +182,15 @@ async def _serve(
     _apply_log_level_variable(level)
     with stop_signals(ignore_afterwards=exits_afterwards) as signals, reset_signals_in_forks():
         async with _telemetry() as metrics:
-            server, health = standard_server(
+            health = HealthServicer()
+            server = Server(
                 *servicers,
+                health,
                 limits=_apply_message_length_variables(limits),
                 timeouts=timeouts,
                 interceptors=interceptors,
-                metrics=metrics,
-                log_level=level,
             )
+            add_standard_services(server, health, metrics=metrics, log_level=level)
             # The mesh forwards calls of many clients, and their cancellations: no rapid reset.
             server.trusted_pid = _session_parent_pid()
             with _open_listener() as listener:
@@ -233,12 +234,9 @@ async def _stop_when_mesh_ends() -> AsyncIterator[None]:
 
 
 async def _drain(server: Server, health: HealthServicer) -> None:
+    """Drain, log the calls that this has cut, and report them to the mesh, if there is one."""
     health.enter_graceful_shutdown()
-    _report_cut_calls(await server.drain(_get_drain_timeout()))
-
-
-def _report_cut_calls(paths: Sequence[str]) -> None:
-    """Log the calls that the drain has cut, and report them to the mesh, if there is one."""
+    paths = await server.drain(_get_drain_timeout())
     for path in paths:
         _log.warning("call cut at the end of the drain: %s", path)
     if contract.MESH_LAUNCH_ID in os.environ:

@@ -213,8 +213,8 @@ async def _call(
                     scope.deadline = math.inf
                 await _call_method(channel, descriptor, messages, metadata, print_reply)
             except trio.Cancelled:
-                if channel.unavailable_reason:
-                    errors.append(channel.unavailable_reason)
+                if channel.picker.unavailable_reason:
+                    errors.append(channel.picker.unavailable_reason)
                 raise
 
 

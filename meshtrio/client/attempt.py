@@ -11,8 +11,13 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_context import CallContext, attempt_status_for, cancellation_status
-from meshtrio.client.call_destination import CallTracker, PickResult
+from meshtrio.client.call_destination import (
+    CallContext,
+    CallTracker,
+    PickResult,
+    attempt_status_for,
+    cancellation_status,
+)
 from meshtrio.client.request_headers import (
     add_hash_key,
     build_attempt_fields,
@@ -20,7 +25,7 @@ from meshtrio.client.request_headers import (
     fit_header_list,
     request_header_list_size,
 )
-from meshtrio.client.retry.policy import PUSHBACK_KEY, Pushback, parse_pushback
+from meshtrio.client.retry.policy import PUSHBACK_KEY, parse_pushback
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.compression import IDENTITY
 from meshtrio.grpc.metadata import Metadata, get_metadata_value
@@ -217,8 +222,8 @@ class Attempt:
         return headers is not None and headers.trailers is None
 
     @property
-    def pushback(self) -> float | Pushback:
-        """The server's `grpc-retry-pushback-ms`."""
+    def pushback(self) -> float | None:
+        """The server's `grpc-retry-pushback-ms` in seconds; None if it has sent none."""
         return parse_pushback(get_metadata_value(PUSHBACK_KEY, self.trailing_metadata or ()))
 
     @property

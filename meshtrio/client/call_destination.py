@@ -1,4 +1,4 @@
-"""What a call is started on, and what it asks for: `CallDestination`, `Picker`, `CallOptions`.
+"""What a call is started on, what it asks for, and what its attempts share (`CallContext`).
 
 There are two destinations: a `Channel`, which picks an endpoint for each attempt, and a
 `DirectChannel` over one connection. Compare gRPC core's src/core/lib/transport/call_destination.h.
@@ -6,10 +6,13 @@ There are two destinations: a `Channel`, which picks an endpoint for each attemp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from random import Random
 from typing import Any, Protocol, TypedDict
 
 import attrs
+import purerpc
 import trio
 
 from meshtrio.client.retry.policy import RetryControl
@@ -17,12 +20,16 @@ from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import Metadata, encode_metadata
+from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig, ServiceConfig
+from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN, CallStatus
+from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.rpc.client_connection import ClientConnection
-from meshtrio.rpc.message_limits import MessageLengths
-from meshtrio.rpc.method import MetadataLike
+from meshtrio.rpc.message_limits import MessageLengths, MessageLimits
+from meshtrio.rpc.method import MetadataLike, Method
 from meshtrio.rpc.stats import CallCounters
-from meshtrio.rpc.tracer import ClientTracer
+from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer, ClientTracer
+from meshtrio.util.errors import unwrap_exception_group
 
 
 class CallKeywords(TypedDict, total=False):
@@ -184,3 +191,100 @@ class CallDestination(Protocol):
 
     def start_soon(self, task: Callable[..., Any], *args: object) -> None:
         """Start a task that is cancelled when the channel is closed."""
+
+
+class DirectChannel:
+    """Makes calls on a connection, which its owner runs and closes."""
+
+    def __init__(
+        self, connection: ClientConnection, authority: str, nursery: trio.Nursery | None = None
+    ) -> None:
+        """Make calls on `connection`; `nursery` is needed to send iterables of requests."""
+        self.name = self.target = self.authority = authority
+        self.scheme = "http"
+        self.picker: Picker = self
+        self.retry_control = RetryControl(Random())
+        self.service_config = ServiceConfig()
+        self.hash_header: str | None = None
+        self.interceptors: tuple[Any, ...] = ()
+        self.metadata: Metadata = ()
+        self.tracer: ClientTracer | None = None
+        self.call_counters = CallCounters()
+        self.message_lengths = MessageLengths()
+        self._pick_result = PickResult(connection, None)
+        self._nursery = nursery
+
+    def try_pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult | None:
+        return self._pick_result if self._pick_result.connection.is_usable else None
+
+    async def pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult:
+        """Return the connection.
+
+        Raises:
+            ConnectionLostError: It takes no more calls.
+        """
+        if not self._pick_result.connection.is_usable:
+            raise ConnectionLostError(self._pick_result.connection.close_reason)
+        return self._pick_result
+
+    async def describe_failure(
+        self, pick_result: PickResult, failure: ConnectionLostError
+    ) -> ConnectionLostError:
+        return failure
+
+    def start_soon(self, task: Callable[..., Any], *args: object) -> None:
+        assert self._nursery is not None, "calls that stream need a nursery"
+        self._nursery.start_soon(task, *args)
+
+
+@attrs.define(eq=False, repr=False)
+class CallContext:
+    """What `Attempt.open` needs, and what the retry loop changes between attempts."""
+
+    channel: CallDestination
+    method: Method
+    method_headers: HeaderBlock
+    options: CallOptions
+    message_limits: MessageLimits | None
+    """Limits of the call's messages; None for those of the connection."""
+    tracer: ClientCallTracer | None
+    retry_policy: RetryPolicy | None
+    pick_args: PickArgs
+    attempt_kind: AttemptKind = ORIGINAL
+    previous_attempts: int = 0
+    """Value of `grpc-previous-rpc-attempts`; transparent retries do not count."""
+
+
+def make_timeout_error(seconds: float | None) -> purerpc.DeadlineExceededError:
+    """Make the error of a call that took longer than its method config allows."""
+    return purerpc.DeadlineExceededError(f"the service config's timeout of {seconds:g} s passed")
+
+
+def attempt_status_for(exc: BaseException, deadline: float) -> CallStatus:
+    """Return the status of an attempt that an exception ended.
+
+    The deadline, on trio's clock, tells DEADLINE_EXCEEDED from CANCELLED if it was cancelled.
+    """
+    exc = unwrap_exception_group(exc)
+    if isinstance(exc, purerpc.RpcFailedError):
+        return exc.status.status_code.value, str(exc.status.status_message)
+    if isinstance(exc, Exception):
+        return UNKNOWN, f"{type(exc).__name__} was raised"
+    return cancellation_status(deadline)
+
+
+def cancellation_status(deadline: float) -> CallStatus:
+    """Return the status of an attempt that its caller, or its deadline, cancelled."""
+    if trio.current_time() >= deadline:
+        return DEADLINE_EXCEEDED, "the caller's deadline passed"
+    return CANCELLED, "the caller cancelled the call"
+
+
+def call_status_for(exc: BaseException) -> CallStatus | None:
+    """Return the status of a call that an exception ended; None if the caller cancelled it.
+
+    For a cancelled call the last attempt knows whether its deadline had passed, see
+    `ClientCallTracer.call_ended`.
+    """
+    exc = unwrap_exception_group(exc)
+    return None if isinstance(exc, trio.Cancelled) else attempt_status_for(exc, math.inf)

@@ -13,8 +13,8 @@ import attrs
 import purerpc
 import trio
 
+from meshtrio.client.call_destination import DirectChannel
 from meshtrio.client.channel_endpoint import ChannelEndpoint
-from meshtrio.client.direct_channel import DirectChannel
 from meshtrio.client.subchannel import Subchannel
 from meshtrio.discovery.endpoint import RECONNECT_BACKOFF
 from meshtrio.errors import CallRefusedError

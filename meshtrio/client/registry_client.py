@@ -12,7 +12,7 @@ import purerpc
 import trio
 
 from meshtrio.client.call_destination import CallDestination
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.discovery.endpoint import (
     LOCAL_RECONNECT_BACKOFF,
     RECONNECT_BACKOFF,

@@ -20,8 +20,14 @@ import purerpc
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_context import CallContext, call_status_for, make_timeout_error
-from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallDestination, CallOptions
+from meshtrio.client.call_destination import (
+    DEFAULT_OPTIONS,
+    CallContext,
+    CallDestination,
+    CallOptions,
+    call_status_for,
+    make_timeout_error,
+)
 from meshtrio.client.call_state import TRANSITIONS, CallInput, CallState
 from meshtrio.client.interceptors import InterceptorTask, make_client_call
 from meshtrio.client.request_headers import encode_method_headers

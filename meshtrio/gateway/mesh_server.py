@@ -24,13 +24,13 @@ from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir
 from meshtrio.services.access_control import AccessControl, allows_other_users
 from meshtrio.services.call_quota import CallQuota
-from meshtrio.services.control import ControlServicer
+from meshtrio.services.control import ControlServicer, ErrorTranslator
 from meshtrio.services.event_log import EventLog
 from meshtrio.services.health import HealthServicer
 from meshtrio.services.load_reports import LoadReports
 from meshtrio.services.log_level_controller import LogLevelController
 from meshtrio.services.registry import RegistryServicer
-from meshtrio.services.standard import standard_server
+from meshtrio.services.standard import add_standard_services
 from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metrics import Metrics
@@ -98,7 +98,7 @@ class MeshServer:
         async with (
             background_service(self._report_shutdown),
             background_service(self._router.run),
-            background_service(self._serve_load_reports),
+            background_service(self._load_reports.run),
             background_service(self._log_levels.run),
             background_service(self._serve_sockets, claim, context),
         ):
@@ -110,10 +110,6 @@ class MeshServer:
         await self._supervisor.shutdown_started.wait()
         for health in self._health_servicers:
             health.enter_graceful_shutdown()
-
-    async def _serve_load_reports(self, *, task_status: trio.TaskStatus[None]) -> None:
-        task_status.started()
-        await self._load_reports.run()
 
     async def _serve_sockets(
         self,
@@ -171,8 +167,10 @@ class MeshServer:
         access_control = AccessControl(
             lambda: self._supervisor.config.access, allow_anonymous=allow_anonymous
         )
-        server, health = standard_server(
+        health = HealthServicer(fallback=self._proxied_health)
+        server = Server(
             *self._servicers,
+            health,
             limits=attrs.evolve(
                 _BASE_LIMITS,
                 max_connections=config.max_connections,
@@ -188,12 +186,13 @@ class MeshServer:
             ),
             budget_settings=_BUDGET_SETTINGS,
             timeouts=timeouts,
-            interceptors=[self._call_quota],
+            interceptors=[self._call_quota, ErrorTranslator()],
             forwarder=self._router,
-            admit=access_control.get_denial_reason,
-            get_proxied_sources=self._router.service_index.list_reflection_sources,
-            health_source=self._proxied_health,
-            metrics=self._metrics,
+            check_access=access_control.get_denial_reason,
+        )
+        get_sources = self._router.service_index.list_reflection_sources
+        add_standard_services(
+            server, health, get_proxied_sources=get_sources, metrics=self._metrics
         )
         self._health_servicers.append(health)
         return server

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from meshtrio.client.channel import Channel
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import logging as messages

@@ -13,8 +13,7 @@ import attrs
 import trio
 
 from meshtrio.client.channel import Channel
-from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.raw_reply import make_raw_method
+from meshtrio.client.multicallable import make_multicallable, make_raw_method
 from meshtrio.config.telemetry import METRICS_FROM_MESH
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry

@@ -11,15 +11,14 @@ import attrs
 import trio
 from google.protobuf.message import DecodeError
 
-from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.raw_reply import RawReply, make_raw_method
+from meshtrio.client.channel import open_endpoint_channel
+from meshtrio.client.multicallable import RawReply, make_multicallable, make_raw_method
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import tap
 from meshtrio.services.instances import (
     InstanceKey,
     for_each_ready_instance,
-    open_instance_channel,
     read_stream_repeatedly,
 )
 from meshtrio.util.concurrency import open_collapsing_nursery
@@ -61,7 +60,7 @@ async def tap_instances(
         async def send(response: RawReply) -> None:
             await sending.send(_parse_calls(key, response.data))
 
-        async with open_instance_channel(endpoint) as channel:
+        async with open_endpoint_channel(endpoint, traced=False) as channel:
             call = make_multicallable(channel, _WATCH_METHOD)
             await read_stream_repeatedly(
                 lambda: call(request),

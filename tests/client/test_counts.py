@@ -40,7 +40,7 @@ def calls(channel: Channel) -> Counts:
 
 
 def attempts(channel: Channel) -> Counts:
-    (connection,) = channel.channel_endpoints[0].subchannel.connections
+    (connection,) = channel.picker.endpoints[0].subchannel.connections
     found = connection.statistics().calls
     return found.started, found.succeeded, found.failed
 
@@ -57,7 +57,7 @@ async def test_a_call_that_is_made_again_is_one(method: str, short_dir: Path) ->
         else:
             assert len([each async for each in stub.Repeat(RepeatRequest(count=1))]) == 1
         assert (calls(channel), attempts(channel)) == ((1, 1, 0), (3, 1, 2))
-        (connection,) = channel.channel_endpoints[0].subchannel.connections
+        (connection,) = channel.picker.endpoints[0].subchannel.connections
         assert connection.statistics().messages == (3, 1)
 
 

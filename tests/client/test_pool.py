@@ -6,8 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from meshtrio.client.resolver import StateCallback
-from meshtrio.client.subchannel_pool import SubchannelPool
+from meshtrio.client.subchannel_pool import StateCallback, SubchannelPool
 from meshtrio.discovery.endpoint import ServiceState
 
 

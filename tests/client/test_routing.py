@@ -23,7 +23,6 @@ from meshtrio.http2.limits import Limits
 from meshtrio.messages.health import HealthCheckResponse
 from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
-from meshtrio.services.standard import standard_server
 from meshtrio.transport.listener import unix_listener
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.failing_servicers import OUTLIER_DETECTION_CONFIG
@@ -32,6 +31,7 @@ from tests.support.servers import (
     call_echo,
     serve_on_socket,
     servicer_named,
+    standard_server,
     unix_endpoint,
 )
 

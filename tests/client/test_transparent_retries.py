@@ -189,7 +189,7 @@ async def test_a_call_that_was_not_sent_is_made_elsewhere(method: str, short_dir
             stream = await _accept_without_reading(listener)
             nursery.start_soon(call_large, channel)
             await trio.testing.wait_all_tasks_blocked(0.01)
-            (endpoint,) = channel.channel_endpoints
+            (endpoint,) = channel.picker.endpoints
             connection = endpoint.subchannel.connection
             assert connection is not None
             assert connection.write_buffer.size > 0

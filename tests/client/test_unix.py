@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from meshtrio.client.channel import open_channel
-from meshtrio.client.resolver import StateCallback
+from meshtrio.client.subchannel_pool import StateCallback
 from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.transport import unix_connect
 from meshtrio.transport.unix_connect import WrongServerError
@@ -85,7 +85,7 @@ async def test_a_server_of_another_user_is_not_spoken_to(
             async with open_channel("x", feed) as channel:
                 with trio.fail_after(60):
                     await failed.wait()
-                assert f"served by uid {OTHER}, not by uid 0" in channel.unavailable_reason
+                assert f"served by uid {OTHER}, not by uid 0" in channel.picker.unavailable_reason
         accepted = 0
         with contextlib.suppress(BlockingIOError):
             while True:

@@ -10,7 +10,7 @@ import purerpc
 import pytest
 import trio
 
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.messages import health
 from meshtrio.rpc.server import Server

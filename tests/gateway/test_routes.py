@@ -13,16 +13,15 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel, connect_to
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.client.reflection import fetch_pool, list_services
 from meshtrio.discovery.endpoint import ExitInfo
 from meshtrio.messages import health, reflection_v1
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
-from meshtrio.services.standard import standard_server
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
-from tests.support.servers import servicer_named
+from tests.support.servers import servicer_named, standard_server
 
 ECHO = "echo.v1.EchoService"
 

@@ -6,7 +6,7 @@ import purerpc
 import pytest
 import trio
 
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.messages import health as messages
 from meshtrio.services.health import HealthServicer
 from tests.support.connection_pairs import connect_pair

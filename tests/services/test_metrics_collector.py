@@ -14,7 +14,6 @@ from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.services.metrics_collector import MetricsCollector
-from meshtrio.services.standard import standard_server
 from meshtrio.telemetry.metric_families import (
     MetricFamily,
     MetricKind,
@@ -24,7 +23,7 @@ from meshtrio.telemetry.metric_families import (
 )
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.histogram import Histogram
-from tests.support.servers import serve_on_socket
+from tests.support.servers import serve_on_socket, standard_server
 
 
 def process(said: int) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from meshtrio.client.direct_channel import DirectChannel
+from meshtrio.client.call_destination import DirectChannel
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.method import Method

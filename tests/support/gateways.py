@@ -21,13 +21,14 @@ from meshtrio.gateway.router import GatewayLimits, Router
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.server import Server
-from meshtrio.services.standard import standard_server
+from meshtrio.services.health import HealthServicer
+from meshtrio.services.standard import add_standard_services
 from meshtrio.telemetry.metric_families import Distribution
 from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
 from meshtrio.util.concurrency import background_service
 from tests.support.connection_pairs import CallbackServicer, echo_reply, static_resolver
 from tests.support.handlers import handle_chat, handle_echo, handle_join
-from tests.support.servers import serve_on_socket
+from tests.support.servers import serve_on_socket, standard_server
 
 
 @attrs.define
@@ -78,7 +79,7 @@ class GatewayHarness:
         return [
             connection
             for kept in self.gateway.channels.values()
-            for subchannel in kept.channel.channel_endpoints
+            for subchannel in kept.channel.picker.endpoints
             for connection in subchannel.subchannel.connections
         ]
 
@@ -124,11 +125,10 @@ async def run_gateway(
     gateway = Router(registry, lambda: found, GatewayMetrics(), gateway_limits)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(background_service(gateway.run))
-        health = ProxiedHealth(registry, gateway)
+        health = HealthServicer(fallback=ProxiedHealth(registry, gateway))
         others = gateway.service_index.list_reflection_sources
-        server = standard_server(
-            forwarder=gateway, get_proxied_sources=others, health_source=health, limits=limits
-        )[0]
+        server = Server(health, forwarder=gateway, limits=limits)
+        add_standard_services(server, health, get_proxied_sources=others)
         await stack.enter_async_context(serve_on_socket(folder / "mesh.sock", server))
         channel = await stack.enter_async_context(connect_to(f"unix:{folder / 'mesh.sock'}"))
         behind = GatewayHarness(folder, registry, gateway, server, channel)

@@ -13,7 +13,7 @@ import purerpc
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_context import CallContext
+from meshtrio.client.call_destination import CallContext
 from meshtrio.client.retry.policy import RetryState
 from meshtrio.rpc.tracer import RETRY, TRANSPARENT_RETRY
 
