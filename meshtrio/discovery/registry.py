@@ -143,6 +143,10 @@ class Registry:
         """Return whether a service is known."""
         return service in self._services and service not in self._removed
 
+    def is_managed(self, service: str) -> bool:
+        """Return whether a plugin or the config declares a service."""
+        return self.has_service(service) and not self._services[service].value.unmanaged
+
     def services(self) -> tuple[str, ...]:
         """Return the names of all known services, sorted."""
         return tuple(sorted(self._services.keys() - self._removed))

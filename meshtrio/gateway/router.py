@@ -164,9 +164,8 @@ class Router:
         """
         if route.explicit_target is not None:
             return route.explicit_target
-        registry, name = self._registry, route.headers.authority
-        is_managed = registry.has_service(name) and not registry.resolve(name).unmanaged
-        return name if is_managed else None
+        name = route.headers.authority
+        return name if self._registry.is_managed(name) else None
 
     async def get_or_open_channel(self, service: str) -> Channel:
         """Return the channel to a service of the mesh, opening it first if necessary.
