@@ -33,8 +33,7 @@ Hedging runs several such loops at once. A `StreamingCall` is a state machine; i
 until its first reply, which commits it. The gateway's `ProxiedCall` shares the decision and not
 the loop.
 
-A call sees its channel as a `CallDestination` (`call_destination`); `DirectChannel` is one without
-endpoints, over a single connection.
+A call sees its channel as a `CallDestination` (`call_destination`).
 
 Invariants
 ----------

@@ -211,7 +211,7 @@ class Attempt:
 
     @property
     def address(self) -> str:
-        """Address of the endpoint, "" on a `DirectChannel`."""
+        """Address of the endpoint, "" if none was picked."""
         endpoint = self.pick_result.channel_endpoint
         return "" if endpoint is None else str(endpoint.endpoint.address)
 

@@ -1,14 +1,13 @@
 """What a call is started on, what it asks for, and what its attempts share (`CallContext`).
 
-There are two destinations: a `Channel`, which picks an endpoint for each attempt, and a
-`DirectChannel` over one connection. Compare gRPC core's src/core/lib/transport/call_destination.h.
+The destination is a `Channel`, which picks an endpoint for each attempt. Compare gRPC core's
+src/core/lib/transport/call_destination.h.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from random import Random
 from typing import Any, Protocol, TypedDict
 
 import attrs
@@ -139,7 +138,7 @@ class PickResult:
 
     connection: ClientConnection
     channel_endpoint: PickedEndpoint | None
-    """The endpoint of the connection, None for a `DirectChannel`."""
+    """The endpoint of the connection, None if the connection is not picked by a `Channel`."""
     call_tracker: CallTracker | None = None
     """Called at the start and end of the attempt, if there is one."""
 
@@ -191,50 +190,6 @@ class CallDestination(Protocol):
 
     def start_soon(self, task: Callable[..., Any], *args: object) -> None:
         """Start a task that is cancelled when the channel is closed."""
-
-
-class DirectChannel:
-    """Makes calls on a connection, which its owner runs and closes."""
-
-    def __init__(
-        self, connection: ClientConnection, authority: str, nursery: trio.Nursery | None = None
-    ) -> None:
-        """Make calls on `connection`; `nursery` is needed to send iterables of requests."""
-        self.name = self.target = self.authority = authority
-        self.scheme = "http"
-        self.picker: Picker = self
-        self.retry_control = RetryControl(Random())
-        self.service_config = ServiceConfig()
-        self.hash_header: str | None = None
-        self.interceptors: tuple[Any, ...] = ()
-        self.metadata: Metadata = ()
-        self.tracer: ClientTracer | None = None
-        self.call_counters = CallCounters()
-        self.message_lengths = MessageLengths()
-        self._pick_result = PickResult(connection, None)
-        self._nursery = nursery
-
-    def try_pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult | None:
-        return self._pick_result if self._pick_result.connection.is_usable else None
-
-    async def pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult:
-        """Return the connection.
-
-        Raises:
-            ConnectionLostError: It takes no more calls.
-        """
-        if not self._pick_result.connection.is_usable:
-            raise ConnectionLostError(self._pick_result.connection.close_reason)
-        return self._pick_result
-
-    async def describe_failure(
-        self, pick_result: PickResult, failure: ConnectionLostError
-    ) -> ConnectionLostError:
-        return failure
-
-    def start_soon(self, task: Callable[..., Any], *args: object) -> None:
-        assert self._nursery is not None, "calls that stream need a nursery"
-        self._nursery.start_soon(task, *args)
 
 
 @attrs.define(eq=False, repr=False)
