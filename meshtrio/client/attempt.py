@@ -13,11 +13,10 @@ import trio
 
 from meshtrio.client.call_destination import (
     CallContext,
-    CallTracker,
-    PickResult,
     attempt_status_for,
     cancellation_status,
 )
+from meshtrio.client.channel_endpoint import CallTracker, PickResult
 from meshtrio.client.request_headers import (
     add_hash_key,
     build_attempt_fields,
@@ -211,9 +210,8 @@ class Attempt:
 
     @property
     def address(self) -> str:
-        """Address of the endpoint, "" if none was picked."""
-        endpoint = self.pick_result.channel_endpoint
-        return "" if endpoint is None else str(endpoint.endpoint.address)
+        """Address of the endpoint."""
+        return self.pick_result.channel_endpoint.endpoint.address
 
     @property
     def is_committed(self) -> bool:

@@ -14,8 +14,9 @@ import attrs
 import purerpc
 import trio
 
+from meshtrio.client.channel_endpoint import PickArgs, PickResult
+from meshtrio.client.load_balancer import LoadBalancer
 from meshtrio.client.retry.policy import RetryControl
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import Metadata, encode_metadata
@@ -23,7 +24,6 @@ from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig, ServiceConfig
 from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN, CallStatus
 from meshtrio.http2.hpack.encoder import HeaderBlock
-from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.message_limits import MessageLengths, MessageLimits
 from meshtrio.rpc.method import MetadataLike, Method
 from meshtrio.rpc.stats import CallCounters
@@ -45,23 +45,6 @@ class CallKeywords(TypedDict, total=False):
     """Overrides the service config for this call."""
 
 
-@attrs.frozen
-class PickArgs:
-    """What one attempt of a call requires of its endpoint."""
-
-    wait_for_ready: bool | None = None
-    """Whether to wait for a ready endpoint. None: wait only if the service is managed by a mesh."""
-    hash_key: str | None = None
-    """Value that ring hash maps to an endpoint."""
-    excluded: frozenset[Any] = frozenset()
-    """Endpoints of earlier attempts; picked only if there are no others."""
-
-    def excluding(self, channel_endpoint: Any) -> PickArgs:
-        """Return a copy that also avoids `channel_endpoint`."""
-        return attrs.evolve(self, excluded=self.excluded | {channel_endpoint})
-
-
-DEFAULT_PICK_ARGS = PickArgs()
 _PICK_ARGS = {each: PickArgs(wait_for_ready=each) for each in (None, True, False)}
 
 
@@ -109,50 +92,6 @@ def make_call_options(keywords: CallKeywords) -> CallOptions:
     return CallOptions(**keywords) if keywords else DEFAULT_OPTIONS
 
 
-class CallTracker(Protocol):
-    """Follows the attempts on one endpoint; compare gRPC core's SubchannelCallTrackerInterface."""
-
-    def on_start(self) -> None:
-        """Count an attempt that is about to be opened.
-
-        Raises:
-            ResourceExhaustedError: A circuit breaker is open.
-        """
-
-    def on_finish(self, *, success: bool | None) -> None:
-        """Count the end of an attempt; `success` is None if it does not concern the endpoint."""
-
-
-class PickedEndpoint(Protocol):
-    """The endpoint of a `PickResult`."""
-
-    endpoint: Endpoint
-    exit_info: ExitInfo | None
-    removed: trio.Event
-    process_exited: trio.Event
-
-
-@attrs.frozen
-class PickResult:
-    """The connection that one attempt of a call is opened on."""
-
-    connection: ClientConnection
-    channel_endpoint: PickedEndpoint | None
-    """The endpoint of the connection, None if the connection is not picked by a `Channel`."""
-    call_tracker: CallTracker | None = None
-    """Called at the start and end of the attempt, if there is one."""
-
-
-class Picker(Protocol):
-    """Chooses the connection of each attempt."""
-
-    def try_pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult | None:
-        """Pick without waiting; None if no endpoint is ready. Saves the task switch of `pick`."""
-
-    async def pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult:
-        """Wait for a ready endpoint and pick it."""
-
-
 class CallDestination(Protocol):
     """The part of a channel that calls use."""
 
@@ -179,9 +118,8 @@ class CallDestination(Protocol):
     message_lengths: MessageLengths
     """Limits of message lengths set by the application."""
 
-    @property
-    def picker(self) -> Picker:
-        """Chooses the connection of each attempt."""
+    picker: LoadBalancer
+    """Chooses the connection of each attempt."""
 
     async def describe_failure(
         self, pick_result: PickResult, failure: ConnectionLostError

@@ -16,7 +16,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 
 import trio
 
-from meshtrio.client.call_destination import PickResult
+from meshtrio.client.channel_endpoint import PickResult
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.client.load_balancer import LoadBalancer
 from meshtrio.client.multicallable import make_multicallable
@@ -196,7 +196,6 @@ class Channel(StubChannel, metaclass=NoPublicConstructor):
         Returns a PluginDiedError if its process has ended, else a ConnectionLostError.
         """
         endpoint, timeout = pick_result.channel_endpoint, self._exit_info_timeout
-        assert endpoint is not None
         if timeout and pick_result.connection.is_peer_shutting_down:
             timeout = _GRACEFUL_EXIT_INFO_TIMEOUT
         with trio.move_on_after(timeout):

@@ -1,4 +1,4 @@
-"""Chooses the endpoint of each attempt: a channel's `Picker`.
+"""Chooses the endpoint of each attempt: a channel's picker.
 
 `LoadBalancer` owns the channel's endpoints and the tasks that watch them. The decisions are pure,
 in `client/load_balancing`: priorities, balancing, outlier detection, circuit breaking.
@@ -7,16 +7,21 @@ in `client/load_balancing`: priorities, balancing, outlier detection, circuit br
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from random import Random
 from time import time
 from weakref import WeakValueDictionary
 
-import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, PickResult
-from meshtrio.client.channel_endpoint import ChannelEndpoint
+from meshtrio.client.channel_endpoint import (
+    DEFAULT_PICK_ARGS,
+    CallTracker,
+    ChannelEndpoint,
+    PickArgs,
+    PickResult,
+)
 from meshtrio.client.health_watch import HealthWatcher
 from meshtrio.client.load_balancing.circuit_breaker import CircuitBreaker
 from meshtrio.client.load_balancing.policies import PriorityPolicy
@@ -191,7 +196,8 @@ class LoadBalancer:
     def _track_calls(self, endpoint: ChannelEndpoint) -> None:
         tracker, ejector = None, self._outlier_ejector
         if self._config.circuit_breakers.max_in_flight is not None or ejector.is_enabled:
-            tracker = _EndpointCallTracker(self._circuit_breaker, ejector, endpoint)
+            report = partial(ejector.report_result, endpoint)
+            tracker = CallTracker(self._circuit_breaker, report)
         endpoint.set_call_tracker(tracker)
 
     def update_endpoints(self, state: ServiceState) -> None:
@@ -241,23 +247,6 @@ class LoadBalancer:
             endpoint.subchannel.abort_streams(owner, error)
             endpoint.remove(None)
         self._endpoints.clear()
-
-
-@attrs.frozen(eq=False)
-class _EndpointCallTracker:
-    """Follows attempts for the circuit breaker and outlier detection."""
-
-    _circuit_breaker: CircuitBreaker
-    _outlier_ejector: OutlierEjector
-    _endpoint: ChannelEndpoint
-
-    def on_start(self) -> None:
-        self._circuit_breaker.acquire_slot()
-
-    def on_finish(self, *, success: bool | None) -> None:
-        self._circuit_breaker.release_slot()
-        if success is not None:
-            self._outlier_ejector.report_result(self._endpoint, success=success)
 
 
 def _pick_with_stream_slot(endpoints: Iterable[ChannelEndpoint]) -> PickResult | None:

@@ -50,7 +50,7 @@ class OutlierEjector:
         if self._detector is not None:
             self._detector.update_endpoints(endpoints)
 
-    def report_result(self, endpoint: ChannelEndpoint, *, success: bool) -> None:
+    def report_result(self, endpoint: ChannelEndpoint, success: bool) -> None:
         """Count the result of an attempt."""
         detector = self._detector
         if detector is not None:

@@ -13,8 +13,8 @@ from meshtrio.client.call_destination import (
     CallContext,
     CallDestination,
     CallOptions,
-    PickArgs,
 )
+from meshtrio.client.channel_endpoint import PickArgs
 from meshtrio.client.retry.policy import PREVIOUS_ATTEMPTS_KEY
 from meshtrio.grpc.header_builder import (
     MAX_TIMEOUT_FIELD_SIZE,

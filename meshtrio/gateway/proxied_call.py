@@ -14,8 +14,8 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_destination import PickResult
 from meshtrio.client.channel import Channel
+from meshtrio.client.channel_endpoint import PickResult
 from meshtrio.client.retry.policy import RetryState
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.gateway.call_state import TRANSITIONS, CallEvent, CallState

@@ -6,13 +6,15 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import trio
 
-from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, Picker, PickResult
+from meshtrio.client.channel_endpoint import DEFAULT_PICK_ARGS, PickArgs, PickResult
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.client.retry.policy import RetryControl
+from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.service_config import ServiceConfig
@@ -35,7 +37,7 @@ class DirectChannel:
         """Make calls on `connection`; `nursery` is needed to send iterables of requests."""
         self.name = self.target = self.authority = authority
         self.scheme = "http"
-        self.picker: Picker = self
+        self.picker: Any = self
         self.retry_control = RetryControl(Random())
         self.service_config = ServiceConfig()
         self.hash_header: str | None = None
@@ -44,7 +46,8 @@ class DirectChannel:
         self.tracer: ClientTracer | None = None
         self.call_counters = CallCounters()
         self.message_lengths = MessageLengths()
-        self._pick_result = PickResult(connection, None)
+        endpoint: Any = SimpleNamespace(endpoint=Endpoint(authority, ""))
+        self._pick_result = PickResult(connection, endpoint)
         self._nursery = nursery
 
     def try_pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult | None:

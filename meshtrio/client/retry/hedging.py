@@ -10,7 +10,8 @@ import purerpc
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_destination import CallContext, PickArgs
+from meshtrio.client.call_destination import CallContext
+from meshtrio.client.channel_endpoint import PickArgs
 from meshtrio.client.retry.loop import run_attempts
 from meshtrio.client.retry.policy import DO_NOT_RETRY, MAX_ATTEMPTS
 from meshtrio.grpc.retry_policy import HedgingPolicy
