@@ -78,7 +78,6 @@ class MeshServer:
         list_services = IdentityCache(_list_grpc_services, max_entries=1)
         self._router = Router(registry, lambda: list_services(supervisor.config), gateway_metrics)
         self._proxied_health = ProxiedHealth(registry, self._router)
-        self._health_servicers: list[HealthServicer] = []
         control = ControlServicer(
             supervisor, registry, operations, event_log, self._load_reports, log_levels
         )
@@ -96,20 +95,12 @@ class MeshServer:
         config = self._supervisor.config.gateway
         context = _make_ssl_context(config)
         async with (
-            background_service(self._report_shutdown),
             background_service(self._router.run),
             background_service(self._load_reports.run),
             background_service(self._log_levels.run),
             background_service(self._serve_sockets, claim, context),
         ):
             yield
-
-    async def _report_shutdown(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Report NOT_SERVING while the mesh stops, in which it still serves draining plugins."""
-        task_status.started()
-        await self._supervisor.shutdown_started.wait()
-        for health in self._health_servicers:
-            health.enter_graceful_shutdown()
 
     async def _serve_sockets(
         self,
@@ -167,7 +158,9 @@ class MeshServer:
         access_control = AccessControl(
             lambda: self._supervisor.config.access, allow_anonymous=allow_anonymous
         )
-        health = HealthServicer(fallback=self._proxied_health)
+        # NOT_SERVING while the mesh stops, in which it still serves draining plugins.
+        stopping = self._supervisor.shutdown_started
+        health = HealthServicer(fallback=self._proxied_health, shutdown_started=stopping)
         server = Server(
             *self._servicers,
             health,
@@ -194,7 +187,6 @@ class MeshServer:
         add_standard_services(
             server, health, get_proxied_sources=get_sources, metrics=self._metrics
         )
-        self._health_servicers.append(health)
         return server
 
 

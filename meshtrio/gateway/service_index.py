@@ -55,32 +55,25 @@ class _ServiceEntry:
     """Number of types and fields; see `client.descriptor_pool_builder`."""
 
 
+@attrs.define(eq=False)
 class ServiceIndex:
     """Asks plugins by reflection, and only when a call or a reflection of the gateway needs it."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        configured_services: Callable[[], Mapping[str, Iterable[str]]],
-        open_channel: Callable[[str], AbstractAsyncContextManager[Channel]],
-        max_declarations: int,
-    ) -> None:
-        """Initialize an empty index.
-
-        `configured_services` returns, by service of the mesh, the gRPC services that the config
-        lists for it; `open_channel` opens a channel to a service, for reflection.
-        """
-        self._registry = registry
-        self._configured_services = configured_services
-        self._open_channel = open_channel
-        self._max_declarations = max_declarations
-        self._entries: dict[str, _ServiceEntry] = {}
-        """The services that were asked, or are being asked, in the order of the first time."""
-        self._lookup_cache: BoundedCache[str, str] = BoundedCache(_MAX_CACHED_LOOKUPS)
-        """The service of the mesh by gRPC service; cleared when anything changes."""
-        self._lookup_cache_version = configured_services(), registry.revision
-        self._conflicts: dict[frozenset[str], frozenset[str]] = {}
-        """The gRPC services that both of a pair of services claim, by pair."""
+    _registry: Registry
+    _configured_services: Callable[[], Mapping[str, Iterable[str]]]
+    """Returns, by service of the mesh, the gRPC services that the config lists for it."""
+    _open_channel: Callable[[str], AbstractAsyncContextManager[Channel]]
+    """Opens a channel to a service, for reflection."""
+    _max_declarations: int
+    _entries: dict[str, _ServiceEntry] = attrs.field(factory=dict)
+    """The services that were asked, or are being asked, in the order of the first time."""
+    _lookup_cache: BoundedCache[str, str] = attrs.field(
+        factory=lambda: BoundedCache(_MAX_CACHED_LOOKUPS)
+    )
+    """The service of the mesh by gRPC service; cleared when anything changes."""
+    _lookup_cache_version: tuple[Mapping[str, Iterable[str]], int] | None = None
+    _conflicts: dict[frozenset[str], frozenset[str]] = attrs.field(factory=dict)
+    """The gRPC services that both of a pair of services claim, by pair."""
 
     def find_services(self, name: str) -> list[str]:
         """Return the services of the mesh that serve a gRPC service, the preferred one first.

@@ -61,7 +61,7 @@ def _make_subchannel_ref(subchannel: Subchannel) -> channelz.SubchannelRef:
 
 def _get_subchannel_state(subchannel: Subchannel) -> Any:
     """Return the state of a subchannel; it is never IDLE, as it reconnects by itself."""
-    if subchannel.is_connected:
+    if subchannel.connection is not None and subchannel.connection.is_usable:
         return _State.READY
     return _State.TRANSIENT_FAILURE if subchannel.connect_error else _State.CONNECTING
 

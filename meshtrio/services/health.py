@@ -5,7 +5,7 @@ Source: grpc/doc/health-checking.md.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import purerpc
@@ -35,12 +35,14 @@ class HealthServicer:
     The health of other services comes from `fallback`.
     """
 
-    def __init__(self, services: Iterable[str] = (), fallback: HealthSource | None = None) -> None:
+    def __init__(
+        self, fallback: HealthSource | None = None, shutdown_started: trio.Event | None = None
+    ) -> None:
         self._fallback = fallback
-        self.service_names = {"", *services}
-        """Names of the services that this server serves."""
+        self.service_names = {""}
+        """Names of the services that this server serves; "" is the server itself."""
         self.service = service_from_descriptor(_DESCRIPTOR, self)
-        self.shutdown_started = trio.Event()
+        self.shutdown_started = shutdown_started or trio.Event()
         """Set when the graceful shutdown of the server begins."""
 
     def enter_graceful_shutdown(self) -> None:

@@ -21,7 +21,8 @@ def asked(service: str) -> messages.HealthCheckRequest:
 
 
 async def test_the_server_and_its_services_serve_until_told_not_to() -> None:
-    health = HealthServicer(["a.Service"])
+    health = HealthServicer()
+    health.service_names.add("a.Service")
     async with connect_pair(health) as pair:
         stub = DynamicStub(channel_over_connection(pair.client), _DESCRIPTOR)
         for name in ("", "a.Service"):
@@ -32,7 +33,7 @@ async def test_the_server_and_its_services_serve_until_told_not_to() -> None:
 
 
 async def test_an_unknown_service_is_not_found() -> None:
-    async with connect_pair(HealthServicer([])) as pair:
+    async with connect_pair(HealthServicer()) as pair:
         stub = DynamicStub(channel_over_connection(pair.client), _DESCRIPTOR)
         with pytest.raises(purerpc.NotFoundError):
             await stub.Check(asked("b.Service"))
@@ -41,7 +42,7 @@ async def test_an_unknown_service_is_not_found() -> None:
 
 
 async def test_watch_tells_each_change() -> None:
-    health = HealthServicer([])
+    health = HealthServicer()
     async with connect_pair(health) as pair:
         stub = DynamicStub(channel_over_connection(pair.client), _DESCRIPTOR)
         async with stub.Watch(asked("")) as call:
