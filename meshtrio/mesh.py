@@ -374,8 +374,7 @@ async def run_mesh(
             ):
                 await nursery.start(supervisor.run)
                 nursery.start_soon(_stop_with_outer_mesh, nursery.cancel_scope)
-                mesh = create(Mesh, supervisor, registry, operations, log_levels)
-                task_status.started(mesh)
+                task_status.started(create(Mesh, supervisor, registry, operations, log_levels))
         finally:
             _log.info("mesh stopped: %s", supervisor.shutdown_report)
 

@@ -16,6 +16,7 @@ What few plugins need is imported where it is used, since each import delays eve
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
@@ -24,13 +25,6 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    asynccontextmanager,
-    nullcontext,
-    suppress,
-)
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -220,7 +214,7 @@ def _session_parent_pid() -> int:
         return os.getppid()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _stop_when_mesh_ends() -> AsyncIterator[None]:
     """Stop this process if the mesh's process ends during the block, for whatever reason."""
     async with open_collapsing_nursery() as nursery:
@@ -241,16 +235,16 @@ async def _drain(server: Server, health: HealthServicer) -> None:
         _log.warning("call cut at the end of the drain: %s", path)
     if contract.MESH_LAUNCH_ID in os.environ:
         lines = [f"{contract.DRAIN_CUT_CALL}{json.dumps(path)}}}\n" for path in paths]
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             # The program may have replaced sys.stderr.
             for line in (*lines, f"{contract.DRAIN_DONE}\n"):
                 os.write(_STDERR_FD, line.encode())
 
 
-def _telemetry() -> AbstractAsyncContextManager[Metrics | None]:
+def _telemetry() -> contextlib.AbstractAsyncContextManager[Metrics | None]:
     variables = (contract.PLUGIN_METRICS, "OTEL_TRACES_EXPORTER", contract.GRPC_BINARY_LOG_FILTER)
     if not any(variable in os.environ for variable in variables):
-        return nullcontext()
+        return contextlib.nullcontext()
     from meshtrio.telemetry.plugin_setup import plugin_telemetry
 
     return plugin_telemetry()
@@ -279,7 +273,7 @@ def _read_message_length(variable: str) -> int | None:
         return None
 
 
-def _open_listener() -> AbstractContextManager[socket.socket]:
+def _open_listener() -> contextlib.AbstractContextManager[socket.socket]:
     if address := os.environ.get(contract.PLUGIN_LISTEN):
         return tcp_listener(address)
     if path := os.environ.get(contract.PLUGIN_SOCKET):

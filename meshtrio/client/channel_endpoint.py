@@ -96,10 +96,13 @@ class ChannelEndpoint:
     """Result of picking this endpoint, None if it is not connected."""
     _call_tracker: CallTracker | None = None
     priority: int = attrs.field(init=False)
+    weight: int = attrs.field(init=False)
+    stable_id: str = attrs.field(init=False)
     subchannel: Subchannel = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.priority = self.endpoint.priority
+        self.priority, self.weight = self.endpoint.priority, self.endpoint.weight
+        self.stable_id = self.endpoint.stable_id
         self.subchannel = self._pool.acquire_subchannel(
             self.endpoint, self._options, self._on_subchannel_change
         )
@@ -122,14 +125,6 @@ class ChannelEndpoint:
             self._on_connect_failure()
         else:
             self._on_change()
-
-    @property
-    def stable_id(self) -> str:
-        return self.endpoint.stable_id
-
-    @property
-    def weight(self) -> int:
-        return self.endpoint.weight
 
     @property
     def in_flight(self) -> int:

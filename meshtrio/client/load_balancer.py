@@ -61,7 +61,9 @@ class LoadBalancer:
         self._state_changed = trio.lowlevel.ParkingLot()
         rng = Random()
         self._priority_policy: PriorityPolicy[ChannelEndpoint] = PriorityPolicy(rng)
-        self._outlier_ejector = OutlierEjector(nursery, rng, self._refresh, on_ejection)
+        self._outlier_ejector = OutlierEjector(
+            nursery, rng, self._endpoints, self._refresh, on_ejection
+        )
         self._health_watcher = HealthWatcher(nursery, self._refresh, self._state_changed)
         self._circuit_breaker = CircuitBreaker(name)
         self._config = ServiceConfig()
@@ -196,8 +198,7 @@ class LoadBalancer:
     def _track_calls(self, endpoint: ChannelEndpoint) -> None:
         tracker, ejector = None, self._outlier_ejector
         if self._config.circuit_breakers.max_in_flight is not None or ejector.is_enabled:
-            report = partial(ejector.report_result, endpoint)
-            tracker = CallTracker(self._circuit_breaker, report)
+            tracker = CallTracker(self._circuit_breaker, partial(ejector.report_result, endpoint))
         endpoint.set_call_tracker(tracker)
 
     def update_endpoints(self, state: ServiceState) -> None:
@@ -222,7 +223,7 @@ class LoadBalancer:
             if endpoint_id not in self._endpoints
         }
         self._endpoints |= added
-        self._outlier_ejector.update_endpoints(self._endpoints)
+        self._outlier_ejector.update_endpoints()
         for endpoint in added.values():
             self._trace_endpoint(endpoint, "added")
             self._track_calls(endpoint)

@@ -20,11 +20,12 @@ class OutlierEjector:
     _nursery: trio.Nursery
     _rng: Random
     """Source of the enforcement percentage."""
+    _endpoints: dict[str, ChannelEndpoint]
+    """The listed endpoints, by id."""
     _on_change: Callable[[], None]
     """Called when endpoints have been ejected or returned."""
     _on_ejection: Callable[[Ejection], None]
     """Called for each outlier that was found."""
-    _endpoints: dict[str, ChannelEndpoint] = attrs.field(factory=dict)
     _detector: OutlierDetector | None = None
     _interval_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
@@ -44,11 +45,10 @@ class OutlierEjector:
         for endpoint in self._endpoints.values():
             endpoint.is_ejected = False
 
-    def update_endpoints(self, endpoints: dict[str, ChannelEndpoint]) -> None:
-        """Set the listed endpoints, by id."""
-        self._endpoints = endpoints
+    def update_endpoints(self) -> None:
+        """Follow changes of the listed endpoints."""
         if self._detector is not None:
-            self._detector.update_endpoints(endpoints)
+            self._detector.update_endpoints(self._endpoints)
 
     def report_result(self, endpoint: ChannelEndpoint, success: bool) -> None:
         """Count the result of an attempt."""

@@ -67,10 +67,9 @@ async def connect(
     async with connect_to_mesh(mesh_socket) as mesh:
         known = await registry_client.resolve_remote_service(mesh, service)
         where = mesh_socket_endpoint(mesh_socket)
-    resolver = partial(_watch_service, where, service)
     async with open_channel(
         service,
-        resolver,
+        partial(_watch_service, where, service),
         resolver_key=(where, service),
         initial_state=known,
         service_config=service_config,

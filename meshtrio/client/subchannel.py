@@ -11,12 +11,7 @@ import attrs
 import trio
 
 from meshtrio.client.dial_limiter import DialLimiter
-from meshtrio.discovery.endpoint import (
-    LOCAL_RECONNECT_BACKOFF,
-    RECONNECT_BACKOFF,
-    REGISTERED_RECONNECT_BACKOFF,
-    Endpoint,
-)
+from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.errors import ConnectionLostError
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
@@ -88,9 +83,6 @@ class Subchannel:
         self._is_local = Address.parse(endpoint.address).is_unix
         default_timeouts = _LOCAL_TIMEOUTS if self._is_local else NETWORK_TIMEOUTS
         self._timeouts = default_timeouts if options.timeouts is None else options.timeouts
-        self._backoff = LOCAL_RECONNECT_BACKOFF if self._is_local else RECONNECT_BACKOFF
-        if endpoint.is_registered:
-            self._backoff = REGISTERED_RECONNECT_BACKOFF
         self._rng = Random()
         self._draining = trio.Event()
         self._dial_scope = trio.CancelScope()
@@ -129,7 +121,7 @@ class Subchannel:
                 nursery.start_soon(self._check_timeouts_loop)
             while not self._draining.is_set():
                 failures = 0 if await self._connect(nursery) else failures + 1
-                delay = self._backoff.delay(max(failures, 1), self._rng)
+                delay = self.endpoint.reconnect_backoff.delay(max(failures, 1), self._rng)
                 await self._backoff_until(trio.current_time() + delay)
                 if failures:
                     at = self._dial_limiter.reserve_retry_time(self.endpoint, trio.current_time())

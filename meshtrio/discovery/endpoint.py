@@ -61,6 +61,14 @@ class Endpoint:
         return not self.pid and self.id != self.address
 
     @property
+    def reconnect_backoff(self) -> Backoff:
+        """The delays between attempts to connect to it."""
+        if self.is_registered:
+            return REGISTERED_RECONNECT_BACKOFF
+        is_local = Address.parse(self.address).is_unix
+        return LOCAL_RECONNECT_BACKOFF if is_local else RECONNECT_BACKOFF
+
+    @property
     def stable_id(self) -> str:
         """An identifier that stays the same when the plugin is restarted."""
         return f"instance {self.instance}" if self.pid else self.address

@@ -277,8 +277,7 @@ class ProxiedCall:
             self._downstream.connection.start_soon(self._end_with_exit_info, error)
         elif isinstance(error, purerpc.CancelledError) and self._is_deadline_exceeded:
             # Some servers (grpc-go) reset with CANCEL at the deadline.
-            late = purerpc.DeadlineExceededError("the deadline passed in the plugin")
-            self._end_with_error(late)
+            self._end_with_error(purerpc.DeadlineExceededError("the deadline passed in the plugin"))
         else:
             self._end_with_error(error)
 

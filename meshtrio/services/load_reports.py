@@ -14,13 +14,7 @@ from meshtrio.client.multicallable import DynamicStub
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import load
-from meshtrio.services.instances import (
-    MAX_SMALL_RESPONSE_SIZE,
-    InstanceKey,
-    for_each_ready_instance,
-    get_ready_endpoints,
-    read_stream_repeatedly,
-)
+from meshtrio.services import instances
 from meshtrio.util.concurrency import open_collapsing_nursery
 
 _SERVICE = load.DESCRIPTOR.services_by_name["Load"]
@@ -40,8 +34,8 @@ class LoadReports:
         self._subscriber_count = 0
         self._changed = trio.lowlevel.ParkingLot()
         """Unparked for the first and the last subscriber, and when an instance has responded."""
-        self._watched: dict[InstanceKey, Endpoint] = {}
-        self._reports: dict[InstanceKey, Any] = {}
+        self._watched: dict[instances.InstanceKey, Endpoint] = {}
+        self._reports: dict[instances.InstanceKey, Any] = {}
         """The last `LoadReport` of each watched instance that has responded; None for a failure."""
 
     @contextmanager
@@ -59,7 +53,7 @@ class LoadReports:
 
     async def wait_complete(self) -> None:
         """Wait until each instance that is ready now has responded, for a second at most."""
-        ready = get_ready_endpoints(self._registry).keys()
+        ready = instances.get_ready_endpoints(self._registry).keys()
         with trio.move_on_after(_FIRST_REPORT_TIMEOUT):
             while (ready | self._watched.keys()) - self._reports.keys():
                 await self._changed.park()
@@ -75,12 +69,14 @@ class LoadReports:
             while not self._subscriber_count:
                 await self._changed.park()
             async with open_collapsing_nursery() as nursery:
-                nursery.start_soon(for_each_ready_instance, self._registry, self._watch_instance)
+                nursery.start_soon(
+                    instances.for_each_ready_instance, self._registry, self._watch_instance
+                )
                 while self._subscriber_count:
                     await self._changed.park()
                 nursery.cancel_scope.cancel()
 
-    async def _watch_instance(self, key: InstanceKey, endpoint: Endpoint) -> None:
+    async def _watch_instance(self, key: instances.InstanceKey, endpoint: Endpoint) -> None:
         request = load.WatchLoadRequest(interval=_REPORT_INTERVAL)
 
         def set_report(report: Any) -> None:
@@ -97,11 +93,10 @@ class LoadReports:
         self._reports.pop(key, None)
         try:
             async with open_endpoint_channel(
-                endpoint, traced=False, max_receive_message_length=MAX_SMALL_RESPONSE_SIZE
+                endpoint, traced=False, max_receive_message_length=instances.MAX_SMALL_RESPONSE_SIZE
             ) as channel:
-                stub = DynamicStub(channel, _SERVICE)
-                await read_stream_repeatedly(
-                    lambda: stub.Watch(request),
+                await instances.read_stream_repeatedly(
+                    lambda: DynamicStub(channel, _SERVICE).Watch(request),
                     on_report,
                     min_interval=_MIN_REPORT_INTERVAL,
                     retry_delay=_REPORT_INTERVAL,

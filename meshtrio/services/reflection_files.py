@@ -16,12 +16,8 @@ from operator import methodcaller
 from typing import Any
 
 import attrs
+from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.descriptor_pb2 import (
-    DescriptorProto,
-    FieldDescriptorProto,
-    FileDescriptorProto,
-)
 from google.protobuf.descriptor_pool import DescriptorPool
 
 _WELL_KNOWN_PREFIX = "google/protobuf/"
@@ -110,7 +106,7 @@ class ReflectionFiles:
         data: bytes = file.serialized_pb
         if all(before == after for before, after in names.items()):
             return data
-        proto = FileDescriptorProto.FromString(data)
+        proto = descriptor_pb2.FileDescriptorProto.FromString(data)
         proto.name = names[file.name]
         proto.dependency[:] = [names.get(each, each) for each in proto.dependency]
         return proto.SerializeToString()
@@ -205,7 +201,7 @@ def _normalize(file: FileDescriptor) -> bytes:
     """Serialize the declarations of a file, without what differs between languages."""
     if file.name.startswith(_WELL_KNOWN_PREFIX):
         return b""
-    proto = FileDescriptorProto.FromString(file.serialized_pb)
+    proto = descriptor_pb2.FileDescriptorProto.FromString(file.serialized_pb)
     proto.ClearField("source_code_info")
     options: Any = proto.options
     for option, _ in options.ListFields():
@@ -214,7 +210,7 @@ def _normalize(file: FileDescriptor) -> bytes:
     if not options.ListFields():
         proto.ClearField("options")
     _clear_default_json_names(proto.extension)
-    pending: list[DescriptorProto] = list(proto.message_type)
+    pending: list[descriptor_pb2.DescriptorProto] = list(proto.message_type)
     while pending:
         message = pending.pop()
         pending += message.nested_type
@@ -223,7 +219,7 @@ def _normalize(file: FileDescriptor) -> bytes:
     return proto.SerializeToString(deterministic=True)
 
 
-def _clear_default_json_names(fields: Iterable[FieldDescriptorProto]) -> None:
+def _clear_default_json_names(fields: Iterable[descriptor_pb2.FieldDescriptorProto]) -> None:
     """Clear JSON names that equal the default: only some compilers write them."""
     for field in fields:
         first, *words = field.name.split("_")
