@@ -229,7 +229,7 @@ async def _stop_when_mesh_ends() -> AsyncIterator[None]:
 
 async def _drain(server: Server, health: HealthServicer) -> None:
     """Drain, log the calls that this has cut, and report them to the mesh, if there is one."""
-    health.enter_graceful_shutdown()
+    health.shutdown_started.set()
     paths = await server.drain(_get_drain_timeout())
     for path in paths:
         _log.warning("call cut at the end of the drain: %s", path)

@@ -7,7 +7,6 @@ src/core/lib/transport/call_destination.h.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Protocol, TypedDict
 
 import attrs
@@ -115,6 +114,8 @@ class CallDestination(Protocol):
     """Counts calls, however many attempts each of them takes."""
     tracer: ClientTracer | None
     """Client call tracer, None if none is installed."""
+    nursery: trio.Nursery
+    """Nursery of tasks that are cancelled when the channel is closed."""
     message_lengths: MessageLengths
     """Limits of message lengths set by the application."""
 
@@ -125,9 +126,6 @@ class CallDestination(Protocol):
         self, pick_result: PickResult, failure: ConnectionLostError
     ) -> ConnectionLostError:
         """Return the error to raise for a lost connection: how its process ended, if known."""
-
-    def start_soon(self, task: Callable[..., Any], *args: object) -> None:
-        """Start a task that is cancelled when the channel is closed."""
 
 
 @attrs.define(eq=False, repr=False)

@@ -134,7 +134,7 @@ class Channel(StubChannel, metaclass=NoPublicConstructor):
         self.picker = LoadBalancer(
             name, pool, connections, nursery, self.trace_node, self.call_counters, self._on_ejection
         )
-        self._nursery = nursery
+        self.nursery = nursery
         self._exit_info_timeout = exit_info_timeout
         self._is_config_fixed = service_config is not None
         self._config_json = ""
@@ -184,7 +184,7 @@ class Channel(StubChannel, metaclass=NoPublicConstructor):
 
     async def wait_for_state_change(self) -> None:
         """Wait until an endpoint is added, removed, connected or disconnected."""
-        await self.picker.wait_for_state_change()
+        await self.picker.state_changed.park()
 
     # -- for calls ---------------------------------------------------------------------------
 
@@ -210,9 +210,6 @@ class Channel(StubChannel, metaclass=NoPublicConstructor):
             stderr_tail=exit_info.stderr_tail,
             launch_id=exit_info.launch_id,
         )
-
-    def start_soon(self, task: Callable[..., Any], *args: object) -> None:
-        self._nursery.start_soon(task, *args)
 
     # -- for the resolver --------------------------------------------------------------------
 

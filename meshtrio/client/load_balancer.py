@@ -58,13 +58,15 @@ class LoadBalancer:
         self._endpoints: dict[str, ChannelEndpoint] = {}
         self._removed_endpoints: WeakValueDictionary[str, ChannelEndpoint] = WeakValueDictionary()
         """Endpoints no longer listed that still have calls, which may need their exit info."""
-        self._state_changed = trio.lowlevel.ParkingLot()
+        self.state_changed = trio.lowlevel.ParkingLot()
+        """Unparked when an endpoint is added, removed, connected or disconnected, or an attempt to
+        connect has failed, which calls look at that do not wait for ready endpoints."""
         rng = Random()
         self._priority_policy: PriorityPolicy[ChannelEndpoint] = PriorityPolicy(rng)
         self._outlier_ejector = OutlierEjector(
             nursery, rng, self._endpoints, self._refresh, on_ejection
         )
-        self._health_watcher = HealthWatcher(nursery, self._refresh, self._state_changed)
+        self._health_watcher = HealthWatcher(nursery, self._refresh, self.state_changed)
         self._circuit_breaker = CircuitBreaker(name)
         self._config = ServiceConfig()
         self._max_in_flight_per_endpoint: int | None = None
@@ -128,7 +130,7 @@ class LoadBalancer:
                     reason = self.unavailable_reason
                     if reason is not None:
                         raise purerpc.UnavailableError(f"{self._name} is unavailable: {reason}")
-                await self._state_changed.park()
+                await self.state_changed.park()
         finally:
             self._circuit_breaker.release_pending()
 
@@ -165,22 +167,14 @@ class LoadBalancer:
                 return True
             if self._closed or self.unavailable_reason is not None:
                 return False
-            await self._state_changed.park()
-
-    async def wait_for_state_change(self) -> None:
-        """Wait until an endpoint is added, removed, connected or disconnected."""
-        await self._state_changed.park()
+            await self.state_changed.park()
 
     def _refresh(self) -> None:
         self._update_ready()
-        self._wake_waiters()
+        self.state_changed.unpark_all()
 
     def _update_ready(self) -> None:
         self._priority_policy.update_ready(self._endpoints.values())
-
-    def _wake_waiters(self) -> None:
-        # All of them: those that do not wait for ready endpoints look at failures, too.
-        self._state_changed.unpark_all()
 
     # -- updates -----------------------------------------------------------------------------
 
@@ -197,7 +191,7 @@ class LoadBalancer:
 
     def _track_calls(self, endpoint: ChannelEndpoint) -> None:
         tracker, ejector = None, self._outlier_ejector
-        if self._config.circuit_breakers.max_in_flight is not None or ejector.is_enabled:
+        if self._config.circuit_breakers.max_in_flight is not None or ejector.detector is not None:
             tracker = CallTracker(self._circuit_breaker, partial(ejector.report_result, endpoint))
         endpoint.set_call_tracker(tracker)
 
@@ -216,7 +210,7 @@ class LoadBalancer:
         for endpoint_id, removed in list(self._removed_endpoints.items()):
             if endpoint_id in exit_infos:
                 removed.set_exit_info(exit_infos[endpoint_id])
-        args = self._pool, self._connection_options, self._refresh, self._wake_waiters
+        args = self._pool, self._connection_options, self._refresh, self.state_changed.unpark_all
         added = {
             endpoint_id: ChannelEndpoint(endpoint, *args)
             for endpoint_id, endpoint in listed.items()
@@ -242,7 +236,7 @@ class LoadBalancer:
         """Release all endpoints, and fail the calls whose streams belong to `owner`."""
         self._closed = True
         self._priority_policy.ready = ()
-        self._wake_waiters()
+        self.state_changed.unpark_all()
         error = ConnectionLostError(f"the channel to {self._name} is closed")
         for endpoint in self._endpoints.values():
             endpoint.subchannel.abort_streams(owner, error)

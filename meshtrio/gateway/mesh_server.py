@@ -92,22 +92,16 @@ class MeshServer:
             UsageError: A socket or port cannot be bound.
             ConfigError: The TLS files cannot be used.
         """
-        config = self._supervisor.config.gateway
-        context = _make_ssl_context(config)
         async with (
             background_service(self._router.run),
             background_service(self._load_reports.run),
             background_service(self._log_levels.run),
-            background_service(self._serve_sockets, claim, context),
+            background_service(self._serve_sockets, claim),
         ):
             yield
 
     async def _serve_sockets(
-        self,
-        claim: ClaimedRuntimeDir,
-        context: ssl.SSLContext | None,
-        *,
-        task_status: trio.TaskStatus[None],
+        self, claim: ClaimedRuntimeDir, *, task_status: trio.TaskStatus[None]
     ) -> None:
         """Serve on the mesh socket and the gateway's port; both are shut down concurrently."""
         config = self._supervisor.config.gateway
@@ -121,17 +115,14 @@ class MeshServer:
                 config.drain_timeout,
             )
             if config.listen is not None:
-                await nursery.start(self._serve_port, config, context)
+                await nursery.start(self._serve_port, config)
             task_status.started()
 
     async def _serve_port(
-        self,
-        config: GatewayConfig,
-        context: ssl.SSLContext | None,
-        *,
-        task_status: trio.TaskStatus[None],
+        self, config: GatewayConfig, *, task_status: trio.TaskStatus[None]
     ) -> None:
         assert config.listen is not None
+        context = _make_ssl_context(config)
         is_plaintext = config.security is GatewaySecurity.PLAINTEXT
         with ExitStack() as stack:
             try:

@@ -30,7 +30,7 @@ class HealthSource(Protocol):
 
 
 class HealthServicer:
-    """Reports the server ("") and its services as SERVING until `enter_graceful_shutdown`.
+    """Reports the server ("") and its services as SERVING until `shutdown_started` is set.
 
     The health of other services comes from `fallback`.
     """
@@ -44,10 +44,6 @@ class HealthServicer:
         self.service = service_from_descriptor(_DESCRIPTOR, self)
         self.shutdown_started = shutdown_started or trio.Event()
         """Set when the graceful shutdown of the server begins."""
-
-    def enter_graceful_shutdown(self) -> None:
-        """Report NOT_SERVING from now on."""
-        self.shutdown_started.set()
 
     async def Check(self, request: Any) -> Any:  # noqa: N802 - the method's name
         """Raise NotFoundError for an unknown service."""

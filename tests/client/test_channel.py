@@ -277,6 +277,6 @@ async def test_a_health_watch_does_not_hold_up_a_drain(short_dir: Path) -> None:
         stub = DynamicStub(channel, messages.DESCRIPTOR.services_by_name["Health"])
         async with stub.Watch(messages.HealthCheckRequest()) as call:
             await call.receive_message()
-            health.enter_graceful_shutdown()
+            health.shutdown_started.set()
             with trio.fail_after(30):
                 assert await server.drain(grace=60) == ()

@@ -404,7 +404,7 @@ async def test_an_endpoint_that_says_it_does_not_serve_gets_no_calls(short_dir: 
             # "b" has no health service, and counts as healthy.
             await call_until_answered_by(channel, "a")
             await call_until_answered_by(channel, "b")
-            health.enter_graceful_shutdown()
+            health.shutdown_started.set()
             await settle()
             assert await count_answers(channel, 10) == {"b": 10}
 

@@ -105,7 +105,7 @@ async def test_what_the_mesh_serves_itself_is_passed_on_only_where_that_is_said(
     server, plugins_health = standard_server(servicer_named("a"))
     async with run_gateway(short_dir, a=server) as behind:
         stub = DynamicStub(behind.channel, descriptor)
-        plugins_health.enter_graceful_shutdown()
+        plugins_health.shutdown_started.set()
         reply = await stub.Check(asked)
         assert reply.status == health.HealthCheckResponse.SERVING
         reply = await stub.Check(asked, metadata=[("x-mesh-target", "a")])

@@ -27,7 +27,7 @@ async def test_the_server_and_its_services_serve_until_told_not_to() -> None:
         stub = DynamicStub(channel_over_connection(pair.client), _DESCRIPTOR)
         for name in ("", "a.Service"):
             assert (await stub.Check(asked(name))).status == Status.SERVING
-        health.enter_graceful_shutdown()
+        health.shutdown_started.set()
         for name in ("", "a.Service"):
             assert (await stub.Check(asked(name))).status == Status.NOT_SERVING
 
@@ -47,6 +47,6 @@ async def test_watch_tells_each_change() -> None:
         stub = DynamicStub(channel_over_connection(pair.client), _DESCRIPTOR)
         async with stub.Watch(asked("")) as call:
             assert (await call.receive_message()).status == Status.SERVING
-            health.enter_graceful_shutdown()
+            health.shutdown_started.set()
             with trio.fail_after(30):
                 assert (await call.receive_message()).status == Status.NOT_SERVING

@@ -54,7 +54,7 @@ async def test_a_server_without_health_is_ready(short_dir: Path) -> None:
 
 async def test_not_serving_is_not_yet(short_dir: Path) -> None:
     health = HealthServicer()
-    health.enter_graceful_shutdown()
+    health.shutdown_started.set()
     async with serving(short_dir / "s", health):
         assert "NOT_SERVING" in await missing(short_dir / "s")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
 from types import SimpleNamespace
@@ -48,7 +48,7 @@ class DirectChannel:
         self.message_lengths = MessageLengths()
         endpoint: Any = SimpleNamespace(endpoint=Endpoint(authority, ""))
         self._pick_result = PickResult(connection, endpoint)
-        self._nursery = nursery
+        self.nursery = nursery
 
     def try_pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult | None:
         return self._pick_result if self._pick_result.connection.is_usable else None
@@ -67,10 +67,6 @@ class DirectChannel:
         self, pick_result: PickResult, failure: ConnectionLostError
     ) -> ConnectionLostError:
         return failure
-
-    def start_soon(self, task: Callable[..., Any], *args: object) -> None:
-        assert self._nursery is not None, "calls that stream need a nursery"
-        self._nursery.start_soon(task, *args)
 
 
 class StubbableChannel(DirectChannel, StubChannel):

@@ -217,6 +217,6 @@ async def test_a_watch_does_not_hold_up_the_end_of_its_server(short_dir: Path) -
     ):
         async with DynamicStub(channel, SERVICE).Watch(tap.WatchCallsRequest()) as watch:
             await watch.receive_message()
-            health.enter_graceful_shutdown()
+            health.shutdown_started.set()
             with trio.fail_after(30):
                 assert await server.drain(5) == ()
