@@ -77,7 +77,7 @@ class ChannelEndpoint:
     _options: ConnectionOptions
     _on_change: Callable[[], None]
     """Called when `is_ready` may have changed."""
-    _on_connect_failure: Callable[[], None]
+    _on_connect_failure: Callable[[], object]
     """Called when an attempt to connect has failed."""
     last_pick: int = 0
     is_ejected: bool = False
