@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from meshtrio.config import load as load_config  # noqa: F401
     from meshtrio.config.otlp_endpoint import OtlpEndpoint as OtlpEndpoint
     from meshtrio.discovery.endpoint import Endpoint as Endpoint
-    from meshtrio.discovery.exit_info import ExitInfo as ExitInfo
+    from meshtrio.discovery.endpoint import ExitInfo as ExitInfo
     from meshtrio.errors import CallRefusedError as CallRefusedError
     from meshtrio.errors import ConfigError as ConfigError
     from meshtrio.errors import ConnectionLostError as ConnectionLostError
@@ -104,8 +104,7 @@ _NAMES_OF_MODULES = {
     "client.unary": "CallMetadata",
     "config": _CONFIG_CLASSES,
     "config.otlp_endpoint": "OtlpEndpoint",
-    "discovery.endpoint": "Endpoint",
-    "discovery.exit_info": "ExitInfo",
+    "discovery.endpoint": "Endpoint ExitInfo",
     "errors": _ERRORS,
     "grpc.service_config": "MethodConfig ServiceConfig parse_service_config",
     "http2.limits": "Limits",

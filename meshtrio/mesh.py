@@ -8,7 +8,7 @@
 `main` puts a mesh together and runs it. It claims the runtime directory, kills what a mesh that was
 killed there has left running, and then runs, outermost first: telemetry, the mesh socket with the
 gateway (`MeshServer`), and the `Supervisor`, which owns the plugins' processes and writes their
-endpoints to the `MemoryRegistry`. They are stopped in the reverse order. A `Mesh` is a view of a
+endpoints to the `Registry`. They are stopped in the reverse order. A `Mesh` is a view of a
 running `main` and is of no use once that has returned.
 
 Clients in the mesh's process (`Mesh.connect`) watch the registry itself. Those in other processes
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
-import purerpc
 import trio
 
 from meshtrio.client.channel import Channel, open_channel
@@ -33,9 +32,8 @@ from meshtrio.client.interceptors import Interceptor
 from meshtrio.client.remote_mesh import connect, register
 from meshtrio.config import MeshConfig
 from meshtrio.config.async_loading import load_in_thread
-from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.discovery.memory_registry import MemoryRegistry
-from meshtrio.discovery.registry import UnknownServiceError, watch_service
+from meshtrio.discovery.endpoint import ExitInfo
+from meshtrio.discovery.registry import Registry, watch_service
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.gateway.mesh_server import MeshServer
 from meshtrio.grpc.service_config import ServiceConfig
@@ -74,7 +72,7 @@ class Mesh(metaclass=NoPublicConstructor):
 
     _made_by: ClassVar = "use `m = await nursery.start(mesh.main, config)`"
     _supervisor: Supervisor
-    _registry: MemoryRegistry
+    _registry: Registry
     _operations: Operations
     _log_levels: LogLevelController
 
@@ -128,17 +126,11 @@ class Mesh(metaclass=NoPublicConstructor):
             ConfigError: The service config is malformed.
             UsageError: A message length is out of range.
         """
-        try:
-            known = self._registry.resolve(service)
-        except UnknownServiceError as exc:
-            raise purerpc.NotFoundError(str(exc)) from None
-        resolver = partial(watch_service, self._registry, service)
-        key = (id(self._registry), service)
         async with open_channel(
             service,
-            resolver,
-            resolver_key=key,
-            initial_state=known,
+            partial(watch_service, self._registry, service),
+            resolver_key=(id(self._registry), service),
+            initial_state=self._registry.resolve(service),
             service_config=service_config,
             limits=limits,
             timeouts=timeouts,
@@ -365,7 +357,7 @@ async def run_mesh(
     folder = directory.resolve_runtime_dir(config)
     with claim_runtime_dir(folder) as claim:
         await kill_earlier_runs(claim)
-        registry, event_log = MemoryRegistry(), EventLog()
+        registry, event_log = Registry(), EventLog()
         supervisor = Supervisor(config, registry, folder, [log_event, event_log.on_event])
         operations = Operations(supervisor)
         log_levels = LogLevelController(
@@ -382,8 +374,7 @@ async def run_mesh(
             ):
                 await nursery.start(supervisor.run)
                 nursery.start_soon(_stop_with_outer_mesh, nursery.cancel_scope)
-                mesh = create(Mesh, supervisor, registry, operations, log_levels)
-                task_status.started(mesh)
+                task_status.started(create(Mesh, supervisor, registry, operations, log_levels))
         finally:
             _log.info("mesh stopped: %s", supervisor.shutdown_report)
 

@@ -16,6 +16,7 @@ What few plugins need is imported where it is used, since each import delays eve
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
@@ -24,13 +25,6 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    asynccontextmanager,
-    nullcontext,
-    suppress,
-)
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +37,8 @@ from meshtrio.rpc.message_limits import parse_message_length, with_message_lengt
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_call import ServerInterceptor
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.services.standard import standard_server
+from meshtrio.services.health import HealthServicer
+from meshtrio.services.standard import add_standard_services
 from meshtrio.telemetry import logs
 from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.util import standard_streams
@@ -55,7 +50,6 @@ from meshtrio.util.malloc_tuning import MALLOC_TUNING
 from meshtrio.util.signals import dump_on_sigquit, reset_signals_in_forks, stop_signals
 
 if TYPE_CHECKING:
-    from meshtrio.services.health import HealthServicer
     from meshtrio.telemetry.metrics import Metrics
 
 __all__ = ["current_call", "run", "serve"]
@@ -182,14 +176,15 @@ async def _serve(
     _apply_log_level_variable(level)
     with stop_signals(ignore_afterwards=exits_afterwards) as signals, reset_signals_in_forks():
         async with _telemetry() as metrics:
-            server, health = standard_server(
+            health = HealthServicer()
+            server = Server(
                 *servicers,
+                health,
                 limits=_apply_message_length_variables(limits),
                 timeouts=timeouts,
                 interceptors=interceptors,
-                metrics=metrics,
-                log_level=level,
             )
+            add_standard_services(server, health, metrics=metrics, log_level=level)
             # The mesh forwards calls of many clients, and their cancellations: no rapid reset.
             server.trusted_pid = _session_parent_pid()
             with _open_listener() as listener:
@@ -219,7 +214,7 @@ def _session_parent_pid() -> int:
         return os.getppid()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _stop_when_mesh_ends() -> AsyncIterator[None]:
     """Stop this process if the mesh's process ends during the block, for whatever reason."""
     async with open_collapsing_nursery() as nursery:
@@ -233,26 +228,23 @@ async def _stop_when_mesh_ends() -> AsyncIterator[None]:
 
 
 async def _drain(server: Server, health: HealthServicer) -> None:
-    health.enter_graceful_shutdown()
-    _report_cut_calls(await server.drain(_get_drain_timeout()))
-
-
-def _report_cut_calls(paths: Sequence[str]) -> None:
-    """Log the calls that the drain has cut, and report them to the mesh, if there is one."""
+    """Drain, log the calls that this has cut, and report them to the mesh, if there is one."""
+    health.shutdown_started.set()
+    paths = await server.drain(_get_drain_timeout())
     for path in paths:
         _log.warning("call cut at the end of the drain: %s", path)
     if contract.MESH_LAUNCH_ID in os.environ:
         lines = [f"{contract.DRAIN_CUT_CALL}{json.dumps(path)}}}\n" for path in paths]
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             # The program may have replaced sys.stderr.
             for line in (*lines, f"{contract.DRAIN_DONE}\n"):
                 os.write(_STDERR_FD, line.encode())
 
 
-def _telemetry() -> AbstractAsyncContextManager[Metrics | None]:
+def _telemetry() -> contextlib.AbstractAsyncContextManager[Metrics | None]:
     variables = (contract.PLUGIN_METRICS, "OTEL_TRACES_EXPORTER", contract.GRPC_BINARY_LOG_FILTER)
     if not any(variable in os.environ for variable in variables):
-        return nullcontext()
+        return contextlib.nullcontext()
     from meshtrio.telemetry.plugin_setup import plugin_telemetry
 
     return plugin_telemetry()
@@ -281,7 +273,7 @@ def _read_message_length(variable: str) -> int | None:
         return None
 
 
-def _open_listener() -> AbstractContextManager[socket.socket]:
+def _open_listener() -> contextlib.AbstractContextManager[socket.socket]:
     if address := os.environ.get(contract.PLUGIN_LISTEN):
         return tcp_listener(address)
     if path := os.environ.get(contract.PLUGIN_SOCKET):

@@ -21,7 +21,7 @@ from meshtrio.client.channel import open_channel
 from meshtrio.client.descriptor_pool_builder import DescriptorPoolBuilder
 from meshtrio.config import MeshConfig, MeshLimits, PluginConfig, async_loading
 from meshtrio.discovery.endpoint import LOCAL_RECONNECT_BACKOFF, RECONNECT_BACKOFF, Endpoint
-from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.registry import Registry
 from meshtrio.gateway.proxied_streams import DownstreamStream
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frames import FrameType
@@ -124,7 +124,7 @@ def test_the_gateway_buffers_a_bounded_part_of_a_request() -> None:
 
 def make_registrations() -> Registrations:
     config = MeshConfig(limits=MeshLimits(max_registrations_per_user=2))
-    return Registrations(MemoryRegistry(), lambda: config)
+    return Registrations(Registry(), lambda: config)
 
 
 async def test_registrations_are_limited_in_size() -> None:

@@ -12,8 +12,8 @@ import purerpc
 import trio
 
 from meshtrio.cli.error_report import MeshRequestError
-from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.mesh_connection import connect_to_mesh
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.errors import NoMeshError
 from meshtrio.messages import control, health, registry
 from meshtrio.runtime_dir.trust import find_mesh_socket

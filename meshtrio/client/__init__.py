@@ -5,10 +5,10 @@ Theory of operation
 
 A *channel* (`channel`) makes calls to a service by name. It is a facade over three parts:
 
-- a *resolver* (`resolver`) reports states of the service: its endpoints, its service config, and
-  how processes of former endpoints ended;
+- a *resolver*, which the pool below runs, reports states of the service: its endpoints, its service
+  config, and how processes of former endpoints ended;
 - a *load balancer* (`load_balancer`) owns the channel's endpoints (`channel_endpoint`) and is its
-  `Picker`: `pick(PickArgs) -> PickResult`. Its decisions are pure (`load_balancing/`); the tasks
+  picker: `pick(PickArgs) -> PickResult`. Its decisions are pure (`load_balancing/`); the tasks
   that feed them are `outlier_ejector` and `health_watch`;
 - a *retry control* (`retry/policy`) holds the retry budget and throttle.
 
@@ -33,8 +33,7 @@ Hedging runs several such loops at once. A `StreamingCall` is a state machine; i
 until its first reply, which commits it. The gateway's `ProxiedCall` shares the decision and not
 the loop.
 
-A call sees its channel as a `CallDestination` (`call_destination`); `DirectChannel` is one without
-endpoints, over a single connection.
+A call sees its channel as a `CallDestination` (`call_destination`).
 
 Invariants
 ----------

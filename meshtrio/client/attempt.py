@@ -11,8 +11,12 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_context import CallContext, attempt_status_for, cancellation_status
-from meshtrio.client.call_destination import CallTracker, PickResult
+from meshtrio.client.call_destination import (
+    CallContext,
+    attempt_status_for,
+    cancellation_status,
+)
+from meshtrio.client.channel_endpoint import CallTracker, PickResult
 from meshtrio.client.request_headers import (
     add_hash_key,
     build_attempt_fields,
@@ -20,7 +24,7 @@ from meshtrio.client.request_headers import (
     fit_header_list,
     request_header_list_size,
 )
-from meshtrio.client.retry.policy import PUSHBACK_KEY, Pushback, parse_pushback
+from meshtrio.client.retry.policy import PUSHBACK_KEY, parse_pushback
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.compression import IDENTITY
 from meshtrio.grpc.metadata import Metadata, get_metadata_value
@@ -206,9 +210,8 @@ class Attempt:
 
     @property
     def address(self) -> str:
-        """Address of the endpoint, "" on a `DirectChannel`."""
-        endpoint = self.pick_result.channel_endpoint
-        return "" if endpoint is None else str(endpoint.endpoint.address)
+        """Address of the endpoint."""
+        return self.pick_result.channel_endpoint.endpoint.address
 
     @property
     def is_committed(self) -> bool:
@@ -217,8 +220,8 @@ class Attempt:
         return headers is not None and headers.trailers is None
 
     @property
-    def pushback(self) -> float | Pushback:
-        """The server's `grpc-retry-pushback-ms`."""
+    def pushback(self) -> float | None:
+        """The server's `grpc-retry-pushback-ms` in seconds; None if it has sent none."""
         return parse_pushback(get_metadata_value(PUSHBACK_KEY, self.trailing_metadata or ()))
 
     @property

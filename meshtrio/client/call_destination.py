@@ -1,29 +1,33 @@
-"""What a call is started on, and what it asks for: `CallDestination`, `Picker`, `CallOptions`.
+"""What a call is started on, what it asks for, and what its attempts share (`CallContext`).
 
-There are two destinations: a `Channel`, which picks an endpoint for each attempt, and a
-`DirectChannel` over one connection. Compare gRPC core's src/core/lib/transport/call_destination.h.
+The destination is a `Channel`, which picks an endpoint for each attempt. Compare gRPC core's
+src/core/lib/transport/call_destination.h.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any, Protocol, TypedDict
 
 import attrs
+import purerpc
 import trio
 
+from meshtrio.client.channel_endpoint import PickArgs, PickResult
+from meshtrio.client.load_balancer import LoadBalancer
 from meshtrio.client.retry.policy import RetryControl
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import Metadata, encode_metadata
+from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig, ServiceConfig
-from meshtrio.rpc.client_connection import ClientConnection
-from meshtrio.rpc.message_limits import MessageLengths
-from meshtrio.rpc.method import MetadataLike
+from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN, CallStatus
+from meshtrio.http2.hpack.encoder import HeaderBlock
+from meshtrio.rpc.message_limits import MessageLengths, MessageLimits
+from meshtrio.rpc.method import MetadataLike, Method
 from meshtrio.rpc.stats import CallCounters
-from meshtrio.rpc.tracer import ClientTracer
+from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer, ClientTracer
+from meshtrio.util.errors import unwrap_exception_group
 
 
 class CallKeywords(TypedDict, total=False):
@@ -40,23 +44,6 @@ class CallKeywords(TypedDict, total=False):
     """Overrides the service config for this call."""
 
 
-@attrs.frozen
-class PickArgs:
-    """What one attempt of a call requires of its endpoint."""
-
-    wait_for_ready: bool | None = None
-    """Whether to wait for a ready endpoint. None: wait only if the service is managed by a mesh."""
-    hash_key: str | None = None
-    """Value that ring hash maps to an endpoint."""
-    excluded: frozenset[Any] = frozenset()
-    """Endpoints of earlier attempts; picked only if there are no others."""
-
-    def excluding(self, channel_endpoint: Any) -> PickArgs:
-        """Return a copy that also avoids `channel_endpoint`."""
-        return attrs.evolve(self, excluded=self.excluded | {channel_endpoint})
-
-
-DEFAULT_PICK_ARGS = PickArgs()
 _PICK_ARGS = {each: PickArgs(wait_for_ready=each) for each in (None, True, False)}
 
 
@@ -104,50 +91,6 @@ def make_call_options(keywords: CallKeywords) -> CallOptions:
     return CallOptions(**keywords) if keywords else DEFAULT_OPTIONS
 
 
-class CallTracker(Protocol):
-    """Follows the attempts on one endpoint; compare gRPC core's SubchannelCallTrackerInterface."""
-
-    def on_start(self) -> None:
-        """Count an attempt that is about to be opened.
-
-        Raises:
-            ResourceExhaustedError: A circuit breaker is open.
-        """
-
-    def on_finish(self, *, success: bool | None) -> None:
-        """Count the end of an attempt; `success` is None if it does not concern the endpoint."""
-
-
-class PickedEndpoint(Protocol):
-    """The endpoint of a `PickResult`."""
-
-    endpoint: Endpoint
-    exit_info: ExitInfo | None
-    removed: trio.Event
-    process_exited: trio.Event
-
-
-@attrs.frozen
-class PickResult:
-    """The connection that one attempt of a call is opened on."""
-
-    connection: ClientConnection
-    channel_endpoint: PickedEndpoint | None
-    """The endpoint of the connection, None for a `DirectChannel`."""
-    call_tracker: CallTracker | None = None
-    """Called at the start and end of the attempt, if there is one."""
-
-
-class Picker(Protocol):
-    """Chooses the connection of each attempt."""
-
-    def try_pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult | None:
-        """Pick without waiting; None if no endpoint is ready. Saves the task switch of `pick`."""
-
-    async def pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult:
-        """Wait for a ready endpoint and pick it."""
-
-
 class CallDestination(Protocol):
     """The part of a channel that calls use."""
 
@@ -171,17 +114,68 @@ class CallDestination(Protocol):
     """Counts calls, however many attempts each of them takes."""
     tracer: ClientTracer | None
     """Client call tracer, None if none is installed."""
+    nursery: trio.Nursery
+    """Nursery of tasks that are cancelled when the channel is closed."""
     message_lengths: MessageLengths
     """Limits of message lengths set by the application."""
 
-    @property
-    def picker(self) -> Picker:
-        """Chooses the connection of each attempt."""
+    picker: LoadBalancer
+    """Chooses the connection of each attempt."""
 
     async def describe_failure(
         self, pick_result: PickResult, failure: ConnectionLostError
     ) -> ConnectionLostError:
         """Return the error to raise for a lost connection: how its process ended, if known."""
 
-    def start_soon(self, task: Callable[..., Any], *args: object) -> None:
-        """Start a task that is cancelled when the channel is closed."""
+
+@attrs.define(eq=False, repr=False)
+class CallContext:
+    """What `Attempt.open` needs, and what the retry loop changes between attempts."""
+
+    channel: CallDestination
+    method: Method
+    method_headers: HeaderBlock
+    options: CallOptions
+    message_limits: MessageLimits | None
+    """Limits of the call's messages; None for those of the connection."""
+    tracer: ClientCallTracer | None
+    retry_policy: RetryPolicy | None
+    pick_args: PickArgs
+    attempt_kind: AttemptKind = ORIGINAL
+    previous_attempts: int = 0
+    """Value of `grpc-previous-rpc-attempts`; transparent retries do not count."""
+
+
+def make_timeout_error(seconds: float | None) -> purerpc.DeadlineExceededError:
+    """Make the error of a call that took longer than its method config allows."""
+    return purerpc.DeadlineExceededError(f"the service config's timeout of {seconds:g} s passed")
+
+
+def attempt_status_for(exc: BaseException, deadline: float) -> CallStatus:
+    """Return the status of an attempt that an exception ended.
+
+    The deadline, on trio's clock, tells DEADLINE_EXCEEDED from CANCELLED if it was cancelled.
+    """
+    exc = unwrap_exception_group(exc)
+    if isinstance(exc, purerpc.RpcFailedError):
+        return exc.status.status_code.value, str(exc.status.status_message)
+    if isinstance(exc, Exception):
+        return UNKNOWN, f"{type(exc).__name__} was raised"
+    return cancellation_status(deadline)
+
+
+def cancellation_status(deadline: float) -> CallStatus:
+    """Return the status of an attempt that its caller, or its deadline, cancelled."""
+    if trio.current_time() >= deadline:
+        return DEADLINE_EXCEEDED, "the caller's deadline passed"
+    return CANCELLED, "the caller cancelled the call"
+
+
+def call_status_for(exc: BaseException) -> CallStatus | None:
+    """Return the status of a call that an exception ended; None if the caller cancelled it.
+
+    For a cancelled call the last attempt knows whether its deadline had passed, see
+    `ClientCallTracer.call_ended`.
+    """
+    exc = unwrap_exception_group(exc)
+    return None if isinstance(exc, trio.Cancelled) else attempt_status_for(exc, math.inf)

@@ -1,7 +1,7 @@
 """Channels: calls to a service by name, spread over the endpoints that serve it.
 
-`Channel` is a facade. Its parts: a resolver (`client/resolver`) reports endpoints and service
-config; `client/load_balancer` picks an endpoint for each attempt; `RetryControl` limits retries.
+`Channel` is a facade. Its parts: a resolver reports endpoints and service config;
+`client/load_balancer` picks an endpoint for each attempt; `RetryControl` limits retries.
 Calls use those parts directly where a delegating method would cost a frame.
 """
 
@@ -10,23 +10,25 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random
 from typing import Any, TypedDict, TypeVar, Unpack
 
 import trio
 
-from meshtrio.client.call_destination import PickResult
-from meshtrio.client.channel_endpoint import ChannelEndpoint
+from meshtrio.client.channel_endpoint import PickResult
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.client.load_balancer import LoadBalancer
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.resolver import Resolver, StateCallback
 from meshtrio.client.retry.policy import RetryControl
 from meshtrio.client.subchannel import ConnectionOptions
-from meshtrio.client.subchannel_pool import SubchannelPool, open_shared_pool
-from meshtrio.discovery.endpoint import Endpoint, canonical_target
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.client.subchannel_pool import (
+    Resolver,
+    StateCallback,
+    SubchannelPool,
+    open_shared_pool,
+)
+from meshtrio.discovery.endpoint import Endpoint, ServiceState, canonical_target
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.outlier_detection import Ejection
@@ -132,7 +134,7 @@ class Channel(StubChannel, metaclass=NoPublicConstructor):
         self.picker = LoadBalancer(
             name, pool, connections, nursery, self.trace_node, self.call_counters, self._on_ejection
         )
-        self._nursery = nursery
+        self.nursery = nursery
         self._exit_info_timeout = exit_info_timeout
         self._is_config_fixed = service_config is not None
         self._config_json = ""
@@ -182,17 +184,9 @@ class Channel(StubChannel, metaclass=NoPublicConstructor):
 
     async def wait_for_state_change(self) -> None:
         """Wait until an endpoint is added, removed, connected or disconnected."""
-        await self.picker.wait_for_state_change()
+        await self.picker.state_changed.park()
 
     # -- for calls ---------------------------------------------------------------------------
-
-    @property
-    def channel_endpoints(self) -> tuple[ChannelEndpoint, ...]:
-        return self.picker.endpoints
-
-    @property
-    def unavailable_reason(self) -> str | None:
-        return self.picker.unavailable_reason
 
     async def describe_failure(
         self, pick_result: PickResult, failure: ConnectionLostError
@@ -202,7 +196,6 @@ class Channel(StubChannel, metaclass=NoPublicConstructor):
         Returns a PluginDiedError if its process has ended, else a ConnectionLostError.
         """
         endpoint, timeout = pick_result.channel_endpoint, self._exit_info_timeout
-        assert endpoint is not None
         if timeout and pick_result.connection.is_peer_shutting_down:
             timeout = _GRACEFUL_EXIT_INFO_TIMEOUT
         with trio.move_on_after(timeout):
@@ -217,9 +210,6 @@ class Channel(StubChannel, metaclass=NoPublicConstructor):
             stderr_tail=exit_info.stderr_tail,
             launch_id=exit_info.launch_id,
         )
-
-    def start_soon(self, task: Callable[..., Any], *args: object) -> None:
-        self._nursery.start_soon(task, *args)
 
     # -- for the resolver --------------------------------------------------------------------
 
@@ -312,10 +302,16 @@ async def connect_to(
         UsageError: A length is invalid, or this is not called from trio.
     """
     endpoint = address if isinstance(address, Endpoint) else Endpoint(id=address, address=address)
-    state = ServiceState(endpoints=(endpoint,))
+    async with open_endpoint_channel(endpoint, traced=True, **options) as channel:
+        yield channel
+
+
+def open_endpoint_channel(
+    endpoint: Endpoint, *, traced: bool, **options: Unpack[ChannelOptions]
+) -> AbstractAsyncContextManager[Channel]:
+    """Open a channel to one endpoint; see `open_channel`."""
 
     async def resolve(on_update: StateCallback) -> None:
-        on_update(state)
+        on_update(ServiceState(endpoints=(endpoint,)))
 
-    async with open_channel(endpoint.address, resolve, exit_info_timeout=0, **options) as channel:
-        yield channel
+    return open_channel(endpoint.address, resolve, exit_info_timeout=0, traced=traced, **options)

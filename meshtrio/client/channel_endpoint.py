@@ -1,4 +1,4 @@
-"""One endpoint of a channel: its subchannel, and whether calls may go there."""
+"""One endpoint of a channel: its subchannel, whether calls may go there, and how it is picked."""
 
 from __future__ import annotations
 
@@ -7,11 +7,65 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from meshtrio.client.call_destination import CallTracker, PickResult
+from meshtrio.client.load_balancing.circuit_breaker import CircuitBreaker
 from meshtrio.client.subchannel import ConnectionOptions, Subchannel
 from meshtrio.client.subchannel_pool import SubchannelPool
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.rpc.client_connection import ClientConnection
+
+
+@attrs.frozen
+class PickArgs:
+    """What one attempt of a call requires of its endpoint."""
+
+    wait_for_ready: bool | None = None
+    """Whether to wait for a ready endpoint. None: wait only if the service is managed by a mesh."""
+    hash_key: str | None = None
+    """Value that ring hash maps to an endpoint."""
+    excluded: frozenset[ChannelEndpoint] = frozenset()
+    """Endpoints of earlier attempts; picked only if there are no others."""
+
+    def excluding(self, channel_endpoint: ChannelEndpoint) -> PickArgs:
+        """Return a copy that also avoids `channel_endpoint`."""
+        return attrs.evolve(self, excluded=self.excluded | {channel_endpoint})
+
+
+DEFAULT_PICK_ARGS = PickArgs()
+
+
+@attrs.frozen(eq=False)
+class CallTracker:
+    """Follows the attempts on one endpoint for the circuit breaker and outlier detection.
+
+    Compare gRPC core's SubchannelCallTrackerInterface.
+    """
+
+    _circuit_breaker: CircuitBreaker
+    _report_result: Callable[[bool], None]
+
+    def on_start(self) -> None:
+        """Count an attempt that is about to be opened.
+
+        Raises:
+            ResourceExhaustedError: A circuit breaker is open.
+        """
+        self._circuit_breaker.acquire_slot()
+
+    def on_finish(self, *, success: bool | None) -> None:
+        """Count the end of an attempt; `success` is None if it does not concern the endpoint."""
+        self._circuit_breaker.release_slot()
+        if success is not None:
+            self._report_result(success)
+
+
+@attrs.frozen
+class PickResult:
+    """The connection that one attempt of a call is opened on."""
+
+    connection: ClientConnection
+    channel_endpoint: ChannelEndpoint
+    call_tracker: CallTracker | None = None
+    """Called at the start and end of the attempt, if there is one."""
 
 
 @attrs.define(eq=False, repr=False)
@@ -23,7 +77,7 @@ class ChannelEndpoint:
     _options: ConnectionOptions
     _on_change: Callable[[], None]
     """Called when `is_ready` may have changed."""
-    _on_connect_failure: Callable[[], None]
+    _on_connect_failure: Callable[[], object]
     """Called when an attempt to connect has failed."""
     last_pick: int = 0
     is_ejected: bool = False
@@ -42,10 +96,13 @@ class ChannelEndpoint:
     """Result of picking this endpoint, None if it is not connected."""
     _call_tracker: CallTracker | None = None
     priority: int = attrs.field(init=False)
+    weight: int = attrs.field(init=False)
+    stable_id: str = attrs.field(init=False)
     subchannel: Subchannel = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.priority = self.endpoint.priority
+        self.priority, self.weight = self.endpoint.priority, self.endpoint.weight
+        self.stable_id = self.endpoint.stable_id
         self.subchannel = self._pool.acquire_subchannel(
             self.endpoint, self._options, self._on_subchannel_change
         )
@@ -68,14 +125,6 @@ class ChannelEndpoint:
             self._on_connect_failure()
         else:
             self._on_change()
-
-    @property
-    def stable_id(self) -> str:
-        return self.endpoint.stable_id
-
-    @property
-    def weight(self) -> int:
-        return self.endpoint.weight
 
     @property
     def in_flight(self) -> int:

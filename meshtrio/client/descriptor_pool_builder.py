@@ -176,10 +176,7 @@ def _count_declarations(data: bytes, pace: GilYielder) -> int:
         for number, _, value, stop in iter_fields(data, start, end):
             pace()
             seen += 1
-            if seen > _MAX_FIELDS_PER_FILE:
-                raise MalformedProtobufError(
-                    f"a file has more than {_MAX_FIELDS_PER_FILE:,} fields"
-                )
+            _check_max(seen, _MAX_FIELDS_PER_FILE, "a file has more than {:,} fields")
             if value >= 0 and number == name_field:
                 name = max(name, stop - value)
                 if data.count(b".", value, stop) > _MAX_DEPTH and kind is _FILE_SCHEMA:

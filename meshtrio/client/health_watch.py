@@ -12,16 +12,21 @@ from random import Random
 import attrs
 import purerpc
 import trio
+from google.protobuf.message import DecodeError
 
 from meshtrio.client.channel_endpoint import ChannelEndpoint
-from meshtrio.client.direct_channel import DirectChannel
 from meshtrio.client.subchannel import Subchannel
 from meshtrio.discovery.endpoint import RECONNECT_BACKOFF
 from meshtrio.errors import CallRefusedError
+from meshtrio.grpc.header_builder import build_request_headers
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.rpc.errors import error_for_call
+from meshtrio.rpc.stream import Stream
 from meshtrio.util.concurrency import start_soon_without_context
-from meshtrio.util.no_public_constructor import create
 
 _log = logging.getLogger("meshtrio.rpc")
+
+_REQUEST_HEADERS = build_request_headers(b"/grpc.health.v1.Health/Watch", b"http", b"health")
 
 
 @attrs.define(eq=False, repr=False)
@@ -71,34 +76,37 @@ async def watch_health(
     Returns at once if there is no connection.
     """
     # Few services have a health check, and plugins start faster without its messages.
-    from meshtrio.client.streaming import StreamingCall
     from meshtrio.messages import health
-    from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 
-    service_descriptor = health.DESCRIPTOR.services_by_name["Health"]
-    method = method_from_descriptor(service_descriptor.methods_by_name["Watch"])
     connection = subchannel.connection
     if connection is None:
         return
-    channel, rng, failures = DirectChannel(connection, "health"), Random(), 0
-    request = health.HealthCheckRequest(service=service)
+    rng, failures, reply_type = Random(), 0, health.HealthCheckResponse
+    request = health.HealthCheckRequest(service=service).SerializeToString()
     while connection.is_usable:
+        stream = connection.open_stream(Stream, _REQUEST_HEADERS.data)
+        if stream is None:
+            await connection.wait_for_stream_slot()
+            continue
+        subchannel.health_watch_count += 1
         try:
-            async with create(StreamingCall, channel, method, single_message=request) as call:
-                subchannel.health_watch_count += 1
-                try:
-                    async for reply in call:
-                        failures = 0
-                        on_health(reply.status == health.HealthCheckResponse.SERVING)
-                finally:
-                    subchannel.health_watch_count -= 1
+            try:
+                await stream.send(request, end_stream=True)
+                while (data := await stream.receive()) is not None:
+                    failures = 0
+                    on_health(reply_type.FromString(data).status == reply_type.SERVING)
+                if stream.trailers is None or stream.trailers.code:
+                    raise error_for_call(stream.headers, stream.trailers)
+            finally:
+                stream.reset(ErrorCode.CANCEL)
+                subchannel.health_watch_count -= 1
         except purerpc.UnimplementedError:
             _log.info("%s has no health service to watch; it counts as healthy", service or "it")
             on_health(True)
             await connection.exhausted.wait()
         except (CallRefusedError, purerpc.ResourceExhaustedError):
             pass  # Too many calls say nothing about the health of the server.
-        except purerpc.RpcFailedError:
+        except (purerpc.RpcFailedError, DecodeError):
             on_health(False)
         failures += 1
         await trio.sleep(RECONNECT_BACKOFF.delay(failures, rng))

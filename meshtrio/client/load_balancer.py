@@ -1,4 +1,4 @@
-"""Chooses the endpoint of each attempt: a channel's `Picker`.
+"""Chooses the endpoint of each attempt: a channel's picker.
 
 `LoadBalancer` owns the channel's endpoints and the tasks that watch them. The decisions are pure,
 in `client/load_balancing`: priorities, balancing, outlier detection, circuit breaking.
@@ -7,23 +7,28 @@ in `client/load_balancing`: priorities, balancing, outlier detection, circuit br
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from random import Random
 from time import time
 from weakref import WeakValueDictionary
 
-import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, PickResult
-from meshtrio.client.channel_endpoint import ChannelEndpoint
+from meshtrio.client.channel_endpoint import (
+    DEFAULT_PICK_ARGS,
+    CallTracker,
+    ChannelEndpoint,
+    PickArgs,
+    PickResult,
+)
 from meshtrio.client.health_watch import HealthWatcher
 from meshtrio.client.load_balancing.circuit_breaker import CircuitBreaker
 from meshtrio.client.load_balancing.policies import PriorityPolicy
 from meshtrio.client.outlier_ejector import OutlierEjector
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import ServiceState
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.service_config import ServiceConfig
@@ -53,11 +58,15 @@ class LoadBalancer:
         self._endpoints: dict[str, ChannelEndpoint] = {}
         self._removed_endpoints: WeakValueDictionary[str, ChannelEndpoint] = WeakValueDictionary()
         """Endpoints no longer listed that still have calls, which may need their exit info."""
-        self._state_changed = trio.lowlevel.ParkingLot()
+        self.state_changed = trio.lowlevel.ParkingLot()
+        """Unparked when an endpoint is added, removed, connected or disconnected, or an attempt to
+        connect has failed, which calls look at that do not wait for ready endpoints."""
         rng = Random()
         self._priority_policy: PriorityPolicy[ChannelEndpoint] = PriorityPolicy(rng)
-        self._outlier_ejector = OutlierEjector(nursery, rng, self._refresh, on_ejection)
-        self._health_watcher = HealthWatcher(nursery, self._refresh, self._state_changed)
+        self._outlier_ejector = OutlierEjector(
+            nursery, rng, self._endpoints, self._refresh, on_ejection
+        )
+        self._health_watcher = HealthWatcher(nursery, self._refresh, self.state_changed)
         self._circuit_breaker = CircuitBreaker(name)
         self._config = ServiceConfig()
         self._max_in_flight_per_endpoint: int | None = None
@@ -121,7 +130,7 @@ class LoadBalancer:
                     reason = self.unavailable_reason
                     if reason is not None:
                         raise purerpc.UnavailableError(f"{self._name} is unavailable: {reason}")
-                await self._state_changed.park()
+                await self.state_changed.park()
         finally:
             self._circuit_breaker.release_pending()
 
@@ -158,22 +167,14 @@ class LoadBalancer:
                 return True
             if self._closed or self.unavailable_reason is not None:
                 return False
-            await self._state_changed.park()
-
-    async def wait_for_state_change(self) -> None:
-        """Wait until an endpoint is added, removed, connected or disconnected."""
-        await self._state_changed.park()
+            await self.state_changed.park()
 
     def _refresh(self) -> None:
         self._update_ready()
-        self._wake_waiters()
+        self.state_changed.unpark_all()
 
     def _update_ready(self) -> None:
         self._priority_policy.update_ready(self._endpoints.values())
-
-    def _wake_waiters(self) -> None:
-        # All of them: those that do not wait for ready endpoints look at failures, too.
-        self._state_changed.unpark_all()
 
     # -- updates -----------------------------------------------------------------------------
 
@@ -190,8 +191,8 @@ class LoadBalancer:
 
     def _track_calls(self, endpoint: ChannelEndpoint) -> None:
         tracker, ejector = None, self._outlier_ejector
-        if self._config.circuit_breakers.max_in_flight is not None or ejector.is_enabled:
-            tracker = _EndpointCallTracker(self._circuit_breaker, ejector, endpoint)
+        if self._config.circuit_breakers.max_in_flight is not None or ejector.detector is not None:
+            tracker = CallTracker(self._circuit_breaker, partial(ejector.report_result, endpoint))
         endpoint.set_call_tracker(tracker)
 
     def update_endpoints(self, state: ServiceState) -> None:
@@ -209,14 +210,14 @@ class LoadBalancer:
         for endpoint_id, removed in list(self._removed_endpoints.items()):
             if endpoint_id in exit_infos:
                 removed.set_exit_info(exit_infos[endpoint_id])
-        args = self._pool, self._connection_options, self._refresh, self._wake_waiters
+        args = self._pool, self._connection_options, self._refresh, self.state_changed.unpark_all
         added = {
             endpoint_id: ChannelEndpoint(endpoint, *args)
             for endpoint_id, endpoint in listed.items()
             if endpoint_id not in self._endpoints
         }
         self._endpoints |= added
-        self._outlier_ejector.update_endpoints(self._endpoints)
+        self._outlier_ejector.update_endpoints()
         for endpoint in added.values():
             self._trace_endpoint(endpoint, "added")
             self._track_calls(endpoint)
@@ -235,29 +236,12 @@ class LoadBalancer:
         """Release all endpoints, and fail the calls whose streams belong to `owner`."""
         self._closed = True
         self._priority_policy.ready = ()
-        self._wake_waiters()
+        self.state_changed.unpark_all()
         error = ConnectionLostError(f"the channel to {self._name} is closed")
         for endpoint in self._endpoints.values():
             endpoint.subchannel.abort_streams(owner, error)
             endpoint.remove(None)
         self._endpoints.clear()
-
-
-@attrs.frozen(eq=False)
-class _EndpointCallTracker:
-    """Follows attempts for the circuit breaker and outlier detection."""
-
-    _circuit_breaker: CircuitBreaker
-    _outlier_ejector: OutlierEjector
-    _endpoint: ChannelEndpoint
-
-    def on_start(self) -> None:
-        self._circuit_breaker.acquire_slot()
-
-    def on_finish(self, *, success: bool | None) -> None:
-        self._circuit_breaker.release_slot()
-        if success is not None:
-            self._outlier_ejector.report_result(self._endpoint, success=success)
 
 
 def _pick_with_stream_slot(endpoints: Iterable[ChannelEndpoint]) -> PickResult | None:

@@ -1,4 +1,4 @@
-"""Makes the callables that are the methods of stubs."""
+"""Makes the callables that are the methods of stubs, and stubs from descriptors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import AsyncIterable, Callable
 from typing import Any, Unpack
 
 import attrs
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from meshtrio.client.call_destination import CallDestination, CallKeywords, make_call_options
 from meshtrio.client.streaming import StreamingCall
 from meshtrio.client.unary import UnaryUnaryMultiCallable
 from meshtrio.rpc.method import Message, Method
+from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.util.no_public_constructor import create
 
 
@@ -71,3 +73,35 @@ class StreamUnaryMultiCallable:
             The call. Its reply is received by `receive_message`.
         """
         return create(StreamingCall, self._channel, self._method, make_call_options(keywords))
+
+
+class DynamicStub:
+    """A stub with the methods of a service descriptor."""
+
+    def __init__(self, channel: CallDestination, descriptor: ServiceDescriptor) -> None:
+        # A method may have a name that `setattr` refuses, such as `__class__`.
+        vars(self).update(
+            (each.name, make_multicallable(channel, method_from_descriptor(each)))
+            for each in descriptor.methods
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the service has no method {name!r}")
+
+
+@attrs.frozen
+class RawReply:
+    """Takes the place of a message class as the type of a method's replies, for callers that parse
+    them in parts, in a thread, or not at all."""
+
+    data: bytes
+    """The serialized reply."""
+
+    @classmethod
+    def FromString(cls, data: Any) -> RawReply:  # noqa: N802 - protobuf's name
+        return cls(bytes(data))
+
+
+def make_raw_method(descriptor: MethodDescriptor) -> Method:
+    """Return the method of a descriptor, with replies that are not parsed."""
+    return attrs.evolve(method_from_descriptor(descriptor), response_type=RawReply)

@@ -20,39 +20,35 @@ class OutlierEjector:
     _nursery: trio.Nursery
     _rng: Random
     """Source of the enforcement percentage."""
+    _endpoints: dict[str, ChannelEndpoint]
+    """The listed endpoints, by id."""
     _on_change: Callable[[], None]
     """Called when endpoints have been ejected or returned."""
     _on_ejection: Callable[[Ejection], None]
     """Called for each outlier that was found."""
-    _endpoints: dict[str, ChannelEndpoint] = attrs.field(factory=dict)
-    _detector: OutlierDetector | None = None
+    detector: OutlierDetector | None = None
+    """None if outlier detection is off."""
     _interval_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-
-    @property
-    def is_enabled(self) -> bool:
-        """Whether results of calls are of use."""
-        return self._detector is not None
 
     def apply_config(self, config: OutlierDetection | None) -> None:
         """Start afresh with `config`: no endpoint is ejected."""
         self._interval_scope.cancel()
-        self._detector = None if config is None else OutlierDetector(config, self._rng)
-        if self._detector is not None:
-            self._detector.update_endpoints(self._endpoints)
+        self.detector = None if config is None else OutlierDetector(config, self._rng)
+        if self.detector is not None:
+            self.detector.update_endpoints(self._endpoints)
             self._interval_scope = trio.CancelScope()
-            self._nursery.start_soon(self._run_intervals, self._detector, self._interval_scope)
+            self._nursery.start_soon(self._run_intervals, self.detector, self._interval_scope)
         for endpoint in self._endpoints.values():
             endpoint.is_ejected = False
 
-    def update_endpoints(self, endpoints: dict[str, ChannelEndpoint]) -> None:
-        """Set the listed endpoints, by id."""
-        self._endpoints = endpoints
-        if self._detector is not None:
-            self._detector.update_endpoints(endpoints)
+    def update_endpoints(self) -> None:
+        """Follow changes of the listed endpoints."""
+        if self.detector is not None:
+            self.detector.update_endpoints(self._endpoints)
 
-    def report_result(self, endpoint: ChannelEndpoint, *, success: bool) -> None:
+    def report_result(self, endpoint: ChannelEndpoint, success: bool) -> None:
         """Count the result of an attempt."""
-        detector = self._detector
+        detector = self.detector
         if detector is not None:
             now = trio.current_time()
             is_ejected = detector.record(endpoint.endpoint.id, success=success, now=now)

@@ -7,7 +7,9 @@ builds descriptors from them (see `descriptor_pool_builder`).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -22,8 +24,7 @@ from meshtrio.client.descriptor_pool_builder import (
     ReflectedTypes,
     decode_name,
 )
-from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.raw_reply import make_raw_method
+from meshtrio.client.multicallable import make_multicallable, make_raw_method
 from meshtrio.messages import reflection_v1, reflection_v1alpha
 from meshtrio.rpc.method import Method
 from meshtrio.util.errors import UsageError
@@ -160,18 +161,22 @@ class _Response:
         Raises:
             MalformedProtobufError: It is malformed, or exceeds a limit.
         """
-        response = cls()
-        remaining = _MAX_FIELDS
-        for number, _, begin, end in iter_fields(data):
-            remaining = _count_field(remaining, pace)
+        response, counter = cls(), itertools.count(1)
+
+        def read_fields(begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+            for number, _, value, stop in iter_fields(data, begin, end):
+                pace()
+                if next(counter) > _MAX_FIELDS:
+                    raise MalformedProtobufError(f"a response has more than {_MAX_FIELDS:,} fields")
+                yield number, value, stop
+
+        for number, begin, end in read_fields(0, len(data)):
             if number == _ERROR_FIELD:
                 response.error = ""
-            if begin < 0 or number not in _FIELDS:
-                continue
-            for inner, _, value, stop in iter_fields(data, begin, end):
-                remaining = _count_field(remaining, pace)
-                if value >= 0:
-                    response._add_field(number, inner, data[value:stop])
+            if begin >= 0 and number in _FIELDS:
+                for inner, value, stop in read_fields(begin, end):
+                    if value >= 0:
+                        response._add_field(number, inner, data[value:stop])
         return response
 
     def _add_field(self, number: int, inner: int, value: bytes) -> None:
@@ -185,13 +190,6 @@ class _Response:
                 raise MalformedProtobufError(f"there are more than {MAX_SERVICES:,} services")
         elif number == _ERROR_FIELD and inner == 2:
             self.error = value[:1024].decode("utf-8", "replace")
-
-
-def _count_field(remaining: int, pace: GilYielder) -> int:
-    pace()
-    if remaining <= 0:
-        raise MalformedProtobufError(f"a response has more than {_MAX_FIELDS:,} fields")
-    return remaining - 1
 
 
 async def _query(channel: CallDestination, server: str, request: dict[str, str]) -> _Response:

@@ -12,10 +12,14 @@ import purerpc
 import trio
 
 from meshtrio.client.call_destination import CallDestination
-from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.discovery.endpoint import LOCAL_RECONNECT_BACKOFF, RECONNECT_BACKOFF, Endpoint
+from meshtrio.client.multicallable import DynamicStub
+from meshtrio.discovery.endpoint import (
+    LOCAL_RECONNECT_BACKOFF,
+    RECONNECT_BACKOFF,
+    Endpoint,
+    ServiceState,
+)
 from meshtrio.discovery.registry_messages import state_from_message
-from meshtrio.discovery.service_state import ServiceState
 from meshtrio.messages import registry as messages
 from meshtrio.util.concurrency import open_collapsing_nursery
 

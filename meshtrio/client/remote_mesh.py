@@ -12,9 +12,8 @@ from meshtrio.client import registry_client
 from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.client.mesh_connection import connect_to_mesh, mesh_socket_endpoint
-from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.discovery.registry_messages import make_register_request
-from meshtrio.discovery.service_state import ServiceState
 from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.http2.limits import UNLIMITED, Limits
 from meshtrio.rpc.method import MetadataLike
@@ -68,10 +67,9 @@ async def connect(
     async with connect_to_mesh(mesh_socket) as mesh:
         known = await registry_client.resolve_remote_service(mesh, service)
         where = mesh_socket_endpoint(mesh_socket)
-    resolver = partial(_watch_service, where, service)
     async with open_channel(
         service,
-        resolver,
+        partial(_watch_service, where, service),
         resolver_key=(where, service),
         initial_state=known,
         service_config=service_config,

@@ -8,8 +8,13 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_context import CallContext
-from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallDestination, CallOptions, PickArgs
+from meshtrio.client.call_destination import (
+    DEFAULT_OPTIONS,
+    CallContext,
+    CallDestination,
+    CallOptions,
+)
+from meshtrio.client.channel_endpoint import PickArgs
 from meshtrio.client.retry.policy import PREVIOUS_ATTEMPTS_KEY
 from meshtrio.grpc.header_builder import (
     MAX_TIMEOUT_FIELD_SIZE,

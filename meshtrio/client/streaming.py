@@ -20,8 +20,14 @@ import purerpc
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_context import CallContext, call_status_for, make_timeout_error
-from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallDestination, CallOptions
+from meshtrio.client.call_destination import (
+    DEFAULT_OPTIONS,
+    CallContext,
+    CallDestination,
+    CallOptions,
+    call_status_for,
+    make_timeout_error,
+)
 from meshtrio.client.call_state import TRANSITIONS, CallInput, CallState
 from meshtrio.client.interceptors import InterceptorTask, make_client_call
 from meshtrio.client.request_headers import encode_method_headers
@@ -79,7 +85,8 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
             messages: Requests to send while replies are received.
             single_message: The only request. Without it and `messages`, `send_message` sends them.
         """
-        self._state = CallState.IDLE
+        self.state = CallState.IDLE
+        """State of the call."""
         config = options.method_config
         if config is None:
             config = channel.service_config.get_method_config(method.service, method.name)
@@ -99,22 +106,17 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
 
     def __repr__(self) -> str:
         call = self._call
-        return f"<StreamingCall {call.method.path} to {call.channel.name}: {self._state.value}>"
-
-    @property
-    def state(self) -> CallState:
-        """State of the call."""
-        return self._state
+        return f"<StreamingCall {call.method.path} to {call.channel.name}: {self.state.value}>"
 
     def _advance(self, event: CallInput) -> None:
-        self._state = TRANSITIONS[self._state, event]
+        self.state = TRANSITIONS[self.state, event]
 
     # -- starting ----------------------------------------------------------------------------
 
     async def _ensure_started(self) -> Attempt:
         if self._attempt is None:
             async with self._open_lock:
-                if self._state is _FINISHED:
+                if self.state is _FINISHED:
                     raise purerpc.CancelledError("the call was cancelled on this side")
                 if self._attempt is None:
                     try:
@@ -136,18 +138,18 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
         if channel.interceptors:
             client_call = make_client_call(channel, call.method, call.options)
             self._interceptor_task = InterceptorTask(channel.interceptors, client_call)
-            channel.start_soon(self._interceptor_task.run)
+            channel.nursery.start_soon(self._interceptor_task.run)
             await self._interceptor_task.wait_entered()
             call.options = attrs.evolve(call.options, metadata=client_call.metadata)
         if call.retry_policy is not None:
             channel.retry_control.budget.deposit(trio.current_time())
         await self._use_attempt(await Attempt.open(call))
         if self._request_stream is not None:
-            channel.start_soon(self._request_stream.run)
+            channel.nursery.start_soon(self._request_stream.run)
 
     async def _use_attempt(self, attempt: Attempt) -> None:
         """Send to and receive from `attempt` from now on."""
-        if self._state is _FINISHED:  # By `cancel` in another task.
+        if self.state is _FINISHED:  # By `cancel` in another task.
             attempt.end()
             raise purerpc.CancelledError("the call was cancelled on this side")
         self._attempt = attempt
@@ -237,13 +239,13 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
             if isinstance(exc, trio.Cancelled):
                 raise
             raise unwrap_exception_group(self._request_stream.error) from None
-        if reply is None and self._state is not _FINISHED:
+        if reply is None and self.state is not _FINISHED:
             await self._finish_successfully()
         return reply
 
     async def _receive(self) -> Any:
         attempt = self._attempt or await self._ensure_started()
-        if self._state is _COMMITTED or self._state is _FINISHED:
+        if self.state is _COMMITTED or self.state is _FINISHED:
             return await attempt.receive()
         first, check = self._receive_first, self._check_replayable
         return (await run_attempts(self._call, first, attempt, check))[0]
@@ -252,7 +254,7 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
         if attempt is not self._attempt:
             await self._use_attempt(attempt)
         reply = await attempt.receive()
-        if self._state is not _FINISHED:
+        if self.state is not _FINISHED:
             self._advance(CallInput.REPLY)
         if self._request_stream is not None:
             self._request_stream.commit()
@@ -260,7 +262,7 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
 
     def _check_replayable(self) -> bool:
         """Whether all requests can be sent again; those of `send_message` cannot."""
-        if self._state is _FINISHED:
+        if self.state is _FINISHED:
             return False
         requests = self._request_stream
         return self._single_message is not None or (
@@ -308,7 +310,7 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
         notify: Callable[..., None] = notify_tracer,
     ) -> None:
         """End the call; `status` is reported to the tracer, None if it was cancelled here."""
-        state, call, attempt = self._state, self._call, self._attempt
+        state, call, attempt = self.state, self._call, self._attempt
         self._advance(CallInput.FINISH)
         if state is _FINISHED or state is _IDLE:
             return
@@ -341,7 +343,7 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
         self.cancel()
 
     def __del__(self) -> None:
-        state = getattr(self, "_state", _FINISHED)
+        state = getattr(self, "state", _FINISHED)
         if state is _IDLE or state is _FINISHED:
             return
         # The collector may run in any thread, and in the middle of anything. The call lives on

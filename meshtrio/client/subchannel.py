@@ -11,12 +11,7 @@ import attrs
 import trio
 
 from meshtrio.client.dial_limiter import DialLimiter
-from meshtrio.discovery.endpoint import (
-    LOCAL_RECONNECT_BACKOFF,
-    RECONNECT_BACKOFF,
-    REGISTERED_RECONNECT_BACKOFF,
-    Endpoint,
-)
+from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.errors import ConnectionLostError
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
@@ -88,22 +83,11 @@ class Subchannel:
         self._is_local = Address.parse(endpoint.address).is_unix
         default_timeouts = _LOCAL_TIMEOUTS if self._is_local else NETWORK_TIMEOUTS
         self._timeouts = default_timeouts if options.timeouts is None else options.timeouts
-        self._backoff = LOCAL_RECONNECT_BACKOFF if self._is_local else RECONNECT_BACKOFF
-        if endpoint.is_registered:
-            self._backoff = REGISTERED_RECONNECT_BACKOFF
         self._rng = Random()
         self._draining = trio.Event()
         self._dial_scope = trio.CancelScope()
-        self._connections: set[ClientConnection] = set()
-
-    @property
-    def connections(self) -> tuple[ClientConnection, ...]:
+        self.connections: set[ClientConnection] = set()
         """All connections, those included that only finish their calls."""
-        return tuple(self._connections)
-
-    @property
-    def is_connected(self) -> bool:
-        return self.connection is not None and self.connection.is_usable
 
     def _notify_watchers(self) -> None:
         for on_change in list(self.watchers):
@@ -114,12 +98,12 @@ class Subchannel:
         channelz_registry.SUBCHANNELS.remove(self.trace_node.channelz_id)
         self._draining.set()
         self._dial_scope.cancel()
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.start_draining()
 
     def abort_streams(self, owner: object, error: ConnectionLostError) -> None:
         """Fail the open streams of one channel, on all connections."""
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             for stream in list(connection.streams.values()):
                 if stream.owner is owner:
                     connection.abort_stream(stream, error)
@@ -137,13 +121,13 @@ class Subchannel:
                 nursery.start_soon(self._check_timeouts_loop)
             while not self._draining.is_set():
                 failures = 0 if await self._connect(nursery) else failures + 1
-                delay = self._backoff.delay(max(failures, 1), self._rng)
+                delay = self.endpoint.reconnect_backoff.delay(max(failures, 1), self._rng)
                 await self._backoff_until(trio.current_time() + delay)
                 if failures:
                     at = self._dial_limiter.reserve_retry_time(self.endpoint, trio.current_time())
                     await self._backoff_until(at)
-            while self._connections:
-                await self._connections.copy().pop().run_finished.wait()
+            while self.connections:
+                await self.connections.copy().pop().run_finished.wait()
             nursery.cancel_scope.cancel()
 
     async def _backoff_until(self, deadline: float) -> None:
@@ -161,7 +145,7 @@ class Subchannel:
         if transport is None:
             return False
         connection = ClientConnection(transport, self.options.limits, self._timeouts)
-        self._connections.add(connection)
+        self.connections.add(connection)
         await nursery.start(self._run_connection, connection)
         with trio.move_on_after(self._timeouts.handshake) as waiting:
             await connection.established.wait()
@@ -216,7 +200,7 @@ class Subchannel:
         try:
             await connection.run(task_status=task_status)
         finally:
-            self._connections.discard(connection)
+            self.connections.discard(connection)
             self.past_counters.add_calls(connection.final_calls())
             connection.run_finished.set()
 
@@ -232,4 +216,4 @@ class Subchannel:
     async def _check_timeouts_loop(self) -> None:
         checker = TimeoutChecker()
         while True:
-            await checker.check_next(self._connections)
+            await checker.check_next(self.connections)

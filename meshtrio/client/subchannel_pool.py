@@ -16,15 +16,45 @@ import trio
 import trio.lowlevel
 
 from meshtrio.client.dial_limiter import DialLimiter
-from meshtrio.client.resolver import Resolver, SharedWatch, StateCallback
 from meshtrio.client.subchannel import ConnectionOptions, Subchannel
-from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.util.concurrency import start_soon_without_context
 
 _log = logging.getLogger("meshtrio.rpc")
 
 _RESTART_DELAY = 1.0
 """Seconds after which a task that crashed is started again."""
+
+
+StateCallback = Callable[[ServiceState], None]
+Resolver = Callable[[StateCallback], Awaitable[None]]
+"""Calls its argument with each state of a service, until it is cancelled."""
+
+
+class SharedWatch:
+    """One run of a resolver, shared by all channels that use it."""
+
+    def __init__(self) -> None:
+        self.callbacks: list[StateCallback] = []
+        self.cancel_scope = trio.CancelScope()
+        self._latest_state: ServiceState | None = None
+
+    def add(self, on_update: StateCallback) -> None:
+        """Call `on_update` with the latest state, if there is one, and with each later one."""
+        self.callbacks.append(on_update)
+        if self._latest_state is not None:
+            on_update(self._latest_state)
+
+    async def run(self, resolver: Resolver) -> None:
+        """Run the resolver, until `cancel_scope` is cancelled."""
+        if self.callbacks:
+            with trio.CancelScope() as self.cancel_scope:
+                await resolver(self._publish)
+
+    def _publish(self, state: ServiceState) -> None:
+        self._latest_state = state
+        for on_update in list(self.callbacks):
+            on_update(state)
 
 
 class SubchannelPool:

@@ -11,13 +11,15 @@ import attrs
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_context import CallContext, call_status_for, make_timeout_error
 from meshtrio.client.call_destination import (
     DEFAULT_OPTIONS,
+    CallContext,
     CallDestination,
     CallKeywords,
     CallOptions,
+    call_status_for,
     make_call_options,
+    make_timeout_error,
 )
 from meshtrio.client.interceptors import intercept, make_client_call
 from meshtrio.client.request_headers import encode_method_headers

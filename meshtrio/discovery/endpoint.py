@@ -1,4 +1,4 @@
-"""Endpoints: the addresses at which a service is served."""
+"""Endpoints: the addresses at which a service is served, and why earlier ones are gone."""
 
 from __future__ import annotations
 
@@ -61,9 +61,55 @@ class Endpoint:
         return not self.pid and self.id != self.address
 
     @property
+    def reconnect_backoff(self) -> Backoff:
+        """The delays between attempts to connect to it."""
+        if self.is_registered:
+            return REGISTERED_RECONNECT_BACKOFF
+        is_local = Address.parse(self.address).is_unix
+        return LOCAL_RECONNECT_BACKOFF if is_local else RECONNECT_BACKOFF
+
+    @property
     def stable_id(self) -> str:
         """An identifier that stays the same when the plugin is restarted."""
         return f"instance {self.instance}" if self.pid else self.address
+
+
+@attrs.frozen
+class ExitInfo:
+    """Describes the end of an endpoint, and of the process behind it if the mesh ran one."""
+
+    endpoint_id: str
+    """The `Endpoint.id` of the endpoint that is gone."""
+    reason: str
+    """A sentence for people: why the endpoint is gone."""
+    exit_status: int | None = None
+    """The exit status of the process, None if it did not exit by itself or is unknown."""
+    signal: int | None = None
+    """The number of the signal that killed the process, None if none did."""
+    stderr_tail: tuple[str, ...] = ()
+    """The last lines that the process wrote to stderr, oldest first."""
+    launch_id: str = ""
+    """The launch id of the process (its `MESH_LAUNCH_ID`), "" if no mesh ran it."""
+
+    @property
+    def is_process_exit(self) -> bool:
+        """Whether the process ended, rather than only its registration."""
+        return self.exit_status is not None or self.signal is not None
+
+
+@attrs.frozen
+class ServiceState:
+    """An immutable snapshot of one service; a registry replaces it whole when it changes."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    """The endpoints that serve the service now, in the order of their registration."""
+    exit_infos: tuple[ExitInfo, ...] = ()
+    """Why earlier endpoints are gone, oldest first; the registry bounds the number."""
+    service_config: str = ""
+    """The service config in gRPC's JSON form, "" for the defaults."""
+    unmanaged: bool = False
+    """Whether no supervisor and no config is responsible for having endpoints, so that callers
+    fail at once instead of waiting for one."""
 
 
 def canonical_target(name: str) -> str:

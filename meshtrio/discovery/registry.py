@@ -1,46 +1,111 @@
-"""The interface of a registry: the services of a mesh and their endpoints."""
+"""The registry of a mesh: its services and their endpoints, in memory."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Generic, TypeVar
 
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.discovery.service_state import ServiceState
+import attrs
+import purerpc
+import trio
 
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+
+_MAX_EXIT_INFOS = 16
+_MAX_REASON_LENGTH = 1000
+"""Maximum length in characters: reasons may quote responses of plugins."""
+_MAX_IDLE_SERVICES = 256
 _MAX_LISTED_NAMES = 50
 """Maximum number of names in an error message: thousands may be registered."""
+_WAKEUPS_PER_CHANGE = 32
+"""Number of watchers that run in one iteration of the event loop; together they take about 2 ms."""
+
+T = TypeVar("T")
 
 
-class UnknownServiceError(LookupError):
-    """The registry does not know a service: it was neither declared nor registered."""
+class LatestValue(Generic[T]):
+    """A value that is replaced as a whole, and the tasks that wait for another one.
 
-    def __init__(self, service: str, known: tuple[str, ...]) -> None:
-        names = ", ".join(known[:_MAX_LISTED_NAMES]) or "none"
-        if len(known) > _MAX_LISTED_NAMES:
-            names += f" and {len(known) - _MAX_LISTED_NAMES} more"
-        super().__init__(f"unknown service {service!r}; known services: {names}")
+    It needs no queue: a slow watcher skips values. A change wakes a few watchers, each of which
+    wakes the next: if 4,096 watchers ran in one iteration of the event loop, all other tasks would
+    wait for a quarter of a second.
+    """
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+        self._changes = 0
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    @property
+    def value(self) -> T:
+        """The current value. Setting an equal one wakes no watcher."""
+        return self._value
+
+    @value.setter
+    def value(self, value: T) -> None:
+        if value != self._value:
+            self._value = value
+            self._changes += 1
+            self._waiting.unpark(count=_WAKEUPS_PER_CHANGE)
+
+    async def wait_for_change(self, seen: T) -> T:
+        """Wait until the value is another object than `seen`; return it.
+
+        Cancellation: while it waits. It is no checkpoint if the value has changed already.
+        """
+        while self._value is seen:
+            changes = self._changes
+            await self._waiting.park()
+            if self._changes != changes:  # If not, those behind have seen the value as well.
+                self._waiting.unpark()
+        return self._value
 
 
-class Registry(Protocol):
-    """The services of a mesh. `MemoryRegistry` implements it."""
+class Registry:
+    """The services of one mesh, each an immutable value, so that watchers need no queue."""
 
-    revision: int
-    """Number of changes of any service since the mesh was started."""
+    def __init__(self) -> None:
+        self._services: dict[str, LatestValue[ServiceState]] = {}
+        self._watcher_counts: Counter[str] = Counter()
+        self.revision = 0
+        """Number of changes of any service since the mesh was started."""
+        self._changed = trio.lowlevel.ParkingLot()
+        self._claim_subscribers: list[Callable[[str], None]] = []
+        self._removed: set[str] = set()
+        """Services that were removed but keep their value for watchers."""
 
     def add_service(self, service: str) -> None:
         """Declare a managed service: callers wait while it has no endpoint."""
+        self._services.setdefault(service, LatestValue(ServiceState()))
+        self._removed.discard(service)
+        self._update(service, unmanaged=False)
+        self._notify_claim_subscribers(service)
+
+    def subscribe_to_claims(self, subscriber: Callable[[str], None]) -> None:
+        """Call `subscriber` with the name of each service that is declared, or that gets an
+        endpoint without a `server_uid`, as registered by the mesh's own user."""
+        self._claim_subscribers.append(subscriber)
+
+    def _notify_claim_subscribers(self, service: str) -> None:
+        for subscriber in self._claim_subscribers:
+            subscriber(service)
 
     def remove_service(self, service: str) -> None:
         """Make a service unmanaged, and remove it if it has no endpoints.
 
         Watchers of a removed service stay, and see it when it is declared again.
         """
+        if service in self._services:
+            self._update(service, unmanaged=True)
+            if not self._services[service].value.endpoints:
+                self._removed.add(service)
 
     def set_service_config(self, service: str, service_config: str) -> None:
         """Set the service config for clients, in gRPC's JSON form; "" for the defaults."""
+        self.add_service(service)
+        self._update(service, service_config=service_config)
 
     def register(self, service: str, endpoint: Endpoint) -> None:
         """Add an endpoint to a service, which is unmanaged unless it was declared.
@@ -48,31 +113,106 @@ class Registry(Protocol):
         Raises:
             ValueError: The service has an endpoint with that id already.
         """
+        if service not in self._services:
+            self._evict_idle()
+            self._services[service] = LatestValue(ServiceState(unmanaged=True))
+        self._removed.discard(service)
+        endpoints = self._services[service].value.endpoints
+        if any(known.id == endpoint.id for known in endpoints):
+            raise ValueError(f"endpoint {endpoint.id!r} of {service} is registered already")
+        self._update(service, endpoints=(*endpoints, endpoint))
+        if endpoint.server_uid is None:
+            self._notify_claim_subscribers(service)
+
+    def _update(self, service: str, **changes: Any) -> None:
+        """Replace a service's state; wake its watchers if it differs."""
+        value = self._services[service]
+        following = attrs.evolve(value.value, **changes)
+        if following != value.value:
+            self.revision += 1
+            self._changed.unpark_all()
+        value.value = following
+
+    def _evict_idle(self) -> None:
+        """Drop the oldest unmanaged services that have neither endpoints nor watchers."""
+        states = {name: value.value for name, value in self._services.items()}
+        idle = [
+            name
+            for name, state in states.items()
+            if state.unmanaged and not state.endpoints and name not in self._watcher_counts
+        ]
+        for service in idle[: max(0, len(idle) + 1 - _MAX_IDLE_SERVICES)]:
+            del self._services[service]
+            self._removed.discard(service)
 
     def deregister(self, service: str, exit_info: ExitInfo) -> None:
         """Remove an endpoint. If it is gone already, only replace its exit info."""
-
-    def subscribe_to_claims(self, subscriber: Callable[[str], None]) -> None:
-        """Call `subscriber` with the name of each service that is declared, or that gets an
-        endpoint without a `server_uid`, as registered by the mesh's own user."""
+        if service not in self._services:
+            raise self._make_unknown_error(service)
+        state = self._services[service].value
+        endpoint_id = exit_info.endpoint_id
+        # A later exit info of an endpoint replaces the first: "stopped", then the exit status. Only
+        # the latest keeps its stderr: the whole state is sent to every watcher at each change.
+        others = (info for info in state.exit_infos if info.endpoint_id != endpoint_id)
+        earlier = [attrs.evolve(info, stderr_tail=()) for info in others]
+        exit_info = attrs.evolve(exit_info, reason=exit_info.reason[:_MAX_REASON_LENGTH])
+        self._update(
+            service,
+            endpoints=tuple(each for each in state.endpoints if each.id != endpoint_id),
+            exit_infos=(*earlier, exit_info)[-_MAX_EXIT_INFOS:],
+        )
 
     def resolve(self, service: str) -> ServiceState:
-        """Return the current state of a service. Raises UnknownServiceError."""
+        """Return the current state of a service. Raises NotFoundError."""
+        if not self.has_service(service):
+            raise self._make_unknown_error(service)
+        return self._services[service].value
+
+    def _make_unknown_error(self, service: str) -> purerpc.NotFoundError:
+        """Make the error for a service that was neither declared nor registered."""
+        known = self.services()
+        names = ", ".join(known[:_MAX_LISTED_NAMES]) or "none"
+        if len(known) > _MAX_LISTED_NAMES:
+            names += f" and {len(known) - _MAX_LISTED_NAMES} more"
+        return purerpc.NotFoundError(f"unknown service {service!r}; known services: {names}")
+
+    def count_endpoints(self) -> int:
+        """Return the number of endpoints of all services."""
+        return sum(len(value.value.endpoints) for value in self._services.values())
 
     def has_service(self, service: str) -> bool:
         """Return whether a service is known."""
+        return service in self._services and service not in self._removed
+
+    def is_managed(self, service: str) -> bool:
+        """Return whether a plugin or the config declares a service."""
+        return self.has_service(service) and not self._services[service].value.unmanaged
 
     def services(self) -> tuple[str, ...]:
         """Return the names of all known services, sorted."""
-
-    def watch(self, service: str) -> AsyncGenerator[ServiceState, None]:
-        """Yield the state of a service at once and after each change.
-
-        States in between may be skipped, the latest never is. Raises UnknownServiceError.
-        """
+        return tuple(sorted(self._services.keys() - self._removed))
 
     async def wait_changed(self, revision: int) -> None:
         """Wait until `revision` differs from the given one."""
+        while self.revision == revision:
+            await self._changed.park()
+
+    async def watch(self, service: str) -> AsyncGenerator[ServiceState, None]:
+        """Yield the state of a service at once and after each change.
+
+        States in between may be skipped, the latest never is. Raises NotFoundError.
+        """
+        self.resolve(service)
+        self._watcher_counts[service] += 1
+        try:
+            value = self._services[service]
+            state = value.value
+            while True:
+                yield state
+                state = await value.wait_for_change(state)
+        finally:
+            self._watcher_counts[service] -= 1
+            self._watcher_counts += Counter()  # drops counts of 0
 
 
 async def watch_service(
@@ -80,7 +220,7 @@ async def watch_service(
 ) -> None:
     """Call `on_update` with each state of a service until cancelled.
 
-    Raises UnknownServiceError.
+    Raises NotFoundError.
     """
     async with aclosing(registry.watch(service)) as states:
         async for state in states:

@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
 from meshtrio.messages import registry as messages
 from meshtrio.util.address import Address
 from meshtrio.util.text import replace_surrogates

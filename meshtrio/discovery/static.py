@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meshtrio.config import StaticServiceConfig
-from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY, Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY, Endpoint, ExitInfo
 from meshtrio.discovery.registry import Registry
 from meshtrio.util.address import Address
 from meshtrio.util.tls_config import ClientTlsConfig

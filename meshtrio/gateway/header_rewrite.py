@@ -7,11 +7,7 @@ blocks are cached by identity: those of requests by `Route`.
 from __future__ import annotations
 
 from meshtrio.contract import FORWARDED_METADATA_KEY
-from meshtrio.grpc.header_builder import (
-    build_request_headers,
-    build_response_headers,
-    build_trailers,
-)
+from meshtrio.grpc import header_builder
 from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders, Trailers
 from meshtrio.grpc.metadata import encode_received_metadata
 from meshtrio.http2.hpack.encoder import HeaderBlock
@@ -27,7 +23,7 @@ def rewrite_request_headers(
     """
     metadata = tuple(pair for pair in headers.metadata if pair[0] != FORWARDED_METADATA_KEY)
     forwarded = FORWARDED_METADATA_KEY.encode(), forwarded_for.encode()
-    return build_request_headers(
+    return header_builder.build_request_headers(
         headers.path.encode("latin-1"),
         scheme.encode(),
         authority.encode(),
@@ -42,7 +38,7 @@ def rewrite_request_headers(
 def _rewrite_response_headers(headers: ResponseHeaders) -> HeaderBlock:
     # A Trailers-Only response has its metadata in the trailers.
     metadata = headers.metadata if headers.trailers is None else ()
-    return build_response_headers(
+    return header_builder.build_response_headers(
         content_type=headers.content_type.encode("latin-1"),
         encoding=headers.encoding,
         metadata=encode_received_metadata(metadata),
@@ -51,7 +47,7 @@ def _rewrite_response_headers(headers: ResponseHeaders) -> HeaderBlock:
 
 def _rewrite_trailers(trailers: Trailers) -> HeaderBlock:
     """Build the trailers for the client, with the status message as the plugin encoded it."""
-    return build_trailers(
+    return header_builder.build_trailers(
         trailers.code,
         details=trailers.details,
         metadata=encode_received_metadata(trailers.metadata),
@@ -71,4 +67,4 @@ def rewrite_trailers(trailers: Trailers, max_size: int) -> HeaderBlock:
         return block
     metadata = encode_received_metadata(trailers.metadata)
     code, message, details = trailers.code, trailers.message, trailers.details
-    return build_trailers(code, message, details, metadata, max_size=max_size)
+    return header_builder.build_trailers(code, message, details, metadata, max_size=max_size)

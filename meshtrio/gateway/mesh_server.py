@@ -24,13 +24,13 @@ from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir
 from meshtrio.services.access_control import AccessControl, allows_other_users
 from meshtrio.services.call_quota import CallQuota
-from meshtrio.services.control import ControlServicer
+from meshtrio.services.control import ControlServicer, ErrorTranslator
 from meshtrio.services.event_log import EventLog
 from meshtrio.services.health import HealthServicer
 from meshtrio.services.load_reports import LoadReports
 from meshtrio.services.log_level_controller import LogLevelController
 from meshtrio.services.registry import RegistryServicer
-from meshtrio.services.standard import standard_server
+from meshtrio.services.standard import add_standard_services
 from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metrics import Metrics
@@ -78,7 +78,6 @@ class MeshServer:
         list_services = IdentityCache(_list_grpc_services, max_entries=1)
         self._router = Router(registry, lambda: list_services(supervisor.config), gateway_metrics)
         self._proxied_health = ProxiedHealth(registry, self._router)
-        self._health_servicers: list[HealthServicer] = []
         control = ControlServicer(
             supervisor, registry, operations, event_log, self._load_reports, log_levels
         )
@@ -93,34 +92,16 @@ class MeshServer:
             UsageError: A socket or port cannot be bound.
             ConfigError: The TLS files cannot be used.
         """
-        config = self._supervisor.config.gateway
-        context = _make_ssl_context(config)
         async with (
-            background_service(self._report_shutdown),
             background_service(self._router.run),
-            background_service(self._serve_load_reports),
+            background_service(self._load_reports.run),
             background_service(self._log_levels.run),
-            background_service(self._serve_sockets, claim, context),
+            background_service(self._serve_sockets, claim),
         ):
             yield
 
-    async def _report_shutdown(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Report NOT_SERVING while the mesh stops, in which it still serves draining plugins."""
-        task_status.started()
-        await self._supervisor.shutdown_started.wait()
-        for health in self._health_servicers:
-            health.enter_graceful_shutdown()
-
-    async def _serve_load_reports(self, *, task_status: trio.TaskStatus[None]) -> None:
-        task_status.started()
-        await self._load_reports.run()
-
     async def _serve_sockets(
-        self,
-        claim: ClaimedRuntimeDir,
-        context: ssl.SSLContext | None,
-        *,
-        task_status: trio.TaskStatus[None],
+        self, claim: ClaimedRuntimeDir, *, task_status: trio.TaskStatus[None]
     ) -> None:
         """Serve on the mesh socket and the gateway's port; both are shut down concurrently."""
         config = self._supervisor.config.gateway
@@ -134,17 +115,14 @@ class MeshServer:
                 config.drain_timeout,
             )
             if config.listen is not None:
-                await nursery.start(self._serve_port, config, context)
+                await nursery.start(self._serve_port, config)
             task_status.started()
 
     async def _serve_port(
-        self,
-        config: GatewayConfig,
-        context: ssl.SSLContext | None,
-        *,
-        task_status: trio.TaskStatus[None],
+        self, config: GatewayConfig, *, task_status: trio.TaskStatus[None]
     ) -> None:
         assert config.listen is not None
+        context = _make_ssl_context(config)
         is_plaintext = config.security is GatewaySecurity.PLAINTEXT
         with ExitStack() as stack:
             try:
@@ -171,8 +149,12 @@ class MeshServer:
         access_control = AccessControl(
             lambda: self._supervisor.config.access, allow_anonymous=allow_anonymous
         )
-        server, health = standard_server(
+        # NOT_SERVING while the mesh stops, in which it still serves draining plugins.
+        stopping = self._supervisor.shutdown_started
+        health = HealthServicer(fallback=self._proxied_health, shutdown_started=stopping)
+        server = Server(
             *self._servicers,
+            health,
             limits=attrs.evolve(
                 _BASE_LIMITS,
                 max_connections=config.max_connections,
@@ -188,14 +170,14 @@ class MeshServer:
             ),
             budget_settings=_BUDGET_SETTINGS,
             timeouts=timeouts,
-            interceptors=[self._call_quota],
+            interceptors=[self._call_quota, ErrorTranslator()],
             forwarder=self._router,
-            admit=access_control.get_denial_reason,
-            get_proxied_sources=self._router.service_index.list_reflection_sources,
-            health_source=self._proxied_health,
-            metrics=self._metrics,
+            check_access=access_control.get_denial_reason,
         )
-        self._health_servicers.append(health)
+        get_sources = self._router.service_index.list_reflection_sources
+        add_standard_services(
+            server, health, get_proxied_sources=get_sources, metrics=self._metrics
+        )
         return server
 
 

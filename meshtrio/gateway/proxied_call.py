@@ -14,9 +14,9 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_destination import PickResult
 from meshtrio.client.channel import Channel
-from meshtrio.client.retry.policy import Pushback, RetryState
+from meshtrio.client.channel_endpoint import PickResult
+from meshtrio.client.retry.policy import RetryState
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.gateway.call_state import TRANSITIONS, CallEvent, CallState
 from meshtrio.gateway.header_rewrite import rewrite_response_headers, rewrite_trailers
@@ -119,7 +119,7 @@ class ProxiedCall:
         if scope.cancelled_caught:
             name = self._route.explicit_target or self._route.grpc_service
             text = f"the deadline passed before {name} could be called"
-            reason = self._channel and self._channel.unavailable_reason
+            reason = self._channel and self._channel.picker.unavailable_reason
             error = purerpc.DeadlineExceededError(f"{text}: {reason}" if reason else text)
             self._end_with_error(error)
 
@@ -277,8 +277,7 @@ class ProxiedCall:
             self._downstream.connection.start_soon(self._end_with_exit_info, error)
         elif isinstance(error, purerpc.CancelledError) and self._is_deadline_exceeded:
             # Some servers (grpc-go) reset with CANCEL at the deadline.
-            late = purerpc.DeadlineExceededError("the deadline passed in the plugin")
-            self._end_with_error(late)
+            self._end_with_error(purerpc.DeadlineExceededError("the deadline passed in the plugin"))
         else:
             self._end_with_error(error)
 
@@ -288,7 +287,7 @@ class ProxiedCall:
             assert self._channel is not None
             self._retry_state = RetryState(None, self._channel.retry_control)
         # Retry policies are left to the client (gRFC A6).
-        delay = self._retry_state.next_delay(error, Pushback.ABSENT, trio.current_time())
+        delay = self._retry_state.next_delay(error, None, trio.current_time())
         if delay is None:
             self._end_with_error(error)
             return

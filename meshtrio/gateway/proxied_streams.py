@@ -65,13 +65,20 @@ class ProxiedStreamListener(Protocol):
 class ProxiedStream(Stream):
     """A stream that writes without waiting, and buffers what cannot be sent yet."""
 
-    __slots__ = ("_buffer", "_pending_trailers", "_small_chunks", "buffered_size", "listener")
+    __slots__ = (
+        "_buffer",
+        "_pending_trailers",
+        "_small_chunks",
+        "buffered_size",
+        "connection",
+        "listener",
+    )
 
     sends_synchronously = True
-    _connection: Connection
 
     def __init__(self, connection: Connection, stream_id: int) -> None:
         super().__init__(connection, stream_id)
+        self.connection = connection
         self.listener: ProxiedStreamListener | None = None
         """The call that the stream belongs to; None once the call is over."""
         self.buffered_size = 0
@@ -81,11 +88,6 @@ class ProxiedStream(Stream):
         """Small DATA of the current read, which costs one frame together."""
         self._pending_trailers: bytes | None = None
         """Trailers to send after the buffer, b"" for END_STREAM alone; None before the end."""
-
-    @property
-    def connection(self) -> Connection:
-        """The connection of the stream."""
-        return self._connection
 
     def write(self, data: Buffer, trailers: bytes | None = None) -> None:
         """Send DATA, and END_STREAM after it unless `trailers` is None; b"" is for no trailers."""
@@ -121,7 +123,7 @@ class ProxiedStream(Stream):
 
     def _try_send(self, data: Buffer, trailers: bytes | None) -> int:
         """Return the number of bytes sent; the end goes out with the last of them."""
-        connection = self._connection
+        connection = self.connection
         if connection.closed or not connection.is_send_open(self.id):
             return len(data)  # The peer does not want it any more.
         # Trailers are small: a full socket buffer alone does not hold them back.
@@ -149,7 +151,7 @@ class ProxiedStream(Stream):
                 self._buffer[0] = memoryview(data)[sent:]
                 break
             self._buffer.popleft()
-        self._connection.flush()
+        self.connection.flush()
         if self.listener is not None:
             self.listener.on_writable(self)
 
@@ -160,8 +162,8 @@ class ProxiedStream(Stream):
         """
         self._flush_small_chunks()
         buffered = 0 if self.listener is None else self.listener.peer_buffered_size(self)
-        room = max(self._connection.limits.stream_window - buffered, 0)
-        return self._connection.set_receive_window(self.id, room)
+        room = max(self.connection.limits.stream_window - buffered, 0)
+        return self.connection.set_receive_window(self.id, room)
 
 
 class DownstreamStream(ProxiedStream):

@@ -8,8 +8,8 @@ from urllib.parse import quote
 import attrs
 import trio
 
-from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs
 from meshtrio.client.channel import Channel
+from meshtrio.client.channel_endpoint import DEFAULT_PICK_ARGS, PickArgs
 from meshtrio.contract import FORWARDED_METADATA_KEY, TARGET_METADATA_KEY
 from meshtrio.gateway.header_rewrite import rewrite_request_headers
 from meshtrio.grpc.header_builder import timeout_field

@@ -12,7 +12,7 @@ import purerpc
 import trio
 
 from meshtrio.client.channel import Channel, open_channel
-from meshtrio.discovery.registry import Registry, UnknownServiceError, watch_service
+from meshtrio.discovery.registry import Registry, watch_service
 from meshtrio.gateway.proxied_call import ProxiedCall
 from meshtrio.gateway.proxied_streams import DownstreamStream
 from meshtrio.gateway.route import MAX_GATEWAYS, Route
@@ -164,9 +164,8 @@ class Router:
         """
         if route.explicit_target is not None:
             return route.explicit_target
-        registry, name = self._registry, route.headers.authority
-        is_managed = registry.has_service(name) and not registry.resolve(name).unmanaged
-        return name if is_managed else None
+        name = route.headers.authority
+        return name if self._registry.is_managed(name) else None
 
     async def get_or_open_channel(self, service: str) -> Channel:
         """Return the channel to a service of the mesh, opening it first if necessary.
@@ -174,10 +173,7 @@ class Router:
         Raises:
             purerpc.NotFoundError: The mesh has no such service.
         """
-        try:
-            self._registry.resolve(service)
-        except UnknownServiceError as exc:
-            raise purerpc.NotFoundError(str(exc)) from None
+        self._registry.resolve(service)
         async with self._opening_locks[service]:
             found = self.channels.get(service)
             if found is None:

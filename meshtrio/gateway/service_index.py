@@ -15,8 +15,8 @@ import trio
 from meshtrio.client.channel import Channel
 from meshtrio.client.descriptor_pool_builder import ReflectedTypes
 from meshtrio.client.reflection import ReflectionError, fetch_types, is_full_name, list_services
+from meshtrio.discovery.endpoint import ServiceState
 from meshtrio.discovery.registry import Registry
-from meshtrio.discovery.service_state import ServiceState
 from meshtrio.services.reflection_files import ReflectionSource
 from meshtrio.util.caches import BoundedCache
 
@@ -33,31 +33,18 @@ _MAX_LISTED_NAMES = 20
 _MAX_CACHED_LOOKUPS = 10_000
 
 
-@attrs.define
-class IndexedService:
-    """What is known of one service of the mesh by reflection."""
-
-    checked_state: ServiceState
-    """The last state that was found to have no new endpoints."""
-    endpoint_ids: frozenset[str]
-    """The endpoints that the service had at its reflection."""
-    reflection: ReflectionSource
-    """The gRPC services and their types."""
-
-    @property
-    def grpc_services(self) -> frozenset[str]:
-        """The names of the gRPC services."""
-        return self.reflection.services
-
-
 @attrs.define(eq=False)
 class _ServiceEntry:
-    """The reflections of one service."""
+    """What is known of one service of the mesh by reflection."""
 
     lock: trio.Lock = attrs.field(factory=trio.Lock)
     """Held while the service is asked."""
-    indexed: IndexedService | None = None
-    """The result of the last reflection that had one."""
+    reflection: ReflectionSource | None = None
+    """The gRPC services and their types, by the last reflection that had a result."""
+    endpoint_ids: frozenset[str] = frozenset()
+    """The endpoints that the service had at that reflection."""
+    checked_state: ServiceState | None = None
+    """The last state that was found to have no new endpoints."""
     error: str | None = None
     """Why the last reflection failed."""
     backoff: tuple[ServiceState, float] | None = None
@@ -67,37 +54,26 @@ class _ServiceEntry:
     declaration_count: int = 0
     """Number of types and fields; see `client.descriptor_pool_builder`."""
 
-    @property
-    def was_asked(self) -> bool:
-        return self.indexed is not None or self.error is not None
 
-
+@attrs.define(eq=False)
 class ServiceIndex:
     """Asks plugins by reflection, and only when a call or a reflection of the gateway needs it."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        configured_services: Callable[[], Mapping[str, Iterable[str]]],
-        open_channel: Callable[[str], AbstractAsyncContextManager[Channel]],
-        max_declarations: int,
-    ) -> None:
-        """Initialize an empty index.
-
-        `configured_services` returns, by service of the mesh, the gRPC services that the config
-        lists for it; `open_channel` opens a channel to a service, for reflection.
-        """
-        self._registry = registry
-        self._configured_services = configured_services
-        self._open_channel = open_channel
-        self._max_declarations = max_declarations
-        self._entries: dict[str, _ServiceEntry] = {}
-        """The services that were asked, or are being asked, in the order of the first time."""
-        self._lookup_cache: BoundedCache[str, str] = BoundedCache(_MAX_CACHED_LOOKUPS)
-        """The service of the mesh by gRPC service; cleared when anything changes."""
-        self._lookup_cache_version = configured_services(), registry.revision
-        self._conflicts: dict[frozenset[str], frozenset[str]] = {}
-        """The gRPC services that both of a pair of services claim, by pair."""
+    _registry: Registry
+    _configured_services: Callable[[], Mapping[str, Iterable[str]]]
+    """Returns, by service of the mesh, the gRPC services that the config lists for it."""
+    _open_channel: Callable[[str], AbstractAsyncContextManager[Channel]]
+    """Opens a channel to a service, for reflection."""
+    _max_declarations: int
+    _entries: dict[str, _ServiceEntry] = attrs.field(factory=dict)
+    """The services that were asked, or are being asked, in the order of the first time."""
+    _lookup_cache: BoundedCache[str, str] = attrs.field(
+        factory=lambda: BoundedCache(_MAX_CACHED_LOOKUPS)
+    )
+    """The service of the mesh by gRPC service; cleared when anything changes."""
+    _lookup_cache_version: tuple[Mapping[str, Iterable[str]], int] | None = None
+    _conflicts: dict[frozenset[str], frozenset[str]] = attrs.field(factory=dict)
+    """The gRPC services that both of a pair of services claim, by pair."""
 
     def find_services(self, name: str) -> list[str]:
         """Return the services of the mesh that serve a gRPC service, the preferred one first.
@@ -106,8 +82,8 @@ class ServiceIndex:
         """
         configured = self._find_configured(name)
         known = self._list_by_precedence()
-        indexed = [service for service in known if name in known[service].grpc_services]
-        managed = [service for service in indexed if self._is_managed(service)]
+        indexed = [service for service in known if name in known[service].services]
+        managed = [service for service in indexed if self._registry.is_managed(service)]
         for candidates in (configured, managed, indexed if self._is_complete else []):
             found = [service for service in candidates if self._registry.has_service(service)]
             if found:
@@ -117,7 +93,7 @@ class ServiceIndex:
     def _find_configured(self, name: str) -> list[str]:
         return [service for service, names in self._configured_services().items() if name in names]
 
-    def _list_by_precedence(self) -> dict[str, IndexedService]:
+    def _list_by_precedence(self) -> dict[str, ReflectionSource]:
         """Return the indexed services: those of the config in its order, then the others.
 
         Reflection is a claim of the service itself: a second service with the same claim must not
@@ -126,14 +102,9 @@ class ServiceIndex:
         found = {}
         for service in (*self._configured_services(), *self._entries):
             entry = self._entries.get(service)
-            if entry is not None and entry.indexed is not None:
-                found[service] = entry.indexed
+            if entry is not None and entry.reflection is not None:
+                found[service] = entry.reflection
         return found
-
-    def _is_managed(self, service: str) -> bool:
-        if not self._registry.has_service(service):
-            return False
-        return not self._registry.resolve(service).unmanaged
 
     @property
     def _is_complete(self) -> bool:
@@ -142,19 +113,17 @@ class ServiceIndex:
         return all(
             service in known or self._was_asked(service)
             for service in self._registry.services()
-            if self._is_managed(service)
+            if self._registry.is_managed(service)
         )
 
     def _was_asked(self, service: str) -> bool:
-        return service in self._entries and self._entries[service].was_asked
+        entry = self._entries.get(service)
+        return entry is not None and not (entry.reflection is None and entry.error is None)
 
     def lookup(self, name: str) -> str | None:
         """Return the one service of the mesh that serves a gRPC service, if it is known."""
         version = (self._configured_services(), self._registry.revision)
-        if (
-            version[0] is not self._lookup_cache_version[0]
-            or version[1] != self._lookup_cache_version[1]
-        ):
+        if version != self._lookup_cache_version:
             self._lookup_cache_version = version
             self._lookup_cache.clear()
         service = self._lookup_cache.get(name)
@@ -190,13 +159,12 @@ class ServiceIndex:
             failed_state, retry_at = entry.backoff
             if failed_state is state and trio.current_time() < retry_at:
                 return False
-        if entry is None or entry.indexed is None:
+        if entry is None or entry.reflection is None:
             return bool(state.endpoints)
-        indexed = entry.indexed
-        if indexed.checked_state is not state:
-            if any(endpoint.id not in indexed.endpoint_ids for endpoint in state.endpoints):
+        if entry.checked_state is not state:
+            if any(endpoint.id not in entry.endpoint_ids for endpoint in state.endpoints):
                 return True
-            indexed.checked_state = state
+            entry.checked_state = state
         return False
 
     def is_refreshing(self, service: str) -> bool:
@@ -235,7 +203,7 @@ class ServiceIndex:
 
     def _make_lookup_error(self, name: str) -> purerpc.RpcFailedError:
         indexed = self._list_by_precedence().values()
-        claims = (*(each.grpc_services for each in indexed), *self._configured_services().values())
+        claims = (*(each.services for each in indexed), *self._configured_services().values())
         known = itertools.chain.from_iterable(claims)
         text = (
             f"no service of this mesh serves {name}; known gRPC services: "
@@ -247,7 +215,7 @@ class ServiceIndex:
         waiting = [service for service in services if not self._was_asked(service)]
         if failed:
             text += f"; unknown services of {_format_names(failed)}"
-        if any(each.is_unreachable and each.indexed is None for each in entries.values()):
+        if any(each.is_unreachable and each.reflection is None for each in entries.values()):
             return purerpc.UnavailableError(text)
         if waiting:
             return purerpc.UnavailableError(f"{text}; not ready yet: {_format_names(waiting)}")
@@ -257,7 +225,7 @@ class ServiceIndex:
         """Return the gRPC services and types of each service of the mesh, after a refresh."""
         await self.refresh()
         known = self._list_by_precedence()
-        return [known[each].reflection for each in known if self._registry.has_service(each)]
+        return [known[each] for each in known if self._registry.has_service(each)]
 
     async def refresh(self) -> None:
         """Ask each service that is unknown or has new endpoints."""
@@ -275,33 +243,43 @@ class ServiceIndex:
             if not self.is_stale(service):
                 return
             state = self._registry.resolve(service)
-            ids = frozenset(endpoint.id for endpoint in state.endpoints)
-            indexed = IndexedService(state, ids, ReflectionSource(service, frozenset()))
-            reason = await self._query_reflection(service, entry, indexed)
+            found, reason = await self._query_reflection(service, entry, state)
             if self._entries.get(service) is not entry:
                 return  # It was removed meanwhile.
-            if entry.backoff is None or indexed.grpc_services:
-                entry.indexed = indexed
+            if entry.backoff is None or found.services:
+                entry.reflection, entry.checked_state = found, state
+                entry.endpoint_ids = frozenset(endpoint.id for endpoint in state.endpoints)
                 self._lookup_cache.clear()
-                self._log_conflicts(service, indexed)
+                self._log_conflicts(service, found)
             if reason is not None and entry.error != reason:
                 _log.info("cannot list services of %s: %s", service, reason)
             entry.error = reason
 
     async def _query_reflection(
-        self, service: str, entry: _ServiceEntry, indexed: IndexedService
-    ) -> str | None:
-        """Set what a service answers; return why that is incomplete.
+        self, service: str, entry: _ServiceEntry, state: ServiceState
+    ) -> tuple[ReflectionSource, str | None]:
+        """Return what a service answers, and why that is incomplete.
 
         A reflection that failed is repeated after a while, or when the service changes.
         """
         entry.is_unreachable, entry.backoff = False, None
+        found = ReflectionSource(service, frozenset())
         try:
             with trio.fail_after(_REFLECTION_TIMEOUT):
-                await self._list_and_describe(service, entry, indexed)
-            return None
+                async with self._open_channel(service) as channel:
+                    names = [
+                        name
+                        for name in await list_services(channel)
+                        if is_full_name(name) and not name.startswith(_COMMON_SERVICE_PREFIXES)
+                    ]
+                    found = attrs.evolve(found, services=frozenset(names))
+                    types = await _describe_services(service, channel, names)
+                    if types is not None:
+                        self._reserve_declarations(service, entry, types.declaration_count)
+                        found = attrs.evolve(found, pool=types.pool)
+            return found, None
         except ReflectionError as exc:
-            return f"{exc}; its config can list `services = […]`"
+            return found, f"{exc}; its config can list `services = […]`"
         except purerpc.RpcFailedError as exc:
             unreachable = purerpc.UnavailableError | purerpc.ResourceExhaustedError
             entry.is_unreachable = isinstance(exc, unreachable)
@@ -312,23 +290,8 @@ class ServiceIndex:
         except Exception as exc:
             # A plugin's response must not end the gateway's tasks.
             reason = f"its reflection cannot be used: {exc!r:.200}"
-        entry.backoff = indexed.checked_state, trio.current_time() + _RETRY_INTERVAL
-        return reason
-
-    async def _list_and_describe(
-        self, service: str, entry: _ServiceEntry, indexed: IndexedService
-    ) -> None:
-        async with self._open_channel(service) as channel:
-            names = [
-                name
-                for name in await list_services(channel)
-                if is_full_name(name) and not name.startswith(_COMMON_SERVICE_PREFIXES)
-            ]
-            indexed.reflection = ReflectionSource(service, frozenset(names))
-            types = await _describe_services(service, channel, names)
-            if types is not None:
-                self._reserve_declarations(service, entry, types.declaration_count)
-                indexed.reflection = ReflectionSource(service, frozenset(names), types.pool)
+        entry.backoff = state, trio.current_time() + _RETRY_INTERVAL
+        return found, reason
 
     def _reserve_declarations(self, service: str, entry: _ServiceEntry, count: int) -> None:
         """Count the types of a service. Raises ReflectionError above the limit for all services."""
@@ -341,18 +304,19 @@ class ServiceIndex:
             )
         entry.declaration_count = count
 
-    def _log_conflicts(self, service: str, indexed: IndexedService) -> None:
+    def _log_conflicts(self, service: str, reflection: ReflectionSource) -> None:
         """Log the gRPC services that others claim, too, unless that was logged."""
         known = self._list_by_precedence()
         conflicts = {
             frozenset((service, other)): names
             for other, each in known.items()
-            if other != service and (names := indexed.grpc_services & each.grpc_services)
+            if other != service and (names := reflection.services & each.services)
         }
         for pair, names in conflicts.items():
             if self._conflicts.get(pair) != names:
                 first, second = (each for each in known if each in pair)
-                prefers_second = self._is_managed(second) and not self._is_managed(first)
+                is_managed = self._registry.is_managed
+                prefers_second = is_managed(second) and not is_managed(first)
                 _log.warning(
                     "%s and %s both claim %s: calls without a target go to %s, unless `services` "
                     "in the config overrides it",

@@ -49,18 +49,14 @@ class BroadcastLog(Generic[T]):
     _size_of: Callable[[T], int] = lambda _: 0
     _entries: deque[T] = attrs.field(factory=deque)
     _size: int = 0
-    _count: int = 0
+    last_number: int = 0
+    """The number of the latest entry; 0 if there was none."""
     _entry_added: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
-
-    @property
-    def last_number(self) -> int:
-        """The number of the latest entry; 0 if there was none."""
-        return self._count
 
     def append(self, entry: T) -> None:
         """Add an entry, drop the oldest ones over the limits, and wake waiting readers."""
         self._entries.append(entry)
-        self._count += 1
+        self.last_number += 1
         self._size += self._size_of(entry)
         while len(self._entries) > self._max_entries or self._size > self._max_size:
             self._size -= self._size_of(self._entries.popleft())
@@ -68,7 +64,7 @@ class BroadcastLog(Generic[T]):
 
     def read_after(self, number: int) -> tuple[list[tuple[int, T]], int]:
         """Return the numbered entries after `number`, and how many of them were dropped."""
-        first = self._count - len(self._entries) + 1
+        first = self.last_number - len(self._entries) + 1
         missed = max(first - number - 1, 0)
         begin = max(number + 1 - first, 0)
         entries = islice(self._entries, begin, None)
@@ -76,7 +72,7 @@ class BroadcastLog(Generic[T]):
 
     async def wait_after(self, number: int) -> None:
         """Wait until there is an entry after `number`."""
-        while self._count <= number:
+        while self.last_number <= number:
             await self._entry_added.park()
 
     async def follow(

@@ -15,13 +15,7 @@ import trio
 from meshtrio.messages import channelz
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-from meshtrio.services.channelz_messages import (
-    make_channel,
-    make_server,
-    make_socket,
-    make_socket_ref,
-    make_subchannel,
-)
+from meshtrio.services import channelz_messages as messages
 
 _SERVICE = channelz.DESCRIPTOR.services_by_name["Channelz"]
 _MAX_RESULTS = 100
@@ -41,13 +35,13 @@ class ChannelzServicer:
         """Raise InvalidArgumentError for a negative start or count, as all paged methods do."""
         start = request.start_channel_id
         found = channelz_registry.CHANNELS.iter_from(start)
-        page, end = await _make_page(make_channel, found, start, request.max_results)
+        page, end = await _make_page(messages.make_channel, found, start, request.max_results)
         return channelz.GetTopChannelsResponse(channel=page, end=end)
 
     async def GetServers(self, request: Any) -> Any:  # noqa: N802
         start = request.start_server_id
         found = channelz_registry.SERVERS.iter_from(start)
-        page, end = await _make_page(make_server, found, start, request.max_results)
+        page, end = await _make_page(messages.make_server, found, start, request.max_results)
         return channelz.GetServersResponse(server=page, end=end)
 
     async def GetServerSockets(self, request: Any) -> Any:  # noqa: N802
@@ -56,25 +50,25 @@ class ChannelzServicer:
         start = request.start_socket_id
         found = [each for each in server.connections if each.channelz_id >= start]
         found.sort(key=lambda each: each.channelz_id)
-        page, end = await _make_page(make_socket_ref, found, start, request.max_results)
+        page, end = await _make_page(messages.make_socket_ref, found, start, request.max_results)
         return channelz.GetServerSocketsResponse(socket_ref=page, end=end)
 
     async def GetServer(self, request: Any) -> Any:  # noqa: N802
         server = _find(channelz_registry.SERVERS, "server", request.server_id)
-        return channelz.GetServerResponse(server=make_server(server))
+        return channelz.GetServerResponse(server=messages.make_server(server))
 
     async def GetChannel(self, request: Any) -> Any:  # noqa: N802
         channel = _find(channelz_registry.CHANNELS, "channel", request.channel_id)
-        return channelz.GetChannelResponse(channel=make_channel(channel))
+        return channelz.GetChannelResponse(channel=messages.make_channel(channel))
 
     async def GetSubchannel(self, request: Any) -> Any:  # noqa: N802
         subchannel = _find(channelz_registry.SUBCHANNELS, "subchannel", request.subchannel_id)
-        return channelz.GetSubchannelResponse(subchannel=make_subchannel(subchannel))
+        return channelz.GetSubchannelResponse(subchannel=messages.make_subchannel(subchannel))
 
     async def GetSocket(self, request: Any) -> Any:  # noqa: N802
         found = _find(channelz_registry.SOCKETS, "socket", request.socket_id)
         try:
-            return channelz.GetSocketResponse(socket=make_socket(found))
+            return channelz.GetSocketResponse(socket=messages.make_socket(found))
         except OSError:
             # It was closed, and is not removed from the table yet.
             raise _make_not_found_error("socket", request.socket_id) from None
@@ -99,8 +93,8 @@ async def _make_page(
         raise purerpc.InvalidArgumentError("start and max_results must not be negative")
     max_results = min(max_results or _MAX_RESULTS, _MAX_RESULTS)
     found = list(islice(items, max_results + 1))
-    messages = []
+    made = []
     for item in found[:max_results]:
-        messages.append(make(item))
+        made.append(make(item))
         await trio.lowlevel.checkpoint()
-    return messages, len(found) <= max_results
+    return made, len(found) <= max_results

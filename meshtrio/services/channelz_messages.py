@@ -35,7 +35,7 @@ def make_channel(channel: Channel) -> channelz.Channel:
     message.data.target = channel.target
     message.data.state.state = _get_channel_state(channel)
     _fill_calls(message.data, channel.trace_node, channel.call_counters)
-    refs = [_make_subchannel_ref(each.subchannel) for each in channel.channel_endpoints]
+    refs = [_make_subchannel_ref(each.subchannel) for each in channel.picker.endpoints]
     message.subchannel_ref.extend(refs)
     return message
 
@@ -61,7 +61,7 @@ def _make_subchannel_ref(subchannel: Subchannel) -> channelz.SubchannelRef:
 
 def _get_subchannel_state(subchannel: Subchannel) -> Any:
     """Return the state of a subchannel; it is never IDLE, as it reconnects by itself."""
-    if subchannel.is_connected:
+    if subchannel.connection is not None and subchannel.connection.is_usable:
         return _State.READY
     return _State.TRANSIENT_FAILURE if subchannel.connect_error else _State.CONNECTING
 
@@ -71,9 +71,9 @@ def _get_channel_state(channel: Channel) -> Any:
 
     A channel that never had an endpoint is CONNECTING.
     """
-    if any(each.is_ready for each in channel.channel_endpoints):
+    if any(each.is_ready for each in channel.picker.endpoints):
         return _State.READY
-    states = [_get_subchannel_state(each.subchannel) for each in channel.channel_endpoints]
+    states = [_get_subchannel_state(each.subchannel) for each in channel.picker.endpoints]
     if _State.CONNECTING in states or not channel.trace_node.events_logged:
         return _State.CONNECTING
     return _State.TRANSIENT_FAILURE

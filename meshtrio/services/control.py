@@ -6,10 +6,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import attrs
 import purerpc
@@ -68,20 +68,15 @@ class ControlServicer:
     def __attrs_post_init__(self) -> None:
         self.service = service_from_descriptor(control.DESCRIPTOR.services_by_name["Control"], self)
 
-    def _make_filter(self, names: Iterable[str]) -> Callable[[str], bool]:
-        """Make a predicate of plugins' names. Raises NotFoundError for an unknown name."""
-        with _translate_errors():
-            return self._operations.make_filter(names)
-
     # -- inspection --------------------------------------------------------------------------
 
     async def ListInstances(self, request: Any) -> Any:
-        wanted = self._make_filter(request.names)
+        wanted = self._operations.make_filter(request.names)
         found = [status for status in self._supervisor.statuses() if wanted(status.name)]
         return control.ListInstancesResponse(instances=map(messages.make_instance, found))
 
     async def GetInstance(self, request: Any) -> Any:
-        is_wanted = self._make_filter([request.name])
+        is_wanted = self._operations.make_filter([request.name])
         found = [status for status in self._supervisor.statuses() if is_wanted(status.name)]
         for status in found:
             if status.instance == request.instance:
@@ -94,14 +89,14 @@ class ControlServicer:
         return messages.make_tree(mesh.config, str(mesh.mesh_socket), mesh.statuses())
 
     async def WatchEvents(self, request: Any) -> AsyncIterator[Any]:
-        is_wanted = self._make_filter(request.names)
+        is_wanted = self._operations.make_filter(request.names)
         logged_events = self._event_log.read_events(is_wanted, request.last, follow=request.follow)
         async with aclosing(logged_events) as found:
             async for number, logged_event, missed in found:
                 yield messages.make_event(number, logged_event, missed)
 
     async def ReadLogs(self, request: Any) -> AsyncIterator[Any]:
-        wanted = self._make_filter(request.names)
+        wanted = self._operations.make_filter(request.names)
         epoch = time.time() - trio.current_time()
         with self._event_log.capture_lines() as position:
             past = [
@@ -133,7 +128,7 @@ class ControlServicer:
                 await trio.sleep(interval)
 
     async def WatchCalls(self, request: Any) -> AsyncIterator[Any]:
-        wanted = self._make_filter(request.names)
+        wanted = self._operations.make_filter(request.names)
         services = {plugin.service: plugin.name for plugin in self._supervisor.config.plugins}
 
         def is_wanted(service: str) -> bool:
@@ -178,32 +173,27 @@ class ControlServicer:
     # -- operations --------------------------------------------------------------------------
 
     async def Start(self, request: Any) -> Any:
-        with _translate_errors():
-            await self._operations.start(request.name)
+        await self._operations.start(request.name)
         return control.StartResponse()
 
     async def Stop(self, request: Any) -> Any:
-        with _translate_errors():
-            await self._operations.stop(request.name)
+        await self._operations.stop(request.name)
         return control.StopResponse()
 
     async def Drain(self, request: Any) -> Any:
-        with _translate_errors():
-            found = await self._operations.stop(request.name)
+        found = await self._operations.stop(request.name)
         return control.DrainResponse(instances=map(messages.make_drained, found))
 
     async def Restart(self, request: Any) -> Any:
-        with _translate_errors():
-            await self._operations.restart(request.name)
+        await self._operations.restart(request.name)
         return control.RestartResponse()
 
     async def Scale(self, request: Any) -> Any:
-        with _translate_errors():
-            await self._operations.scale(request.name, request.instances)
+        await self._operations.scale(request.name, request.instances)
         return control.ScaleResponse()
 
     async def GetLogLevels(self, request: Any) -> Any:
-        wanted = self._make_filter(request.names)
+        wanted = self._operations.make_filter(request.names)
         names = [plugin.name for plugin in self._supervisor.config.plugins if wanted(plugin.name)]
         found = await self._log_levels.get_levels(names)
         return control.GetLogLevelsResponse(plugins=map(messages.make_log_level, found))
@@ -213,15 +203,13 @@ class ControlServicer:
             level = LogLevel.parse(request.level)
         except UsageError as exc:
             raise purerpc.InvalidArgumentError(str(exc)) from None
-        with _translate_errors():
-            found = await self._log_levels.set_level(request.name, level)
+        found = await self._log_levels.set_level(request.name, level)
         return control.SetLogLevelResponse(plugins=map(messages.make_log_level, found))
 
     async def Reload(self, message: Any, request: ServerContext) -> Any:
         self._check_path(message.path, request.peer)
-        with _translate_errors():
-            config = await self._load_config(message.path)
-            return messages.make_reload_response(await self._operations.reload(config))
+        config = await self._load_config(message.path)
+        return control.ReloadResponse(**attrs.asdict(await self._operations.reload(config)))
 
     def _check_path(self, path: str, peer: Peer) -> None:
         """Raise PermissionDeniedError if a peer may not load a file as the config.
@@ -270,11 +258,19 @@ def _make_log_line(logged_line: LoggedLine, epoch: float, missed: int = 0) -> An
     )
 
 
-@contextmanager
-def _translate_errors() -> Iterator[None]:
-    """Translate errors of an operation to the gRPC status for the client."""
-    try:
-        yield
-    except tuple(_STATUS_BY_ERROR) as exc:
-        error = next(error for kind, error in _STATUS_BY_ERROR.items() if isinstance(exc, kind))
-        raise error(replace_surrogates(str(exc))) from None
+class ErrorTranslator:
+    """An interceptor that translates errors of an operation to the gRPC status for the client.
+
+    It is its own context manager, since one for each call would take memory for each open watch.
+    """
+
+    def __call__(self, context: ServerContext) -> Self:
+        return self
+
+    async def __aenter__(self) -> None:
+        """Do nothing."""
+
+    async def __aexit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        for kind, status in _STATUS_BY_ERROR.items():
+            if isinstance(exc, kind):
+                raise status(replace_surrogates(str(exc))) from None

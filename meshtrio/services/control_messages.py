@@ -19,7 +19,7 @@ from meshtrio.services.log_level_controller import PluginLevel
 from meshtrio.services.tap_client import TappedCalls
 from meshtrio.supervisor.event_text import describe_event, event_name
 from meshtrio.supervisor.instance import InstanceStatus
-from meshtrio.supervisor.operations import DrainResult, ReloadResult
+from meshtrio.supervisor.operations import DrainResult
 from meshtrio.supervisor.statistics import PluginStatistics
 from meshtrio.util.text import replace_surrogates
 
@@ -113,10 +113,6 @@ def make_log_level(plugin_level: PluginLevel) -> control.PluginLogLevel:
         level="" if plugin_level.level is None else plugin_level.level.value,
         instances=[control.InstanceLogLevel(**attrs.asdict(i)) for i in plugin_level.instances],
     )
-
-
-def make_reload_response(result: ReloadResult) -> control.ReloadResponse:
-    return control.ReloadResponse(**attrs.asdict(result))
 
 
 def make_watched_calls(plugin: str, tapped: TappedCalls) -> Iterator[Any]:

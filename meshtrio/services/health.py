@@ -5,7 +5,7 @@ Source: grpc/doc/health-checking.md.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import purerpc
@@ -30,22 +30,20 @@ class HealthSource(Protocol):
 
 
 class HealthServicer:
-    """Reports the server ("") and its services as SERVING until `enter_graceful_shutdown`.
+    """Reports the server ("") and its services as SERVING until `shutdown_started` is set.
 
     The health of other services comes from `fallback`.
     """
 
-    def __init__(self, services: Iterable[str] = (), fallback: HealthSource | None = None) -> None:
+    def __init__(
+        self, fallback: HealthSource | None = None, shutdown_started: trio.Event | None = None
+    ) -> None:
         self._fallback = fallback
-        self.service_names = {"", *services}
-        """Names of the services that this server serves."""
+        self.service_names = {""}
+        """Names of the services that this server serves; "" is the server itself."""
         self.service = service_from_descriptor(_DESCRIPTOR, self)
-        self.shutdown_started = trio.Event()
+        self.shutdown_started = shutdown_started or trio.Event()
         """Set when the graceful shutdown of the server begins."""
-
-    def enter_graceful_shutdown(self) -> None:
-        """Report NOT_SERVING from now on."""
-        self.shutdown_started.set()
 
     async def Check(self, request: Any) -> Any:  # noqa: N802 - the method's name
         """Raise NotFoundError for an unknown service."""

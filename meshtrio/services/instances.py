@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import TypeVar
 
@@ -12,11 +12,9 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.channel import Channel, open_channel
-from meshtrio.client.resolver import StateCallback
+from meshtrio.client.channel import Channel, open_endpoint_channel
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
-from meshtrio.discovery.service_state import ServiceState
 from meshtrio.util.protobuf_wire import MalformedProtobufError
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -70,28 +68,6 @@ def get_ready_endpoints(
     }
 
 
-@asynccontextmanager
-async def open_instance_channel(
-    endpoint: Endpoint, max_response_size: int | None = None
-) -> AsyncIterator[Channel]:
-    """Open a channel to one instance for calls of the mesh itself, which are not traced.
-
-    `max_response_size`: maximum bytes of a response; None for the default of 4 MiB.
-    """
-
-    async def resolve(update: StateCallback) -> None:
-        update(ServiceState((endpoint,)))
-
-    async with open_channel(
-        endpoint.address,
-        resolve,
-        exit_info_timeout=0,
-        traced=False,
-        max_receive_message_length=max_response_size,
-    ) as channel:
-        yield channel
-
-
 async def call_instance(
     endpoint: Endpoint,
     call: Callable[[Channel], Awaitable[T]],
@@ -99,10 +75,15 @@ async def call_instance(
     timeout_seconds: float,
     max_response_size: int | None = None,
 ) -> T | CallFailure:
-    """Call one instance. Whatever it answers, only cancellation raises."""
+    """Call one instance. Whatever it answers, only cancellation raises.
+
+    `max_response_size`: maximum bytes of the response; None for the default of 4 MiB.
+    """
     try:
         with trio.fail_after(timeout_seconds):
-            async with open_instance_channel(endpoint, max_response_size) as channel:
+            async with open_endpoint_channel(
+                endpoint, traced=False, max_receive_message_length=max_response_size
+            ) as channel:
                 return await call(channel)
     except purerpc.UnimplementedError as exc:
         return CallFailure(FailureKind.UNSUPPORTED, exc.status.status_message)

@@ -7,22 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import attrs
 import trio
 
-from meshtrio.client.channel import Channel
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.channel import open_endpoint_channel
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import load
-from meshtrio.services.instances import (
-    MAX_SMALL_RESPONSE_SIZE,
-    InstanceKey,
-    for_each_ready_instance,
-    get_ready_endpoints,
-    open_instance_channel,
-    read_stream_repeatedly,
-)
+from meshtrio.services import instances
 from meshtrio.util.concurrency import open_collapsing_nursery
 
 _SERVICE = load.DESCRIPTOR.services_by_name["Load"]
@@ -42,7 +34,9 @@ class LoadReports:
         self._subscriber_count = 0
         self._changed = trio.lowlevel.ParkingLot()
         """Unparked for the first and the last subscriber, and when an instance has responded."""
-        self._instances: dict[InstanceKey, _WatchedInstance] = {}
+        self._watched: dict[instances.InstanceKey, Endpoint] = {}
+        self._reports: dict[instances.InstanceKey, Any] = {}
+        """The last `LoadReport` of each watched instance that has responded; None for a failure."""
 
     @contextmanager
     def subscribe(self) -> Iterator[None]:
@@ -59,62 +53,63 @@ class LoadReports:
 
     async def wait_complete(self) -> None:
         """Wait until each instance that is ready now has responded, for a second at most."""
-        ready = get_ready_endpoints(self._registry)
+        ready = instances.get_ready_endpoints(self._registry).keys()
         with trio.move_on_after(_FIRST_REPORT_TIMEOUT):
-            while any(key not in self._instances for key in ready) or any(
-                not watched.has_responded for watched in self._instances.values()
-            ):
+            while (ready | self._watched.keys()) - self._reports.keys():
                 await self._changed.park()
 
     def get(self, plugin: str, instance: int) -> Any:
         """Return the last report of an instance; None if there is none."""
-        watched = self._instances.get((f"plugin.{plugin}", instance))
-        return None if watched is None else watched.report
+        return self._reports.get((f"plugin.{plugin}", instance))
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch the instances whenever there is a subscriber, until cancelled."""
+        task_status.started()
         while True:
             while not self._subscriber_count:
                 await self._changed.park()
             async with open_collapsing_nursery() as nursery:
-                nursery.start_soon(for_each_ready_instance, self._registry, self._watch_instance)
+                nursery.start_soon(
+                    instances.for_each_ready_instance, self._registry, self._watch_instance
+                )
                 while self._subscriber_count:
                     await self._changed.park()
                 nursery.cancel_scope.cancel()
 
-    async def _watch_instance(self, key: InstanceKey, endpoint: Endpoint) -> None:
-        watched = self._instances[key] = _WatchedInstance()
+    async def _watch_instance(self, key: instances.InstanceKey, endpoint: Endpoint) -> None:
+        request = load.WatchLoadRequest(interval=_REPORT_INTERVAL)
+
+        def set_report(report: Any) -> None:
+            if self._watched.get(key) is endpoint:
+                is_first = key not in self._reports
+                self._reports[key] = report
+                if is_first:
+                    self._changed.unpark_all()
+
+        async def on_report(report: Any) -> None:
+            set_report(_sanitize_report(report))
+
+        self._watched[key] = endpoint
+        self._reports.pop(key, None)
         try:
-            async with open_instance_channel(endpoint, MAX_SMALL_RESPONSE_SIZE) as channel:
-                await self._read_reports(channel, watched)
+            async with open_endpoint_channel(
+                endpoint, traced=False, max_receive_message_length=instances.MAX_SMALL_RESPONSE_SIZE
+            ) as channel:
+                await instances.read_stream_repeatedly(
+                    lambda: DynamicStub(channel, _SERVICE).Watch(request),
+                    on_report,
+                    min_interval=_MIN_REPORT_INTERVAL,
+                    retry_delay=_REPORT_INTERVAL,
+                    on_failure=lambda: set_report(None),
+                )
                 # UNIMPLEMENTED is a response, too, which counts while the instance is there.
-                self._set_report(watched, watched.report)
+                set_report(self._reports.get(key))
                 await trio.sleep_forever()
         finally:
             # The watch of the instance's next process may have started already.
-            if self._instances.get(key) is watched:
-                del self._instances[key]
-
-    async def _read_reports(self, channel: Channel, watched: _WatchedInstance) -> None:
-        stub = DynamicStub(channel, _SERVICE)
-        request = load.WatchLoadRequest(interval=_REPORT_INTERVAL)
-
-        async def on_report(report: Any) -> None:
-            self._set_report(watched, _sanitize_report(report))
-
-        await read_stream_repeatedly(
-            lambda: stub.Watch(request),
-            on_report,
-            min_interval=_MIN_REPORT_INTERVAL,
-            retry_delay=_REPORT_INTERVAL,
-            on_failure=lambda: self._set_report(watched, None),
-        )
-
-    def _set_report(self, watched: _WatchedInstance, report: Any) -> None:
-        watched.report = report
-        if not watched.has_responded:
-            watched.has_responded = True
-            self._changed.unpark_all()
+            if self._watched.get(key) is endpoint:
+                del self._watched[key]
+                self._reports.pop(key, None)
 
 
 def _sanitize_report(report: Any) -> Any:
@@ -127,13 +122,3 @@ def _sanitize_report(report: Any) -> Any:
         if report.HasField(name) and 0 <= seconds < math.inf:
             setattr(sanitized, name, seconds)
     return sanitized
-
-
-@attrs.define(eq=False)
-class _WatchedInstance:
-    """One ready instance."""
-
-    has_responded: bool = False
-    """Whether the first report, or a failure of the call, has arrived."""
-    report: Any = None
-    """The last `LoadReport`; None if there is none."""

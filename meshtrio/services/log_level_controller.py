@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from meshtrio.client.channel import Channel
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import logging as messages
@@ -198,11 +198,9 @@ class LogLevelController:
             return
         pid = run.process.pid
         result = await self._call_process(run, "GetLevel", messages.GetLevelRequest())
-        found[instance.key] = (
-            InstanceLevel(instance.number, pid, note=result.message)
-            if isinstance(result, CallFailure)
-            else InstanceLevel(instance.number, pid, result.level[:_MAX_LEVEL_LENGTH])
-        )
+        has_failed = isinstance(result, CallFailure)
+        answer = ("", result.message) if has_failed else (result.level[:_MAX_LEVEL_LENGTH], "")
+        found[instance.key] = InstanceLevel(instance.number, pid, *answer)
 
     async def _call_process(self, run: ProcessRun, method: str, request: Any) -> Any:
         """Return the response of a process, or a `CallFailure`."""

@@ -56,8 +56,7 @@ class MetricsServicer:
     async def Collect(self, request: Any) -> Any:  # noqa: N802 - the method's name
         reply, dropped = await run_computation(partial(_make_response, self._collect()))
         for reason in dropped:
-            text = "dropping metrics for the mesh: %s"
-            self._warnings.log(reason, text, reason.text)
+            self._warnings.log(reason, "dropping metrics for the mesh: %s", reason.text)
         reply.in_flight = self._load_recorder.started - self._load_recorder.ended
         return reply
 

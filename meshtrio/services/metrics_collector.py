@@ -13,18 +13,12 @@ import attrs
 import trio
 
 from meshtrio.client.channel import Channel
-from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.raw_reply import make_raw_method
+from meshtrio.client.multicallable import make_multicallable, make_raw_method
 from meshtrio.config.telemetry import METRICS_FROM_MESH
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import metrics
-from meshtrio.services.instances import (
-    CallFailure,
-    FailureKind,
-    call_each_instance,
-    get_ready_endpoints,
-)
+from meshtrio.services import instances
 from meshtrio.services.metrics import CollectedMetrics
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metric_families import (
@@ -135,7 +129,7 @@ class MetricsCollector:
         response_timeout = min(self._collect_timeout, given * _COLLECT_TIMEOUT_FRACTION)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sample)
-            results = await call_each_instance(
+            results = await instances.call_each_instance(
                 self._list_instances(), _collect_from, timeout_seconds=response_timeout
             )
         responses = self._take_responses(results)
@@ -171,18 +165,20 @@ class MetricsCollector:
             for plugin in self._supervisor.config.plugins
             if plugin.metrics == METRICS_FROM_MESH
         }
-        ready = get_ready_endpoints(self._registry, exposed.__contains__)
+        ready = instances.get_ready_endpoints(self._registry, exposed.__contains__)
         return {(exposed[service], number): ready[service, number] for service, number in ready}
 
-    def _take_responses(self, results: Mapping[tuple[str, int], bytes | CallFailure]) -> Responses:
+    def _take_responses(
+        self, results: Mapping[tuple[str, int], bytes | instances.CallFailure]
+    ) -> Responses:
         """Return the responses, and count the failures."""
         responses: Responses = {}
         for key, result in results.items():
-            if not isinstance(result, CallFailure):
+            if not isinstance(result, instances.CallFailure):
                 responses[key] = result
-            elif result.kind is FailureKind.UNAVAILABLE:
+            elif result.kind is instances.FailureKind.UNAVAILABLE:
                 self._failures[key[0]] += 1
-            elif result.kind is FailureKind.INVALID:
+            elif result.kind is instances.FailureKind.INVALID:
                 self._record_failure(key[0], result.message)
         return responses
 

@@ -9,17 +9,15 @@ whatever language their descriptors come from.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from operator import methodcaller
 from typing import Any
 
 import attrs
+from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.descriptor_pb2 import (
-    DescriptorProto,
-    FieldDescriptorProto,
-    FileDescriptorProto,
-)
 from google.protobuf.descriptor_pool import DescriptorPool
 
 _WELL_KNOWN_PREFIX = "google/protobuf/"
@@ -59,21 +57,12 @@ class ReflectionFiles:
 
     def find_by_name(self, name: str) -> list[bytes]:
         """Return the file with a name, after renaming, and its imports."""
-        candidates = [(each, name) for each in self._sources]
-        candidates += [
-            (each, name.removeprefix(f"{each.label}/"))
-            for each in self._sources
-            if name.startswith(f"{each.label}/")
-        ]
-        for each, inner in candidates:
-            pool: Any = each.pool
-            try:
-                file = pool.FindFileByName(inner)
-            except KeyError:
-                continue
-            if self._get_name(file) == name:
-                return self._serialize_with_imports(file)
-        raise KeyError(name)
+        found = list(_find_in(self._sources, methodcaller("FindFileByName", name)))
+        for each in self._sources:
+            inner = name.removeprefix(f"{each.label}/")
+            found += _find_in([each], methodcaller("FindFileByName", inner))
+        named = [file for file in found if self._get_name(file) == name]
+        return self._serialize_with_imports(_get_first(named, name))
 
     def find_containing_symbol(self, symbol: str) -> list[bytes]:
         """Return the file that declares a symbol, and its imports.
@@ -83,35 +72,28 @@ class ReflectionFiles:
         names = {symbol, symbol.rpartition(".")[0]}
         serving = [each for each in self._sources if names & each.services]
         others = [each for each in self._sources if not names & each.services]
-        find = partial(_find_file_by_symbol, symbol=symbol)
-        return self._serialize_with_imports(_find_first(serving + others, symbol, find))
+        found = _find_in(serving + others, partial(_find_file_by_symbol, symbol=symbol))
+        return self._serialize_with_imports(_get_first(found, symbol))
 
     def find_containing_extension(self, message: str, number: int) -> list[bytes]:
         """Return the file that declares an extension of a message, and its imports."""
 
-        def find(pool: DescriptorPool) -> FileDescriptor:
-            extension: Any = pool.FindExtensionByNumber(pool.FindMessageTypeByName(message), number)
-            file: FileDescriptor = extension.file
-            return file
+        def find(pool: Any) -> Any:
+            return pool.FindExtensionByNumber(pool.FindMessageTypeByName(message), number)
 
-        name = f"extension {number} of {message}"
-        return self._serialize_with_imports(_find_first(self._sources, name, find))
+        found = _get_first(_find_in(self._sources, find), f"extension {number} of {message}")
+        return self._serialize_with_imports(found.file)
 
     def find_extension_numbers(self, message: str) -> list[int]:
         """Return the numbers of all extensions of a message in any source."""
-        numbers: set[int] = set()
-        known = False
-        for each in self._sources:
-            pool: Any = each.pool
-            try:
-                found = pool.FindMessageTypeByName(message)
-            except KeyError:
-                continue
-            known = True
-            numbers |= {extension.number for extension in pool.FindAllExtensions(found)}
-        if not known:
+
+        def find(pool: Any) -> Any:
+            return pool.FindAllExtensions(pool.FindMessageTypeByName(message))
+
+        found = list(_find_in(self._sources, find))
+        if not found:
             raise KeyError(message)
-        return sorted(numbers)
+        return sorted({extension.number for extensions in found for extension in extensions})
 
     # -- names -------------------------------------------------------------------------------
 
@@ -124,7 +106,7 @@ class ReflectionFiles:
         data: bytes = file.serialized_pb
         if all(before == after for before, after in names.items()):
             return data
-        proto = FileDescriptorProto.FromString(data)
+        proto = descriptor_pb2.FileDescriptorProto.FromString(data)
         proto.name = names[file.name]
         proto.dependency[:] = [names.get(each, each) for each in proto.dependency]
         return proto.SerializeToString()
@@ -145,14 +127,10 @@ class ReflectionFiles:
         for each in self._sources:
             if each.pool is file.pool:
                 return f"{each.label}/{file.name}" if taken else str(file.name)
-            pool: Any = each.pool
-            try:
-                other = pool.FindFileByName(file.name)
-            except KeyError:
-                continue
-            if self._get_digest(other) == digest:
-                return self._get_name(other)
-            taken = True
+            for other in _find_in([each], methodcaller("FindFileByName", file.name)):
+                if self._get_digest(other) == digest:
+                    return self._get_name(other)
+                taken = True
         return str(file.name)
 
     def _get_digest(self, file: FileDescriptor) -> bytes:
@@ -165,14 +143,16 @@ class ReflectionFiles:
         return self._digests[file.pool, file.name]
 
 
-def _find_first(
-    sources: Iterable[ReflectionSource], name: str, find: Callable[[Any], FileDescriptor]
-) -> FileDescriptor:
+def _find_in(sources: Iterable[ReflectionSource], find: Callable[[Any], Any]) -> Iterator[Any]:
+    """Yield what `find` returns for the pool of each source, unless it raises KeyError."""
     for each in sources:
-        try:
-            return find(each.pool)
-        except KeyError:
-            continue
+        with suppress(KeyError):
+            yield find(each.pool)
+
+
+def _get_first(found: Iterable[Any], name: str) -> Any:
+    for each in found:
+        return each
     raise KeyError(name)
 
 
@@ -221,7 +201,7 @@ def _normalize(file: FileDescriptor) -> bytes:
     """Serialize the declarations of a file, without what differs between languages."""
     if file.name.startswith(_WELL_KNOWN_PREFIX):
         return b""
-    proto = FileDescriptorProto.FromString(file.serialized_pb)
+    proto = descriptor_pb2.FileDescriptorProto.FromString(file.serialized_pb)
     proto.ClearField("source_code_info")
     options: Any = proto.options
     for option, _ in options.ListFields():
@@ -230,7 +210,7 @@ def _normalize(file: FileDescriptor) -> bytes:
     if not options.ListFields():
         proto.ClearField("options")
     _clear_default_json_names(proto.extension)
-    pending: list[DescriptorProto] = list(proto.message_type)
+    pending: list[descriptor_pb2.DescriptorProto] = list(proto.message_type)
     while pending:
         message = pending.pop()
         pending += message.nested_type
@@ -239,7 +219,7 @@ def _normalize(file: FileDescriptor) -> bytes:
     return proto.SerializeToString(deterministic=True)
 
 
-def _clear_default_json_names(fields: Iterable[FieldDescriptorProto]) -> None:
+def _clear_default_json_names(fields: Iterable[descriptor_pb2.FieldDescriptorProto]) -> None:
     """Clear JSON names that equal the default: only some compilers write them."""
     for field in fields:
         first, *words = field.name.split("_")

@@ -12,11 +12,9 @@ import purerpc
 
 from meshtrio.config import MeshConfig, StaticServiceConfig
 from meshtrio.config.validators import check_service_name
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.discovery.registry import Registry, UnknownServiceError
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.registry import Registry
 from meshtrio.discovery.registry_messages import get_address, state_to_message, tls_from_message
-from meshtrio.discovery.service_state import ServiceState
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.messages import registry as messages
 from meshtrio.rpc.context import ServerContext
@@ -48,20 +46,14 @@ class RegistryServicer:
         return messages.ListServicesResponse(services=self._registry.services())
 
     async def Resolve(self, request: Any) -> Any:  # noqa: N802 - the method's name
-        try:
-            return self._get_message(request.service, self._registry.resolve(request.service))
-        except UnknownServiceError as exc:
-            raise purerpc.NotFoundError(str(exc)) from None
+        return self._get_message(request.service, self._registry.resolve(request.service))
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802
-        try:
-            with self._reader_throttle:
-                async with aclosing(self._registry.watch(request.service)) as states:
-                    async for state in states:
-                        yield self._get_message(request.service, state)
-                        await self._reader_throttle.wait()
-        except UnknownServiceError as exc:
-            raise purerpc.NotFoundError(str(exc)) from None
+        with self._reader_throttle:
+            async with aclosing(self._registry.watch(request.service)) as states:
+                async for state in states:
+                    yield self._get_message(request.service, state)
+                    await self._reader_throttle.wait()
 
     def _get_message(self, service: str, state: ServiceState) -> Any:
         cached = self._messages.get(service)

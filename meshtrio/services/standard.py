@@ -1,19 +1,14 @@
-"""Makes a server with the standard services: those of gRPC tools, and those that a mesh calls."""
+"""Adds the standard services to a server: those of gRPC tools, and those that a mesh calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from meshtrio.http2.limits import Limits
-from meshtrio.rpc.budget_settings import BudgetSettings
 from meshtrio.rpc.server import Server
-from meshtrio.rpc.server_call import ServerInterceptor
-from meshtrio.rpc.server_connection import AccessCheck, Forwarder
-from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.services.health import HealthServicer, HealthSource
+from meshtrio.services.health import HealthServicer
 from meshtrio.util.log_level import ProcessLogLevel
 
 if TYPE_CHECKING:
@@ -26,40 +21,20 @@ _REFLECTION = {
 }
 
 
-def standard_server(
-    *servicers: Any,
-    limits: Limits | None = None,
-    budget_settings: BudgetSettings | None = None,
-    timeouts: Timeouts | None = None,
-    interceptors: Sequence[ServerInterceptor] = (),
-    forwarder: Forwarder | None = None,
-    admit: AccessCheck | None = None,
+def add_standard_services(
+    server: Server,
+    health: HealthServicer,
+    *,
     get_proxied_sources: GetReflectionSources | None = None,
-    health_source: HealthSource | None = None,
     metrics: Metrics | None = None,
     log_level: ProcessLogLevel | None = None,
-) -> tuple[Server, HealthServicer]:
-    """Make a server with health, reflection, channelz, load and tap services.
+) -> None:
+    """Add reflection, channelz, load and tap services to a server that serves `health`.
 
-    All but health are imported at their first call, so that plugins start sooner. The arguments are
-    those of `Server`, and: `get_proxied_sources` returns what reflection describes in addition to
-    the server's services, `health_source` has the health of those that it does not serve itself.
-    Without `metrics` or `log_level`, meshtrio.v1.Metrics or Logging is not served.
-
-    Returns the server, and its health servicer for the graceful shutdown. Raises UsageError if the
-    servicers cannot be served.
+    They are imported at their first call, so that plugins start sooner. `get_proxied_sources`
+    returns what reflection describes in addition to the server's services. Without `metrics` or
+    `log_level`, meshtrio.v1.Metrics or Logging is not served.
     """
-    health = HealthServicer(fallback=health_source)
-    server = Server(
-        *servicers,
-        health,
-        limits=limits,
-        budget_settings=budget_settings,
-        timeouts=timeouts,
-        interceptors=interceptors,
-        forwarder=forwarder,
-        check_access=admit,
-    )
     recorder, stopping = server.load_recorder, health.shutdown_started
     lazy: dict[str, Callable[[], Any]] = {
         "meshtrio.v1.Load": _lazy("load.LoadServicer", recorder, stopping),
@@ -76,7 +51,6 @@ def standard_server(
         lazy[service] = partial(_make_reflection, server, messages, names, get_proxied_sources)
     for service, make in lazy.items():
         server.add_lazy_servicer(service, make)
-    return server, health
 
 
 def _lazy(name: str, *args: Any) -> Callable[[], Any]:

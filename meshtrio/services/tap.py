@@ -12,7 +12,6 @@ import purerpc
 import trio
 
 from meshtrio.contract import FORWARDED_METADATA_KEY
-from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.status import UNKNOWN, CallStatus
 from meshtrio.messages import tap
 from meshtrio.rpc.context import ServerContext
@@ -61,7 +60,10 @@ class TapServicer:
 
 @attrs.define(eq=False)
 class _TapTracer(ServerTracer):
-    """Records the calls that match the filter of one reader."""
+    """Records the calls that match the filter of one reader.
+
+    Not calls without a handler: they have no latency, and any client can make them.
+    """
 
     _method: str
     failed_only: bool
@@ -75,9 +77,6 @@ class _TapTracer(ServerTracer):
         if LoadRecorder.is_counted(method.service) and path.startswith(self._method):
             return _TapCallTracer(self, server_context, path, stream)
         return _NO_CALL_TRACER
-
-    def call_rejected(self, headers: RequestHeaders, status: CallStatus) -> None:
-        """Ignore calls without a handler: they have no latency, and any client can make them."""
 
 
 @attrs.define(eq=False)

@@ -11,17 +11,12 @@ import attrs
 import trio
 from google.protobuf.message import DecodeError
 
-from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.raw_reply import RawReply, make_raw_method
+from meshtrio.client.channel import open_endpoint_channel
+from meshtrio.client.multicallable import RawReply, make_multicallable, make_raw_method
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import tap
-from meshtrio.services.instances import (
-    InstanceKey,
-    for_each_ready_instance,
-    open_instance_channel,
-    read_stream_repeatedly,
-)
+from meshtrio.services import instances
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.protobuf_wire import MalformedProtobufError, iter_fields
 
@@ -57,13 +52,13 @@ async def tap_instances(
     """Yield a channel with the calls of all instances of the wanted services, also later ones."""
     sending, receiving = trio.open_memory_channel[TappedCalls](_MAX_BUFFERED_BATCHES)
 
-    async def watch(key: InstanceKey, endpoint: Endpoint) -> None:
+    async def watch(key: instances.InstanceKey, endpoint: Endpoint) -> None:
         async def send(response: RawReply) -> None:
             await sending.send(_parse_calls(key, response.data))
 
-        async with open_instance_channel(endpoint) as channel:
+        async with open_endpoint_channel(endpoint, traced=False) as channel:
             call = make_multicallable(channel, _WATCH_METHOD)
-            await read_stream_repeatedly(
+            await instances.read_stream_repeatedly(
                 lambda: call(request),
                 send,
                 min_interval=_MIN_BATCH_INTERVAL,
@@ -72,12 +67,12 @@ async def tap_instances(
             await sending.send(TappedCalls(*key))
 
     async with open_collapsing_nursery() as nursery:
-        nursery.start_soon(for_each_ready_instance, registry, watch, is_wanted)
+        nursery.start_soon(instances.for_each_ready_instance, registry, watch, is_wanted)
         yield receiving
         nursery.cancel_scope.cancel()
 
 
-def _parse_calls(key: InstanceKey, data: bytes) -> TappedCalls:
+def _parse_calls(key: instances.InstanceKey, data: bytes) -> TappedCalls:
     """Parse a meshtrio.v1.EndedCalls. Raises MalformedProtobufError."""
     calls, other_fields = [], bytearray()
     try:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
-from meshtrio.config import TelemetryConfig
-from meshtrio.config.otlp_endpoint import OtlpEndpoint
-from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.mesh_metrics import MeshMetrics
@@ -26,7 +23,7 @@ COLLECT_TIMEOUT = 2.0
 
 @asynccontextmanager
 async def mesh_telemetry(
-    supervisor: Supervisor, registry: MemoryRegistry, *, collect_timeout: float
+    supervisor: Supervisor, registry: Registry, *, collect_timeout: float
 ) -> AsyncIterator[Metrics | None]:
     """Measure, trace and log the calls of the block, and the mesh itself, as its config says.
 
@@ -43,13 +40,27 @@ async def mesh_telemetry(
     check_extras(config)
     async with AsyncExitStack() as stack:
         telemetry = Telemetry(stack)
-        if config.otlp_endpoint is not None:
+        if (otlp_endpoint := config.otlp_endpoint) is not None:
+            from meshtrio.telemetry.traces.process_spans import ProcessSpans
+
+            resource = {"service.name": "meshtrio"}
             try:
-                await _trace(telemetry, supervisor, config.otlp_endpoint)
+                pipeline = await telemetry.start_tracing(otlp_endpoint, config.sampling, resource)
             except ValueError as exc:
                 raise UsageError(f"calls cannot be traced: {exc}") from None
+            supervisor.subscribe(ProcessSpans(pipeline).on_event)
+            _log.info("exporting spans to %s", config.traces)
         if config.binary_log:
-            await _start_binary_log(telemetry, config, supervisor.mesh_socket.parent)
+            folder = config.binary_log_directory(supervisor.mesh_socket.parent)
+            await telemetry.start_binary_log(
+                config.binary_log,
+                folder,
+                name="mesh",
+                max_file_size=config.max_binary_log_bytes,
+                max_files=config.binary_log_files,
+            )
+            text = "binary logging is on: requests and replies are written to %s, "
+            _log.warning(text + "with their contents", folder)
         metrics = None
         if config.metrics is not None:
             metrics = telemetry.start_metrics(experimental=config.experimental)
@@ -66,28 +77,3 @@ async def mesh_telemetry(
                 raise UsageError(f"[mesh.telemetry] metrics: {exc}") from None
             _log.info("serving metrics at http://%s/metrics", config.metrics)
         yield metrics
-
-
-async def _trace(telemetry: Telemetry, supervisor: Supervisor, collector: OtlpEndpoint) -> None:
-    from meshtrio.telemetry.traces.process_spans import ProcessSpans
-
-    config = supervisor.config.telemetry
-    resource = {"service.name": "meshtrio"}
-    pipeline = await telemetry.start_tracing(collector, config.sampling, resource)
-    supervisor.subscribe(ProcessSpans(pipeline).on_event)
-    _log.info("exporting spans to %s", config.traces)
-
-
-async def _start_binary_log(telemetry: Telemetry, config: TelemetryConfig, folder: Path) -> None:
-    """Start the binary log in `folder`, unless the config sets another one."""
-    assert config.binary_log is not None
-    folder = config.binary_log_directory(folder)
-    await telemetry.start_binary_log(
-        config.binary_log,
-        folder,
-        name="mesh",
-        max_file_size=config.max_binary_log_bytes,
-        max_files=config.binary_log_files,
-    )
-    text = "binary logging is on: requests and replies are written to %s, with their contents"
-    _log.warning(text, folder)

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor.policy.restart import Exit
 from meshtrio.supervisor.run_spec import RunSpec

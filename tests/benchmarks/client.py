@@ -27,10 +27,8 @@ from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.memory_registry import MemoryRegistry
-from meshtrio.discovery.registry import watch_service
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import Endpoint, ServiceState
+from meshtrio.discovery.registry import Registry, watch_service
 from meshtrio.grpc.service_config import (
     LoadBalancingConfig,
     LoadBalancingPolicy,
@@ -161,7 +159,7 @@ async def measure_spreading(folder: Path) -> dict[str, float]:
 
 async def measure_registry_change(address: str) -> dict[str, float]:
     """From a change until every channel knows, and until a call of each was answered."""
-    registry = MemoryRegistry()
+    registry = Registry()
     registry.add_service("x")
     feed = partial(watch_service, registry, "x")
 

@@ -15,8 +15,8 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import connect_to, open_channel
-from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.client.multicallable import DynamicStub
+from meshtrio.discovery.endpoint import ExitInfo
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.service_config import (
     LoadBalancingConfig,
@@ -26,7 +26,6 @@ from meshtrio.grpc.service_config import (
 from meshtrio.http2.limits import Limits
 from meshtrio.messages import health as messages
 from meshtrio.rpc.server import Server
-from meshtrio.services.standard import standard_server
 from meshtrio.transport.listener import unix_listener
 from meshtrio.util.errors import UsageError
 from tests.support.connection_pairs import CallbackServicer, echo_request
@@ -35,6 +34,7 @@ from tests.support.servers import (
     call_echo,
     serve_on_socket,
     servicer_named,
+    standard_server,
     unix_endpoint,
 )
 
@@ -277,6 +277,6 @@ async def test_a_health_watch_does_not_hold_up_a_drain(short_dir: Path) -> None:
         stub = DynamicStub(channel, messages.DESCRIPTOR.services_by_name["Health"])
         async with stub.Watch(messages.HealthCheckRequest()) as call:
             await call.receive_message()
-            health.enter_graceful_shutdown()
+            health.shutdown_started.set()
             with trio.fail_after(30):
                 assert await server.drain(grace=60) == ()

@@ -15,8 +15,7 @@ from echo.v1.echo_pb2 import EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.client.interceptors import ClientCall
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.failing_servicers import (
     HEDGING_POLICY,
@@ -41,7 +40,7 @@ def calls(channel: Channel) -> Counts:
 
 
 def attempts(channel: Channel) -> Counts:
-    (connection,) = channel.channel_endpoints[0].subchannel.connections
+    (connection,) = channel.picker.endpoints[0].subchannel.connections
     found = connection.statistics().calls
     return found.started, found.succeeded, found.failed
 
@@ -58,7 +57,7 @@ async def test_a_call_that_is_made_again_is_one(method: str, short_dir: Path) ->
         else:
             assert len([each async for each in stub.Repeat(RepeatRequest(count=1))]) == 1
         assert (calls(channel), attempts(channel)) == ((1, 1, 0), (3, 1, 2))
-        (connection,) = channel.channel_endpoints[0].subchannel.connections
+        (connection,) = channel.picker.endpoints[0].subchannel.connections
         assert connection.statistics().messages == (3, 1)
 
 

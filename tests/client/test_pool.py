@@ -6,9 +6,8 @@ import pytest
 import trio
 import trio.testing
 
-from meshtrio.client.resolver import StateCallback
-from meshtrio.client.subchannel_pool import SubchannelPool
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.client.subchannel_pool import StateCallback, SubchannelPool
+from meshtrio.discovery.endpoint import ServiceState
 
 
 async def test_a_feed_that_fails_is_begun_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtrio.client.retry.policy import (
-    Pushback,
+    DO_NOT_RETRY,
     RetryBudget,
     RetryControl,
     RetryState,
@@ -24,7 +24,7 @@ from meshtrio.util.backoff import Backoff
 UNAVAILABLE, INTERNAL = 14, 13
 EXAMPLE = RetryPolicy(4, Backoff(0.1, 1.0, 2.0, jitter=0.0), frozenset({UNAVAILABLE}))
 """The policy of A6's own example."""
-NONE, NEVER = Pushback.ABSENT, Pushback.DO_NOT_RETRY
+NONE, NEVER = None, DO_NOT_RETRY
 
 
 def control(throttle: RetryThrottle | None = None, seed: int = 0) -> RetryControl:

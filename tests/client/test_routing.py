@@ -17,15 +17,12 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY
-from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY, ExitInfo, ServiceState
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
 from meshtrio.http2.limits import Limits
 from meshtrio.messages.health import HealthCheckResponse
 from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
-from meshtrio.services.standard import standard_server
 from meshtrio.transport.listener import unix_listener
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.failing_servicers import OUTLIER_DETECTION_CONFIG
@@ -34,6 +31,7 @@ from tests.support.servers import (
     call_echo,
     serve_on_socket,
     servicer_named,
+    standard_server,
     unix_endpoint,
 )
 
@@ -406,7 +404,7 @@ async def test_an_endpoint_that_says_it_does_not_serve_gets_no_calls(short_dir: 
             # "b" has no health service, and counts as healthy.
             await call_until_answered_by(channel, "a")
             await call_until_answered_by(channel, "b")
-            health.enter_graceful_shutdown()
+            health.shutdown_started.set()
             await settle()
             assert await count_answers(channel, 10) == {"b": 10}
 

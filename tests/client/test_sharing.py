@@ -12,7 +12,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import connect_to, open_channel
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import ServiceState
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.messages import health as messages
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor

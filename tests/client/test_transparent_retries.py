@@ -17,7 +17,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import Channel, open_channel
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import ServiceState
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.http2 import frames
@@ -189,7 +189,7 @@ async def test_a_call_that_was_not_sent_is_made_elsewhere(method: str, short_dir
             stream = await _accept_without_reading(listener)
             nursery.start_soon(call_large, channel)
             await trio.testing.wait_all_tasks_blocked(0.01)
-            (endpoint,) = channel.channel_endpoints
+            (endpoint,) = channel.picker.endpoints
             connection = endpoint.subchannel.connection
             assert connection is not None
             assert connection.write_buffer.size > 0

@@ -16,9 +16,8 @@ import pytest
 import trio
 
 from meshtrio.client.channel import open_channel
-from meshtrio.client.resolver import StateCallback
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.client.subchannel_pool import StateCallback
+from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.transport import unix_connect
 from meshtrio.transport.unix_connect import WrongServerError
 from tests import ROOT
@@ -86,7 +85,7 @@ async def test_a_server_of_another_user_is_not_spoken_to(
             async with open_channel("x", feed) as channel:
                 with trio.fail_after(60):
                     await failed.wait()
-                assert f"served by uid {OTHER}, not by uid 0" in channel.unavailable_reason
+                assert f"served by uid {OTHER}, not by uid 0" in channel.picker.unavailable_reason
         accepted = 0
         with contextlib.suppress(BlockingIOError):
             while True:

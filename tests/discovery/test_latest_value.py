@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from meshtrio.discovery.latest_value import LatestValue
+from meshtrio.discovery.registry import LatestValue
 
 WATCHERS = 1000
 

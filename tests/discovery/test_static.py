@@ -5,25 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from purerpc import NotFoundError
 
 from meshtrio.config import StaticServiceConfig
-from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY, Endpoint
-from meshtrio.discovery.memory_registry import MemoryRegistry
-from meshtrio.discovery.registry import UnknownServiceError
+from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY, Endpoint, ServiceState
+from meshtrio.discovery.registry import Registry
 from meshtrio.discovery.registry_messages import state_from_message, state_to_message
-from meshtrio.discovery.service_state import ServiceState
 from meshtrio.discovery.static import apply_service_tables
 from meshtrio.util.tls_config import ClientTlsConfig
 
 A, B = "tcp:10.0.0.1:7000", "tcp:10.0.0.2:7000"
 
 
-def addresses(registry: MemoryRegistry, service: str) -> list[str]:
+def addresses(registry: Registry, service: str) -> list[str]:
     return [endpoint.address for endpoint in registry.resolve(service).endpoints]
 
 
 def test_tables_of_one_name_are_one_service() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     tls = ClientTlsConfig(ca=Path("/ca.pem"))
     tables = [
         StaticServiceConfig(
@@ -45,7 +44,7 @@ def test_tables_of_one_name_are_one_service() -> None:
 
 
 def test_a_reload_touches_what_it_changes() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     before = [
         StaticServiceConfig("s", [A, B], config={"healthCheckConfig": {}}),
         StaticServiceConfig("t", [A]),
@@ -79,12 +78,12 @@ def test_all_of_a_state_crosses_to_another_process() -> None:
 
 
 async def test_a_forgotten_service_is_unknown_until_it_is_declared_again() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     registry.add_service("s")
     states = registry.watch("s")
     assert (await anext(states)).endpoints == ()
     registry.remove_service("s")
-    with pytest.raises(UnknownServiceError):
+    with pytest.raises(NotFoundError):
         registry.resolve("s")
     endpoint = Endpoint("a", A)
     registry.register("s", endpoint)

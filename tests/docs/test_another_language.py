@@ -34,7 +34,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest, SlowRequest
 
 from meshtrio import contract
 from meshtrio.client.channel import Channel, connect_to
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.errors import PluginDiedError
 from meshtrio.messages import health
 from meshtrio.supervisor import events

@@ -14,8 +14,7 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.gateway.proxied_call import ProxiedCall
 from meshtrio.gateway.proxied_streams import DownstreamStream
 from meshtrio.gateway.router import GatewayLimits

@@ -10,9 +10,8 @@ import purerpc
 import pytest
 import trio
 
-from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.client.multicallable import DynamicStub
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.messages import health
 from meshtrio.rpc.server import Server
 from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection

@@ -118,7 +118,7 @@ async def test_requests(size: int, looks: bool, short_dir: Path) -> None:
         await stub.Echo(echo_request(""))
         (connection,) = behind.server.connections
         if not looks:
-            for subchannel in behind.channel.channel_endpoints:
+            for subchannel in behind.channel.picker.endpoints:
                 for each in subchannel.subchannel.connections:
                     each.peer_settings.max_header_list_size = 2**31
         await check(stub, verbose, "", size < LIMIT, metadata=[("large", "v" * size)])

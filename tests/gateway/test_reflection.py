@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio.client.channel import Channel
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.client.reflection import fetch_pool, find_method, list_services
 from meshtrio.gateway.router import GatewayLimits
 from meshtrio.messages import reflection_v1

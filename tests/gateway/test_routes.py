@@ -13,16 +13,15 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel, connect_to
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.client.reflection import fetch_pool, list_services
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.endpoint import ExitInfo
 from meshtrio.messages import health, reflection_v1
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
-from meshtrio.services.standard import standard_server
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
-from tests.support.servers import servicer_named
+from tests.support.servers import servicer_named, standard_server
 
 ECHO = "echo.v1.EchoService"
 
@@ -106,7 +105,7 @@ async def test_what_the_mesh_serves_itself_is_passed_on_only_where_that_is_said(
     server, plugins_health = standard_server(servicer_named("a"))
     async with run_gateway(short_dir, a=server) as behind:
         stub = DynamicStub(behind.channel, descriptor)
-        plugins_health.enter_graceful_shutdown()
+        plugins_health.shutdown_started.set()
         reply = await stub.Check(asked)
         assert reply.status == health.HealthCheckResponse.SERVING
         reply = await stub.Check(asked, metadata=[("x-mesh-target", "a")])

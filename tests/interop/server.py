@@ -15,9 +15,9 @@ import trio
 
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.errors import error_for_status
-from meshtrio.services.standard import standard_server
 from tests.interop.grpc_testing import interop_pb2 as pb
 from tests.interop.grpc_testing.interop_grpc import TestServiceServicer
+from tests.support.servers import standard_server
 
 INITIAL = "x-grpc-test-echo-initial"
 TRAILING = "x-grpc-test-echo-trailing-bin"

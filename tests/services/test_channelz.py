@@ -17,10 +17,9 @@ from cryptography import x509
 from grpc_channelz.v1 import channelz_pb2 as pb
 
 from meshtrio.client.channel import connect_to
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.discovery.endpoint import canonical_target
 from meshtrio.messages import channelz
-from meshtrio.services.standard import standard_server
 from meshtrio.util.concurrency import background_service
 from tests.support.channelz_client import (
     ChannelzTarget,
@@ -40,6 +39,7 @@ from tests.support.mesh_processes import (
     serve_mesh,
     wait_until,
 )
+from tests.support.servers import standard_server
 from tests.support.tls import TEST_CA, client_tls, server_context
 
 READY = pb.ChannelConnectivityState.READY

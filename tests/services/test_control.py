@@ -14,8 +14,8 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio import mesh
-from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.mesh_connection import connect_to_mesh
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.config import load
 from meshtrio.messages import control
 from meshtrio.supervisor import events

@@ -6,7 +6,7 @@ import purerpc
 import pytest
 import trio
 
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.messages import health as messages
 from meshtrio.services.health import HealthServicer
 from tests.support.connection_pairs import connect_pair
@@ -21,18 +21,19 @@ def asked(service: str) -> messages.HealthCheckRequest:
 
 
 async def test_the_server_and_its_services_serve_until_told_not_to() -> None:
-    health = HealthServicer(["a.Service"])
+    health = HealthServicer()
+    health.service_names.add("a.Service")
     async with connect_pair(health) as pair:
         stub = DynamicStub(channel_over_connection(pair.client), _DESCRIPTOR)
         for name in ("", "a.Service"):
             assert (await stub.Check(asked(name))).status == Status.SERVING
-        health.enter_graceful_shutdown()
+        health.shutdown_started.set()
         for name in ("", "a.Service"):
             assert (await stub.Check(asked(name))).status == Status.NOT_SERVING
 
 
 async def test_an_unknown_service_is_not_found() -> None:
-    async with connect_pair(HealthServicer([])) as pair:
+    async with connect_pair(HealthServicer()) as pair:
         stub = DynamicStub(channel_over_connection(pair.client), _DESCRIPTOR)
         with pytest.raises(purerpc.NotFoundError):
             await stub.Check(asked("b.Service"))
@@ -41,11 +42,11 @@ async def test_an_unknown_service_is_not_found() -> None:
 
 
 async def test_watch_tells_each_change() -> None:
-    health = HealthServicer([])
+    health = HealthServicer()
     async with connect_pair(health) as pair:
         stub = DynamicStub(channel_over_connection(pair.client), _DESCRIPTOR)
         async with stub.Watch(asked("")) as call:
             assert (await call.receive_message()).status == Status.SERVING
-            health.enter_graceful_shutdown()
+            health.shutdown_started.set()
             with trio.fail_after(30):
                 assert (await call.receive_message()).status == Status.NOT_SERVING

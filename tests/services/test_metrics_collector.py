@@ -12,9 +12,8 @@ import trio
 
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.registry import Registry
 from meshtrio.services.metrics_collector import MetricsCollector
-from meshtrio.services.standard import standard_server
 from meshtrio.telemetry.metric_families import (
     MetricFamily,
     MetricKind,
@@ -24,7 +23,7 @@ from meshtrio.telemetry.metric_families import (
 )
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.histogram import Histogram
-from tests.support.servers import serve_on_socket
+from tests.support.servers import serve_on_socket, standard_server
 
 
 def process(said: int) -> Any:
@@ -42,7 +41,7 @@ def value(families: list[MetricFamily], **labels: str) -> Any:
 
 async def test_while_two_processes_change_places_the_new_one_is_asked(short_dir: Path) -> None:
     """Whichever answers first: a counter that went back and forth would be a restart each time."""
-    registry = MemoryRegistry()
+    registry = Registry()
     tree: Any = SimpleNamespace(config=MeshConfig([PluginConfig("p", ["x"])]))
     registry.add_service("plugin.p")
     async with (
@@ -74,7 +73,7 @@ async def test_the_same_name_of_two_plugins(
     }
     told["a"].append(counter_family("hits", "", "", {(): 1}))
     told["b"].append(gauge_family("hits", "", "", {(): 2}))
-    registry = MemoryRegistry()
+    registry = Registry()
     tree: Any = SimpleNamespace(config=MeshConfig([PluginConfig(name, ["x"]) for name in told]))
     async with AsyncExitStack() as stack:
         for name, families in told.items():

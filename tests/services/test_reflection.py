@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.messages import reflection_v1, reflection_v1alpha
 from meshtrio.rpc.purerpc_compat import collect_handlers
 from meshtrio.services.reflection import ReflectionServicer

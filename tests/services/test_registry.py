@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
 from meshtrio.discovery.registry_messages import state_from_message, state_to_message
-from meshtrio.discovery.service_state import ServiceState
 
 STATES = [
     ServiceState(),

@@ -6,9 +6,7 @@ import trio
 import trio.testing
 
 from meshtrio.client.registry_client import ServiceStateCache
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
 
 A, B = Endpoint("a", "unix:/a"), Endpoint("b", "unix:/b")
 A_AGAIN = Endpoint("a2", "unix:/a")

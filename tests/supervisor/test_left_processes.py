@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from meshtrio.config import MeshConfig
-from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor.process.cleanup.leftover_killer import (
     LeftoverReport,
     RunIdentity,
@@ -45,7 +45,7 @@ async def test_an_instance_does_not_leave_ever_more_processes(
 ) -> None:
     effects, registry = (
         FakeEffects({"p": [ProcessScript(FOREVER, is_unkillable=True)] * 100}),
-        MemoryRegistry(),
+        Registry(),
     )
     plugin = make_plugin_config("p", ready_timeout=1.0, stop_timeout=1.0, backoff=Backoff(0.1, 0.1))
     fake = attrs.evolve(effects.make_effects(), kill_orphans=left)

@@ -43,7 +43,7 @@ async def missing(path: Path) -> str:
 
 
 async def test_serving_is_ready(short_dir: Path) -> None:
-    async with serving(short_dir / "s", HealthServicer([])):
+    async with serving(short_dir / "s", HealthServicer()):
         await SocketProbe().wait_ready(f"unix:{short_dir / 's'}", 5)
 
 
@@ -53,8 +53,8 @@ async def test_a_server_without_health_is_ready(short_dir: Path) -> None:
 
 
 async def test_not_serving_is_not_yet(short_dir: Path) -> None:
-    health = HealthServicer([])
-    health.enter_graceful_shutdown()
+    health = HealthServicer()
+    health.shutdown_started.set()
     async with serving(short_dir / "s", health):
         assert "NOT_SERVING" in await missing(short_dir / "s")
 
@@ -64,7 +64,7 @@ async def test_a_socket_that_is_not_there_yet(short_dir: Path) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(SocketProbe().wait_ready, f"unix:{short_dir / 's'}", 5)
         await trio.testing.wait_all_tasks_blocked()
-        async with serving(short_dir / "s", HealthServicer([])):
+        async with serving(short_dir / "s", HealthServicer()):
             while nursery.child_tasks:
                 await trio.lowlevel.checkpoint()
 
@@ -115,7 +115,7 @@ async def test_a_check_counts_for_the_mesh_if_that_waited_for_a_cpu(
 async def test_a_mesh_without_descriptors_asks_again_when_it_has_some(
     short_dir: Path, kind: str
 ) -> None:
-    server = Server(HealthServicer([]))
+    server = Server(HealthServicer())
     if kind == "unix":
         listener, address = socket.socket(socket.AF_UNIX), f"unix:{short_dir / 's'}"
         listener.bind(str(short_dir / "s"))

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from meshtrio.config import MeshConfig
-from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.endpoint import ExitInfo
+from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.subscribers import Subscribers
 from meshtrio.supervisor.supervisor import Supervisor
@@ -86,7 +86,7 @@ async def test_a_subscriber_may_end_the_program_and_all_is_stopped(
         if isinstance(event, events.Ready):
             raise error(3)
 
-    effects, registry = FakeEffects(), MemoryRegistry()
+    effects, registry = FakeEffects(), Registry()
     config = MeshConfig([make_plugin_config("a"), make_plugin_config("b")])
     supervisor = Supervisor(
         config, registry, Path("/run/fake"), [leaving], effects=effects.make_effects()
@@ -110,7 +110,7 @@ async def test_an_error_of_the_mesh_ends_one_process_only(
                     raise failure
             return found
 
-    effects, registry = Failing(), MemoryRegistry()
+    effects, registry = Failing(), Registry()
     config = MeshConfig([make_plugin_config("a"), make_plugin_config("b")])
     supervisor = Supervisor(config, registry, Path("/run/fake"), effects=effects.make_effects())
     harness = SupervisorHarness(supervisor, effects, registry)
@@ -139,7 +139,7 @@ async def test_an_error_around_a_process_leaves_none_behind(
             if where == "guard" and pid in first:
                 raise RuntimeError("of the guard")
 
-    class FailingRegistry(MemoryRegistry):
+    class FailingRegistry(Registry):
         def deregister(self, service: str, exit_info: ExitInfo) -> None:
             if where == "registry" and service == "plugin.a":
                 raise RuntimeError("of the registry")
@@ -169,7 +169,7 @@ async def test_an_error_of_the_sweep_ends_nothing(
         await trio.lowlevel.checkpoint()
         raise RuntimeError("of the sweep")
 
-    effects, registry = FakeEffects({"a": [ProcessScript(lifetime=1)]}), MemoryRegistry()
+    effects, registry = FakeEffects({"a": [ProcessScript(lifetime=1)]}), Registry()
     fake = attrs.evolve(effects.make_effects(), kill_orphans=sweep)
     supervisor = Supervisor(
         MeshConfig([make_plugin_config("a")]), registry, Path("/run/fake"), effects=fake

@@ -13,8 +13,7 @@ import trio
 from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.limits import Limits

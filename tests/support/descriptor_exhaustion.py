@@ -15,9 +15,9 @@ from google.protobuf.empty_pb2 import Empty
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.server_connection import ServerConnection
-from meshtrio.services.standard import standard_server
 from meshtrio.transport.transport import SocketTransport
 from tests.support.direct_channels import channel_over_socket
+from tests.support.servers import standard_server
 
 _UNKNOWN = Method("x.Unknown", "Get", Empty, Empty, client_streams=False, server_streams=False)
 _SERVERS = Method(

@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from meshtrio.config import GroupConfig, MeshConfig, PluginConfig
-from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.operations import Operations
@@ -214,9 +214,7 @@ class FakeEffects:
 class SupervisorHarness:
     """A supervisor with fake effects, and the events that it has emitted."""
 
-    def __init__(
-        self, supervisor: Supervisor, effects: FakeEffects, registry: MemoryRegistry
-    ) -> None:
+    def __init__(self, supervisor: Supervisor, effects: FakeEffects, registry: Registry) -> None:
         self.supervisor = supervisor
         self.effects = effects
         self.registry = registry
@@ -257,7 +255,7 @@ async def make_supervisor(
     groups: Sequence[GroupConfig] = (),
 ) -> AsyncIterator[SupervisorHarness]:
     """Run a supervisor of `plugins` during the block; afterwards no process is left."""
-    effects, registry = FakeEffects(scripts), MemoryRegistry()
+    effects, registry = FakeEffects(scripts), Registry()
     supervisor = Supervisor(
         MeshConfig(plugins, groups), registry, Path("/run/fake"), effects=effects.make_effects()
     )

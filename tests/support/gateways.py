@@ -14,21 +14,21 @@ import trio
 from echo.v1.echo_pb2 import EchoReply, RepeatRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.discovery.registry import Registry
 from meshtrio.gateway.proxied_health import ProxiedHealth
 from meshtrio.gateway.router import GatewayLimits, Router
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.server import Server
-from meshtrio.services.standard import standard_server
+from meshtrio.services.health import HealthServicer
+from meshtrio.services.standard import add_standard_services
 from meshtrio.telemetry.metric_families import Distribution
 from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
 from meshtrio.util.concurrency import background_service
 from tests.support.connection_pairs import CallbackServicer, echo_reply, static_resolver
 from tests.support.handlers import handle_chat, handle_echo, handle_join
-from tests.support.servers import serve_on_socket
+from tests.support.servers import serve_on_socket, standard_server
 
 
 @attrs.define
@@ -36,7 +36,7 @@ class GatewayHarness:
     """A gateway; `channel` is a client's to its socket."""
 
     folder: Path
-    registry: MemoryRegistry
+    registry: Registry
     gateway: Router
     server: Server
     channel: Channel
@@ -79,7 +79,7 @@ class GatewayHarness:
         return [
             connection
             for kept in self.gateway.channels.values()
-            for subchannel in kept.channel.channel_endpoints
+            for subchannel in kept.channel.picker.endpoints
             for connection in subchannel.subchannel.connections
         ]
 
@@ -120,16 +120,15 @@ async def run_gateway(
     **servers: Server,
 ) -> AsyncIterator[GatewayHarness]:
     """A gateway to servers by the names of their services; `limits` are those of its clients."""
-    registry = MemoryRegistry()
+    registry = Registry()
     found = configured_services or {}
     gateway = Router(registry, lambda: found, GatewayMetrics(), gateway_limits)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(background_service(gateway.run))
-        health = ProxiedHealth(registry, gateway)
+        health = HealthServicer(fallback=ProxiedHealth(registry, gateway))
         others = gateway.service_index.list_reflection_sources
-        server = standard_server(
-            forwarder=gateway, get_proxied_sources=others, health_source=health, limits=limits
-        )[0]
+        server = Server(health, forwarder=gateway, limits=limits)
+        add_standard_services(server, health, get_proxied_sources=others)
         await stack.enter_async_context(serve_on_socket(folder / "mesh.sock", server))
         channel = await stack.enter_async_context(connect_to(f"unix:{folder / 'mesh.sock'}"))
         behind = GatewayHarness(folder, registry, gateway, server, channel)

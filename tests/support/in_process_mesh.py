@@ -16,7 +16,7 @@ from meshtrio.client import registry_client
 from meshtrio.client.channel import Channel
 from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.config import MeshConfig, load
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import ServiceState
 from meshtrio.supervisor import events
 from meshtrio.util.concurrency import open_collapsing_nursery
 

@@ -5,18 +5,30 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
 from meshtrio.rpc.server import Server
+from meshtrio.services.health import HealthServicer
+from meshtrio.services.standard import add_standard_services
+from meshtrio.telemetry.metrics import Metrics
 from meshtrio.transport.listener import unix_listener
 from tests.support.connection_pairs import CallbackServicer, echo_request
+
+
+def standard_server(
+    *servicers: Any, metrics: Metrics | None = None, **options: Any
+) -> tuple[Server, HealthServicer]:
+    """A server as plugins have it, and its health servicer; `options` are those of `Server`."""
+    health = HealthServicer()
+    server = Server(*servicers, health, **options)
+    add_standard_services(server, health, metrics=metrics)
+    return server, health
 
 
 def servicer_named(name: str) -> CallbackServicer:

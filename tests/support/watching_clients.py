@@ -15,8 +15,8 @@ import sys
 import attrs
 import trio
 
-from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.mesh_connection import connect_to_mesh
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.messages import registry as messages
 
 _LAST_WEIGHT = 7

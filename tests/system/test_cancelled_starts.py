@@ -18,7 +18,7 @@ from echo.v1.echo_grpc import EchoServiceServicer
 
 from meshtrio import mesh, plugin
 from meshtrio.config import MeshConfig, load
-from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.registry import Registry
 from meshtrio.errors import MeshFailedError
 from meshtrio.gateway.mesh_server import MeshServer
 from meshtrio.runtime_dir.claim import claim_runtime_dir
@@ -172,7 +172,7 @@ def test_a_door_can_be_cancelled_at_each_step(short_dir: Path) -> None:
     async def open_door() -> None:
         folder = short_dir / "run"
         with claim_runtime_dir(folder) as claimed:
-            registry, chronicle = MemoryRegistry(), EventLog()
+            registry, chronicle = Registry(), EventLog()
             tree = Supervisor(write_config(short_dir, ""), registry, folder)
             operations = Operations(tree)
             levels = LogLevelController(tree, registry, operations)
@@ -186,9 +186,7 @@ def test_a_tree_can_be_cancelled_at_each_step(short_dir: Path) -> None:
     async def run_tree() -> None:
         folder = short_dir / "run"
         with claim_runtime_dir(folder):
-            await start_and_cancel(
-                Supervisor(write_config(short_dir), MemoryRegistry(), folder).run
-            )
+            await start_and_cancel(Supervisor(write_config(short_dir), Registry(), folder).run)
 
     assert cancel_at_each_step(run_tree, short_dir) > 5
 

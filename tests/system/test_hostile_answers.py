@@ -13,8 +13,8 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
-from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.mesh_connection import connect_to_mesh
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.messages import control, tap
 from meshtrio.supervisor import events
 from tests.plugins.nonsense_replies import ANSWERS, EMPTY_MESSAGES, HEALTHS

@@ -17,8 +17,8 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 from google.protobuf.message_factory import GetMessageClass
 
-from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.mesh_connection import connect_to_mesh
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.client.reflection import fetch_pool, list_services
 from meshtrio.config import LogLevel
 from meshtrio.messages import control

@@ -19,8 +19,8 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio import mesh
-from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.mesh_connection import connect_to_mesh
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.config import Containment, MeshConfig, PluginConfig, RestartPolicy
 from meshtrio.messages import channelz as channelz_messages
 from meshtrio.messages import control as messages

@@ -13,8 +13,8 @@ import purerpc
 import pytest
 import trio
 
-from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.mesh_connection import connect_to_mesh
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.messages import control
 from tests.support.grpcurl_as_user import GrpcurlAsUser, make_shared_directory
 from tests.support.mesh_processes import (

@@ -355,7 +355,7 @@ async def main():
     listener.listen()
     listener.setblocking(False)
     print("listening", flush=True)
-    await Server(HealthServicer([])).serve(listener)
+    await Server(HealthServicer()).serve(listener)
 
 trio.run(main)
 """

@@ -13,8 +13,8 @@ import purerpc
 import pytest
 import trio
 
-from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.mesh_connection import connect_to_mesh
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.messages import health
 from meshtrio.supervisor import events
 from tests.support.in_process_mesh import run_mesh

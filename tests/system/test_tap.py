@@ -19,10 +19,9 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.messages import tap
 from meshtrio.rpc.server import Server
-from meshtrio.services.standard import standard_server
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.handlers import ECHO_SERVICER
 from tests.support.mesh_processes import (
@@ -31,7 +30,7 @@ from tests.support.mesh_processes import (
     plugin_table,
     serve_mesh,
 )
-from tests.support.servers import serve_on_socket
+from tests.support.servers import serve_on_socket, standard_server
 from tests.support.tracing import TracingHarness
 
 ECHO = "echo.v1.EchoService/Echo"
@@ -218,6 +217,6 @@ async def test_a_watch_does_not_hold_up_the_end_of_its_server(short_dir: Path) -
     ):
         async with DynamicStub(channel, SERVICE).Watch(tap.WatchCallsRequest()) as watch:
             await watch.receive_message()
-            health.enter_graceful_shutdown()
+            health.shutdown_started.set()
             with trio.fail_after(30):
                 assert await server.drain(5) == ()

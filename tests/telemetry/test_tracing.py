@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 from meshtrio.client.channel import Channel, connect_to
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.rpc.server import Server
 from meshtrio.telemetry.traces.ratio_sampler import PresetIdGenerator, RatioSampler
@@ -276,8 +276,8 @@ def test_the_lot_is_as_the_ratio_says_and_the_sampler_agrees() -> None:
 
 async def test_health_and_the_like_begin_no_trace(short_dir: Path) -> None:
     from meshtrio.messages import health as messages
-    from meshtrio.services.standard import standard_server
     from meshtrio.supervisor.probe import SocketProbe
+    from tests.support.servers import standard_server
 
     found = TracingHarness()
     with found.tracing.install():

@@ -23,10 +23,7 @@ class CircuitBreaker:
         Raises:
             ResourceExhaustedError: `max_in_flight` is reached.
         """
-        limit = self.limits.max_in_flight
-        if limit is not None and self._in_flight >= limit:
-            text = f"{self._name}: the limit of {limit} calls in flight is reached"
-            raise purerpc.ResourceExhaustedError(text)
+        self._check(self._in_flight, self.limits.max_in_flight, "calls in flight")
         self._in_flight += 1
 
     def release_slot(self) -> None:
@@ -38,11 +35,13 @@ class CircuitBreaker:
         Raises:
             ResourceExhaustedError: `max_pending` is reached.
         """
-        limit = self.limits.max_pending
-        if limit is not None and self._pending >= limit:
-            text = f"{self._name}: the limit of {limit} pending calls is reached"
-            raise purerpc.ResourceExhaustedError(text)
+        self._check(self._pending, self.limits.max_pending, "pending calls")
         self._pending += 1
 
     def release_pending(self) -> None:
         self._pending -= 1
+
+    def _check(self, count: int, limit: int | None, what: str) -> None:
+        if limit is not None and count >= limit:
+            text = f"{self._name}: the limit of {limit} {what} is reached"
+            raise purerpc.ResourceExhaustedError(text)

@@ -50,7 +50,7 @@ class Candidate(Protocol):
 C = TypeVar("C", bound=Candidate)
 
 _ASSUMED_MIN_ENDPOINTS = 8
-"""Number of endpoints for which `RingSize.minimum` is meant."""
+"""Number of endpoints for which the minimum size of a ring is meant."""
 _MAX_DRAWS = 4
 """Attempts to draw another endpoint than before; one may have nearly all of the weight."""
 
@@ -160,16 +160,6 @@ class LeastRequest(Balancer[C]):
         return self._cached_weights
 
 
-@attrs.frozen
-class RingSize:
-    """Bounds on the number of points of a ring."""
-
-    minimum: int = 1024
-    """Number of points of a ring of `_ASSUMED_MIN_ENDPOINTS` endpoints."""
-    maximum: int = 4096
-    """Maximum number of points."""
-
-
 @attrs.define
 class RingHash(Balancer[C]):
     """Consistent hashing: calls with the same key go to the same endpoint.
@@ -183,7 +173,8 @@ class RingHash(Balancer[C]):
     """
 
     _rng: Random
-    _size: RingSize = RingSize()
+    _size_range: tuple[int, int] = (1024, 4096)
+    """Number of points of a ring of `_ASSUMED_MIN_ENDPOINTS` endpoints, and the maximum."""
     _ring_points: list[int] = attrs.field(factory=list)
     _ring_owners: list[C] = attrs.field(factory=list)
 
@@ -199,8 +190,9 @@ class RingHash(Balancer[C]):
         self._ring_owners = [owner for _, owner in found]
 
     def _points_per_weight(self, weight: int) -> int:
-        each = 1 << math.ceil(math.log2(max(self._size.minimum / _ASSUMED_MIN_ENDPOINTS, 1)))
-        while each > 1 and each * weight > self._size.maximum:
+        minimum, maximum = self._size_range
+        each = 1 << math.ceil(math.log2(max(minimum / _ASSUMED_MIN_ENDPOINTS, 1)))
+        while each > 1 and each * weight > maximum:
             each //= 2
         return each
 
@@ -255,7 +247,7 @@ class PriorityPolicy(Generic[C]):
             case LoadBalancingPolicy.ROUND_ROBIN:
                 return RoundRobin()
             case LoadBalancingPolicy.RING_HASH:
-                return RingHash(self._rng, RingSize(*config.ring_size_range))
+                return RingHash(self._rng, config.ring_size_range)
             case LoadBalancingPolicy.LEAST_REQUEST:
                 return LeastRequest(self._rng, config.choice_count)
 

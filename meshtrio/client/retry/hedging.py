@@ -10,10 +10,10 @@ import purerpc
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_context import CallContext
-from meshtrio.client.call_destination import PickArgs
+from meshtrio.client.call_destination import CallContext
+from meshtrio.client.channel_endpoint import PickArgs
 from meshtrio.client.retry.loop import run_attempts
-from meshtrio.client.retry.policy import MAX_ATTEMPTS, Pushback
+from meshtrio.client.retry.policy import DO_NOT_RETRY, MAX_ATTEMPTS
 from meshtrio.grpc.retry_policy import HedgingPolicy
 from meshtrio.rpc.tracer import HEDGE, ORIGINAL
 from meshtrio.util.concurrency import open_collapsing_nursery
@@ -30,9 +30,7 @@ async def call_hedged(
     hedged = _HedgedCall(call, policy, exchange, call.pick_args)
     try:
         async with open_collapsing_nursery() as nursery:
-            nursery.start_soon(hedged.run, nursery)
-            await hedged.done.wait()
-            nursery.cancel_scope.cancel()
+            await hedged.run(nursery)
     except BaseException:
         if hedged.result is not None:
             hedged.result[1].end()
@@ -50,10 +48,8 @@ class _HedgedCall:
     _exchange: Callable[[Attempt], Awaitable[Any]]
     _pick_args: PickArgs
     """Excludes the endpoints of all attempts so far."""
-    done: trio.Event = attrs.field(factory=trio.Event)
     result: tuple[Any, Attempt] | None = None
     failure: Exception | None = None
-    _running_attempts: int = 0
     _next_attempt_at: float = 0.0
     _schedule_changed: trio.Event = attrs.field(factory=trio.Event)
     """Set when `_next_attempt_at` or `_is_closed` changes."""
@@ -61,16 +57,14 @@ class _HedgedCall:
     """Whether no further attempt is started."""
 
     async def run(self, nursery: trio.Nursery) -> None:
+        """Start attempts in `nursery`, which is cancelled as soon as the outcome is known."""
         for number in range(min(self._policy.max_attempts, MAX_ATTEMPTS)):
             if number:
                 await self._wait_until_next()
                 if self._is_closed or not self._can_hedge():
                     break
             self._next_attempt_at = trio.current_time() + self._policy.hedging_delay
-            self._running_attempts += 1
-            nursery.start_soon(self._run_attempt, number)
-        self._is_closed = True
-        self._finish_if_idle()
+            nursery.start_soon(self._run_attempt, number, nursery.cancel_scope)
 
     async def _wait_until_next(self) -> None:
         while trio.current_time() < self._next_attempt_at and not self._is_closed:
@@ -83,7 +77,7 @@ class _HedgedCall:
         can_retry = control.throttle is None or control.throttle.can_retry
         return can_retry and control.budget.withdraw(trio.current_time())
 
-    async def _run_attempt(self, number: int) -> None:
+    async def _run_attempt(self, number: int, scope: trio.CancelScope) -> None:
         """Make one hedge, with transparent retries only: its failures are subject to the policy."""
         opened: list[Attempt] = []
 
@@ -105,28 +99,21 @@ class _HedgedCall:
                 self.result = result
             else:
                 result[1].end()
-            self.done.set()
+            scope.cancel()
         except purerpc.RpcFailedError as exc:
-            self._on_failure(exc, opened[-1].pushback if opened else Pushback.ABSENT)
-        finally:
-            self._running_attempts -= 1
-        self._finish_if_idle()
+            if self._on_failure(exc, opened[-1].pushback if opened else None):
+                scope.cancel()
 
-    def _on_failure(self, failure: purerpc.RpcFailedError, pushback: float | Pushback) -> None:
+    def _on_failure(self, failure: purerpc.RpcFailedError, pushback: float | None) -> bool:
+        """Follow the policy after a failure; return whether it is fatal."""
         self.failure = failure
         is_fatal = failure.status.status_code.value not in self._policy.non_fatal_codes
         throttle = self._call.channel.retry_control.throttle
-        if throttle is not None and (not is_fatal or pushback is Pushback.DO_NOT_RETRY):
+        if throttle is not None and (not is_fatal or pushback == DO_NOT_RETRY):
             throttle.on_failure()
-        if is_fatal:
-            self.done.set()
-        elif pushback is Pushback.DO_NOT_RETRY:
+        if is_fatal or pushback == DO_NOT_RETRY:
             self._is_closed = True
         else:
-            delay = pushback if isinstance(pushback, float) else 0.0
-            self._next_attempt_at = trio.current_time() + delay
+            self._next_attempt_at = trio.current_time() + (pushback or 0.0)
         self._schedule_changed.set()
-
-    def _finish_if_idle(self) -> None:
-        if self._is_closed and not self._running_attempts:
-            self.done.set()
+        return is_fatal

@@ -13,7 +13,7 @@ import purerpc
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_context import CallContext
+from meshtrio.client.call_destination import CallContext
 from meshtrio.client.retry.policy import RetryState
 from meshtrio.rpc.tracer import RETRY, TRANSPARENT_RETRY
 
@@ -43,9 +43,8 @@ async def run_attempts(
         except purerpc.RpcFailedError as exc:
             delay = None
             if not attempt.is_committed and (is_replayable is None or is_replayable()):
-                retry_control = call.channel.retry_control
                 if retry_state is None:
-                    retry_state = RetryState(call.retry_policy, retry_control)
+                    retry_state = RetryState(call.retry_policy, call.channel.retry_control)
                 now, deadline = trio.current_time(), trio.current_effective_deadline()
                 delay = retry_state.next_delay(exc, attempt.pushback, now, deadline)
             attempt.end()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from enum import Enum
 from random import Random
 
 import attrs
@@ -26,23 +25,18 @@ _TRANSPARENT_BACKOFF = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter
 """Delays of transparent retries, so that a server that keeps refusing is not flooded."""
 
 
-class Pushback(Enum):
-    """A server's answer about retries other than a delay."""
-
-    ABSENT = "none"
-    DO_NOT_RETRY = "never"
-
-
+DO_NOT_RETRY = math.inf
+"""Pushback of a server that wants no other attempt."""
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,9})")
 
 
-def parse_pushback(value: str | bytes | None) -> float | Pushback:
+def parse_pushback(value: str | bytes | None) -> float | None:
     """Parse `grpc-retry-pushback-ms`: seconds, or DO_NOT_RETRY if it is negative or malformed."""
     if value is None:
-        return Pushback.ABSENT
+        return None
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
     milliseconds = int(text) if _NUMBER.fullmatch(text) else -1
-    return milliseconds / 1000 if 0 <= milliseconds < 2**31 else Pushback.DO_NOT_RETRY
+    return milliseconds / 1000 if 0 <= milliseconds < 2**31 else DO_NOT_RETRY
 
 
 class RetryThrottle:
@@ -162,7 +156,7 @@ class RetryState:
     def next_delay(
         self,
         failure: purerpc.RpcFailedError,
-        pushback: float | Pushback,
+        pushback: float | None,
         now: float,
         deadline: float = math.inf,
     ) -> float | None:
@@ -185,21 +179,21 @@ class RetryState:
         self.attempts += 1
         return delay
 
-    def _next_policy_delay(self, code: int, pushback: float | Pushback) -> float | None:
+    def _next_policy_delay(self, code: int, pushback: float | None) -> float | None:
         policy, throttle = self._policy, self._control.throttle
         if policy is None:
             return None
         is_retryable = code in policy.retryable_codes
-        if throttle is not None and (is_retryable or pushback is Pushback.DO_NOT_RETRY):
+        if throttle is not None and (is_retryable or pushback == DO_NOT_RETRY):
             throttle.on_failure()
         if (
             not is_retryable
-            or pushback is Pushback.DO_NOT_RETRY
+            or pushback == DO_NOT_RETRY
             or self.attempts >= min(policy.max_attempts, MAX_ATTEMPTS)
             or (throttle is not None and not throttle.can_retry)
         ):
             return None
-        if isinstance(pushback, float):
+        if pushback is not None:
             self._backoff_count = 0
             return pushback
         self._backoff_count += 1

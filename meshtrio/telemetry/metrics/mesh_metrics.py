@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import trio
 
-from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.policy.restart import ExitCause
@@ -54,7 +54,7 @@ _PLUGIN_COUNTERS = (
 class MeshMetrics:
     """Counts lifecycle events as they happen, and reads the rest when it is collected."""
 
-    def __init__(self, supervisor: Supervisor, registry: MemoryRegistry) -> None:
+    def __init__(self, supervisor: Supervisor, registry: Registry) -> None:
         self._supervisor = supervisor
         self._registry = registry
         self._ready_since: dict[InstanceKey, float] = {}

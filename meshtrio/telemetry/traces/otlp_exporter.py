@@ -17,12 +17,10 @@ import trio
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.sdk.trace import ReadableSpan
 
-from meshtrio.client.channel import open_channel
+from meshtrio.client.channel import open_endpoint_channel
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.resolver import StateCallback
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.service_state import ServiceState
 from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.grpc.status import StatusCode
@@ -69,10 +67,6 @@ async def open_exporter(
         return
     address = collector.address
     endpoint = Endpoint(id=address, address=address, tls=collector.tls)
-    state = ServiceState((endpoint,))
-
-    async def resolve(update: StateCallback) -> None:
-        update(state)
 
     async def export_batch(spans: Sequence[ReadableSpan]) -> PartialSuccess:
         # Encoding takes too long for the event loop.
@@ -84,13 +78,11 @@ async def open_exporter(
             raise SpanExportError(f"the collector at {address}: {exc.status}") from None
         except trio.TooSlowError:
             text = f"the collector at {address} did not take them within {timeout_seconds:g} s"
-            reason = channel.unavailable_reason
+            reason = channel.picker.unavailable_reason
             raise SpanExportError(f"{text}: {reason}" if reason else text) from None
         return _partial_success(request, reply, len(spans), address)
 
-    async with open_channel(
-        address, resolve, exit_info_timeout=0, metadata=collector.headers, traced=False
-    ) as channel:
+    async with open_endpoint_channel(endpoint, traced=False, metadata=collector.headers) as channel:
         export = make_multicallable(channel, _EXPORT_METHOD)
         yield export_batch
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import pytest
 import trio
+from purerpc import NotFoundError
 
-from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.exit_info import ExitInfo
-from meshtrio.discovery.memory_registry import MemoryRegistry
-from meshtrio.discovery.registry import UnknownServiceError, watch_service
-from meshtrio.discovery.service_state import ServiceState
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.registry import Registry, watch_service
 
 A = Endpoint(id="a", address="unix:/a")
 B = Endpoint(id="b", address="unix:/b")
 
 
 def test_endpoints_are_in_the_order_they_came() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     registry.register("s", A)
     registry.register("s", B)
     assert registry.resolve("s") == ServiceState((A, B), unmanaged=True)
@@ -24,7 +22,7 @@ def test_endpoints_are_in_the_order_they_came() -> None:
 
 
 def test_a_departure_takes_the_endpoint_and_leaves_its_reason() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     registry.register("s", A)
     registry.register("s", B)
     gone = ExitInfo("a", "it died", signal=9)
@@ -33,7 +31,7 @@ def test_a_departure_takes_the_endpoint_and_leaves_its_reason() -> None:
 
 
 def test_the_last_word_on_an_endpoint_stands() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     registry.register("s", A)
     registry.deregister("s", ExitInfo("a", "is being stopped"))
     registry.deregister("s", ExitInfo("a", "was killed", signal=9))
@@ -41,7 +39,7 @@ def test_the_last_word_on_an_endpoint_stands() -> None:
 
 
 def test_departures_are_bounded() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     registry.add_service("s")
     for number in range(100):
         registry.deregister("s", ExitInfo(str(number), "gone"))
@@ -50,23 +48,23 @@ def test_departures_are_bounded() -> None:
 
 
 def test_an_id_cannot_be_registered_twice() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     registry.register("s", A)
     with pytest.raises(ValueError, match="registered already"):
         registry.register("s", A)
 
 
 def test_an_unknown_service_is_told_with_those_that_are_known() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     registry.add_service("plugin.one")
-    with pytest.raises(UnknownServiceError, match=r"plugin\.tow.*plugin\.one"):
+    with pytest.raises(NotFoundError, match=r"plugin\.tow.*plugin\.one"):
         registry.resolve("plugin.tow")
-    with pytest.raises(UnknownServiceError):
+    with pytest.raises(NotFoundError):
         registry.deregister("plugin.tow", ExitInfo("a", "gone"))
 
 
 async def test_a_watcher_is_given_the_state_and_each_change() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     registry.add_service("s")
     seen: list[ServiceState] = []
     async with trio.open_nursery() as nursery:
@@ -80,7 +78,7 @@ async def test_a_watcher_is_given_the_state_and_each_change() -> None:
 
 
 async def test_a_slow_watcher_misses_states_but_not_the_last() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     registry.add_service("s")
     states = registry.watch("s")
     assert await anext(states) == ServiceState()
@@ -91,12 +89,12 @@ async def test_a_slow_watcher_misses_states_but_not_the_last() -> None:
 
 
 async def test_watching_an_unknown_service_fails() -> None:
-    with pytest.raises(UnknownServiceError):
-        await watch_service(MemoryRegistry(), "s", print)
+    with pytest.raises(NotFoundError):
+        await watch_service(Registry(), "s", print)
 
 
 def test_what_is_declared_is_attended_to_and_what_is_only_registered_is_not() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     registry.add_service("run")
     registry.register("run", A)
     registry.register("met", B)
@@ -110,7 +108,7 @@ def test_what_is_declared_is_attended_to_and_what_is_only_registered_is_not() ->
 
 
 def test_names_that_nobody_serves_nor_watches_any_more_are_bounded() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     for number in range(1000):
         service = f"s{number}"
         registry.register(service, A)
@@ -120,7 +118,7 @@ def test_names_that_nobody_serves_nor_watches_any_more_are_bounded() -> None:
 
 
 async def test_a_name_that_is_watched_is_kept() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     registry.register("watched", A)
     registry.deregister("watched", ExitInfo("a", "gone"))
     states = registry.watch("watched")
@@ -137,7 +135,7 @@ async def test_a_name_that_is_watched_is_kept() -> None:
 
 
 def test_only_the_last_departure_has_a_tail_and_reasons_are_bounded() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     for number in range(20):
         name = f"{number}"
         registry.register("s", Endpoint(name, "unix:/x"))
@@ -148,9 +146,9 @@ def test_only_the_last_departure_has_a_tail_and_reasons_are_bounded() -> None:
 
 
 def test_an_error_does_not_name_thousands_of_services() -> None:
-    registry = MemoryRegistry()
+    registry = Registry()
     for number in range(1000):
         registry.add_service(f"service-{number}")
-    with pytest.raises(UnknownServiceError, match="and 950 more") as caught:
+    with pytest.raises(NotFoundError, match="and 950 more") as caught:
         registry.resolve("other")
     assert len(str(caught.value)) < 1000
