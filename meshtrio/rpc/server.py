@@ -33,7 +33,7 @@ from meshtrio.rpc.timeouts import TimeoutChecker, Timeouts
 from meshtrio.rpc.tracer import ServerTracer
 from meshtrio.transport.acceptor import Acceptor
 from meshtrio.transport.peer import peer_of
-from meshtrio.transport.transport import SocketTransport, Transport
+from meshtrio.transport.transport import Transport
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -247,7 +247,7 @@ class Server:
 
     def _make_transport(self, sock: socket.socket) -> Transport:
         if self._ssl_context is None:
-            return SocketTransport(sock)
+            return Transport(sock)
         from meshtrio.transport.tls import TlsTransport  # few servers need it
 
         return TlsTransport(sock, self._ssl_context, server_side=True)

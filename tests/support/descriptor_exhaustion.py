@@ -16,7 +16,7 @@ from meshtrio.client.multicallable import make_multicallable
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.services.standard import standard_server
-from meshtrio.transport.transport import SocketTransport
+from meshtrio.transport.transport import Transport
 from tests.support.direct_channels import channel_over_socket
 
 _UNKNOWN = Method("x.Unknown", "Get", Empty, Empty, client_streams=False, server_streams=False)
@@ -33,7 +33,7 @@ _SERVERS = Method(
 async def main() -> None:
     ours, theirs = socket.socketpair()
     server, _ = standard_server()
-    connection = ServerConnection(SocketTransport(theirs), server)
+    connection = ServerConnection(Transport(theirs), server)
     async with trio.open_nursery() as nursery:
         await nursery.start(connection.run)
         async with channel_over_socket(ours) as picker:

@@ -12,7 +12,7 @@ from meshtrio.client.multicallable import make_multicallable
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.purerpc_compat import StubChannel
-from meshtrio.transport.transport import SocketTransport
+from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery
 
 
@@ -33,7 +33,7 @@ async def channel_over_socket(
     sock: socket.socket, authority: str = "localhost"
 ) -> AsyncIterator[DirectChannel]:
     """Speak gRPC as a client on a connected socket, which is taken over, for the block."""
-    connection = ClientConnection(SocketTransport(sock))
+    connection = ClientConnection(Transport(sock))
     async with open_collapsing_nursery() as nursery:
         await nursery.start(connection.run)
         try:
