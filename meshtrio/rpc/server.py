@@ -6,7 +6,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -252,14 +252,9 @@ class Server:
 
     def limits_for(self, transport: Transport) -> Limits:
         """Return the limits of a new connection."""
-        if self.trusted_pid is None:
-            return self.limits
-        try:
-            is_trusted = transport.peer().pid == self.trusted_pid
-        except (OSError, ValueError):
-            is_trusted = False  # It is gone, or its TLS handshake is still to come.
-        if is_trusted:
-            return attrs.evolve(self.limits, reset_burst=_UNLIMITED_RESETS)
+        with suppress(OSError, ValueError):  # It is gone, or its TLS handshake is still to come.
+            if self.trusted_pid is not None and transport.peer().pid == self.trusted_pid:
+                return attrs.evolve(self.limits, reset_burst=_UNLIMITED_RESETS)
         return self.limits
 
     def admit_certificate(self, connection: ServerConnection, tls: ssl.SSLObject) -> str:

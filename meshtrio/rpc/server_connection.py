@@ -83,7 +83,6 @@ The last argument says whether the call is to be forwarded.
 class ConnectionOwner(Protocol):
     """The part of a server that its connections use."""
 
-    limits: Limits
     timeouts: Timeouts
     handler_table: HandlerTable
     interceptors: tuple[ServerInterceptor, ...]
