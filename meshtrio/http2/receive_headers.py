@@ -13,9 +13,7 @@ from meshtrio.http2.abuse_limits import AbuseLimits
 from meshtrio.http2.errors import (
     ErrorCode,
     HeaderListTooLargeError,
-    HpackDecodingError,
     MalformedHeadersError,
-    OversizedHeaderListError,
     RemoteProtocolError,
     StreamError,
 )
@@ -118,11 +116,6 @@ class HeadersReceiver:
             if stream is not None and end_stream and not stream.headers_received:
                 stream.process_input(_RECEIVE_END)
             raise StreamError(stream_id, str(exc), ErrorCode.ENHANCE_YOUR_CALM) from None
-        except OversizedHeaderListError as exc:
-            raise RemoteProtocolError(str(exc), ErrorCode.ENHANCE_YOUR_CALM) from None
-        except HpackDecodingError as exc:
-            reason = f"header block cannot be decoded: {exc}"
-            raise RemoteProtocolError(reason, ErrorCode.COMPRESSION_ERROR) from None
 
     def _on_late_headers(self, stream_id: int, block: bytes) -> None:
         self._decode_and_discard(block)

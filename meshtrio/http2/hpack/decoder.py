@@ -12,9 +12,10 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from meshtrio.http2.errors import (
+    ErrorCode,
     HeaderListTooLargeError,
     HpackDecodingError,
-    OversizedHeaderListError,
+    RemoteProtocolError,
 )
 from meshtrio.http2.hpack.huffman import decode_huffman
 from meshtrio.http2.hpack.static_table import STATIC_TABLE
@@ -116,9 +117,9 @@ class HeaderDecoder:
             if size <= self._max_list_size:
                 fields.append(field)
             elif size > self._absolute_max_list_size:
-                raise OversizedHeaderListError(
-                    f"a header list is larger than {self._absolute_max_list_size} bytes"
-                )
+                # Decoding stops, and the state of the table is unknown.
+                text = f"a header list is larger than {self._absolute_max_list_size} bytes"
+                raise RemoteProtocolError(text, ErrorCode.ENHANCE_YOUR_CALM)
             elif field[0] == _CONTENT_TYPE:
                 fields.append(field)
         if size > self._max_list_size:
