@@ -129,7 +129,10 @@ class ServerCall:
         if self._tracer is not None:
             self._notify_tracer(self._tracer.before_handler)
         try:
-            with self._make_cancel_scope() as scope:
+            timeout = self._headers.timeout
+            deadline = math.inf if timeout is None else trio.current_time() + timeout
+            with trio.CancelScope(deadline=deadline) as scope:
+                self._stream.cancel_on_error = scope
                 try:
                     interceptors = self._connection.interceptors
                     reply = await (
@@ -188,13 +191,6 @@ class ServerCall:
         exit_error = find_exit_exception(exc)
         if exit_error is not None:
             self._connection.request_exit(exit_error)
-
-    def _make_cancel_scope(self) -> trio.CancelScope:
-        """Make the handler's scope, which the caller's deadline and a failed stream cancel."""
-        timeout = self._headers.timeout
-        deadline = math.inf if timeout is None else trio.current_time() + timeout
-        scope = self._stream.cancel_on_error = trio.CancelScope(deadline=deadline)
-        return scope
 
     async def _run_with_interceptors(self, interceptors: Sequence[ServerInterceptor]) -> Any:
         """Run the handler within interceptors, which may add metadata.
