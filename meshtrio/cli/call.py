@@ -154,7 +154,7 @@ def call(
                     await _call_method(channel, found, messages, pairs, print_reply)
                 except trio.Cancelled:
                     # Why no connection was made in time, if that is so.
-                    obstacle = channel.unavailable_reason
+                    obstacle = channel.picker.unavailable_reason
                     raise
 
     try:

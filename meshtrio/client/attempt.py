@@ -31,7 +31,7 @@ from meshtrio.grpc.metadata import Metadata, get_metadata_value
 from meshtrio.grpc.status import CANCELLED, DEADLINE_TOLERANCE, CallStatus
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.decoder import HeaderField
-from meshtrio.rpc.composite_tracer import start_attempt_tracer
+from meshtrio.rpc.composite_tracer import start_tracer
 from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.method import Message
 from meshtrio.rpc.stream import Stream
@@ -73,7 +73,8 @@ class Attempt:
         channel = call.channel
         picker, tracer = channel.picker, None
         if call.tracer is not None:
-            tracer = start_attempt_tracer(call.tracer, call.attempt_kind, call.previous_attempts)
+            start, kind = call.tracer.start_attempt, call.attempt_kind
+            tracer = start_tracer(start, AttemptTracer, kind, call.previous_attempts)
         deadline = _INFINITE
         try:
             effective_deadline = trio.current_effective_deadline()

@@ -35,8 +35,9 @@ from meshtrio.client.request_stream import RequestStream
 from meshtrio.client.retry.loop import run_attempts
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.status import STATUS_OK, CallStatus
-from meshtrio.rpc.composite_tracer import start_client_call_tracer, start_method_tracer
+from meshtrio.rpc.composite_tracer import start_tracer
 from meshtrio.rpc.method import Message, Method
+from meshtrio.rpc.tracer import ClientCallTracer, MethodTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 from meshtrio.util.errors import unwrap_exception_group
 from meshtrio.util.no_public_constructor import NoPublicConstructor
@@ -133,8 +134,9 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
         channel = call.channel
         channel.call_counters.started += 1
         if channel.tracer is not None:
-            method_tracer = start_method_tracer(channel.tracer, channel.target, call.method)
-            call.tracer = start_client_call_tracer(method_tracer)
+            trace_method = channel.tracer.trace_method
+            method_tracer = start_tracer(trace_method, MethodTracer, channel.target, call.method)
+            call.tracer = start_tracer(method_tracer.start_call, ClientCallTracer)
         if channel.interceptors:
             client_call = make_client_call(channel, call.method, call.options)
             self._interceptor_task = InterceptorTask(channel.interceptors, client_call)

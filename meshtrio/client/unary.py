@@ -27,9 +27,9 @@ from meshtrio.client.retry.loop import run_attempts
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.grpc.status import STATUS_OK
-from meshtrio.rpc.composite_tracer import start_client_call_tracer, start_method_tracer
+from meshtrio.rpc.composite_tracer import start_tracer
 from meshtrio.rpc.method import Message, Method
-from meshtrio.rpc.tracer import ClientCallTracer
+from meshtrio.rpc.tracer import ClientCallTracer, MethodTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
 
 _Tracer = ClientCallTracer | None
@@ -55,7 +55,8 @@ class UnaryUnaryMultiCallable:
         self._update_config()
         self._method_tracer = None
         if channel.tracer is not None:
-            self._method_tracer = start_method_tracer(channel.tracer, channel.target, method)
+            trace_method, target = channel.tracer.trace_method, channel.target
+            self._method_tracer = start_tracer(trace_method, MethodTracer, target, method)
         self._call_counters = channel.call_counters
         self._invoke = self._call_intercepted if channel.interceptors else self._call
 
@@ -110,7 +111,7 @@ class UnaryUnaryMultiCallable:
         counters.started += 1
         tracer = None
         if self._method_tracer is not None:
-            tracer = start_client_call_tracer(self._method_tracer)
+            tracer = start_tracer(self._method_tracer.start_call, ClientCallTracer)
         try:
             result = await self._invoke(message, options, compress, tracer)
         except BaseException as exc:

@@ -193,32 +193,28 @@ def _read_method_config(fields: ObjectReader, methods: dict[str, MethodConfig]) 
 
 
 def _read_retry_policy(fields: ObjectReader) -> RetryPolicy:
-    initial = fields.get("initialBackoff", parse_duration, required=True) or 0.0
-    maximum = fields.get("maxBackoff", parse_duration, required=True) or 0.0
-    multiplier = fields.get("backoffMultiplier", number_parser(0), required=True) or 1.0
-    return RetryPolicy(
-        max_attempts=fields.get("maxAttempts", integer_parser(2), required=True) or 2,
-        backoff=Backoff(initial, maximum, max(multiplier, 1.0), _BACKOFF_JITTER),
-        retryable_codes=fields.get("retryableStatusCodes", _parse_status_codes, required=True)
-        or frozenset(),
-    )
+    initial = fields.get("initialBackoff", parse_duration, 0.0, required=True)
+    maximum = fields.get("maxBackoff", parse_duration, 0.0, required=True)
+    multiplier = fields.get("backoffMultiplier", number_parser(0), 1.0, required=True)
+    max_attempts = fields.get("maxAttempts", integer_parser(2), 2, required=True)
+    codes = fields.get("retryableStatusCodes", _parse_status_codes, frozenset(), required=True)
+    backoff = Backoff(initial, maximum, max(multiplier, 1.0), _BACKOFF_JITTER)
+    return RetryPolicy(max_attempts, backoff, codes)
 
 
 def _read_hedging_policy(fields: ObjectReader) -> HedgingPolicy:
     return HedgingPolicy(
-        max_attempts=fields.get("maxAttempts", integer_parser(2), required=True) or 2,
+        max_attempts=fields.get("maxAttempts", integer_parser(2), 2, required=True),
         hedging_delay=fields.get("hedgingDelay", parse_duration, 0.0),
         non_fatal_codes=fields.get("nonFatalStatusCodes", _parse_status_codes, frozenset()),
     )
 
 
 def _read_retry_throttling(fields: ObjectReader) -> RetryThrottling:
-    return RetryThrottling(
-        max_tokens=fields.get("maxTokens", number_parser(0, 1000), required=True) or 1.0,
-        # Three decimal places count (gRFC A6).
-        token_ratio=int((fields.get("tokenRatio", number_parser(0), required=True) or 1.0) * 1000)
-        / 1000,
-    )
+    max_tokens = fields.get("maxTokens", number_parser(0, 1000), 1.0, required=True)
+    token_ratio = fields.get("tokenRatio", number_parser(0), 1.0, required=True)
+    # Three decimal places count (gRFC A6).
+    return RetryThrottling(max_tokens, token_ratio=int(token_ratio * 1000) / 1000)
 
 
 def _read_extensions(fields: ObjectReader) -> tuple[CircuitBreakerLimits, RetryBudgetConfig]:

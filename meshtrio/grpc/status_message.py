@@ -5,10 +5,10 @@ Source: gRPC's doc/PROTOCOL-HTTP2.md, "Status-Message".
 
 from __future__ import annotations
 
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-_UNESCAPED_BYTES = frozenset(range(0x20, 0x7F)) - {ord("%")}
-_UNESCAPED_CHARACTERS = frozenset(map(chr, _UNESCAPED_BYTES))
+_UNESCAPED = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+"""Characters that are sent as they are."""
 _ELLIPSIS = "…"
 _ELLIPSIS_SIZE = len("%E2%80%A6")
 
@@ -38,7 +38,7 @@ def _truncate(text: str, max_size: int) -> str:
     for character in text[:max_size]:
         # Spaces are escaped at the ends of a value only, and the end is the ellipsis.
         is_leading = is_leading and character == " "
-        is_unescaped = character in _UNESCAPED_CHARACTERS and not is_leading
+        is_unescaped = character in _UNESCAPED and not is_leading
         remaining -= 1 if is_unescaped else 3 * len(character.encode("utf-8", "replace"))
         if remaining < 0:
             break
@@ -47,11 +47,8 @@ def _truncate(text: str, max_size: int) -> str:
 
 
 def _percent_encode(text: str) -> bytes:
-    raw = text.encode("utf-8", "replace")
-    if all(byte in _UNESCAPED_BYTES for byte in raw) and raw == raw.strip(b" "):
-        return raw
-    encoded = b"".join(bytes((b,)) if b in _UNESCAPED_BYTES else b"%%%02X" % b for b in raw)
-    return escape_outer_whitespace(encoded)
+    encoded = quote_from_bytes(text.encode("utf-8", "replace"), safe=_UNESCAPED)
+    return escape_outer_whitespace(encoded.encode())
 
 
 def escape_outer_whitespace(value: bytes) -> bytes:

@@ -78,9 +78,7 @@ class H2Connection:
         streams = self.streams = StreamTable(settings, abuse, limits.stream_window, is_client)
         """The streams of the connection."""
         self._by_id = streams.by_id
-        self._headers = HeadersReceiver(
-            parsers, limits, streams, abuse, outgoing, is_client=is_client
-        )
+        self._headers = HeadersReceiver(parsers, limits, streams, abuse, outgoing, is_client)
         self._control = ControlFrameReceiver(settings, windows, streams, abuse, outgoing, is_client)
         self._outgoing += encode_preface(limits, is_client=is_client)
 

@@ -82,12 +82,11 @@ class LocalProtocolError(Exception):
     """The caller did what the state of the connection does not allow, which is a bug of its own."""
 
 
-class HpackDecodingError(Exception):
+class HpackDecodingError(RemoteProtocolError):
     """A header block is invalid by RFC 7541; the state of the dynamic table is unknown."""
 
-
-class OversizedHeaderListError(Exception):
-    """A header list is so large that decoding stopped; the state of the table is unknown."""
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"header block cannot be decoded: {reason}", ErrorCode.COMPRESSION_ERROR)
 
 
 class HeaderListTooLargeError(Exception):

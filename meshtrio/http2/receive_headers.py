@@ -13,9 +13,7 @@ from meshtrio.http2.abuse_limits import AbuseLimits
 from meshtrio.http2.errors import (
     ErrorCode,
     HeaderListTooLargeError,
-    HpackDecodingError,
     MalformedHeadersError,
-    OversizedHeaderListError,
     RemoteProtocolError,
     StreamError,
 )
@@ -72,6 +70,7 @@ class HeaderParsers:
     """Parses trailers."""
 
 
+@attrs.define(eq=False)
 class HeadersReceiver:
     """Decodes the header blocks of a connection, opens and ends its streams, and makes events.
 
@@ -79,27 +78,19 @@ class HeadersReceiver:
     the peer's.
     """
 
-    def __init__(
-        self,
-        parsers: HeaderParsers,
-        limits: Limits,
-        streams: StreamTable,
-        abuse: AbuseLimits,
-        outgoing: list[bytes | memoryview],
-        *,
-        is_client: bool,
-    ) -> None:
-        """Create a receiver that appends the frames to send to `outgoing`."""
-        self._parse_request = parsers.parse_request
-        self._parse_response = parsers.parse_response
-        self._parse_trailers = parsers.parse_trailers
-        sizes = limits.max_header_list_size, limits.absolute_max_header_list_size
-        self._decoder = HeaderDecoder(*sizes)
-        self._max_concurrent_streams = limits.max_concurrent_streams
-        self._streams = streams
-        self._abuse = abuse
-        self._outgoing = outgoing
-        self._is_client = is_client
+    _parsers: HeaderParsers
+    _limits: Limits
+    _streams: StreamTable
+    _abuse: AbuseLimits
+    _outgoing: list[bytes | memoryview]
+    """Frames to send, to which this appends."""
+    _is_client: bool
+    _decoder: HeaderDecoder = attrs.field(init=False)
+
+    @_decoder.default
+    def _make_decoder(self) -> HeaderDecoder:
+        limits = self._limits
+        return HeaderDecoder(limits.max_header_list_size, limits.absolute_max_header_list_size)
 
     def on_headers(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
         """Process a HEADERS frame whose payload is the whole header block, without padding.
@@ -125,11 +116,6 @@ class HeadersReceiver:
             if stream is not None and end_stream and not stream.headers_received:
                 stream.process_input(_RECEIVE_END)
             raise StreamError(stream_id, str(exc), ErrorCode.ENHANCE_YOUR_CALM) from None
-        except OversizedHeaderListError as exc:
-            raise RemoteProtocolError(str(exc), ErrorCode.ENHANCE_YOUR_CALM) from None
-        except HpackDecodingError as exc:
-            reason = f"header block cannot be decoded: {exc}"
-            raise RemoteProtocolError(reason, ErrorCode.COMPRESSION_ERROR) from None
 
     def _on_late_headers(self, stream_id: int, block: bytes) -> None:
         self._decode_and_discard(block)
@@ -150,7 +136,7 @@ class HeadersReceiver:
         streams.highest_received_id = stream_id
         streams.received_count += 1
         try:
-            headers = self._decoder.decode(block, self._parse_request)
+            headers = self._decoder.decode(block, self._parsers.parse_request)
         except HeaderListTooLargeError as exc:
             self._on_request_too_large(stream_id, exc, ends, events)
             return
@@ -175,13 +161,13 @@ class HeadersReceiver:
             events.append(RequestHeadersTooLarge(stream_id, exc.content_type, ends, str(exc)))
 
     def _accept(self, stream_id: int) -> H2Stream | None:
-        stream = self._streams.accept(stream_id, self._max_concurrent_streams)
+        stream = self._streams.accept(stream_id, self._limits.max_concurrent_streams)
         if stream is None:
             self._outgoing.append(frames.rst_stream(stream_id, _REFUSED_STREAM))
         return stream
 
     def _on_response(self, stream: H2Stream, block: bytes, ends: bool, events: Events) -> None:
-        headers = self._decoder.decode(block, self._parse_response)
+        headers = self._decoder.decode(block, self._parsers.parse_response)
         if headers.http_status < 200:
             if ends:
                 raise MalformedHeadersError("an informational response may not end the stream")
@@ -202,7 +188,7 @@ class HeadersReceiver:
         if stream.state is _HALF_CLOSED_REMOTE:
             self._decode_and_discard(block)
         stream.process_input(_RECEIVE_END)
-        trailers = self._decoder.decode(block, self._parse_trailers)
+        trailers = self._decoder.decode(block, self._parsers.parse_trailers)
         if not ends:
             raise MalformedHeadersError("trailers did not end the stream")
         if stream.remaining_content_length:

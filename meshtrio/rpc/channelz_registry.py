@@ -12,9 +12,8 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -101,39 +100,14 @@ class TraceNode:
 
 @attrs.frozen(eq=False)
 class ListenSocket:
-    """A socket that a server listens on."""
+    """A socket that a server listens on, which is in `SOCKETS` until it is dropped."""
 
     sock: socket.socket
     channelz_id: int = attrs.field(factory=next_channelz_id)
 
+    def __attrs_post_init__(self) -> None:
+        SOCKETS.add(self.channelz_id, self)
+
     @property
     def is_closed(self) -> bool:
         return self.sock.fileno() < 0
-
-
-class TracedServer(Protocol):
-    """The part of a server that the registry uses."""
-
-    trace_node: TraceNode
-    listen_socket: ListenSocket | None
-
-
-@contextmanager
-def register_server(server: TracedServer, listener: socket.socket) -> Iterator[None]:
-    """Register a server and its listening socket for the block."""
-    server.listen_socket = ListenSocket(listener)
-    SERVERS.add(server.trace_node.channelz_id, server)
-    SOCKETS.add(server.listen_socket.channelz_id, server.listen_socket)
-    try:
-        yield
-    finally:
-        SOCKETS.remove(server.listen_socket.channelz_id)
-        SERVERS.remove(server.trace_node.channelz_id)
-
-
-def replace_listen_socket(server: TracedServer, listener: socket.socket) -> None:
-    """Register another listening socket of a server, instead of the previous one."""
-    if server.listen_socket is not None:
-        SOCKETS.remove(server.listen_socket.channelz_id)
-    server.listen_socket = ListenSocket(listener)
-    SOCKETS.add(server.listen_socket.channelz_id, server.listen_socket)

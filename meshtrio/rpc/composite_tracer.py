@@ -8,10 +8,10 @@ A composite calls each of its tracers, in order, even if one of them raises.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import trio
@@ -31,6 +31,8 @@ from meshtrio.rpc.tracer import (
     ServerTracer,
 )
 from meshtrio.rpc.tracer_dispatch import MessageTracer, log_or_raise_exit, notify_tracer
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -83,6 +85,18 @@ def compose_server_tracers(*tracers: ServerTracer | None) -> ServerTracer | None
     """Return a tracer that calls all of these; None if there is none."""
     present = [each for each in tracers if each is not None]
     return _CompositeServerTracer(present) if len(present) > 1 else present[0] if present else None
+
+
+def start_tracer(start: Callable[..., T], default: type[T], *args: object) -> T:
+    """Return the tracer that `start` returns for its arguments, or one that does nothing.
+
+    If `start` raises, that is logged.
+    """
+    try:
+        return start(*args)
+    except BaseException as exc:
+        log_or_raise_exit(getattr(start, "__qualname__", repr(start)), exc)
+        return default()
 
 
 def _call_each(name: str) -> Any:
@@ -194,7 +208,10 @@ class _CompositeClientCallTracer(ClientCallTracer):
 
     def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
         return _CompositeAttemptTracer(
-            [start_attempt_tracer(each, kind, previous_attempts) for each in self._tracers]
+            [
+                start_tracer(each.start_attempt, AttemptTracer, kind, previous_attempts)
+                for each in self._tracers
+            ]
         )
 
     call_ended = _call_each("call_ended")
@@ -205,7 +222,9 @@ class _CompositeMethodTracer(MethodTracer):
     _tracers: Sequence[MethodTracer]
 
     def start_call(self) -> ClientCallTracer:
-        return _CompositeClientCallTracer([start_client_call_tracer(e) for e in self._tracers])
+        return _CompositeClientCallTracer(
+            [start_tracer(each.start_call, ClientCallTracer) for each in self._tracers]
+        )
 
 
 @attrs.define(eq=False)
@@ -213,39 +232,9 @@ class _CompositeClientTracer(ClientTracer):
     _tracers: Sequence[ClientTracer]
 
     def trace_method(self, target: str, method: Method) -> MethodTracer:
-        tracers = [start_method_tracer(each, target, method) for each in self._tracers]
-        return _CompositeMethodTracer(tracers)
+        starts = [each.trace_method for each in self._tracers]
+        return _CompositeMethodTracer(
+            [start_tracer(start, MethodTracer, target, method) for start in starts]
+        )
 
     outlier_ejected = _call_each("outlier_ejected")
-
-
-# -- starting tracers that may raise ----------------------------------------------------------
-
-
-def start_method_tracer(tracer: ClientTracer, target: str, method: Method) -> MethodTracer:
-    """Return the tracer of a method, or one that does nothing if making it raises."""
-    try:
-        return tracer.trace_method(target, method)
-    except BaseException as exc:
-        log_or_raise_exit(method.path, exc)
-        return MethodTracer()
-
-
-def start_client_call_tracer(tracer: MethodTracer) -> ClientCallTracer:
-    """Return the tracer of a call, or one that does nothing if making it raises."""
-    try:
-        return tracer.start_call()
-    except BaseException as exc:
-        log_or_raise_exit(type(tracer).__name__, exc)
-        return ClientCallTracer()
-
-
-def start_attempt_tracer(
-    call_tracer: ClientCallTracer, kind: AttemptKind, previous_attempts: int
-) -> AttemptTracer:
-    """Return the tracer of an attempt, or one that does nothing if making it raises."""
-    try:
-        return call_tracer.start_attempt(kind, previous_attempts)
-    except BaseException as exc:
-        log_or_raise_exit(type(call_tracer).__name__, exc)
-        return AttemptTracer()

@@ -86,7 +86,9 @@ class Connection(ConnectionIO):
                         self.flush()
                         await self._read_loop()
                 self._mark_closed()
-                await self._fail_streams_in_batches()
+                while self.streams:  # A few in each pass of the event loop.
+                    self._fail_streams(_MAX_FAILED_PER_PASS)
+                    await trio.lowlevel.checkpoint()
                 if self._engine.closed:
                     await self._drain_before_close()
                 nursery.cancel_scope.cancel()
@@ -162,12 +164,6 @@ class Connection(ConnectionIO):
         """Fail the calls, unless there are so many that `run` has to do it in batches."""
         if len(self.streams) <= _MAX_FAILED_PER_PASS:
             self._fail_streams()
-
-    async def _fail_streams_in_batches(self) -> None:
-        """Fail all calls, a few in each pass of the event loop."""
-        while self.streams:
-            self._fail_streams(_MAX_FAILED_PER_PASS)
-            await trio.lowlevel.checkpoint()
 
     def _fail_streams(self, max_count: int | None = None) -> None:
         for stream in list(itertools.islice(self.streams.values(), max_count)):

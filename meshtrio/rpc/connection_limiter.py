@@ -60,11 +60,18 @@ class ConnectionLimiter:
         if descriptors == resource.RLIM_INFINITY:
             descriptors = limits.max_connections * 3
         allowed = int(descriptors * DESCRIPTORS_FRACTION)
-        self._max_connections = min(limits.max_connections, allowed)
-        self._max_connections_setting = "max_connections"
-        if allowed < limits.max_connections:
-            self._max_connections_setting = f"the limit of {descriptors} file descriptors"
-        self._max_per_peer = min(limits.max_connections_per_peer, self._max_connections)
+        maximum, setting = limits.max_connections, "max_connections"
+        if allowed < maximum:
+            maximum, setting = allowed, f"the limit of {descriptors} file descriptors"
+        max_other = int(maximum * _OTHER_USERS_FRACTION)
+        self._common_limits = {
+            _ALL_CLIENTS: (maximum, setting, "in all"),
+            _OTHER_USERS: (max_other, f"half of {setting}", "of other users"),
+        }
+        """The limits of all peers together: the number, the setting and what it is a number of."""
+        self._peer_limit = maximum, setting
+        if limits.max_connections_per_peer < maximum:
+            self._peer_limit = limits.max_connections_per_peer, "max_connections_per_peer"
         self._counts: Counter[LimitKey] = Counter()
         self._log_bucket = TokenBucket(1, 1)
         self._reserve = Reserve()
@@ -133,26 +140,15 @@ class ConnectionLimiter:
         return keys
 
     def _check_limit(self, key: LimitKey) -> None:
-        limit, setting = self._limit_for(key)
+        one_peer = *self._peer_limit, f"of one {key[0]}"
+        limit, setting, kind = self._common_limits.get(key, one_peer)
         if self._counts[key] < limit:
             return
         if self._log_bucket.try_acquire(trio.current_time()):
             text = "connection limit reached for %s %s: %d (%s); rejecting further ones"
             _log.warning(text, *key, limit, setting)
-        kinds = {_ALL_CLIENTS: "in all", _OTHER_USERS: "of other users"}
-        kind = kinds.get(key, f"of one {key[0]}")
         text = f"the server accepts {limit} {kind} ({setting})"
         raise TooManyConnectionsError(f"too many connections: {text}")
-
-    def _limit_for(self, key: LimitKey) -> tuple[int, str]:
-        if key == _ALL_CLIENTS:
-            return self._max_connections, self._max_connections_setting
-        if key == _OTHER_USERS:
-            limit = int(self._max_connections * _OTHER_USERS_FRACTION)
-            return limit, f"half of {self._max_connections_setting}"
-        if self._max_per_peer == self._max_connections:
-            return self._max_connections, self._max_connections_setting
-        return self._max_per_peer, "max_connections_per_peer"
 
     def release(self, keys: list[LimitKey]) -> None:
         """Count the end of a connection."""

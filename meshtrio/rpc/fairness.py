@@ -14,10 +14,9 @@ Nothing here costs anything while peers send little at once.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import attrs
 import trio
@@ -49,8 +48,8 @@ class EventLoopShare:
     """
     _charged_at: float = attrs.field(default=0.0, init=False)
     _is_turn_taken: bool = attrs.field(default=False, init=False)
-    _waiting_tasks: OrderedDict[trio.lowlevel.Task, None] = attrs.field(
-        factory=OrderedDict, init=False
+    _waiting_tasks: trio.lowlevel.ParkingLot = attrs.field(
+        factory=trio.lowlevel.ParkingLot, init=False
     )
     _waiting_peers: ClassVar[int] = 0
     """Number of peers that have a task waiting for a turn."""
@@ -74,14 +73,7 @@ class EventLoopShare:
         Cancellation: always a checkpoint, even if no other task of the peer waits.
         """
         if self._is_turn_taken:
-            task = trio.lowlevel.current_task()
-            self._waiting_tasks[task] = None
-
-            def abort(_: Any) -> trio.lowlevel.Abort:
-                del self._waiting_tasks[task]
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(abort)
+            await self._waiting_tasks.park()
             self._wake_next()
             return
         self._is_turn_taken = True
@@ -94,8 +86,7 @@ class EventLoopShare:
     def _wake_next(self) -> None:
         """Give the turn of the next pass to the next task."""
         if self._waiting_tasks:
-            task, _ = self._waiting_tasks.popitem(last=False)
-            trio.lowlevel.reschedule(task)
+            self._waiting_tasks.unpark()
         else:
             self._is_turn_taken = False
             EventLoopShare._waiting_peers -= 1

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # Servers, and so plugins, start without the parser of servic
 
 _RECEIVE_OPTION, _SEND_OPTION = "max_receive_message_length", "max_send_message_length"
 _CLIENT_OPTION_PLACE = "of connect"
+_CLIENT_SEND_SETTING = f"{_SEND_OPTION} {_CLIENT_OPTION_PLACE}"
 _SERVER_OPTION_PLACE = "of its [[plugin]] table or of plugin.run"
 _REQUEST_SETTING = "maxRequestMessageBytes in the service config"
 _RESPONSE_SETTING = "maxResponseMessageBytes in the service config"
@@ -84,8 +85,6 @@ class MessageLengths:
     """Maximum size of a sent message, before compression."""
     receive_setting: str = f"{_RECEIVE_OPTION} {_CLIENT_OPTION_PLACE}"
     """Setting that raises the limit of received messages, for the status message."""
-    send_setting: str = f"{_SEND_OPTION} {_CLIENT_OPTION_PLACE}"
-    """Setting that raises the limit of sent messages, for the status message."""
 
     @classmethod
     def from_options(
@@ -117,13 +116,13 @@ class MessageLengths:
             (method_config.max_response_message_bytes, _RESPONSE_SETTING),
         )
         send = _lower_limit(
-            (self.max_send_length, self.send_setting),
+            (self.max_send_length, _CLIENT_SEND_SETTING),
             (method_config.max_request_message_bytes, _REQUEST_SETTING),
         )
         if receive is None and send is None:
             return None
         max_receive, receive_setting = receive or (DEFAULT_MAX_MESSAGE_SIZE, self.receive_setting)
-        max_send, send_setting = send or (UNLIMITED, self.send_setting)
+        max_send, send_setting = send or (UNLIMITED, _CLIENT_SEND_SETTING)
         return MessageLimits(max_receive, max_send, receive_setting, send_setting)
 
 
@@ -152,8 +151,6 @@ def with_message_lengths(
     """
     receive = parse_message_length(_RECEIVE_OPTION, max_receive_length)
     send = parse_message_length(_SEND_OPTION, max_send_length)
-    if receive is not None:
-        limits = attrs.evolve(limits or Limits(), max_message_size=receive)
-    if send is not None:
-        limits = attrs.evolve(limits or Limits(), max_send_message_size=send)
-    return limits
+    lengths = {"max_message_size": receive, "max_send_message_size": send}
+    changes = {name: length for name, length in lengths.items() if length is not None}
+    return attrs.evolve(limits or Limits(), **changes) if changes else limits

@@ -5,7 +5,7 @@ It is for health checks, of which a mesh makes many; all other calls use a chann
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import purerpc
@@ -72,10 +72,15 @@ class OneShotCall:
         """
         received, response = b"", _ResponseReader(bytes_sent=self._opening_bytes)
         with closing(transport):
-            await _handshake(transport)
+            try:
+                await transport.handshake()
+            except OSError as exc:
+                raise ConnectionLostError(f"TLS failed: {exc.strerror or exc}") from None
             await _send(transport, self._opening_bytes)
             while not response.is_complete:
-                data = await _receive(transport)
+                data = b""
+                with suppress(OSError):  # The peer closed without reading everything.
+                    data = await transport.receive(_READ_SIZE)
                 if not data:
                     raise response.make_close_error()
                 received += data
@@ -109,29 +114,14 @@ class OneShotCall:
         return response
 
 
-async def _handshake(transport: Transport) -> None:
-    try:
-        await transport.handshake()
-    except OSError as exc:
-        raise ConnectionLostError(f"TLS failed: {exc.strerror or exc}") from None
-
-
 async def _send(transport: Transport, data: bytes) -> None:
     rest: Buffer = data
-    try:
+    # After an error reading returns what the peer has sent first, and then fails likewise.
+    with suppress(OSError):
         while rest or transport.has_pending_data:
             rest = rest[transport.try_send([rest] if rest else []) :]
             if rest or transport.has_pending_data:
                 await transport.wait_writable()
-    except OSError:
-        return  # Reading returns what the peer has sent first, and then fails likewise.
-
-
-async def _receive(transport: Transport) -> bytes:
-    try:
-        return await transport.receive(_READ_SIZE)
-    except OSError:
-        return b""  # The peer closed without reading everything.
 
 
 class _ResponseReader:

@@ -303,14 +303,11 @@ class PeerAccounts:
         kind, name = key = _peer_key(peer)
         if trusted:
             key = ("trusted", name)
-        account = self._accounts.get(key)
-        if account is None:
-            parent = None
-            if kind == "process":
-                parent = self._get_or_create(("processes of uid", str(peer.uid)))
-            account = self._get_or_create(key, parent)
-            if trusted:
-                account.is_trusted, account.max_active_calls = True, 2**62
+        is_process = kind == "process"
+        parent = self._get_or_create(("processes of uid", str(peer.uid))) if is_process else None
+        account = self._get_or_create(key, parent)
+        if trusted:
+            account.is_trusted, account.max_active_calls = True, 2**62
         return account
 
     def refusal_reason(self, peer: Peer) -> str:

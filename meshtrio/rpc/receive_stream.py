@@ -11,10 +11,9 @@ import trio
 
 from meshtrio.grpc.compression import IDENTITY, DecompressionError, decompress
 from meshtrio.grpc.framing import MESSAGE_PREFIX_SIZE, MessageTooLargeError
-from meshtrio.rpc.accounted_stream import MIN_CHARGED_SIZE
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.rpc.peer_accounts import ConnectionAccount
-from meshtrio.rpc.receive_buffer import CompressedMessage, ReceiveBuffer
+from meshtrio.rpc.receive_buffer import MIN_CHARGED_SIZE, CompressedMessage, ReceiveBuffer
 from meshtrio.rpc.stream_transport import StreamTransport
 from meshtrio.rpc.tracer_dispatch import MessageTracer, notify_tracer
 from meshtrio.util.concurrency import SingleWaiter

@@ -51,10 +51,7 @@ class Reserve:
 
     def release(self, slot: ReservedSlot) -> None:
         """Free a slot."""
-        if slot != MESH_SLOT:
-            self._sessions[slot] -= 1
-            if not self._sessions[slot]:
-                del self._sessions[slot]
+        self._sessions -= Counter([slot])
 
 
 def _session_id(pid: int) -> str:

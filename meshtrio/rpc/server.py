@@ -6,7 +6,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,6 @@ from meshtrio.rpc.connection_limiter import (
     TooManyConnectionsError,
 )
 from meshtrio.rpc.handlers import HandlerTable
-from meshtrio.rpc.method import Handler
 from meshtrio.rpc.peer_accounts import PeerAccounts, trim_process_memory
 from meshtrio.rpc.server_call import ServerInterceptor
 from meshtrio.rpc.server_connection import AccessCheck, Forwarder, ServerConnection
@@ -33,7 +32,7 @@ from meshtrio.rpc.timeouts import TimeoutChecker, Timeouts
 from meshtrio.rpc.tracer import ServerTracer
 from meshtrio.transport.acceptor import Acceptor
 from meshtrio.transport.peer import peer_of
-from meshtrio.transport.transport import SocketTransport, Transport
+from meshtrio.transport.transport import Transport
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -116,20 +115,6 @@ class Server:
         self._acceptor = Acceptor(self._on_accept)
         self._serve_scope = trio.CancelScope()
 
-    @property
-    def handlers(self) -> dict[str, Handler]:
-        """The handlers of the servicers that were made, by path."""
-        return self.handler_table.handlers
-
-    def add_lazy_servicer(self, service: str, factory: Callable[[], Any]) -> None:
-        """Serve a service by a servicer that is made when it is first called, see `HandlerTable`.
-
-        Args:
-            service: The full name of the service.
-            factory: Makes the servicer.
-        """
-        self.handler_table.add_lazy_servicer(service, factory)
-
     @contextmanager
     def add_tracer(self, tracer: ServerTracer) -> Iterator[None]:
         """Trace the calls that start in the block, in addition to the server's own tracers."""
@@ -167,17 +152,17 @@ class Server:
         Cancellation: handlers are cancelled and their callers get UNAVAILABLE.
         """
         try:
-            with self._serve_scope, channelz_registry.register_server(self, listener):
+            with self._serve_scope:
                 async with trio.open_nursery() as nursery:
-                    self._nursery = nursery
-                    self._ssl_context = ssl_context
-                    listener.setblocking(False)
-                    self._acceptor.listen(listener)
+                    self._nursery, self._ssl_context = nursery, ssl_context
+                    channelz_registry.SERVERS.add(self.trace_node.channelz_id, self)
+                    self.replace_listener(listener)
                     nursery.start_soon(self._check_timeouts_periodically)
                     task_status.started()
                     await self._acceptor.run()
         finally:
-            self._nursery = None
+            self._nursery = self.listen_socket = None
+            channelz_registry.SERVERS.remove(self.trace_node.channelz_id)
             error, self._exit_error = self._exit_error, None
             if error is not None:
                 raise error
@@ -189,7 +174,7 @@ class Server:
         """
         listener.setblocking(False)
         self._acceptor.listen(listener)
-        channelz_registry.replace_listen_socket(self, listener)
+        self.listen_socket = channelz_registry.ListenSocket(listener)
 
     def request_exit(self, error: BaseException) -> None:
         """Stop by `on_exit`, then raise an error from `serve`; later requests do nothing.
@@ -247,7 +232,7 @@ class Server:
 
     def _make_transport(self, sock: socket.socket) -> Transport:
         if self._ssl_context is None:
-            return SocketTransport(sock)
+            return Transport(sock)
         from meshtrio.transport.tls import TlsTransport  # few servers need it
 
         return TlsTransport(sock, self._ssl_context, server_side=True)
@@ -267,14 +252,9 @@ class Server:
 
     def limits_for(self, transport: Transport) -> Limits:
         """Return the limits of a new connection."""
-        if self.trusted_pid is None:
-            return self.limits
-        try:
-            is_trusted = transport.peer().pid == self.trusted_pid
-        except (OSError, ValueError):
-            is_trusted = False  # It is gone, or its TLS handshake is still to come.
-        if is_trusted:
-            return attrs.evolve(self.limits, reset_burst=_UNLIMITED_RESETS)
+        with suppress(OSError, ValueError):  # It is gone, or its TLS handshake is still to come.
+            if self.trusted_pid is not None and transport.peer().pid == self.trusted_pid:
+                return attrs.evolve(self.limits, reset_burst=_UNLIMITED_RESETS)
         return self.limits
 
     def admit_certificate(self, connection: ServerConnection, tls: ssl.SSLObject) -> str:

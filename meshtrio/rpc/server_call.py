@@ -25,11 +25,13 @@ from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.status import STATUS_OK, header_list_too_large_message
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.encoder import HeaderBlock
+from meshtrio.http2.settings import PeerSettings
 from meshtrio.rpc.context import ServerContext, current_context
 from meshtrio.rpc.method import Handler
-from meshtrio.rpc.rejection import MAX_STATUS_MESSAGE_SIZE, RejectingConnection
+from meshtrio.rpc.rejection import MAX_STATUS_MESSAGE_SIZE
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stream import SERVER_STOPPED_MESSAGE, Stream
+from meshtrio.rpc.stream_transport import StreamTransport
 from meshtrio.rpc.tracer import ServerCallTracer, ServerTracer
 from meshtrio.rpc.tracer_dispatch import log_tracer_error
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
@@ -52,9 +54,10 @@ ServerInterceptor = Callable[[ServerContext], AbstractAsyncContextManager[Any]]
 """Returns an async context manager that is entered around the handler of a call."""
 
 
-class CallOwner(RejectingConnection, Protocol):
+class CallOwner(StreamTransport, Protocol):
     """The part of a server's connection that its calls use."""
 
+    peer_settings: PeerSettings
     interceptors: tuple[ServerInterceptor, ...]
     load_recorder: LoadRecorder
     reply_sizes: dict[str, int]
@@ -126,7 +129,10 @@ class ServerCall:
         if self._tracer is not None:
             self._notify_tracer(self._tracer.before_handler)
         try:
-            with self._make_cancel_scope() as scope:
+            timeout = self._headers.timeout
+            deadline = math.inf if timeout is None else trio.current_time() + timeout
+            with trio.CancelScope(deadline=deadline) as scope:
+                self._stream.cancel_on_error = scope
                 try:
                     interceptors = self._connection.interceptors
                     reply = await (
@@ -185,13 +191,6 @@ class ServerCall:
         exit_error = find_exit_exception(exc)
         if exit_error is not None:
             self._connection.request_exit(exit_error)
-
-    def _make_cancel_scope(self) -> trio.CancelScope:
-        """Make the handler's scope, which the caller's deadline and a failed stream cancel."""
-        timeout = self._headers.timeout
-        deadline = math.inf if timeout is None else trio.current_time() + timeout
-        scope = self._stream.cancel_on_error = trio.CancelScope(deadline=deadline)
-        return scope
 
     async def _run_with_interceptors(self, interceptors: Sequence[ServerInterceptor]) -> Any:
         """Run the handler within interceptors, which may add metadata.

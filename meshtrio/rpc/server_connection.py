@@ -14,6 +14,8 @@ from typing import Protocol
 import purerpc
 import trio
 
+from meshtrio.grpc.compression import ENCODINGS
+from meshtrio.grpc.header_builder import ACCEPT_ENCODING
 from meshtrio.grpc.headers import RequestHeaders, is_grpc_content_type
 from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
@@ -23,7 +25,7 @@ from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.connection_io import CLOSE_TIMEOUT
 from meshtrio.rpc.connection_limiter import LimitKey
 from meshtrio.rpc.half_closed_streams import HalfClosedStreams
-from meshtrio.rpc.handlers import FoundHandler, HandlerTable
+from meshtrio.rpc.handlers import FoundHandler, HandlerTable, UnavailableService
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.peer_accounts import (
     ClientAccounts,
@@ -32,12 +34,10 @@ from meshtrio.rpc.peer_accounts import (
     PeerAccounts,
 )
 from meshtrio.rpc.rejection import (
+    TOO_LARGE_RESPONSE,
     DiscardingStream,
-    Rejection,
-    find_rejection,
-    respond_header_list_too_large,
+    encode_trailers_only,
     respond_non_grpc,
-    send_trailers_only,
 )
 from meshtrio.rpc.server_call import ServerCall, ServerInterceptor
 from meshtrio.rpc.server_load import LoadRecorder
@@ -50,6 +50,7 @@ from meshtrio.transport.peer import Peer
 from meshtrio.transport.transport import Transport
 
 _NO_ERROR, _REFUSED_STREAM = ErrorCode.NO_ERROR, ErrorCode.REFUSED_STREAM
+_RESOURCE_EXHAUSTED = purerpc.StatusCode.RESOURCE_EXHAUSTED
 _DISCARD_SIZE = 256 * 1024
 _DRAIN_PING_PAYLOAD = b"drain..."
 _DRAIN_PING_TIMEOUT = 1.0
@@ -82,7 +83,6 @@ The last argument says whether the call is to be forwarded.
 class ConnectionOwner(Protocol):
     """The part of a server that its connections use."""
 
-    limits: Limits
     timeouts: Timeouts
     handler_table: HandlerTable
     interceptors: tuple[ServerInterceptor, ...]
@@ -310,10 +310,14 @@ class ServerConnection(Connection):
             self.flush()
         return True
 
-    def finish_stream(self, stream_id: int) -> None:
-        """End a stream that was answered and is not in `streams`."""
-        if not self._should_await_end_stream(stream_id, _NO_ERROR):
-            self._engine.reset_stream(stream_id, _NO_ERROR)
+    def _reject(self, stream_id: int, response: bytes) -> None:
+        """Send a response that is one header list, and end the stream, which fails the call."""
+        self.counters.failed += 1
+        # The peer may have reset the stream in the same read.
+        if self.is_send_open(stream_id):
+            self.send_headers(stream_id, response, end_stream=True)
+            if not self._should_await_end_stream(stream_id, _NO_ERROR):
+                self._engine.reset_stream(stream_id, _NO_ERROR)
 
     def abandon_if_exiting(self, stream: Stream) -> bool:
         """Drop a call without a response if a handler has requested the end of the process.
@@ -336,12 +340,11 @@ class ServerConnection(Connection):
 
     def _on_request_too_large(self, event: events.RequestHeadersTooLarge) -> None:
         self.counters.started += 1
+        response = TOO_LARGE_RESPONSE
         if is_grpc_content_type(event.content_type.decode("latin-1")):
-            exhausted = purerpc.StatusCode.RESOURCE_EXHAUSTED
-            send_trailers_only(self, event.stream_id, exhausted, event.reason)
-        else:
-            self.counters.failed += 1
-            respond_header_list_too_large(self, event.stream_id)
+            max_size, code = self.peer_settings.max_header_list_size, _RESOURCE_EXHAUSTED
+            response = encode_trailers_only(max_size, code, event.reason)
+        self._reject(event.stream_id, response)
 
     def _on_request(self, event: events.RequestReceived[RequestHeaders]) -> None:
         stream_id = event.stream_id
@@ -363,8 +366,10 @@ class ServerConnection(Connection):
             forwarder = None
         rejection = self._find_rejection(headers, handler, forwarder) if is_grpc else None
         if rejection is not None:
-            status = send_trailers_only(self, stream_id, *rejection)
+            max_size, (code, message, _) = self.peer_settings.max_header_list_size, rejection
+            self._reject(stream_id, encode_trailers_only(max_size, *rejection))
             if (tracer := self._server.tracer) is not None:
+                status = code.value, message
                 notify_tracer_in_read_loop(headers.path, tracer.call_rejected, headers, status)
             return
         if forwarder is not None:
@@ -381,15 +386,24 @@ class ServerConnection(Connection):
 
     def _find_rejection(
         self, headers: RequestHeaders, handler: FoundHandler, forwarder: Forwarder | None
-    ) -> Rejection | None:
-        """Return why a gRPC call is rejected; None if it is not."""
+    ) -> tuple[purerpc.StatusCode, str, bytes] | None:
+        """Return the status of a gRPC call that is rejected, and encoded fields to send with it."""
         if headers.error_message:
             return purerpc.StatusCode.INTERNAL, headers.error_message, b""
         if self._check_access is not None:
             reason = self._check_access(self.peer, headers, forwarder is not None)
             if reason:
                 return purerpc.StatusCode.PERMISSION_DENIED, reason, b""
-        return find_rejection(headers, handler) if forwarder is None else None
+        if forwarder is not None:
+            return None
+        if handler is None:
+            return purerpc.StatusCode.UNIMPLEMENTED, f"{headers.path} is unknown", b""
+        if isinstance(handler, UnavailableService):
+            return purerpc.StatusCode.UNAVAILABLE, handler.reason, b""
+        if headers.encoding not in ENCODINGS:
+            text = f"unsupported grpc-encoding {headers.encoding!r}"
+            return purerpc.StatusCode.UNIMPLEMENTED, text, ACCEPT_ENCODING.data
+        return None
 
     def _start_call(self, stream_id: int, headers: RequestHeaders, handler: Handler) -> Stream:
         stream = Stream(self, stream_id, headers.path, encoding=headers.encoding)

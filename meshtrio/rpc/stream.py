@@ -14,8 +14,8 @@ from meshtrio.grpc.compression import ENCODINGS, compress
 from meshtrio.grpc.framing import encode_message_prefix, parse_single_message
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.rpc.accounted_stream import MIN_CHARGED_SIZE
 from meshtrio.rpc.fairness import WAKE_COST
+from meshtrio.rpc.receive_buffer import MIN_CHARGED_SIZE
 from meshtrio.rpc.receive_stream import FIRST_CLOCK_CHECK, ReceiveStream
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 from meshtrio.rpc.write_buffer import HIGH_WATER

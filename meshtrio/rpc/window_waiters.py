@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import attrs
+
 from meshtrio.http2.flow_control import ConnectionWindows
 from meshtrio.rpc.write_buffer import WriteBuffer
 
@@ -20,6 +22,7 @@ class WindowWaiter(Protocol):
     def on_writable(self) -> None: ...
 
 
+@attrs.define(eq=False)
 class WindowWaiters:
     """Wakes waiting streams in order, as many as the connection's window has room for.
 
@@ -27,17 +30,13 @@ class WindowWaiters:
     peer that opens the window by a single byte does not wake all streams.
     """
 
-    def __init__(
-        self,
-        windows: ConnectionWindows,
-        write_buffer: WriteBuffer,
-        start_soon: Callable[[Callable[[], Awaitable[object]]], None],
-    ) -> None:
-        self._windows, self._write_buffer, self._start_soon = windows, write_buffer, start_soon
-        self.streams: dict[WindowWaiter, None] = {}
-        """The waiting streams, in order."""
-        self._is_waking = False
-        self._is_awaiting_low_water = False
+    _windows: ConnectionWindows
+    _write_buffer: WriteBuffer
+    _start_soon: Callable[[Callable[[], Awaitable[object]]], None]
+    streams: dict[WindowWaiter, None] = attrs.field(factory=dict, init=False)
+    """The waiting streams, in order."""
+    _is_waking: bool = attrs.field(default=False, init=False)
+    _is_awaiting_low_water: bool = attrs.field(default=False, init=False)
 
     def wait_for_window(self, stream: WindowWaiter) -> None:
         """Wake a stream when the connection's window opens, unless it is open already."""

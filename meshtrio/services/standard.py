@@ -45,12 +45,13 @@ def add_standard_services(
         lazy["meshtrio.v1.Metrics"] = _lazy("metrics.MetricsServicer", metrics.collect, recorder)
     if log_level is not None:
         lazy["meshtrio.v1.Logging"] = _lazy("log_level.LoggingServicer", log_level)
-    health.service_names |= {each.method.service for each in server.handlers.values()} | {*lazy}
+    handlers = server.handler_table.handlers
+    health.service_names |= {each.method.service for each in handlers.values()} | {*lazy}
     names = health.service_names - {""} | {*_REFLECTION}
     for service, messages in _REFLECTION.items():
         lazy[service] = partial(_make_reflection, server, messages, names, get_proxied_sources)
     for service, make in lazy.items():
-        server.add_lazy_servicer(service, make)
+        server.handler_table.add_lazy_servicer(service, make)
 
 
 def _lazy(name: str, *args: Any) -> Callable[[], Any]:
@@ -69,5 +70,5 @@ def _make_reflection(
         import_module(f"meshtrio.messages.{described}")  # to be described, they have to be known
     from meshtrio.services.reflection import ReflectionServicer
 
-    module, handlers = import_module(messages), server.handlers.values()
+    module, handlers = import_module(messages), server.handler_table.handlers.values()
     return ReflectionServicer(module, handlers, service_names, get_proxied_sources)

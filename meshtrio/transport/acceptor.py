@@ -17,9 +17,12 @@ from collections.abc import Callable
 import trio
 
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.log_once import ReasonChangeLogger
 
 _log = logging.getLogger("meshtrio.rpc")
 
+_OUT_OF_RESOURCES = "out of resources"
+"""The reason under which failures are logged, of which only the first one is."""
 _OUT_OF_RESOURCES_DELAY = 0.1
 """Seconds until the next attempt if the system has no resources for a connection."""
 _MAX_SPARE_DESCRIPTORS = 4
@@ -68,7 +71,7 @@ class Acceptor:
         """The current listening socket."""
         self._on_accept = on_accept
         self.spare_descriptors = SpareDescriptors()
-        self._has_logged = False
+        self._failure_log = ReasonChangeLogger(_log, level=logging.ERROR)
         self._is_stopped = False
         self._owner_pid = os.getpid()
 
@@ -117,9 +120,8 @@ class Acceptor:
             if exc.errno in _LISTENER_ERRORS:
                 raise
             if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
-                if not self._has_logged:
-                    _log.error("cannot accept connections: %s; trying again", exc.strerror)
-                self._has_logged = True
+                text = "cannot accept connections: %s; trying again"
+                self._failure_log.log(_OUT_OF_RESOURCES, text, exc.strerror)
                 await trio.sleep(_OUT_OF_RESOURCES_DELAY)
 
     def _is_current(self, listener: socket.socket) -> bool:
@@ -134,16 +136,14 @@ class Acceptor:
                 raise
             self._accept_with_spare(listener, exc)
         else:
-            self._has_logged = False
+            self._failure_log.reset()
             self._on_accept(sock, False)
 
     def _accept_with_spare(self, listener: socket.socket, error: OSError) -> None:
         try:
             sock, _ = listener.accept()
-            if not self._has_logged:
-                text = "%s: rejecting connections, except for those of the mesh and of operators"
-                _log.error(text, error.strerror)
-            self._has_logged = True
+            text = "%s: rejecting connections, except for those of the mesh and of operators"
+            self._failure_log.log(_OUT_OF_RESOURCES, text, error.strerror)
             self._on_accept(sock, True)
         finally:
             self.spare_descriptors.refill()

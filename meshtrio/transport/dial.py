@@ -10,7 +10,7 @@ from functools import partial
 import trio
 
 from meshtrio.transport.tls import TlsTransport, make_client_ssl_context
-from meshtrio.transport.transport import SocketTransport, Transport
+from meshtrio.transport.transport import Transport
 from meshtrio.transport.unix_connect import connect_unix
 from meshtrio.util.address import Address
 from meshtrio.util.tls_config import ClientTlsConfig
@@ -45,7 +45,7 @@ async def dial(
     """
     connect = partial(connect_socket, address, allowed_uids, backlog_timeout=backlog_timeout)
     if tls is None:
-        return SocketTransport(await connect())
+        return Transport(await connect())
     context = await _load_ssl_context(tls)
     sock = await connect()
     hostname = tls.server_name or Address.parse(address).host or None

@@ -8,7 +8,7 @@ import ssl
 from pathlib import Path
 
 from meshtrio.transport.peer import Peer, peer_of
-from meshtrio.transport.transport import Buffer, SocketTransport
+from meshtrio.transport.transport import Buffer, Transport
 from meshtrio.util.regular_files import copy_pem_to_memfd
 from meshtrio.util.tls_config import ClientTlsConfig
 
@@ -17,7 +17,7 @@ _MAX_RECORD_SIZE = 16 * 1024
 """Maximum size of the plaintext of one TLS record, in bytes (RFC 8446 §5.1)."""
 
 
-class TlsTransport:
+class TlsTransport(Transport):
     """A transport with TLS, which owns its socket. `handshake` must be called first."""
 
     def __init__(
@@ -29,11 +29,10 @@ class TlsTransport:
         server_hostname: str | None = None,
     ) -> None:
         """Start TLS; a client verifies the server's certificate against `server_hostname`."""
+        super().__init__(sock)
         context.set_alpn_protocols([_ALPN_PROTOCOL])
-        self.sock = sock
-        self._socket_transport = SocketTransport(sock)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.ssl_object = context.wrap_bio(
+        self.ssl_object: ssl.SSLObject = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
         self._ciphertext = b""
@@ -55,7 +54,7 @@ class TlsTransport:
             raise OSError(0, "the peer does not speak HTTP/2 over TLS (ALPN h2)")
 
     async def receive(self, max_bytes: int) -> bytes:
-        """Receive as `SocketTransport` does; an end without close_notify counts as an end."""
+        """Receive as `Transport` does; an end without close_notify counts as an end."""
         while True:
             try:
                 return self.ssl_object.read(max_bytes)
@@ -66,16 +65,11 @@ class TlsTransport:
                 return b""
 
     async def _receive_ciphertext(self) -> None:
-        data = await self._socket_transport.receive(4 * _MAX_RECORD_SIZE)
+        data = await super().receive(4 * _MAX_RECORD_SIZE)
         if data:
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
-
-    @property
-    def has_pending_data(self) -> bool:
-        """Whether ciphertext still waits for the kernel."""
-        return bool(self._ciphertext)
 
     def try_send(self, buffers: list[Buffer]) -> int:
         """Encrypt and send what the kernel takes now; return the bytes taken. Raises OSError."""
@@ -95,17 +89,15 @@ class TlsTransport:
         if self._outgoing.pending:
             self._ciphertext += self._outgoing.read()
         if self._ciphertext:
-            sent = self._socket_transport.try_send([self._ciphertext])
+            sent = super().try_send([self._ciphertext])
             self._ciphertext = self._ciphertext[sent:]
+            self.has_pending_data = bool(self._ciphertext)
 
     async def _flush_ciphertext(self) -> None:
         self._send_ciphertext()
         while self._ciphertext:
-            await self._socket_transport.wait_writable()
+            await self.wait_writable()
             self._send_ciphertext()
-
-    async def wait_writable(self) -> None:
-        await self._socket_transport.wait_writable()
 
     def peer(self) -> Peer:
         return peer_of(self.sock, self.ssl_object.getpeercert())
@@ -115,10 +107,7 @@ class TlsTransport:
         with contextlib.suppress(ssl.SSLError):
             self.ssl_object.unwrap()
         self._send_ciphertext()
-        self._socket_transport.send_eof()
-
-    def close(self) -> None:
-        self._socket_transport.close()
+        super().send_eof()
 
 
 def make_client_ssl_context(config: ClientTlsConfig) -> ssl.SSLContext:

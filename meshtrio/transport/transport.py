@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -33,43 +33,6 @@ _MISS_COST = 16
 """Number of credits that a poll without success costs."""
 
 Buffer = bytes | memoryview
-
-
-class Transport(Protocol):
-    """The byte stream under a connection."""
-
-    async def handshake(self) -> None:
-        """Do what precedes the first byte, such as a TLS handshake. Raises OSError."""
-
-    async def receive(self, max_bytes: int) -> bytes:
-        """Wait for data; return b"" at the end of the stream. Raises OSError."""
-
-    def try_send(self, buffers: list[Buffer]) -> int:
-        """Send what the kernel takes now; return the number of bytes taken. Raises OSError."""
-
-    @property
-    def has_pending_data(self) -> bool:
-        """Whether data that `try_send` has taken still waits for the kernel."""
-
-    async def wait_writable(self) -> None:
-        """Wait until the kernel takes more data."""
-
-    def peer(self) -> Peer:
-        """Return the peer. Raises OSError if the connection is closed."""
-
-    @property
-    def sock(self) -> socket.socket:
-        """The socket, for inspection."""
-
-    @property
-    def ssl_object(self) -> ssl.SSLObject | None:
-        """The TLS state, for inspection; None without TLS."""
-
-    def send_eof(self) -> None:
-        """End this side of the stream. Raises OSError."""
-
-    def close(self) -> None:
-        """Close the socket; a second call does nothing."""
 
 
 @attrs.define(eq=False)
@@ -103,11 +66,13 @@ class BusyPoll:
             self._credits -= _MISS_COST
 
 
-class SocketTransport:
-    """A transport without TLS, which owns its socket."""
+class Transport:
+    """The byte stream under a connection, which owns its socket; `TlsTransport` adds TLS to it."""
 
     has_pending_data = False
+    """Whether data that `try_send` has taken still waits for the kernel."""
     ssl_object: ssl.SSLObject | None = None
+    """The TLS state, for inspection; None without TLS."""
 
     def __init__(self, sock: socket.socket, busy_poll: BusyPoll | None = None) -> None:
         sock.setblocking(False)
@@ -118,11 +83,12 @@ class SocketTransport:
             # each part. A larger buffer costs nothing while it is not used.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_SIZE)
         self.sock = sock
+        """The socket, for inspection."""
         self._receive_size = _MIN_RECEIVE_SIZE
         self._busy_poll = busy_poll or BusyPoll()
 
     async def handshake(self) -> None:
-        """Do nothing: the socket is ready."""
+        """Do what precedes the first byte, such as a TLS handshake. Raises OSError."""
 
     async def receive(self, max_bytes: int) -> bytes:
         """Wait for at most `max_bytes` bytes; return b"" at the end of the stream.
@@ -179,9 +145,11 @@ class SocketTransport:
             return 0
 
     async def wait_writable(self) -> None:
+        """Wait until the kernel takes more data. Raises OSError."""
         await trio.lowlevel.wait_writable(self.sock)
 
     def peer(self) -> Peer:
+        """Return the peer. Raises OSError if the connection is closed."""
         return peer_of(self.sock)
 
     def send_eof(self) -> None:

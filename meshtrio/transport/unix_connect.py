@@ -60,22 +60,21 @@ def connect_unix(path: str, allowed_uids: frozenset[int] | None = None) -> socke
             raise WrongServerError("its path is not a socket")
         by_descriptor = f"/proc/self/fd/{file}"
         # Without /proc the path is used: what is verified below is the connection itself.
-        sock = _connect(by_descriptor if os.path.lexists(by_descriptor) else path)
-        try:
-            _check_server_uid(sock, allowed_uids, status.st_uid)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+        path = by_descriptor if os.path.lexists(by_descriptor) else path
+        return _connect(path, allowed_uids, status.st_uid)
     finally:
         os.close(file)
 
 
-def _connect(path: str) -> socket.socket:
+def _connect(
+    path: str, allowed_uids: frozenset[int] | None = None, file_uid: int = -1
+) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.connect(path)
+        if allowed_uids is not None:
+            _check_server_uid(sock, allowed_uids, file_uid)
     except BaseException:
         sock.close()
         raise

@@ -19,7 +19,7 @@ from meshtrio.client.dial_limiter import DialLimiter
 from meshtrio.discovery.endpoint import REGISTERED_RECONNECT_BACKOFF, Endpoint
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.http2 import frames
-from meshtrio.transport.transport import SocketTransport
+from meshtrio.transport.transport import Transport
 from tests.support.connection_pairs import echo_request, static_resolver
 from tests.support.servers import serve_on_socket
 
@@ -103,7 +103,7 @@ async def test_one_that_ends_every_connection_is_backed_off_from(
     """It speaks HTTP/2, and closes as soon as it is connected to."""
     dials = 0
 
-    async def dial(*_: object, **__: object) -> SocketTransport:
+    async def dial(*_: object, **__: object) -> Transport:
         nonlocal dials
         dials += 1
         await trio.lowlevel.checkpoint()
@@ -111,7 +111,7 @@ async def test_one_that_ends_every_connection_is_backed_off_from(
         ours.setblocking(False)
         with theirs:
             theirs.sendall(frames.settings({}))
-        return SocketTransport(ours)
+        return Transport(ours)
 
     async with open_channel(
         "closing", static_resolver(make_external_endpoint("unix:/somewhere")), dialer=dial

@@ -109,7 +109,7 @@ async def test_names_that_python_keeps_for_itself(made: Path, short_dir: Path) -
             return message
 
     async with serve_on_socket(short_dir / "a", Server(Class())) as server:
-        assert list(server.handlers) == ["/odd.import.Class/import"]
+        assert list(server.handler_table.handlers) == ["/odd.import.Class/import"]
         async with connect_to(f"unix:{short_dir / 'a'}") as channel:
             reply = await channel.stub(grpc.ClassStub).import_(none(**{"lambda": "x"}))
     assert getattr(reply, "lambda") == "x"

@@ -92,7 +92,7 @@ async def test_every_method_can_be_served_and_called(made: Path, short_dir: Path
             yield messages.purerpc(text=text)
 
     async with serve_on_socket(short_dir / "a", Server(servicer)) as server:
-        assert {path.removeprefix("/clash.Names/") for path in server.handlers} == {
+        assert {path.removeprefix("/clash.Names/") for path in server.handler_table.handlers} == {
             *(*NAMES, "__private"),
             *("stubs", "AsyncIterator", "Any"),
         }

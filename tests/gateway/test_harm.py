@@ -212,7 +212,7 @@ async def test_a_plugin_whose_reflection_hangs_costs_one_question(short_dir: Pat
         return echo_reply(message.message)
 
     server = server_with_reflection(CallbackServicer(Echo=echo))
-    server.add_lazy_servicer("grpc.reflection.v1.ServerReflection", HangingReflection)
+    server.handler_table.add_lazy_servicer("grpc.reflection.v1.ServerReflection", HangingReflection)
     async with run_gateway(short_dir, {"a": [ECHO]}, a=server) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         with trio.fail_after(30):

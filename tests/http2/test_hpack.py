@@ -9,7 +9,7 @@ from meshtrio.http2.errors import (
     ErrorCode,
     HpackDecodingError,
     MalformedHeadersError,
-    OversizedHeaderListError,
+    RemoteProtocolError,
 )
 from meshtrio.http2.events import ConnectionFailed
 from meshtrio.http2.hpack.decoder import HeaderDecoder
@@ -230,7 +230,7 @@ def test_the_limit_counts_as_rfc_9113_does(fields, fits):
     if fits:
         assert decoder.decode(encode(fields), tuple) == tuple(fields)
         return
-    with pytest.raises(OversizedHeaderListError):
+    with pytest.raises(RemoteProtocolError):
         decoder.decode(encode(fields), tuple)
 
 
@@ -238,7 +238,7 @@ def test_a_bomb_is_refused():
     """One long entry, named again and again by one byte each."""
     decoder = HeaderDecoder(LIMIT)
     decoder.decode(reference.Encoder().encode([(b"x", b"v" * 4000)]), tuple)
-    with pytest.raises(OversizedHeaderListError):
+    with pytest.raises(RemoteProtocolError):
         decoder.decode(NEWEST_ENTRY * 10_000, tuple)
 
 
@@ -275,7 +275,7 @@ def test_garbage_is_decoded_or_refused_and_nothing_else(blocks):
         try:
             expected = tuple((bytes(n), bytes(v)) for n, v in oracle.decode(block, raw=True))
         except (reference.HPACKError, IndexError, ValueError):
-            with pytest.raises((HpackDecodingError, OversizedHeaderListError)):
+            with pytest.raises(RemoteProtocolError):
                 decoder.decode(block, tuple)
             return
         assert decoder.decode(block, tuple) == expected

@@ -6,7 +6,7 @@ import hpack as reference
 import pytest
 
 from meshtrio.http2 import frames
-from meshtrio.http2.errors import ErrorCode, HeaderListTooLargeError, OversizedHeaderListError
+from meshtrio.http2.errors import ErrorCode, HeaderListTooLargeError, RemoteProtocolError
 from meshtrio.http2.events import (
     ConnectionFailed,
     DataReceived,
@@ -182,7 +182,7 @@ def test_sizes_up_to_the_absolute_limit(size):
 def test_the_absolute_limit_ends_the_connection():
     decoder = HeaderDecoder(1024, 100_000)
     block = encoder.encode([(b"n", b"v" * 100_000)])
-    with pytest.raises(OversizedHeaderListError):
+    with pytest.raises(RemoteProtocolError):
         decoder.decode(block, tuple)
     limits = Limits(max_header_list_size=1024, absolute_max_header_list_size=100_000)
     (event,) = make_server(limits).receive_data(in_pieces(1, [(b"n", b"v" * 99_990)], end=True))

@@ -22,7 +22,7 @@ from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.rpc.stream import Stream
 from meshtrio.transport.listener import unix_listener
-from meshtrio.transport.transport import SocketTransport
+from meshtrio.transport.transport import Transport
 from tests.interop.grpc_testing import interop_pb2 as pb
 from tests.interop.metrics.calls import make_request
 from tests.interop.metrics.cases import CASES
@@ -239,7 +239,7 @@ async def serve_refusals(path: Path) -> AsyncIterator[None]:
                 while True:
                     accepted, _ = await accepting.accept()
                     sock = socket.socket(fileno=accepted.detach())
-                    nursery.start_soon(Refusing(SocketTransport(sock), server).run)
+                    nursery.start_soon(Refusing(Transport(sock), server).run)
 
             nursery.start_soon(accept)
             yield

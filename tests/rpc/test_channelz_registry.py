@@ -61,9 +61,11 @@ async def test_a_server_is_listed_while_it_serves() -> None:
         assert listener is not None
         assert channelz_registry.SOCKETS.get(listener.channelz_id) is listener
         assert not listener.is_closed
+        listener_number = listener.channelz_id
     assert listener.is_closed
+    del listener
     assert (
         channelz_registry.SERVERS.get(number)
-        is channelz_registry.SOCKETS.get(listener.channelz_id)
+        is channelz_registry.SOCKETS.get(listener_number)
         is None
     )

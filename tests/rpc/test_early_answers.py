@@ -21,7 +21,7 @@ from meshtrio.http2.hpack import encoder
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.transport.transport import SocketTransport
+from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery
 from tests.support.connection_pairs import (
     CallbackServicer,
@@ -206,7 +206,7 @@ class RawServer:
 async def call_with_response(call: Any, *parts: bytes) -> Any:
     """Return the result of a call that a raw server answers with these frames."""
     ours, theirs = socket.socketpair()
-    client = ClientConnection(SocketTransport(ours))
+    client = ClientConnection(Transport(ours))
     sock = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
     server = RawServer(sock)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from meshtrio.transport.transport import BusyPoll, SocketTransport
+from meshtrio.transport.transport import BusyPoll, Transport
 
 MAX_BYTES = 65536
 SPIN = 0.05
@@ -38,21 +38,21 @@ def count_sleeps() -> Iterator[SleepCounter]:
 
 
 @pytest.fixture
-async def pair() -> AsyncIterator[tuple[SocketTransport, SocketTransport]]:
-    one, other = (SocketTransport(sock, BusyPoll(SPIN)) for sock in socket.socketpair())
+async def pair() -> AsyncIterator[tuple[Transport, Transport]]:
+    one, other = (Transport(sock, BusyPoll(SPIN)) for sock in socket.socketpair())
     yield one, other
     one.close()
     other.close()
 
 
-async def exchange(one: SocketTransport, other: SocketTransport, times: int) -> None:
+async def exchange(one: Transport, other: Transport, times: int) -> None:
     """Have it found out that answers come at once."""
     for _ in range(times):
         other.try_send([b"x"])
         assert await one.receive(MAX_BYTES) == b"x"
 
 
-async def count_rounds_until_sleep(reader: SocketTransport) -> int:
+async def count_rounds_until_sleep(reader: Transport) -> int:
     """Count the passes of the loop until it sleeps, while nothing is received."""
     with count_sleeps() as found, trio.move_on_after(10 * SPIN):
         await reader.receive(MAX_BYTES)
@@ -60,18 +60,18 @@ async def count_rounds_until_sleep(reader: SocketTransport) -> int:
     return found.rounds
 
 
-async def test_who_knows_nothing_sleeps(pair: tuple[SocketTransport, SocketTransport]) -> None:
+async def test_who_knows_nothing_sleeps(pair: tuple[Transport, Transport]) -> None:
     assert await count_rounds_until_sleep(pair[0]) < 5
 
 
 async def test_where_answers_came_at_once_it_looks_again_for_a_while(
-    pair: tuple[SocketTransport, SocketTransport],
+    pair: tuple[Transport, Transport],
 ) -> None:
     await exchange(*pair, 50)
     assert await count_rounds_until_sleep(pair[0]) >= 5
 
 
-async def test_others_run_while_it_looks(pair: tuple[SocketTransport, SocketTransport]) -> None:
+async def test_others_run_while_it_looks(pair: tuple[Transport, Transport]) -> None:
     await exchange(*pair, 50)
     rounds = 0
 
@@ -90,7 +90,7 @@ async def test_others_run_while_it_looks(pair: tuple[SocketTransport, SocketTran
 
 
 async def test_what_comes_while_it_looks_is_read_and_nothing_is_lost(
-    pair: tuple[SocketTransport, SocketTransport],
+    pair: tuple[Transport, Transport],
 ) -> None:
     one, other = pair
     await exchange(one, other, 50)
@@ -117,7 +117,7 @@ async def test_what_comes_while_it_looks_is_read_and_nothing_is_lost(
 
 
 async def test_an_end_is_seen_while_it_looks(
-    pair: tuple[SocketTransport, SocketTransport],
+    pair: tuple[Transport, Transport],
 ) -> None:
     one, other = pair
     await exchange(one, other, 50)

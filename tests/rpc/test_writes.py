@@ -9,7 +9,7 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.transport.transport import Buffer, SocketTransport
+from meshtrio.transport.transport import Buffer, Transport
 from tests.support.connection_pairs import (
     CallbackServicer,
     connect_pair,
@@ -41,10 +41,10 @@ class Slow:
 async def test_replies_to_what_one_read_brought_go_out_in_some_writes(
     handler: Any, hold: float, writes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: list[SocketTransport] = []
-    send = SocketTransport.try_send
+    written: list[Transport] = []
+    send = Transport.try_send
 
-    def counted(self: SocketTransport, buffers: Sequence[Buffer]) -> int:
+    def counted(self: Transport, buffers: Sequence[Buffer]) -> int:
         written.append(self)
         return send(self, list(buffers))
 
@@ -52,7 +52,7 @@ async def test_replies_to_what_one_read_brought_go_out_in_some_writes(
         pair.client.write_coalescer.max_delay = pair.server.write_coalescer.max_delay = hold
         await pair.stub.Echo(echo_request("first"))
         await pair.wait_until_idle()
-        monkeypatch.setattr(SocketTransport, "try_send", counted)
+        monkeypatch.setattr(Transport, "try_send", counted)
         async with trio.open_nursery() as nursery:
             for number in range(12):
                 nursery.start_soon(pair.stub.Echo, echo_request(str(number)))

@@ -21,7 +21,7 @@ from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.transport.transport import SocketTransport
+from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery
 from tests.support.direct_channels import channel_over_connection
 
@@ -77,10 +77,10 @@ async def connect_pair(
 ) -> AsyncIterator[ConnectionPair]:
     """Connect a client to a server of these servicers for the block."""
     ours, theirs = socket.socketpair()
-    client = ClientConnection(SocketTransport(ours), client_limits)
+    client = ClientConnection(Transport(ours), client_limits)
     serving = Server(*servicers, limits=server_limits, timeouts=timeouts)
     serving.trusted_pid = trusted_pid
-    server = ServerConnection(SocketTransport(theirs), serving)
+    server = ServerConnection(Transport(theirs), serving)
     async with open_collapsing_nursery() as nursery:
         await nursery.start(server.run)
         await nursery.start(client.run)
@@ -154,7 +154,7 @@ async def connect_raw_peer(
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     server = ServerConnection(
-        SocketTransport(theirs), Server(*servicers, limits=limits, timeouts=timeouts)
+        Transport(theirs), Server(*servicers, limits=limits, timeouts=timeouts)
     )
     with ours:
         async with open_collapsing_nursery() as nursery:

@@ -15,7 +15,7 @@ from google.protobuf.empty_pb2 import Empty
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.server_connection import ServerConnection
-from meshtrio.transport.transport import SocketTransport
+from meshtrio.transport.transport import Transport
 from tests.support.direct_channels import channel_over_socket
 from tests.support.servers import standard_server
 
@@ -33,7 +33,7 @@ _SERVERS = Method(
 async def main() -> None:
     ours, theirs = socket.socketpair()
     server, _ = standard_server()
-    connection = ServerConnection(SocketTransport(theirs), server)
+    connection = ServerConnection(Transport(theirs), server)
     async with trio.open_nursery() as nursery:
         await nursery.start(connection.run)
         async with channel_over_socket(ours) as picker:

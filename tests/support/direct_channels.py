@@ -24,7 +24,7 @@ from meshtrio.rpc.method import Method
 from meshtrio.rpc.purerpc_compat import StubChannel
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.tracer import ClientTracer
-from meshtrio.transport.transport import SocketTransport
+from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery
 
 
@@ -86,7 +86,7 @@ async def channel_over_socket(
     sock: socket.socket, authority: str = "localhost"
 ) -> AsyncIterator[DirectChannel]:
     """Speak gRPC as a client on a connected socket, which is taken over, for the block."""
-    connection = ClientConnection(SocketTransport(sock))
+    connection = ClientConnection(Transport(sock))
     async with open_collapsing_nursery() as nursery:
         await nursery.start(connection.run)
         try:

@@ -16,7 +16,7 @@ from meshtrio.http2.hpack import encoder
 from meshtrio.messages import health
 from meshtrio.rpc.one_shot_call import OneShotCall
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
-from meshtrio.transport.transport import SocketTransport
+from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery
 
 CHECK = method_from_descriptor(
@@ -67,7 +67,7 @@ async def call_scripted_peer(asked: OneShotCall, pieces: Iterable[bytes]) -> Any
         async with open_collapsing_nursery() as nursery:
             nursery.start_soon(speak)
             try:
-                return await asked.call(SocketTransport(ours))
+                return await asked.call(Transport(ours))
             finally:
                 assert ours.fileno() == -1
 

@@ -1,7 +1,7 @@
 """Decoding of header blocks, RFC 7541.
 
-`HeaderDecoder` caches what `HpackDecoder` decodes. Both are fast, because header blocks of calls
-with a deadline or a trace are never in the cache.
+`HeaderDecoder` caches header lists. Decoding is fast, too, because header blocks of calls with a
+deadline or a trace are never in the cache.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from meshtrio.http2.errors import (
+    ErrorCode,
     HeaderListTooLargeError,
     HpackDecodingError,
-    OversizedHeaderListError,
+    RemoteProtocolError,
 )
 from meshtrio.http2.hpack.huffman import decode_huffman
 from meshtrio.http2.hpack.static_table import STATIC_TABLE
@@ -36,25 +37,59 @@ _MAX_CACHED_HUFFMAN_LENGTH = 64
 common values."""
 
 
-class HpackDecoder:
-    """Decodes the header blocks of one direction of one connection, in order."""
+class HeaderDecoder:
+    """Decodes and parses the header blocks of one direction of one connection, with a cache.
 
-    def __init__(self, max_list_size: int, absolute_max_list_size: int) -> None:
+    A block that does not change the dynamic table decodes to the same list until the table next
+    changes, so the result of parsing it is cached until then: after the first calls of a
+    connection, most blocks cost one look-up. The cache is a plain dict that is cleared when it is
+    full, as keeping track of use (`BoundedCache`) would double the time of a look-up.
+    """
+
+    _MAX_CACHED = 64
+    _MAX_CACHED_SIZE = 1024
+    """Bytes of a block, and of its header list: one byte of a block can stand for a large entry."""
+
+    def __init__(self, max_list_size: int, absolute_max_list_size: int = 0) -> None:
         """Create a decoder with limits in bytes, as RFC 9113 §6.5.2 counts them.
 
         A list above `max_list_size` is decoded to its end, so that the dynamic table stays in step
-        with the peer's, and discarded; above `absolute_max_list_size` decoding cannot continue.
+        with the peer's, and discarded; above `absolute_max_list_size`, if that is higher, decoding
+        cannot continue.
         """
         self._max_list_size = max_list_size
-        self._absolute_max_list_size = absolute_max_list_size
+        self._absolute_max_list_size = max(absolute_max_list_size, max_list_size)
         self._entries: deque[HeaderField] = deque()
         """The dynamic table, newest entry first."""
         self._table_size = 0
         self._max_table_size = _MAX_DYNAMIC_TABLE_SIZE
-        self.table_version = 0
+        self._table_version = 0
         """Number of changes of the dynamic table."""
+        self._cache: dict[tuple[Callable[[HeaderList], Any], bytes], Any] = {}
 
-    def decode(self, block: bytes) -> HeaderList:
+    def decode(self, block: bytes, parse: Callable[[HeaderList], T]) -> T:
+        """Decode one block and return `parse(header_list)`, from the cache if possible.
+
+        Raises the errors of header compression, and what `parse` raises.
+        """
+        key = (parse, block)
+        cached: T | None = self._cache.get(key)
+        if cached is not None:
+            return cached
+        version = self._table_version
+        try:
+            fields = self._decode_fields(block)
+        except IndexError as exc:
+            raise HpackDecodingError(str(exc)) from None
+        result = parse(fields)
+        size = max(len(block), sum(len(name) + len(value) for name, value in fields))
+        if size <= self._MAX_CACHED_SIZE and self._table_version == version:
+            if len(self._cache) >= self._MAX_CACHED:
+                self._cache.clear()
+            self._cache[key] = result
+        return result
+
+    def _decode_fields(self, block: bytes) -> HeaderList:
         """Decode one block. Raises IndexError and the errors of header compression."""
         fields: list[HeaderField] = []
         position, size = 0, 0
@@ -82,9 +117,9 @@ class HpackDecoder:
             if size <= self._max_list_size:
                 fields.append(field)
             elif size > self._absolute_max_list_size:
-                raise OversizedHeaderListError(
-                    f"a header list is larger than {self._absolute_max_list_size} bytes"
-                )
+                # Decoding stops, and the state of the table is unknown.
+                text = f"a header list is larger than {self._absolute_max_list_size} bytes"
+                raise RemoteProtocolError(text, ErrorCode.ENHANCE_YOUR_CALM)
             elif field[0] == _CONTENT_TYPE:
                 fields.append(field)
         if size > self._max_list_size:
@@ -100,7 +135,8 @@ class HpackDecoder:
         return self._entries[index - len(STATIC_TABLE) - 1]
 
     def _insert(self, field: HeaderField) -> None:
-        self.table_version += 1
+        self._table_version += 1
+        self._cache.clear()
         size = _entry_size(field)
         self._evict(self._max_table_size - size)
         if size <= self._max_table_size:
@@ -113,7 +149,8 @@ class HpackDecoder:
         if size > _MAX_DYNAMIC_TABLE_SIZE:
             raise HpackDecodingError(f"table size {size} is over {_MAX_DYNAMIC_TABLE_SIZE}")
         if size != self._max_table_size:
-            self.table_version += 1
+            self._table_version += 1
+            self._cache.clear()
             self._max_table_size = size
             self._evict(size)
 
@@ -121,50 +158,6 @@ class HpackDecoder:
         """Evict the oldest entries until the others have `max_size` bytes at most (§4.3)."""
         while self._entries and self._table_size > max_size:
             self._table_size -= _entry_size(self._entries.pop())
-
-
-class HeaderDecoder:
-    """Decodes and parses the header blocks of one direction of one connection, with a cache.
-
-    A block that does not change the dynamic table decodes to the same list until the table next
-    changes, so the result of parsing it is cached until then: after the first calls of a
-    connection, most blocks cost one look-up. The cache is a plain dict that is cleared when it is
-    full, as keeping track of use (`BoundedCache`) would double the time of a look-up.
-    """
-
-    _MAX_CACHED = 64
-    _MAX_CACHED_SIZE = 1024
-    """Bytes of a block, and of its header list: one byte of a block can stand for a large entry."""
-
-    def __init__(self, max_list_size: int, absolute_max_list_size: int = 0) -> None:
-        """Create a decoder with the limits of `HpackDecoder`, of which the higher one counts."""
-        self._decoder = HpackDecoder(max_list_size, max(absolute_max_list_size, max_list_size))
-        self._cache: dict[tuple[Callable[[HeaderList], Any], bytes], Any] = {}
-
-    def decode(self, block: bytes, parse: Callable[[HeaderList], T]) -> T:
-        """Decode one block and return `parse(header_list)`, from the cache if possible.
-
-        Raises what `HpackDecoder.decode` and `parse` raise.
-        """
-        key = (parse, block)
-        cached: T | None = self._cache.get(key)
-        if cached is not None:
-            return cached
-        version = self._decoder.table_version
-        try:
-            fields = self._decoder.decode(block)
-        except IndexError as exc:
-            raise HpackDecodingError(str(exc)) from None
-        finally:
-            if self._decoder.table_version != version:
-                self._cache.clear()
-        result = parse(fields)
-        size = max(len(block), sum(len(name) + len(value) for name, value in fields))
-        if size <= self._MAX_CACHED_SIZE and self._decoder.table_version == version:
-            if len(self._cache) >= self._MAX_CACHED:
-                self._cache.clear()
-            self._cache[key] = result
-        return result
 
 
 def _entry_size(field: HeaderField) -> int:
