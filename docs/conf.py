@@ -54,7 +54,7 @@ nitpick_ignore = [
 nitpick_ignore_regex = [("py:obj", ".*")]  # code in docstrings: a link if it is a documented name
 
 html_theme = "furo"
-html_title = f"meshtrio {release}"
+html_title = f"meshtrio {release.split('+')[0]}"  # without the commit of a development version
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
