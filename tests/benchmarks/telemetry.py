@@ -39,6 +39,7 @@ from tests.benchmarks.peers.with_telemetry import (
 )
 from tests.benchmarks.revisions import extract_revision
 from tests.benchmarks.rpc import report
+from tests.support.mesh_processes import accepts_connections, wait_until
 
 TARGETS = {"metrics": 0.95, "tracing": 0.90}
 """Of the calls a second that there are with neither."""
@@ -115,8 +116,7 @@ def measure(
             address = str(folder / f"{way.name}.sock")
             server = way.spawn("--serve", way.peer, address, stdout=-1, start_new_session=True)
             stack.enter_context(stop_afterwards(server))
-            while not Path(address).exists() and server.poll() is None:
-                pass
+            wait_until(lambda: accepts_connections(Path(address)) or server.poll() is not None)
             client = Client(way, folder, options.width, options.seconds)
             stack.enter_context(stop_afterwards(client.process))
             client.calls_a_second()

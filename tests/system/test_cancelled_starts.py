@@ -31,7 +31,7 @@ from meshtrio.telemetry.metrics.exposition_server import serve_metrics
 from meshtrio.util.concurrency import background_service
 from meshtrio.util.errors import UsageError
 from tests.support.cancelled_starts import cancel_at_each_step
-from tests.support.mesh_processes import MeshProcess, echo_plugin_table, serve_mesh, wait_until
+from tests.support.mesh_processes import MeshProcess, echo_plugin_table, serve_mesh
 from tests.support.ports import find_free_port
 
 SLEEPER = '[[plugin]]\nname = "sleeper"\ncommand = ["sleep", "1000"]\n'
@@ -44,6 +44,7 @@ import trio
 from meshtrio.rpc.server import Server
 from meshtrio.transport.listener import unix_listener
 with unix_listener(Path(sys.argv[1])) as listener:
+    print("listening", flush=True)
     trio.run(Server().serve, listener)
 """
 
@@ -53,13 +54,15 @@ def collector() -> Iterator[str]:
     """The address of a process that refuses all spans at once: no run waits for it at its end."""
     with tempfile.TemporaryDirectory(prefix="mt-") as name:
         path = Path(name) / "collector.sock"
-        process = subprocess.Popen([sys.executable, "-c", REFUSING_COLLECTOR, path])
+        command = [sys.executable, "-c", REFUSING_COLLECTOR, path]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
         try:
-            wait_until(path.exists)
+            assert process.stdout.readline() == b"listening\n"
             yield f"unix:{path}"
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 def write_config(folder: Path, text: str = SLEEPER) -> MeshConfig:
