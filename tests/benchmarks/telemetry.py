@@ -39,7 +39,7 @@ from tests.benchmarks.peers.with_telemetry import (
 )
 from tests.benchmarks.revisions import extract_revision
 from tests.benchmarks.rpc import report
-from tests.support.mesh_processes import accepts_connections, wait_until
+from tests.support.mesh_processes import wait_for_server
 
 TARGETS = {"metrics": 0.95, "tracing": 0.90}
 """Of the calls a second that there are with neither."""
@@ -116,7 +116,7 @@ def measure(
             address = str(folder / f"{way.name}.sock")
             server = way.spawn("--serve", way.peer, address, stdout=-1, start_new_session=True)
             stack.enter_context(stop_afterwards(server))
-            wait_until(lambda: accepts_connections(Path(address)) or server.poll() is not None)
+            wait_for_server(Path(address))
             client = Client(way, folder, options.width, options.seconds)
             stack.enter_context(stop_afterwards(client.process))
             client.calls_a_second()
