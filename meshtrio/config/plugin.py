@@ -184,7 +184,7 @@ class PluginConfig:
     delay again."""
     max_restarts: int | None = attrs.field(default=None, validator=optional(at_least(0)))
     """Maximum number of restarts of one instance within `restart_period`; at the next failure the
-    plugin gives up. By default there is no limit."""
+    the mesh gives up. By default there is no limit."""
     restart_period: float = attrs.field(default=60.0, validator=is_positive)
     """Seconds within which `max_restarts` are counted."""
     escalate: EscalationScope = EscalationScope.PLUGIN

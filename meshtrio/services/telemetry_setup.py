@@ -41,10 +41,11 @@ async def mesh_telemetry(
     async with AsyncExitStack() as stack:
         telemetry = Telemetry(stack)
         if (otlp_endpoint := config.otlp_endpoint) is not None:
-            from meshtrio.telemetry.traces.process_spans import ProcessSpans
-
             resource = {"service.name": "meshtrio"}
             try:
+                # The import raises ValueError if OTEL_PROPAGATORS is wrong.
+                from meshtrio.telemetry.traces.process_spans import ProcessSpans
+
                 pipeline = await telemetry.start_tracing(otlp_endpoint, config.sampling, resource)
             except ValueError as exc:
                 raise UsageError(f"calls cannot be traced: {exc}") from None

@@ -6,9 +6,9 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import trio
 
 from meshtrio.client.channel_endpoint import DEFAULT_PICK_ARGS, PickArgs, PickResult
@@ -26,6 +26,13 @@ from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.tracer import ClientTracer
 from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery
+
+
+@attrs.frozen(eq=False)
+class _DirectEndpoint:
+    """What a failed attempt excludes from the next one."""
+
+    endpoint: Endpoint
 
 
 class DirectChannel:
@@ -46,7 +53,7 @@ class DirectChannel:
         self.tracer: ClientTracer | None = None
         self.call_counters = CallCounters()
         self.message_lengths = MessageLengths()
-        endpoint: Any = SimpleNamespace(endpoint=Endpoint(authority, ""))
+        endpoint: Any = _DirectEndpoint(Endpoint(authority, ""))
         self._pick_result = PickResult(connection, endpoint)
         self.nursery = nursery
 

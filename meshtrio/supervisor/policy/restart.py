@@ -148,7 +148,7 @@ class Restart:
 
 @attrs.frozen
 class Finish:
-    """Leave the instance down, as its `restart` policy says, or after too many restarts."""
+    """Leave the instance down, as its `restart` policy says, or give up after too many restarts."""
 
     is_failure: bool
     """Whether the process failed; otherwise its work is done."""
