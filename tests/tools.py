@@ -27,10 +27,14 @@ GO_TOOLS = {
     "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
 }
 DEBIAN_PACKAGES = {
-    "tmux": "tmux",
-    "systemd-analyze": "systemd",
+    "curl": "curl",
+    "go": "golang",
+    "ip": "iproute2",
+    "node": "nodejs",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "systemd-analyze": "systemd",
+    "tmux": "tmux",
 }
 """Programs, and the packages that bring them."""
 GO_PROGRAMS = {

@@ -35,7 +35,7 @@ DEBIAN_RELEASES = {"3.13": "trixie", "3.14": "sid"}
 LOWEST = "lowest"
 PYTEST_ARGUMENTS = ("-n", "4", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not long")
 SUITE_TIMEOUT = 3600.0
-_PACKAGES = "python3-venv,ca-certificates,git,procps"
+_PACKAGES = "python3-venv,ca-certificates,curl,git,iproute2,procps"
 _HOST_FILES = ("etc/resolv.conf", "etc/hosts", "etc/pip.conf", "etc/ssl/certs/ca-certificates.crt")
 """What a root folder needs of this machine to install packages as it does."""
 _ENTER = """
@@ -101,12 +101,13 @@ class Runner:
 
     def _run_in_debian(self, version: str, output: int) -> Path:
         root = self._folder / DEBIAN_RELEASES[version]
-        if not (root / "complete").exists():
+        marker = root / "complete"  # lists what the folder was made with
+        if not marker.exists() or marker.read_text() != _PACKAGES:
             shutil.rmtree(root, ignore_errors=True)
             options = ("--variant=minbase", f"--include={_PACKAGES}")
             command = ["debootstrap", *options, DEBIAN_RELEASES[version], str(root)]
             _run(command, output)
-            (root / "complete").touch()
+            marker.write_text(_PACKAGES)
         for name in _HOST_FILES:
             if Path("/", name).exists():
                 shutil.copy(Path("/", name), root / name)

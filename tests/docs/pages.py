@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -63,10 +62,7 @@ class PageRunner:
         where.write_text(f"{self._folder}\n")
         self._where = where
         kept = {key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ}
-        # As if the environment these tests run in were activated.
-        path = f"{os.path.dirname(sys.executable)}{os.pathsep}{kept['PATH']}"
         self._environment = kept | {
-            "PATH": path,
             "STATE": str(state),
             "WHERE": str(where),
             "XDG_RUNTIME_DIR": str(run),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,11 @@ PAGES = sorted(
     if "_build" not in page.parts and any(True for _ in parse_blocks(page))
 )
 NEEDED = {
+    "docs/how-to/another-language.md": "node",
+    "docs/how-to/grpcurl.md": "go",
+    "docs/how-to/metrics.md": "curl",
     "docs/how-to/systemd.md": "systemd-analyze",
+    "examples/go-service/README.md": "go",
     "examples/monitoring/README.md": "prometheus",
 }
 """Programs that readers of a page have."""
@@ -44,9 +49,12 @@ def machine_lock() -> Iterator[None]:
     "page",
     [pytest.param(page, marks=pytest.mark.long if page in LONG_PAGES else ()) for page in PAGES],
 )
-def test_every_block_of_a_page(page: str) -> None:
+def test_every_block_of_a_page(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if page in NEEDED:
         find_debian_tool(NEEDED[page])
+    # As if the environment these tests run in were activated.
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", path)
     with machine_lock(), tempfile.TemporaryDirectory(prefix="mt-") as folder, ExitStack() as stack:
         PageRunner(ROOT / page, Path(folder), stack).run()
 

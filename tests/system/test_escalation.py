@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -57,7 +59,7 @@ async def test_a_group_restarts_around_a_plugin_that_was_killed(short_dir: Path)
             await watched.wait_for_event(events.Ready, plugin=name)
         pids = {status.name: status.pid for status in watched.mesh.instances()}
         with trio.fail_after(20):
-            await trio.run_process(["kill", "-9", str(pids["a"])])
+            os.kill(pids["a"], signal.SIGKILL)
             await watched.wait_for_event(events.Ready, plugin="b", count=2)
         after = {status.name: status.pid for status in watched.mesh.instances()}
         assert pids["a"] != after["a"]

@@ -20,6 +20,7 @@ from meshtrio.supervisor.process.proc.tcp_listeners import (
 )
 from meshtrio.supervisor.server_identity import ServerVerifier, is_address_in_use
 from meshtrio.transport.peer import peer_of
+from tests.tools import find_debian_tool
 
 OTHER = 12345
 WORD = "0123456789abcdef"
@@ -160,7 +161,8 @@ def test_descriptors_that_may_not_be_seen_are_not_held_against_a_plugin() -> Non
 
 @as_root
 def test_a_plugin_may_listen_in_a_network_namespace_of_its_own() -> None:
-    up = "import subprocess; subprocess.run(['ip', 'link', 'set', 'lo', 'up'])\n"
+    ip = find_debian_tool("ip")
+    up = f"import subprocess; subprocess.run(['{ip}', 'link', 'set', 'lo', 'up'])\n"
     with child(up + LISTEN, "127.0.0.1", "0", prefix=("unshare", "--net")) as (pid, (_, port)):
         owner = ProcessTree(pid, WORD)
         server = ServerVerifier(f"tcp:127.0.0.1:{port}", owner, None, verify_process=True)
