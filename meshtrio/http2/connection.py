@@ -13,13 +13,12 @@ from meshtrio.http2.errors import (
     RemoteProtocolError,
     StreamError,
 )
-from meshtrio.http2.events import ConnectionFailed, DataReceived, Events, StreamReset
-from meshtrio.http2.flow_control import ConnectionWindows, consume_content_length
-from meshtrio.http2.frame_reader import FrameReader, strip_padding
+from meshtrio.http2.events import ConnectionFailed, Events, StreamReset
+from meshtrio.http2.flow_control import ConnectionWindows
+from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.limits import Limits
-from meshtrio.http2.receive_control import ControlFrameReceiver
-from meshtrio.http2.receive_headers import HeaderParsers, HeadersReceiver
+from meshtrio.http2.receiver import FrameReceiver, HeaderParsers
 from meshtrio.http2.settings import PeerSettings, encode_preface
 from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
 from meshtrio.http2.streams import StreamTable
@@ -30,7 +29,6 @@ _HALF_CLOSED_LOCAL = StreamState.HALF_CLOSED_LOCAL
 _HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
 _DATA, _HEADERS = int(FrameType.DATA), int(FrameType.HEADERS)
 _SEND, _SEND_END = StreamInput.SEND, StreamInput.SEND_END
-_RECEIVE, _RECEIVE_END = StreamInput.RECEIVE, StreamInput.RECEIVE_END
 
 
 class Role(Enum):
@@ -69,7 +67,7 @@ class H2Connection:
             max_block_size=max(limits.absolute_max_header_list_size, limits.max_header_list_size),
         )
         outgoing = self._outgoing = list[bytes | memoryview]()
-        """Frames to send; `_headers` and `_control` append to the same list."""
+        """Frames to send; `_receiver` appends to the same list."""
         settings = self.peer_settings = PeerSettings(limits.max_send_header_list_size, is_client)
         abuse = self.abuse_limits = AbuseLimits(limits, is_client=is_client)
         self._control_bucket = abuse.control_bucket
@@ -78,8 +76,9 @@ class H2Connection:
         streams = self.streams = StreamTable(settings, abuse, limits.stream_window, is_client)
         """The streams of the connection."""
         self._by_id = streams.by_id
-        self._headers = HeadersReceiver(parsers, limits, streams, abuse, outgoing, is_client)
-        self._control = ControlFrameReceiver(settings, windows, streams, abuse, outgoing, is_client)
+        self._receiver = FrameReceiver(
+            parsers, limits, settings, windows, streams, abuse, outgoing, is_client
+        )
         self._outgoing += encode_preface(limits, is_client=is_client)
 
     # -- state -------------------------------------------------------------------------------
@@ -87,12 +86,7 @@ class H2Connection:
     @property
     def can_open_stream(self) -> bool:
         """Whether `open_stream` may be called now."""
-        return (
-            not self.closed
-            and self.streams.peer_last_stream_id is None
-            and len(self._by_id) < self.peer_settings.max_concurrent_streams
-            and self.streams.next_id <= frames.MAX_STREAM_ID
-        )
+        return len(self._by_id) < self.peer_settings.max_concurrent_streams and not self.exhausted
 
     @property
     def exhausted(self) -> bool:
@@ -273,8 +267,8 @@ class H2Connection:
         calls with empty `data`. A frame costs 1, and 1 more for each KiB, or for each 16 bytes of a
         header block; 0 is no limit.
         """
-        events: Events = []
-        reader = self.frame_reader
+        reader, receiver = self.frame_reader, self._receiver
+        receiver.new_events = events = Events()
         if self.closed:
             reader.unprocessed = None
             return events
@@ -287,11 +281,11 @@ class H2Connection:
                 progress = True
                 try:
                     if type_ == _DATA:
-                        self._on_data(flags, stream_id, payload, events)
+                        receiver.on_data(flags, stream_id, payload)
                     elif type_ == _HEADERS:
-                        self._headers.on_headers(flags, stream_id, payload, events)
+                        receiver.on_headers(flags, stream_id, payload)
                     else:
-                        self._control.on_frame(type_, flags, stream_id, payload, events)
+                        receiver.on_control_frame(type_, flags, stream_id, payload)
                 except StreamError as exc:
                     self._fail_stream(exc, events)
         except RemoteProtocolError as exc:
@@ -313,32 +307,3 @@ class H2Connection:
         if stream is not None:
             table.count_failed(stream)
             events.append(StreamReset(exc.stream_id, exc.error_code, False, exc.reason))
-
-    def _on_data(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
-        size = len(payload)
-        end_stream = bool(flags & frames.END_STREAM)
-        if size:
-            increment = self.windows.consume_received(size)
-            if increment:
-                self._outgoing.append(frames.window_update(0, increment))
-            self._control_bucket.credits += 1
-        elif not end_stream:
-            self.abuse_limits.charge_control_frame("empty DATA frames")
-        stream = self._by_id.get(stream_id)
-        if stream is None:
-            if self.streams.check_late_frame(stream_id, "DATA"):
-                self._outgoing.append(frames.rst_stream(stream_id, ErrorCode.STREAM_CLOSED))
-            return
-        data = strip_padding(payload) if flags & frames.PADDED else payload
-        if not stream.headers_received:
-            raise StreamError(stream_id, "DATA before HEADERS")
-        stream.process_input(_RECEIVE_END if end_stream else _RECEIVE)
-        stream.receive_window -= size
-        if stream.receive_window < 0:
-            reason = "more DATA than the stream's window"
-            raise StreamError(stream_id, reason, ErrorCode.FLOW_CONTROL_ERROR)
-        if stream.remaining_content_length is not None:
-            consume_content_length(stream, len(data), end_stream=end_stream)
-        if end_stream:
-            self.streams.remove_if_closed(stream)
-        events.append(DataReceived(stream_id, data, end_stream))

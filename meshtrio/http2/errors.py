@@ -56,6 +56,13 @@ class DenialOfServiceError(RemoteProtocolError):
         super().__init__(reason, ErrorCode.ENHANCE_YOUR_CALM)
 
 
+class FrameSizeError(RemoteProtocolError):
+    """A frame has a size that its type does not allow."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, ErrorCode.FRAME_SIZE_ERROR)
+
+
 class StreamError(Exception):
     """The peer violated the protocol in a way that ends one stream (RFC 9113 §5.4.2).
 

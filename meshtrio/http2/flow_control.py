@@ -7,13 +7,10 @@ cannot stop the others. A stream's receive window is restored by its reader
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import attrs
 
-from meshtrio.http2.errors import ErrorCode, RemoteProtocolError, StreamError
+from meshtrio.http2.errors import ErrorCode, RemoteProtocolError
 from meshtrio.http2.frames import DEFAULT_INITIAL_WINDOW_SIZE, MAX_WINDOW_SIZE
-from meshtrio.http2.stream import H2Stream
 
 
 @attrs.define(eq=False)
@@ -51,35 +48,3 @@ class ConnectionWindows:
         self.send += increment
         if self.send > MAX_WINDOW_SIZE:
             raise RemoteProtocolError("the window overflows", ErrorCode.FLOW_CONTROL_ERROR)
-
-
-def increase_stream_send_window(stream: H2Stream, increment: int) -> None:
-    """Apply WINDOW_UPDATE for a stream. Raises StreamError."""
-    if not increment:
-        raise StreamError(stream.id, "WINDOW_UPDATE of zero")
-    stream.send_window += increment
-    if stream.send_window > MAX_WINDOW_SIZE:
-        raise StreamError(stream.id, "the stream's window overflows", ErrorCode.FLOW_CONTROL_ERROR)
-
-
-def change_initial_send_window(streams: Iterable[H2Stream], change: int) -> None:
-    """Change the send window of each stream, below zero if need be (RFC 9113 §6.9.2).
-
-    Raises RemoteProtocolError.
-    """
-    for stream in streams:
-        stream.send_window += change
-        if stream.send_window > MAX_WINDOW_SIZE:
-            raise RemoteProtocolError("a stream's window overflows", ErrorCode.FLOW_CONTROL_ERROR)
-
-
-def consume_content_length(stream: H2Stream, size: int, *, end_stream: bool) -> None:
-    """Compare received DATA with content-length, if there is one (RFC 9113 §8.1.1).
-
-    Raises StreamError.
-    """
-    if stream.remaining_content_length is None:
-        return
-    stream.remaining_content_length -= size
-    if stream.remaining_content_length < 0 or (end_stream and stream.remaining_content_length):
-        raise StreamError(stream.id, "content-length differs from the DATA sent")

@@ -7,6 +7,7 @@ from enum import IntEnum
 import attrs
 
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, StreamError
+from meshtrio.http2.frames import MAX_WINDOW_SIZE
 
 
 class StreamState(IntEnum):
@@ -124,3 +125,22 @@ class H2Stream:
                 raise StreamError(self.id, what, ErrorCode.STREAM_CLOSED)
             raise LocalProtocolError(f"stream {self.id}: {what}")
         self.state = next_state
+
+    def increase_send_window(self, increment: int) -> None:
+        """Apply WINDOW_UPDATE. Raises StreamError."""
+        if not increment:
+            raise StreamError(self.id, "WINDOW_UPDATE of zero")
+        self.send_window += increment
+        if self.send_window > MAX_WINDOW_SIZE:
+            reason = "the stream's window overflows"
+            raise StreamError(self.id, reason, ErrorCode.FLOW_CONTROL_ERROR)
+
+    def consume_content_length(self, size: int, *, end_stream: bool) -> None:
+        """Compare received DATA with content-length, which was received (RFC 9113 §8.1.1).
+
+        Raises StreamError.
+        """
+        assert self.remaining_content_length is not None
+        self.remaining_content_length -= size
+        if self.remaining_content_length < 0 or (end_stream and self.remaining_content_length):
+            raise StreamError(self.id, "content-length differs from the DATA sent")
