@@ -6,13 +6,7 @@ from enum import Enum
 
 from meshtrio.http2 import frames
 from meshtrio.http2.abuse_limits import AbuseLimits
-from meshtrio.http2.errors import (
-    DenialOfServiceError,
-    ErrorCode,
-    LocalProtocolError,
-    RemoteProtocolError,
-    StreamError,
-)
+from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, StreamError
 from meshtrio.http2.events import ConnectionFailed, Events, StreamReset
 from meshtrio.http2.flow_control import ConnectionWindows
 from meshtrio.http2.frame_reader import FrameReader
@@ -291,8 +285,7 @@ class H2Connection:
         except RemoteProtocolError as exc:
             reader.unprocessed = None
             self.close(exc.error_code, exc.reason)
-            is_abuse = isinstance(exc, DenialOfServiceError)
-            events.append(ConnectionFailed(exc.error_code, exc.reason, is_abuse))
+            events.append(ConnectionFailed(exc.error_code, exc.reason, exc.is_abuse))
         if reader.has_incomplete_frame or reader.incomplete_since is not None:
             reader.update_incomplete_since(now, progress=progress)
         return events

@@ -38,7 +38,10 @@ class RemoteProtocolError(Exception):
     Attributes:
         reason: What the peer did, for the debug data of GOAWAY.
         error_code: Error code for GOAWAY.
+        is_abuse: Whether it is a DenialOfServiceError.
     """
+
+    is_abuse = False
 
     def __init__(self, reason: str, error_code: ErrorCode = ErrorCode.PROTOCOL_ERROR) -> None:
         super().__init__(f"{error_code.name}: {reason}")
@@ -51,6 +54,8 @@ class DenialOfServiceError(RemoteProtocolError):
 
     See `meshtrio.http2.abuse_limits`.
     """
+
+    is_abuse = True
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, ErrorCode.ENHANCE_YOUR_CALM)

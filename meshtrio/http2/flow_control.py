@@ -18,7 +18,7 @@ class ConnectionWindows:
     """The two flow control windows of a connection, in bytes."""
 
     _full_receive: int
-    send: int = attrs.field(default=DEFAULT_INITIAL_WINDOW_SIZE, init=False)
+    send: int = DEFAULT_INITIAL_WINDOW_SIZE
     """Number of bytes of DATA that may be sent."""
     receive: int = attrs.field(init=False)
     """Number of bytes of DATA that the peer may send."""

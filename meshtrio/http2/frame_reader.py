@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from meshtrio.http2 import frames
-from meshtrio.http2.errors import (
-    ErrorCode,
-    FrameSizeError,
-    LocalProtocolError,
-    RemoteProtocolError,
-)
+from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from meshtrio.http2.frames import FrameType
 
 Frame = tuple[int, int, int, bytes]
@@ -75,7 +70,7 @@ class FrameReader:
             high, low, type_, flags, stream_id = _unpack_frame_header(data, position)
             length = high << 8 | low
             if length > self._max_frame_size:
-                raise FrameSizeError(f"frame of {length} bytes")
+                raise RemoteProtocolError(f"frame of {length} bytes", ErrorCode.FRAME_SIZE_ERROR)
             following = position + _FRAME_HEADER_SIZE + length
             if following > end:
                 self._buffer_incomplete(data, position, following)

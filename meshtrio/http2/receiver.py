@@ -86,10 +86,10 @@ class FrameReceiver:
     _outgoing: list[bytes | memoryview]
     """Frames to send, to which this appends."""
     _is_client: bool
-    new_events: events.Events = attrs.field(factory=list, init=False)
+    new_events: events.Events = attrs.field(factory=list)
     """The events of the frames that were received, which the connection takes."""
     _decoder: HeaderDecoder = attrs.field(init=False)
-    _resets_received: int = attrs.field(default=0, init=False)
+    _resets_received: int = 0
 
     def __attrs_post_init__(self) -> None:
         limits = self._limits

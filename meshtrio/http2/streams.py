@@ -66,21 +66,21 @@ class StreamTable:
     _receive_window: int
     """Receive window of a new stream, in bytes."""
     _is_client: bool
-    by_id: dict[int, H2Stream] = attrs.field(factory=dict, init=False)
+    by_id: dict[int, H2Stream] = attrs.field(factory=dict)
     """Streams that are neither idle nor closed."""
-    resets: ResetStreams = attrs.field(factory=ResetStreams, init=False)
+    resets: ResetStreams = attrs.field(factory=ResetStreams)
     """Streams that were reset by either side."""
-    failed_count: int = attrs.field(default=0, init=False)
+    failed_count: int = 0
     """Number of streams that the server did not end: reset, or lost with the connection."""
-    received_count: int = attrs.field(default=0, init=False)
+    received_count: int = 0
     """Number of streams that the client has opened, on a server."""
-    next_id: int = attrs.field(default=1, init=False)
+    next_id: int = 1
     """Id of the next stream that this side opens, on a client."""
-    highest_received_id: int = attrs.field(default=0, init=False)
+    highest_received_id: int = 0
     """Highest id of a stream that the client has opened, on a server."""
-    peer_last_stream_id: int | None = attrs.field(default=None, init=False)
+    peer_last_stream_id: int | None = None
     """Highest stream id that the peer may process, from its GOAWAY; None without GOAWAY."""
-    max_accepted_id: int = attrs.field(default=MAX_STREAM_ID, init=False)
+    max_accepted_id: int = MAX_STREAM_ID
     """Highest id of a stream that is not refused, on a server."""
 
     def open(self) -> H2Stream:

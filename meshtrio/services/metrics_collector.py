@@ -138,7 +138,7 @@ class MetricsCollector:
         seconds, clock = _PARSE_CPU_LIMIT, time.thread_time
         if timeout_seconds is not None:
             seconds, clock = timeout_seconds * _PARSE_TIMEOUT_FRACTION, time.monotonic
-        reserved = [attrs.evolve(each, points=()) for each in self._collection_families({})]
+        reserved = [attrs.evolve(each, points=[]) for each in self._collection_families({})]
         parse = partial(_parse_responses, own, reserved, responses, seconds, clock)
         scrape = await run_computation(parse)
         self._record_losses(scrape)

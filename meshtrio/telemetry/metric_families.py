@@ -6,7 +6,7 @@ Names and units are OpenTelemetry's ("grpc.server.call.duration", "s"), as in gR
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from functools import partial
 from typing import TypeVar
@@ -64,14 +64,23 @@ class MetricFamily:
     """Unit in UCUM: "s", "By", or an annotation such as "{call}"."""
     text: str
     """Help text."""
-    points: Sequence[MetricPoint]
+    points: list[MetricPoint] = attrs.field(factory=list)
+
+    def add(self, labels: Labels, value: float | Distribution) -> None:
+        """Add the point of one series."""
+        self.points.append(MetricPoint(labels, value))
 
 
 def make_family(
-    kind: MetricKind, name: str, unit: str, text: str, values: Mapping[L, float | Distribution]
+    kind: MetricKind,
+    name: str,
+    unit: str,
+    text: str,
+    values: Mapping[L, float | Distribution] | None = None,
 ) -> MetricFamily:
     """Make a family with one point for each set of labels."""
-    return MetricFamily(name, kind, unit, text, [MetricPoint(*each) for each in values.items()])
+    points = [MetricPoint(*each) for each in (values or {}).items()]
+    return MetricFamily(name, kind, unit, text, points)
 
 
 counter_family = partial(make_family, MetricKind.COUNTER)

@@ -18,6 +18,11 @@ from meshtrio.util.errors import UsageError
 from meshtrio.util.worker_threads import GilYielder, run_computation
 
 _log = logging.getLogger("meshtrio.telemetry")
+_BINARY_LOG_LIMITS = (
+    ("max_file_size", contract.PLUGIN_BINARY_LOG_SIZE),
+    ("max_files", contract.PLUGIN_BINARY_LOG_FILES),
+)
+"""Options of `open_binary_log`, and the variables that set them."""
 
 
 @asynccontextmanager
@@ -72,8 +77,7 @@ async def _start_binary_log(telemetry: Telemetry, filter_text: str) -> None:
         filter_text,
         Path(folder),
         name=f"{get(contract.PLUGIN_NAME, 'plugin')}-{get(contract.PLUGIN_INSTANCE, '0')}",
-        max_file_size=int(get(contract.PLUGIN_BINARY_LOG_SIZE, 0)),
-        max_files=int(get(contract.PLUGIN_BINARY_LOG_FILES, 0)),
+        **{key: int(os.environ[name]) for key, name in _BINARY_LOG_LIMITS if get(name)},
     )
 
 

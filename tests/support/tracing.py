@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from meshtrio.client.channel import Channel
 from meshtrio.telemetry.traces import Tracing
 from meshtrio.telemetry.traces.call_span import CallSpanTracerProvider
-from meshtrio.telemetry.traces.ratio_sampler import PresetIdGenerator, RatioSampler
+from meshtrio.telemetry.traces.pipeline import PresetIdGenerator, RatioSampler
 
 
 class SequentialIdGenerator(IdGenerator):

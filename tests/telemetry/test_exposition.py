@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ from meshtrio.telemetry.metric_families import (
     MetricPoint,
     gauge_family,
 )
+from meshtrio.telemetry.metrics import exposition_server
 from meshtrio.telemetry.metrics.exposition_server import (
     CollectFamilies,
     ScrapeCoalescer,
@@ -28,12 +30,12 @@ from tests.support.ports import find_free_port
 
 @asynccontextmanager
 async def connected_to_metrics(
-    gather: CollectFamilies, **options: float
+    gather: CollectFamilies, **limits: float
 ) -> AsyncIterator[trio.SocketStream]:
     """Serve what `gather` gives during the block; yields a connection to it."""
     address = f"127.0.0.1:{find_free_port()}"
-    with trio.fail_after(60):
-        async with background_service(partial(serve_metrics, **options), gather, f"tcp:{address}"):
+    with trio.fail_after(60), patch.dict(vars(exposition_server), limits):
+        async with background_service(serve_metrics, gather, f"tcp:{address}"):
             host, port = address.split(":")
             async with await trio.open_tcp_stream(host, int(port)) as stream:
                 yield stream
@@ -84,7 +86,7 @@ async def test_a_response_is_complete_although_gathering_took_longer_than_the_id
     None
 ):
     gather = gather_metrics(100_000, delay=3 * IDLE_TIMEOUT)
-    async with connected_to_metrics(gather, idle_timeout=IDLE_TIMEOUT) as stream:
+    async with connected_to_metrics(gather, _IDLE_TIMEOUT=IDLE_TIMEOUT) as stream:
         await stream.send_all(REQUEST)
         answer = b"".join([data async for data in stream])
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -93,7 +95,7 @@ async def test_a_response_is_complete_although_gathering_took_longer_than_the_id
 
 async def test_a_slow_reader_receives_the_whole_response() -> None:
     size = 16 * 1024 * 1024
-    async with connected_to_metrics(gather_metrics(size), idle_timeout=IDLE_TIMEOUT) as stream:
+    async with connected_to_metrics(gather_metrics(size), _IDLE_TIMEOUT=IDLE_TIMEOUT) as stream:
         await stream.send_all(REQUEST)
         answer, began = bytearray(), trio.current_time()
         while data := await stream.receive_some(1024 * 1024):
@@ -104,7 +106,7 @@ async def test_a_slow_reader_receives_the_whole_response() -> None:
     assert answer.endswith(b"\na 1.0\n")
 
 
-@pytest.mark.parametrize("limit", ["idle_timeout", "send_timeout"])
+@pytest.mark.parametrize("limit", ["_IDLE_TIMEOUT", "_SEND_TIMEOUT"])
 async def test_a_client_that_stops_reading_is_disconnected(limit: str) -> None:
     size = 64 * 1024 * 1024
     async with connected_to_metrics(gather_metrics(size), **{limit: IDLE_TIMEOUT}) as stream:
@@ -120,7 +122,7 @@ async def test_a_client_that_stops_reading_is_disconnected(limit: str) -> None:
 
 @pytest.mark.parametrize("sent", [b"", REQUEST[:20]], ids=["nothing", "half a request"])
 async def test_a_client_that_sends_no_request_is_disconnected(sent: bytes) -> None:
-    async with connected_to_metrics(gather_metrics(1), idle_timeout=IDLE_TIMEOUT) as stream:
+    async with connected_to_metrics(gather_metrics(1), _IDLE_TIMEOUT=IDLE_TIMEOUT) as stream:
         await stream.send_all(sent)
         assert await stream.receive_some() == b""
 

@@ -42,7 +42,6 @@ from meshtrio.rpc.composite_tracer import use_tracers
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import AttemptKind
 from meshtrio.telemetry.binary_log.client_call import LoggedClientCall
 from meshtrio.telemetry.binary_log.entry_writer import (
     CLIENT,
@@ -104,7 +103,10 @@ async def open_binary_log(
 
 @attrs.frozen
 class BinaryLog(tracer.ServerTracer, tracer.ClientTracer):
-    """A tracer that writes entries of the calls that a filter selects."""
+    """A tracer that writes entries of the calls that a filter selects.
+
+    Of rejected calls there are none, since no application saw them.
+    """
 
     _filter: BinaryLogFilter
     _write_entry: WriteEntry
@@ -115,7 +117,7 @@ class BinaryLog(tracer.ServerTracer, tracer.ClientTracer):
     ) -> tracer.ServerCallTracer:
         limits = self._filter.method_limits(method.service, method.name)
         if limits is None:
-            return _IGNORED_SERVER_CALL
+            return tracer.NO_SERVER_CALL_TRACER
         entries = CallEntryWriter(self._write_entry, limits, SERVER)
         timeout = server_context.timeout
         entries.write_client_header(
@@ -128,28 +130,11 @@ class BinaryLog(tracer.ServerTracer, tracer.ClientTracer):
         call = stream.message_tracer = _LoggedServerCall(entries, server_context, stream)
         return call
 
-    def call_rejected(self, headers: object, status: CallStatus) -> None:
-        """Write nothing: no application saw the call."""
-
     def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
         limits = self._filter.method_limits(method.service, method.name)
         if limits is None:
-            return _IGNORED_METHOD
+            return tracer.MethodTracer()
         return _LoggedMethod(self._write_entry, limits, method)
-
-
-class _IgnoredMethod(tracer.MethodTracer, tracer.ClientCallTracer, tracer.AttemptTracer):
-    """Traces calls of a method that the filter excludes: writes nothing."""
-
-    def start_call(self) -> tracer.ClientCallTracer:
-        return self
-
-    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> tracer.AttemptTracer:
-        return self
-
-
-_IGNORED_METHOD = _IgnoredMethod()
-_IGNORED_SERVER_CALL = tracer.ServerCallTracer()
 
 
 @attrs.define(eq=False)

@@ -28,7 +28,6 @@ class LoggedClientCall(ClientCallTracer):
     method: Method
     is_started: bool = False
     half_closed: bool = False
-    headers_written: bool = False
     sent_count: int = 0
     """Number of request messages written; further attempts send the same messages."""
     deadline: float = math.inf
@@ -43,7 +42,6 @@ class LoggedClientCall(ClientCallTracer):
         """Write the headers of a response that the caller receives, unless there is another one."""
         if self.committed_attempt is None:
             self.committed_attempt = attempt
-            self.headers_written = True
             self.entries.write_server_header(headers.metadata, attempt.peer_address)
 
     def call_ended(self, status: CallStatus | None) -> None:
@@ -78,7 +76,7 @@ class LoggedClientCall(ClientCallTracer):
         if headers is not None and headers.trailers is None and headers.http_status == 200:
             self.commit(attempt, headers)
         answered = headers is not None or trailers is not None
-        peer = attempt.peer_address if answered and not self.headers_written else None
+        peer = attempt.peer_address if answered and self.committed_attempt is None else None
         if trailers is None:
             self.entries.write_trailer(*status, peer=peer)
         else:

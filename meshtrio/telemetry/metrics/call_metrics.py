@@ -79,7 +79,7 @@ class ServerMetrics(tracer.ServerTracer):
         methods = self._methods
         calls = methods.get(headers.path) or methods.get(OTHER) or self._add_method(OTHER, OTHER)
         calls.started += 1
-        calls.record_end(status[0], 0.0, None)
+        calls.record(status[0], 0.0, 0, 0)
 
     def _add_method(self, key: str, label: str) -> CallRecorder:
         calls = self._methods[key] = CallRecorder((("grpc.method", label),))
@@ -160,8 +160,10 @@ class _AttemptTracer(tracer.AttemptTracer):
     _started_at: float = attrs.field(factory=perf_counter)
 
     def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
-        self._call.last_status = status[0]
-        self._call.method.attempts.record_end(status[0], perf_counter() - self._started_at, stream)
+        call, seconds = self._call, perf_counter() - self._started_at
+        call.last_status = status[0]
+        sizes = (0, 0) if stream is None else (stream.sent_size, stream.received_size)
+        call.method.attempts.record(status[0], seconds, *sizes)
 
 
 M = TypeVar("M")

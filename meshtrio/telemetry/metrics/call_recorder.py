@@ -14,7 +14,6 @@ from typing import Any
 import attrs
 
 from meshtrio.grpc.status import UNKNOWN, StatusCode
-from meshtrio.rpc.stream import Stream
 from meshtrio.telemetry.metric_families import (
     Labels,
     MetricFamily,
@@ -68,10 +67,9 @@ class CallRecorder:
     and call `flush` when it has reached `FLUSH_THRESHOLD`."""
     _histograms_by_status: dict[int, list[Histogram]] = attrs.field(factory=dict)
 
-    def record_end(self, code: int, seconds: float, stream: Stream | None) -> None:
-        """Record one that ended; `stream` is None if it failed before it had one."""
-        sent, received = (0, 0) if stream is None else (stream.sent_size, stream.received_size)
-        self.pending += (code, seconds, sent, received)
+    def record(self, code: int, *figures: float) -> None:
+        """Record the status of one that ended, and a figure for each instrument."""
+        self.pending += (code, *figures)
         if len(self.pending) >= FLUSH_THRESHOLD:
             self.flush()
 
@@ -95,9 +93,7 @@ class CallRecorder:
     def _histograms_for(self, code: int) -> list[Histogram]:
         known = code if code in _STATUS_CODES else UNKNOWN
         if known not in self._histograms_by_status:
-            self._histograms_by_status[known] = [
-                Histogram(each.bounds) for each in self.instruments
-            ]
+            self._histograms_by_status[known] = [Histogram(i.bounds) for i in self.instruments]
         return self._histograms_by_status[known]
 
 

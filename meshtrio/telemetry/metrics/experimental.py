@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 
 from meshtrio.grpc.outlier_detection import Ejection
@@ -101,20 +101,19 @@ class ExperimentalMetrics(tracer.ClientTracer):
         found.append(_make_family("retry_delay", "s", text, delays))
         return [*found, *self._ejection_families()]
 
-    def _ejection_families(self) -> Iterator[MetricFamily]:
-        enforced: dict[Labels, int] = {}
-        unenforced: dict[Labels, int] = {}
+    def _ejection_families(self) -> tuple[MetricFamily, MetricFamily]:
+        prefix, text = "grpc.lb.outlier_detection.ejections", "Endpoints that fail more than others"
+        unit = "{ejection}"
+        enforced = counter_family(f"{prefix}_enforced", unit, f"{text} and were ejected.")
+        unenforced = counter_family(f"{prefix}_unenforced", unit, f"{text} and were not.")
         for (target, (detection, reason)), count in list(self._ejection_counts.items()):
             method = ("grpc.lb.outlier_detection.detection_method", detection.value)
             if reason is None:
-                enforced[method, ("grpc.target", target)] = count
+                enforced.add((method, ("grpc.target", target)), count)
             else:
                 why = ("grpc.lb.outlier_detection.unenforced_reason", reason.value)
-                unenforced[method, why, ("grpc.target", target)] = count
-        prefix, text = "grpc.lb.outlier_detection.ejections", "Endpoints that fail more than others"
-        unit = "{ejection}"
-        yield counter_family(f"{prefix}_enforced", unit, f"{text} and were ejected.", enforced)
-        yield counter_family(f"{prefix}_unenforced", unit, f"{text} and were not.", unenforced)
+                unenforced.add((method, why, ("grpc.target", target)), count)
+        return enforced, unenforced
 
 
 def _make_family(

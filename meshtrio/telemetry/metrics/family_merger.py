@@ -142,7 +142,7 @@ class FamilyMerger:
         if any(name in self._family_by_name for name in names):
             return DropReason.NAME
         self._family_by_name.update(dict.fromkeys(names, names[0]))
-        described = attrs.evolve(family, text=_to_single_line(family.text), points=())
+        described = attrs.evolve(family, text=_to_single_line(family.text), points=[])
         closed = is_mesh and names[0].startswith(_MESH_NAME_PREFIX)
         merged = self._merged[names[0]] = _MergedFamily(described, closed)
         return merged

@@ -8,12 +8,7 @@ from __future__ import annotations
 
 from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.telemetry.metrics.call_metrics import OTHER
-from meshtrio.telemetry.metrics.call_recorder import (
-    DURATION,
-    FLUSH_THRESHOLD,
-    CallRecorder,
-    call_families,
-)
+from meshtrio.telemetry.metrics.call_recorder import DURATION, CallRecorder, call_families
 
 MAX_MEASURED_SERVICES = 1000
 
@@ -26,16 +21,13 @@ class GatewayMetrics:
         """By service; None for all others."""
 
     def start_call(self, service: str | None) -> CallRecorder:
-        """Count the start of a call, to be ended by `end_call`; `service` is None if unknown."""
+        """Count the start of a call; `service` is None if unknown.
+
+        Returns the recorder of its end: of its status, and its duration in seconds.
+        """
         calls = self._services.get(service or None) or self._add_service(service)
         calls.started += 1
         return calls
-
-    def end_call(self, calls: CallRecorder, code: int, seconds: float) -> None:
-        """Record the end of a call, with its status and its duration in seconds."""
-        calls.pending += (code, seconds)
-        if len(calls.pending) >= FLUSH_THRESHOLD:
-            calls.flush()
 
     def _add_service(self, service: str | None) -> CallRecorder:
         full = len(self._services) >= MAX_MEASURED_SERVICES

@@ -32,7 +32,7 @@ _LAG_INTERVAL = 0.25
 """Seconds between two measurements of the event loop's lag."""
 _RESTART_REASONS = (*(cause.value for cause in ExitCause), REPLACEMENT_REASON, GROUP_REASON)
 
-_RATE_LIMIT = "the rate limit of the config"
+_RATE_LIMIT, _DROPPED = "the rate limit of the config", "Lines dropped because they exceeded"
 _PLUGIN_COUNTERS = (
     ("starts", "", "starts", "Processes that were started."),
     ("not_started", "", "not_started", "Starts that failed before there was a process."),
@@ -41,12 +41,7 @@ _PLUGIN_COUNTERS = (
     ("gave_up", "", "gave_up", "Times that the restart policy left an instance down."),
     ("unready", "", "unready", "Times that an instance reported NOT_SERVING."),
     ("log.lines", "{line}", "lines", f"Lines of stdout and stderr within {_RATE_LIMIT}."),
-    (
-        "log.dropped",
-        "{line}",
-        "lines_dropped",
-        f"Lines dropped because they exceeded {_RATE_LIMIT}.",
-    ),
+    ("log.dropped", "{line}", "lines_dropped", f"{_DROPPED} {_RATE_LIMIT}."),
 )
 """Name and unit of a metric, its field of `LifecycleCounts`, and the help text."""
 
@@ -131,37 +126,27 @@ class MeshMetrics:
 
     def _instance_families(self, instances: Iterable[Instance]) -> list[MetricFamily]:
         current = {(each.plugin, each.number): each for each in instances}
-        labels = {key: instance_labels(*key) for key in current}
         self._ready_since = {key: t for key, t in self._ready_since.items() if key in current}
         now, counters = trio.current_time(), self._supervisor.counters
-        ready = {key: since for key, since in self._ready_since.items() if current[key].is_ready}
-        since_ready = {labels[key]: now - since for key, since in ready.items()}
-        latencies = {
-            labels[key]: run.last_check.latency
-            for key, each in current.items()
-            if (run := each.active_run) is not None and run.last_check is not None
-        }
-        states = {
-            (*labels[key], ("state", state.value)): float(each.state is state)
-            for key, each in current.items()
-            for state in InstanceState
-        }
-        restarts = {
-            (*labels[key], ("reason", reason)): counters.restarts[key, reason]
-            for key in current
-            for reason in _RESTART_REASONS
-        }
-        failed_checks = {labels[key]: counters.failed_checks[key] for key in current}
-        prefix, checks = "mesh.instance", "mesh.instance.liveness"
         text = "1 for the current state of an instance, 0 for the others."
-        ready_text = "Time since the instance became ready."
-        failures = "Health checks that were not answered."
-        duration = "Duration of the last health check."
-        causes = "Restarts of the instance, by cause."
-        return [
-            gauge_family(f"{prefix}.state", "", text, states),
-            gauge_family(f"{prefix}.since_ready", "s", ready_text, since_ready),
-            counter_family(f"{prefix}.restarts", "{restart}", causes, restarts),
-            gauge_family(f"{checks}.duration", "s", duration, latencies),
-            counter_family(f"{checks}.failures", "{check}", failures, failed_checks),
-        ]
+        states = gauge_family("mesh.instance.state", "", text)
+        text = "Time since the instance became ready."
+        since_ready = gauge_family("mesh.instance.since_ready", "s", text)
+        text = "Restarts of the instance, by cause."
+        restarts = counter_family("mesh.instance.restarts", "{restart}", text)
+        text = "Duration of the last health check."
+        latencies = gauge_family("mesh.instance.liveness.duration", "s", text)
+        text = "Health checks that were not answered."
+        failed_checks = counter_family("mesh.instance.liveness.failures", "{check}", text)
+        for key, each in current.items():
+            labels, run = instance_labels(*key), each.active_run
+            for state in InstanceState:
+                states.add((*labels, ("state", state.value)), float(each.state is state))
+            if each.is_ready and key in self._ready_since:
+                since_ready.add(labels, now - self._ready_since[key])
+            for reason in _RESTART_REASONS:
+                restarts.add((*labels, ("reason", reason)), counters.restarts[key, reason])
+            if run is not None and run.last_check is not None:
+                latencies.add(labels, run.last_check.latency)
+            failed_checks.add(labels, counters.failed_checks[key])
+        return [states, since_ready, restarts, latencies, failed_checks]

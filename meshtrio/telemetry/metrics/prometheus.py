@@ -41,17 +41,17 @@ _DEFAULT_COLLECTOR_METRICS = frozenset(
     }
 )
 """Metrics of prometheus_client's default collectors for the process and Python."""
-_is_collecting_registry: ContextVar[bool] = ContextVar("collecting registry", default=False)
-_is_in_own_collector: ContextVar[bool] = ContextVar("in own collector", default=False)
+_is_collecting: ContextVar[bool] = ContextVar("collecting metrics", default=False)
+"""Whether a registry of prometheus_client or a `PrometheusCollector` is being collected."""
 
 
 @contextmanager
-def _set_flag(flag: ContextVar[bool]) -> Iterator[None]:
-    token = flag.set(True)
+def _collecting() -> Iterator[None]:
+    token = _is_collecting.set(True)
     try:
         yield
     finally:
-        flag.reset(token)
+        _is_collecting.reset(token)
 
 
 class PrometheusCollector(Collector):
@@ -72,9 +72,9 @@ class PrometheusCollector(Collector):
         self._collect_families = collect_families
 
     def collect(self) -> list[core.Metric]:
-        if _is_collecting_registry.get():
+        if _is_collecting.get():
             return []
-        with _set_flag(_is_in_own_collector):
+        with _collecting():
             # A name without series would say nothing.
             return [to_prometheus(family) for family in self._collect_families() if family.points]
 
@@ -122,11 +122,11 @@ def collect_default_registry() -> list[MetricFamily]:
     each process itself, and those of a `PrometheusCollector`, which are collected anyway. Returns
     nothing if called by a `PrometheusCollector`.
     """
-    if _is_in_own_collector.get():
+    if _is_collecting.get():
         return []
     found: list[MetricFamily] = []
     try:
-        with _set_flag(_is_collecting_registry):
+        with _collecting():
             for metric in prometheus_client.REGISTRY.collect():
                 if metric.name not in _DEFAULT_COLLECTOR_METRICS:
                     found += from_prometheus(metric)

@@ -86,11 +86,11 @@ class CallSpan(Span):
     _parent: SpanContext | None
     _kind: SpanKind
     _attributes: Any
-    _events: list[Event] | BoundedList[Event] = attrs.field(factory=list, init=False)
-    _links: BoundedList[trace.Link] | None = attrs.field(default=None, init=False)
-    _status: Status = attrs.field(default=_UNSET, init=False)
-    _is_ended: bool = attrs.field(default=False, init=False)
-    _start_time: int = attrs.field(factory=time_ns, init=False)
+    _events: list[Event] | BoundedList[Event] = attrs.field(factory=list)
+    _links: BoundedList[trace.Link] | None = None
+    _status: Status = _UNSET
+    _is_ended: bool = False
+    _start_time: int = attrs.field(factory=time_ns)
 
     def get_span_context(self) -> SpanContext:
         return self._context

@@ -28,7 +28,6 @@ from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.telemetry.traces.batch_span_processor import (
     EXPORT_TIMEOUT,
     ExportSpans,
-    PartialSuccess,
     SpanExportError,
 )
 from meshtrio.telemetry.traces.otlp_encoding import encode_export_request
@@ -68,7 +67,7 @@ async def open_exporter(
     address = collector.address
     endpoint = Endpoint(id=address, address=address, tls=collector.tls)
 
-    async def export_batch(spans: Sequence[ReadableSpan]) -> PartialSuccess:
+    async def export_batch(spans: Sequence[ReadableSpan]) -> tuple[int, str]:
         # Encoding takes too long for the event loop.
         request = await trio.to_thread.run_sync(encode_export_request, spans)
         try:
@@ -80,21 +79,21 @@ async def open_exporter(
             text = f"the collector at {address} did not take them within {timeout_seconds:g} s"
             reason = channel.picker.unavailable_reason
             raise SpanExportError(f"{text}: {reason}" if reason else text) from None
-        return _partial_success(request, reply, len(spans), address)
+        return _count_rejected(request, reply, len(spans), address)
 
     async with open_endpoint_channel(endpoint, traced=False, metadata=collector.headers) as channel:
         export = make_multicallable(channel, _EXPORT_METHOD)
         yield export_batch
 
 
-def _partial_success(request: Any, reply: Any, count: int, address: str) -> PartialSuccess:
+def _count_rejected(request: Any, reply: Any, count: int, address: str) -> tuple[int, str]:
     groups = (scope for each in request.resource_spans for scope in each.scope_spans)
     sent = sum(len(group.spans) for group in groups)
     partial = reply.partial_success
     rejected = max(0, min(partial.rejected_spans, sent))
     if rejected:
         message = f"the collector at {address} rejected {rejected}: {partial.error_message}"
-        return PartialSuccess(count - sent + rejected, message)
+        return count - sent + rejected, message
     if invalid := count - sent:
-        return PartialSuccess(invalid, f"{invalid} have text that is not valid Unicode")
-    return PartialSuccess()
+        return invalid, f"{invalid} have text that is not valid Unicode"
+    return 0, ""
