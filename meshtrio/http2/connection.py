@@ -10,7 +10,7 @@ from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolE
 from meshtrio.http2.events import ConnectionFailed, Events, StreamReset
 from meshtrio.http2.flow_control import ConnectionWindows
 from meshtrio.http2.frame_reader import FrameReader
-from meshtrio.http2.frames import FrameType
+from meshtrio.http2.frames import DATA, HEADERS
 from meshtrio.http2.limits import Limits
 from meshtrio.http2.receiver import FrameReceiver, HeaderParsers
 from meshtrio.http2.settings import PeerSettings, encode_preface
@@ -18,10 +18,7 @@ from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
 from meshtrio.http2.streams import StreamTable
 
 # As globals, because looking up a member of an IntEnum costs more than the rest of a frame's work.
-_CLOSED = StreamState.CLOSED
-_HALF_CLOSED_LOCAL = StreamState.HALF_CLOSED_LOCAL
-_HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
-_DATA, _HEADERS = int(FrameType.DATA), int(FrameType.HEADERS)
+_, _HALF_CLOSED_LOCAL, _HALF_CLOSED_REMOTE, _CLOSED = StreamState
 _SEND, _SEND_END = StreamInput.SEND, StreamInput.SEND_END
 
 
@@ -180,7 +177,7 @@ class H2Connection:
         flags = frames.END_STREAM if ends else 0
         if sent <= self.peer_settings.max_frame_size:
             payload = data if sent == length else data[:sent]
-            self._outgoing += (frames.encode_frame_header(sent, _DATA, flags, stream_id), payload)
+            self._outgoing += (frames.encode_frame_header(sent, DATA, flags, stream_id), payload)
         else:
             self._outgoing += frames.encode_data_frames(
                 stream_id, data[:sent], flags, self.peer_settings.max_frame_size
@@ -274,9 +271,9 @@ class H2Connection:
             ):
                 progress = True
                 try:
-                    if type_ == _DATA:
+                    if type_ == DATA:
                         receiver.on_data(flags, stream_id, payload)
-                    elif type_ == _HEADERS:
+                    elif type_ == HEADERS:
                         receiver.on_headers(flags, stream_id, payload)
                     else:
                         receiver.on_control_frame(type_, flags, stream_id, payload)

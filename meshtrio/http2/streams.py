@@ -12,9 +12,7 @@ from meshtrio.http2.frames import MAX_STREAM_ID
 from meshtrio.http2.settings import PeerSettings
 from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
 
-_CLOSED = StreamState.CLOSED
-_HALF_CLOSED_LOCAL = StreamState.HALF_CLOSED_LOCAL
-_HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
+_, _HALF_CLOSED_LOCAL, _HALF_CLOSED_REMOTE, _CLOSED = StreamState
 _RESET = StreamInput.RESET
 _MAX_RECENT_RESETS = 256
 """Number of resets that are remembered one by one."""

@@ -11,11 +11,11 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.telemetry.metric_families import Distribution
-from meshtrio.telemetry.metrics.call_recorder import FLUSH_THRESHOLD
-from meshtrio.telemetry.metrics.gateway_metrics import (
+from meshtrio.telemetry.metrics.call_metrics import (
     MAX_MEASURED_SERVICES,
     GatewayMetrics,
 )
+from meshtrio.telemetry.metrics.call_recorder import FLUSH_THRESHOLD
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
 from tests.support.gateways import (
     configure_service,

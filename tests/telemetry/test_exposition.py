@@ -12,12 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from meshtrio.telemetry.metric_families import (
-    MetricFamily,
-    MetricKind,
-    MetricPoint,
-    gauge_family,
-)
+from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
 from meshtrio.telemetry.metrics import exposition_server
 from meshtrio.telemetry.metrics.exposition_server import (
     CollectFamilies,
@@ -77,7 +72,7 @@ def gather_metrics(size: int, *, delay: float = 0.0) -> CollectFamilies:
 
     async def gather(within: float | None) -> list[MetricFamily]:
         await trio.sleep(delay)
-        return [gauge_family("a", "", "x" * size, {(): 1.0})]
+        return [MetricFamily.gauge("a", "", "x" * size, {(): 1.0})]
 
     return gather
 
@@ -149,7 +144,7 @@ async def test_those_who_wait_for_a_scrape_share_the_next() -> None:
         gathered += 1
         number = gathered
         await going_on.wait()
-        return [gauge_family("number", "", "", {(): number})]
+        return [MetricFamily.gauge("number", "", "", {(): number})]
 
     scrapes, texts = ScrapeCoalescer(gather), []
 
@@ -184,7 +179,7 @@ async def test_who_stops_waiting_for_a_scrape_leaves_nothing_old_behind() -> Non
         gathered += 1
         entered.set()
         await going_on.wait()
-        return [gauge_family("number", "", "", {(): gathered})]
+        return [MetricFamily.gauge("number", "", "", {(): gathered})]
 
     scrapes = ScrapeCoalescer(gather)
     with trio.fail_after(30):
@@ -201,7 +196,7 @@ async def test_what_cannot_be_written_costs_no_other() -> None:
     odd = MetricFamily("odd", MetricKind.GAUGE, "", "", [MetricPoint((("label", "\ud800"),), 1)])
 
     async def gather(within: float | None) -> list[MetricFamily]:
-        return [odd, gauge_family("number", "", "", {(): 1})]
+        return [odd, MetricFamily.gauge("number", "", "", {(): 1})]
 
     for accept in ("", "application/openmetrics-text; version=1.0.0"):
         _, text = await ScrapeCoalescer(gather).scrape(None, accept, use_gzip=False)

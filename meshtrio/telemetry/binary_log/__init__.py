@@ -42,14 +42,8 @@ from meshtrio.rpc.composite_tracer import use_tracers
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
+from meshtrio.telemetry.binary_log import entry_writer
 from meshtrio.telemetry.binary_log.client_call import LoggedClientCall
-from meshtrio.telemetry.binary_log.entry_writer import (
-    CLIENT,
-    SERVER,
-    CallEntryWriter,
-    WriteEntry,
-    make_address,
-)
 from meshtrio.telemetry.binary_log.rotating_writer import (
     DEFAULT_MAX_FILE_SIZE,
     DEFAULT_MAX_FILES,
@@ -109,7 +103,7 @@ class BinaryLog(tracer.ServerTracer, tracer.ClientTracer):
     """
 
     _filter: BinaryLogFilter
-    _write_entry: WriteEntry
+    _write_entry: entry_writer.WriteEntry
     """Called with each serialized entry."""
 
     def start_call(
@@ -118,14 +112,14 @@ class BinaryLog(tracer.ServerTracer, tracer.ClientTracer):
         limits = self._filter.method_limits(method.service, method.name)
         if limits is None:
             return tracer.NO_SERVER_CALL_TRACER
-        entries = CallEntryWriter(self._write_entry, limits, SERVER)
+        entries = entry_writer.CallEntryWriter(self._write_entry, limits, entry_writer.SERVER)
         timeout = server_context.timeout
         entries.write_client_header(
             method.path,
             server_context.authority,
             server_context.custom_metadata,
             None if timeout is None else timeout.total_seconds(),
-            make_address(server_context.peer.address),
+            entry_writer.make_address(server_context.peer.address),
         )
         call = stream.message_tracer = _LoggedServerCall(entries, server_context, stream)
         return call
@@ -141,7 +135,7 @@ class BinaryLog(tracer.ServerTracer, tracer.ClientTracer):
 class _LoggedServerCall(tracer.ServerCallTracer):
     """Writes the entries of a served call."""
 
-    _entries: CallEntryWriter
+    _entries: entry_writer.CallEntryWriter
     _request: ServerContext
     _stream: Stream
     _headers_written: bool = False
@@ -177,10 +171,10 @@ class _LoggedServerCall(tracer.ServerCallTracer):
 class _LoggedMethod(tracer.MethodTracer):
     """Traces calls of a method that the filter selects."""
 
-    _write_entry: WriteEntry
+    _write_entry: entry_writer.WriteEntry
     _limits: MethodLogLimits
     _method: Method
 
     def start_call(self) -> tracer.ClientCallTracer:
-        entries = CallEntryWriter(self._write_entry, self._limits, CLIENT)
+        entries = entry_writer.CallEntryWriter(self._write_entry, self._limits, entry_writer.CLIENT)
         return LoggedClientCall(entries, self._method)

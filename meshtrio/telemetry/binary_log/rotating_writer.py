@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from meshtrio.telemetry.metric_families import MetricFamily, counter_family
+from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.util.background_writer import BackgroundWriter
 from meshtrio.util.descriptors import closing_descriptor
 from meshtrio.util.log_once import ReasonChangeLogger
@@ -67,7 +67,7 @@ class RotatingWriter:
         self.path = directory / f"{name}.{os.getpid()}.binlog"
         self._name = name
         self._max_file_size, self._max_files = max_file_size, max_files
-        self._records_written = 0
+        self._written = 0
         self._dropped: Counter[str] = Counter()
         self._fd: int | None = None
         self._file_offset = 0
@@ -127,7 +127,7 @@ class RotatingWriter:
             self._dropped["not_written"] += len(batch)
             self._on_write_error(exc)
         else:
-            self._records_written += len(batch)
+            self._written += len(batch)
             self._error_log.reset()
 
     def _append(self, data: bytes) -> None:
@@ -185,10 +185,10 @@ class RotatingWriter:
         reasons = ("queue_full", "too_large", "not_written", "stopped")
         dropped = {(("reason", reason),): self._dropped[reason] for reason in reasons}
         prefix, text = "meshtrio.binary_log", "Entries of the binary log that were"
-        written = {(): self._records_written}
+        written = {(): self._written}
         return [
-            counter_family(f"{prefix}.written", "{entry}", f"{text} written.", written),
-            counter_family(f"{prefix}.dropped", "{entry}", f"{text} not written.", dropped),
+            MetricFamily.counter(f"{prefix}.written", "{entry}", f"{text} written.", written),
+            MetricFamily.counter(f"{prefix}.dropped", "{entry}", f"{text} not written.", dropped),
         ]
 
 

@@ -15,12 +15,12 @@ import attrs
 
 from meshtrio.grpc.status import UNKNOWN, StatusCode
 from meshtrio.telemetry.metric_families import (
+    LATENCY_BUCKETS,
+    SIZE_BUCKETS,
+    Histogram,
     Labels,
     MetricFamily,
-    counter_family,
-    histogram_family,
 )
-from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, SIZE_BUCKETS, Histogram
 
 FLUSH_THRESHOLD = 1000
 """Length of `CallRecorder.pending` at which it has to be flushed."""
@@ -109,7 +109,7 @@ def call_families(
     started = {calls.labels: calls.started for calls in recorders}
     text = f"{started_text}, including those that have not completed."
     return [
-        counter_family(f"{prefix}.started", unit, text, started),
+        MetricFamily.counter(f"{prefix}.started", unit, text, started),
         *histogram_families(prefix, subject, recorders, instruments),
     ]
 
@@ -125,7 +125,7 @@ def histogram_families(
         for code, histograms in calls.histograms_by_status().items()
     }
     return [
-        histogram_family(
+        MetricFamily.histogram(
             f"{prefix}.{figure.name}",
             figure.unit,
             figure.description.format(what=subject),

@@ -12,14 +12,8 @@ from meshtrio.rpc import tracer
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import AttemptKind
-from meshtrio.telemetry.metric_families import (
-    Labels,
-    MetricFamily,
-    counter_family,
-    histogram_family,
-)
+from meshtrio.telemetry.metric_families import Histogram, Labels, MetricFamily
 from meshtrio.telemetry.metrics.call_metrics import MAX_MEASURED_METHODS, OTHER, MethodMap
-from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, Histogram
 
 _ATTEMPT_COUNT_BUCKETS = (1.0, 2.0, 3.0, 4.0, 5.0)
 _HISTOGRAMS_BY_KIND = {
@@ -34,7 +28,7 @@ class _MethodTracer(tracer.MethodTracer):
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
-        self.delays = Histogram(LATENCY_BUCKETS)
+        self.delays = Histogram()
         self.counts = {kind: Histogram(bounds) for kind, (_, bounds) in _HISTOGRAMS_BY_KIND.items()}
 
     def start_call(self) -> tracer.ClientCallTracer:
@@ -104,8 +98,8 @@ class ExperimentalMetrics(tracer.ClientTracer):
     def _ejection_families(self) -> tuple[MetricFamily, MetricFamily]:
         prefix, text = "grpc.lb.outlier_detection.ejections", "Endpoints that fail more than others"
         unit = "{ejection}"
-        enforced = counter_family(f"{prefix}_enforced", unit, f"{text} and were ejected.")
-        unenforced = counter_family(f"{prefix}_unenforced", unit, f"{text} and were not.")
+        enforced = MetricFamily.counter(f"{prefix}_enforced", unit, f"{text} and were ejected.")
+        unenforced = MetricFamily.counter(f"{prefix}_unenforced", unit, f"{text} and were not.")
         for (target, (detection, reason)), count in list(self._ejection_counts.items()):
             method = ("grpc.lb.outlier_detection.detection_method", detection.value)
             if reason is None:
@@ -121,4 +115,4 @@ def _make_family(
 ) -> MetricFamily:
     """Make a family of the histograms that are not empty."""
     values = {labels: each.snapshot() for labels, each in histograms.items() if any(each.counts)}
-    return histogram_family(f"grpc.client.call.{name}", unit, text, values)
+    return MetricFamily.histogram(f"grpc.client.call.{name}", unit, text, values)

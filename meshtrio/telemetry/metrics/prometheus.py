@@ -22,13 +22,8 @@ from meshtrio.telemetry.metric_families import (
     MetricFamily,
     MetricKind,
     MetricPoint,
-    histogram_family,
 )
-from meshtrio.telemetry.metrics.prometheus_names import (
-    prometheus_label_name,
-    prometheus_name,
-    prometheus_unit,
-)
+from meshtrio.telemetry.metrics import prometheus_names
 
 _log = logging.getLogger("meshtrio.telemetry")
 
@@ -88,11 +83,11 @@ class PrometheusCollector(Collector):
 
 def to_prometheus(family: MetricFamily) -> core.Metric:
     """Convert a family to a metric of prometheus_client."""
-    name = prometheus_name(family)
-    metric = core.Metric(name, family.text, family.kind.value, prometheus_unit(family))
+    name = prometheus_names.metric_name(family)
+    metric = core.Metric(name, family.text, family.kind.value, prometheus_names.unit_suffix(family))
     suffix = "_total" if family.kind is MetricKind.COUNTER else ""
     for point in family.points:
-        labels = {prometheus_label_name(label): value for label, value in point.labels}
+        labels = {prometheus_names.label_name(label): value for label, value in point.labels}
         if isinstance(point.value, Distribution):
             metric.samples += _bucket_samples(name, labels, point.value)
         else:
@@ -174,4 +169,4 @@ def _histogram_from_prometheus(metric: core.Metric) -> MetricFamily:
         totals = [0, *(int(found[bound]) for bound in sorted(found))]
         counts = tuple(b - a for a, b in pairwise(totals))
         values[labels] = Distribution(tuple(bounds), counts, sums.get(labels, 0.0))
-    return histogram_family(metric.name, "", metric.documentation, values)
+    return MetricFamily.histogram(metric.name, "", metric.documentation, values)

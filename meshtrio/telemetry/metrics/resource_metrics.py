@@ -16,13 +16,7 @@ from meshtrio.supervisor.process.proc.resource_usage import (
     read_own_rss,
     read_usage_by_group,
 )
-from meshtrio.telemetry.metric_families import (
-    Labels,
-    MetricFamily,
-    counter_family,
-    gauge_family,
-    instance_labels,
-)
+from meshtrio.telemetry.metric_families import Labels, MetricFamily, instance_labels
 
 ReadUsage = Callable[[], Awaitable[Mapping[int, ResourceUsage]]]
 
@@ -55,10 +49,12 @@ class ResourceMetrics:
 
     def _instance_families(self, instances: Iterable[Instance]) -> list[MetricFamily]:
         text = "Limit on the resident memory of its process group, if configured."
-        memory_limit = gauge_family("mesh.instance.memory_limit", "By", text)
+        memory_limit = MetricFamily.gauge("mesh.instance.memory_limit", "By", text)
         text = "Resident memory of its process group."
-        resident_memory = gauge_family("mesh.instance.resident_memory", "By", text)
-        cpu_time = counter_family("mesh.instance.cpu_time", "s", "CPU time of its process group.")
+        resident_memory = MetricFamily.gauge("mesh.instance.resident_memory", "By", text)
+        cpu_time = MetricFamily.counter(
+            "mesh.instance.cpu_time", "s", "CPU time of its process group."
+        )
         before, self._cpu_seconds = self._cpu_seconds, {}
         pids: dict[Labels, int] = {}
         for each in instances:
@@ -83,15 +79,15 @@ class ResourceMetrics:
             resident = {(): read_own_rss()}
         text = "Resident memory of the mesh's process."
         return [
-            counter_family("mesh.cpu_time", "s", "CPU time of the mesh's process.", cpu_time),
-            gauge_family("mesh.resident_memory", "By", text, resident),
+            MetricFamily.counter("mesh.cpu_time", "s", "CPU time of the mesh's process.", cpu_time),
+            MetricFamily.gauge("mesh.resident_memory", "By", text, resident),
             *self._descriptor_families("mesh", {(): os.getpid()}),
         ]
 
     def _descriptor_families(self, prefix: str, pids: Mapping[Labels, int]) -> list[MetricFamily]:
         text = "open file descriptors of its process."
-        used = gauge_family(f"{prefix}.open_descriptors", "", text.capitalize())
-        limits = gauge_family(f"{prefix}.max_descriptors", "", f"Limit on the {text}")
+        used = MetricFamily.gauge(f"{prefix}.open_descriptors", "", text.capitalize())
+        limits = MetricFamily.gauge(f"{prefix}.max_descriptors", "", f"Limit on the {text}")
         for labels, pid in pids.items():
             if pid in self._descriptors:
                 count, limit = self._descriptors[pid]

@@ -15,7 +15,7 @@ its children.
     tracing               Tracing, the tracer of servers and channels: sampled or not, which parent
     call_tracers          tracers of served calls, outgoing calls and attempts
     propagation           contexts to and from metadata, and those of process runs
-    call_span             our implementation of OpenTelemetry's Span, and its provider
+    call_span             our implementation of OpenTelemetry's Span, and its tracer
     batch_span_processor  bounded queue of ended spans, and the task that exports them
     otlp_exporter, otlp_http_exporter, otlp_encoding
                           one batch to a collector

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
-from meshtrio.telemetry.metric_families import MetricFamily, counter_family, gauge_family
+from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.util.log_once import ReasonChangeLogger
 
 _log = logging.getLogger("meshtrio.telemetry")
@@ -142,7 +142,9 @@ class TrioBatchSpanProcessor(SpanProcessor):
         sent, waiting = {(): self._exported}, {(): len(self._queue)}
         text, waiting_text = "Spans that the collector accepted.", "Spans that wait to be exported."
         return [
-            counter_family("meshtrio.spans.sent", "{span}", text, sent),
-            counter_family("meshtrio.spans.dropped", "{span}", "Spans that were dropped.", dropped),
-            gauge_family("meshtrio.spans.waiting", "{span}", waiting_text, waiting),
+            MetricFamily.counter("meshtrio.spans.sent", "{span}", text, sent),
+            MetricFamily.counter(
+                "meshtrio.spans.dropped", "{span}", "Spans that were dropped.", dropped
+            ),
+            MetricFamily.gauge("meshtrio.spans.waiting", "{span}", waiting_text, waiting),
         ]

@@ -25,11 +25,7 @@ from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.grpc.status import StatusCode
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
-from meshtrio.telemetry.traces.batch_span_processor import (
-    EXPORT_TIMEOUT,
-    ExportSpans,
-    SpanExportError,
-)
+from meshtrio.telemetry.traces.batch_span_processor import ExportSpans, SpanExportError
 from meshtrio.telemetry.traces.otlp_encoding import encode_export_request
 from meshtrio.util.backoff import Backoff
 
@@ -53,7 +49,7 @@ _EXPORT_METHOD_CONFIG = MethodConfig(
 
 @asynccontextmanager
 async def open_exporter(
-    collector: OtlpEndpoint, timeout_seconds: float = EXPORT_TIMEOUT
+    collector: OtlpEndpoint, timeout_seconds: float
 ) -> AsyncIterator[ExportSpans]:
     """Yield a function that exports batches of spans to a collector, for use in the block.
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from math import inf, log, log1p
 from random import Random
 
 import attrs
@@ -20,7 +19,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, Tr
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.telemetry.traces import Tracing
 from meshtrio.telemetry.traces.batch_span_processor import EXPORT_TIMEOUT, TrioBatchSpanProcessor
-from meshtrio.telemetry.traces.call_span import MAX_PLAIN_ENTRIES, CallSpanTracerProvider
+from meshtrio.telemetry.traces.call_span import MAX_PLAIN_ENTRIES, CallSpanTracer
 from meshtrio.telemetry.traces.otlp_exporter import open_exporter
 from meshtrio.util.concurrency import background_service
 
@@ -87,7 +86,7 @@ async def export_traces(
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             trace.set_tracer_provider(provider)
         async with background_service(processor.run):
-            own = CallSpanTracerProvider(merged, limits, sampled_ids, processor.on_end)
+            own = CallSpanTracer(merged, limits, sampled_ids, processor.on_end)
             used = provider if _needs_sdk_spans(provider, limits) else own
             with Tracing(used, sampler).install():
                 yield TracePipeline(processor, always_on, always_on_ids)
@@ -138,30 +137,21 @@ class RatioSampler:
     def __init__(self, ratio: float, id_generator: PresetIdGenerator) -> None:
         """`ratio`: share of calls that are sampled, from 0 to 1."""
         self._trace_id_bound = TraceIdRatioBased.get_bound_for_rate(ratio)
+        self._probability = self._trace_id_bound / (1 << _ID_HALF_BITS)
         self._id_generator = id_generator
         self._random = Random()
-        self._probability = self._trace_id_bound / (1 << _ID_HALF_BITS)
-        self._calls_until_sample = self._draw_interval()
         self.sampler: Sampler = ParentBased(TraceIdRatioBased(ratio))
 
     def __call__(self) -> bool:
         """Return whether the next call is sampled; if so, set the id of its trace."""
-        self._calls_until_sample -= 1
-        if self._calls_until_sample > 0:
+        if self._random.random() >= self._probability:
             return False
-        self._calls_until_sample = self._draw_interval()
         self._id_generator.next_trace_id = (
             self._random.getrandbits(_ID_HALF_BITS) << _ID_HALF_BITS
             | self._random.randrange(self._trace_id_bound)
             or 1
         )
         return True
-
-    def _draw_interval(self) -> float:
-        """Draw the number of calls up to the next sampled one, from a geometric distribution."""
-        if not 0 < self._probability < 1:
-            return 1 if self._probability else inf
-        return 1 + log(1 - self._random.random()) // log1p(-self._probability)
 
 
 def sampling_ratio_from_environment() -> float | None:
