@@ -8,14 +8,14 @@ from meshtrio.http2 import frames
 from meshtrio.http2.abuse_limits import AbuseLimits
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, StreamError
 from meshtrio.http2.events import ConnectionFailed, Events, StreamReset
-from meshtrio.http2.flow_control import ConnectionWindows
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import DATA, HEADERS
+from meshtrio.http2.hpack.decoder import HeaderDecoder
 from meshtrio.http2.limits import Limits
 from meshtrio.http2.receiver import FrameReceiver, HeaderParsers
 from meshtrio.http2.settings import PeerSettings, encode_preface
 from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
-from meshtrio.http2.streams import StreamTable
+from meshtrio.http2.streams import ConnectionWindows, StreamTable
 
 # As globals, because looking up a member of an IntEnum costs more than the rest of a frame's work.
 _, _HALF_CLOSED_LOCAL, _HALF_CLOSED_REMOTE, _CLOSED = StreamState
@@ -67,8 +67,9 @@ class H2Connection:
         streams = self.streams = StreamTable(settings, abuse, limits.stream_window, is_client)
         """The streams of the connection."""
         self._by_id = streams.by_id
+        decoder = HeaderDecoder(limits.max_header_list_size, limits.absolute_max_header_list_size)
         self._receiver = FrameReceiver(
-            parsers, limits, settings, windows, streams, abuse, outgoing, is_client
+            parsers, limits, settings, windows, streams, abuse, outgoing, decoder, is_client
         )
         self._outgoing += encode_preface(limits, is_client=is_client)
 

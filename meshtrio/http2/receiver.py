@@ -19,14 +19,13 @@ from meshtrio.http2.errors import (
     StreamError,
     error_code_name,
 )
-from meshtrio.http2.flow_control import ConnectionWindows
 from meshtrio.http2.frame_reader import strip_padding
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack.decoder import HeaderDecoder, HeaderList
 from meshtrio.http2.limits import Limits
 from meshtrio.http2.settings import PeerSettings
 from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
-from meshtrio.http2.streams import StreamTable
+from meshtrio.http2.streams import ConnectionWindows, StreamTable
 
 # As globals, because looking up a member of an IntEnum costs more than the rest of a frame's work.
 _REFUSED_STREAM, _STREAM_CLOSED = int(ErrorCode.REFUSED_STREAM), int(ErrorCode.STREAM_CLOSED)
@@ -85,17 +84,11 @@ class FrameReceiver:
     _abuse: AbuseLimits
     _outgoing: list[bytes | memoryview]
     """Frames to send, to which this appends."""
+    _decoder: HeaderDecoder
     _is_client: bool
     new_events: events.Events = attrs.field(factory=list)
     """The events of the frames that were received, which the connection takes."""
-    _decoder: HeaderDecoder = attrs.field(init=False)
     _resets_received: int = 0
-
-    def __attrs_post_init__(self) -> None:
-        limits = self._limits
-        self._decoder = HeaderDecoder(
-            limits.max_header_list_size, limits.absolute_max_header_list_size
-        )
 
     def on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         """Process DATA."""

@@ -96,8 +96,7 @@ class RotatingWriter:
         if not unwritten and self._fd is not None:
             os.close(self._fd)
             self._fd = None
-        dropped = sum(self._dropped.values())
-        if dropped:
+        if dropped := sum(self._dropped.values()):
             _log.warning("%d entries of the binary log %s were dropped", dropped, self.path)
 
     # -- in the thread -----------------------------------------------------------------------

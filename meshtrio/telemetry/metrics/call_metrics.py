@@ -79,8 +79,8 @@ class ServerMetrics(tracer.ServerTracer):
         return call
 
     def call_rejected(self, headers: RequestHeaders, status: CallStatus) -> None:
-        methods = self._methods
-        calls = methods.get(headers.path) or methods.get(OTHER) or self._add_method(OTHER)
+        find = self._methods.get
+        calls = find(headers.path) or find(OTHER) or self._add_method(OTHER)
         calls.started += 1
         calls.record(status[0], 0.0, 0, 0)
 

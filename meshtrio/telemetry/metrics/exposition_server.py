@@ -12,6 +12,7 @@ import logging
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -142,11 +143,10 @@ async def _make_response(request: h11.Request, scrapes: ScrapeCoalescer) -> Http
 
 def _parse_timeout(text: str | None) -> float | None:
     """Parse a number of seconds; None if it is missing or malformed."""
-    try:
-        seconds = float(text or "nan")
-    except ValueError:
-        return None
-    return seconds if seconds > 0 else None
+    with suppress(ValueError):
+        if (seconds := float(text or "nan")) > 0:
+            return seconds
+    return None
 
 
 class ScrapeCoalescer:

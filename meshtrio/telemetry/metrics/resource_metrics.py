@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import trio
 
@@ -18,15 +18,11 @@ from meshtrio.supervisor.process.proc.resource_usage import (
 )
 from meshtrio.telemetry.metric_families import Labels, MetricFamily, instance_labels
 
-ReadUsage = Callable[[], Awaitable[Mapping[int, ResourceUsage]]]
-
 
 class ResourceMetrics:
     """Samples usage on request, as far as the kernel permits."""
 
-    def __init__(self, read_usage: ReadUsage = read_usage_by_group) -> None:
-        """`read_usage` returns the resource usage of all process groups."""
-        self._read_usage = read_usage
+    def __init__(self) -> None:
         self._cpu_seconds: dict[tuple[Labels, int], float] = {}
         """By the labels and the process id of each instance, as of the last collection."""
         self._usage: Mapping[int, ResourceUsage] = {}
@@ -38,7 +34,7 @@ class ResourceMetrics:
         pids = {each.process.pid for each in instances if each.process is not None}
         self._usage = {}
         with contextlib.suppress(OSError, RuntimeError):
-            self._usage = await self._read_usage()
+            self._usage = await read_usage_by_group()
             self._descriptors = await trio.to_thread.run_sync(
                 _read_descriptor_usage, {*pids, os.getpid()}, abandon_on_cancel=True
             )

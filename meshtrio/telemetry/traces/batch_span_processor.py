@@ -44,7 +44,7 @@ class TrioBatchSpanProcessor(SpanProcessor):
         self._queue: deque[ReadableSpan] = deque()
         self._exported = 0
         self._dropped: Counter[str] = Counter()
-        self._batch_full: trio.Event | None = None
+        self._batch_full = trio.Event()
         self._is_shutting_down = False
         self._token: trio.lowlevel.TrioToken | None = None
         self._drop_log = ReasonChangeLogger(_log)
@@ -69,8 +69,7 @@ class TrioBatchSpanProcessor(SpanProcessor):
                 self._token = None
 
     def _set_batch_full(self) -> None:
-        if self._batch_full is not None:
-            self._batch_full.set()
+        self._batch_full.set()
 
     # -- export ------------------------------------------------------------------------------
 

@@ -83,10 +83,8 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
         self, server_context: ServerContext, method: Method, stream: Stream
     ) -> tracer.ServerCallTracer:
         metadata = server_context.custom_metadata
-        if metadata:
-            unsampled = self._unsampled_server_calls.get(metadata)
-            if unsampled is not None:
-                return unsampled
+        if metadata and (found := self._unsampled_server_calls.get(metadata)) is not None:
+            return found
         parent = self._parent_context(metadata)
         caller = trace.get_current_span(parent).get_span_context()
         if not caller.is_valid:
@@ -141,8 +139,7 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
             return self._last_unsampled[1]
         else:
             context = with_served_call_as_parent(context)
-            unsampled = self._get_unsampled(context, may_start_trace)
-            if unsampled is not None:
+            if (unsampled := self._get_unsampled(context, may_start_trace)) is not None:
                 return unsampled
         span = self._tracer.start_span(name, context, SpanKind.CLIENT, attributes)
         context = trace.set_span_in_context(span, context)
