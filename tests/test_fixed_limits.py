@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import threading
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,7 +31,7 @@ from meshtrio.services.channelz import _make_page
 from meshtrio.services.registrations import Registrations
 from meshtrio.supervisor.process.proc.accept_queue import AcceptQueue, read_accept_queue
 from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
-from meshtrio.telemetry.metrics.exposition_server import serve_metrics
+from meshtrio.telemetry.metrics import exposition_server
 from meshtrio.telemetry.metrics.family_merger import DropReason, FamilyMerger
 from meshtrio.transport.listener import unix_listener
 from meshtrio.transport.peer import Peer
@@ -181,14 +180,16 @@ def test_a_scrape_is_limited_in_size() -> None:
     assert lost[4] > 2190
 
 
-async def test_connections_for_scrapes_are_limited() -> None:
+async def test_connections_for_scrapes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition_server, "_IDLE_TIMEOUT", 50.0)
+
     async def collect(_: float | None) -> list[MetricFamily]:
         return []
 
     port = find_free_port()
     address = f"tcp:127.0.0.1:{port}"
     with trio.fail_after(60):
-        async with background_service(partial(serve_metrics, idle_timeout=50), collect, address):
+        async with background_service(exposition_server.serve_metrics, collect, address):
             streams = []
             for _ in range(17):
                 streams.append(await trio.open_tcp_stream("127.0.0.1", port))

@@ -34,7 +34,7 @@ from meshtrio.services.standard import add_standard_services
 from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metrics import Metrics
-from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
+from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
 from meshtrio.transport.listener import tcp_listener
 from meshtrio.transport.tls import make_server_ssl_context
 from meshtrio.util.caches import IdentityCache

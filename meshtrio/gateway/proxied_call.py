@@ -378,7 +378,7 @@ class ProxiedCall:
             metrics = self._router.call_metrics
             if metrics is not None:
                 calls = self._service_metrics or metrics.start_call(None)
-                metrics.end_call(calls, code, trio.current_time() - self._started_at)
+                calls.record(code, trio.current_time() - self._started_at)
             self._downstream.connection.counters.end_call(failed=not success)
             if self._channel is not None:
                 self._channel.call_counters.end_call(failed=not success)

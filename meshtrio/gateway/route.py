@@ -15,7 +15,7 @@ from meshtrio.gateway.header_rewrite import rewrite_request_headers
 from meshtrio.grpc.header_builder import timeout_field
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.http2.hpack.encoder import HeaderBlock
-from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
+from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
 from meshtrio.transport.peer import Peer
 
 MAX_GATEWAYS = 8

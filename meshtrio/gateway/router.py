@@ -21,7 +21,7 @@ from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.rpc.stream import Stream
-from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
+from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
 from meshtrio.util.caches import IdentityCache
 from meshtrio.util.concurrency import sleep_until_tick
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from meshtrio.grpc.headers import parse_request_headers, parse_response_headers, parse_trailers
 from meshtrio.http2.connection import H2Connection, Role
 from meshtrio.http2.limits import Limits
-from meshtrio.http2.receive_headers import HeaderParsers
+from meshtrio.http2.receiver import HeaderParsers
 
 _PARSERS = HeaderParsers(parse_request_headers, parse_response_headers, parse_trailers)
 

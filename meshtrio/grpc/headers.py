@@ -144,7 +144,7 @@ def parse_request_headers(fields: HeaderList) -> RequestHeaders:
         common.encoding,
         common.accept_encoding,
         common.user_agent,
-        (*common.metadata, *_parse_metadata(per_call)[0]),
+        (*common.metadata, *parse_metadata(per_call)[0]),
         common.content_length,
         common.error_message or timeout_error,
     )
@@ -163,7 +163,7 @@ def _parse_all_request_headers(fields: HeaderList) -> RequestHeaders:
     if any(name == b"te" and value != b"trailers" for name, value in regular):
         raise MalformedHeadersError("te may only be 'trailers'")
     timeout, timeout_error = _parse_timeout(values)
-    metadata, metadata_error = _parse_metadata(regular)
+    metadata, metadata_error = parse_metadata(regular)
     accept = values.get(b"grpc-accept-encoding", b"")
     return RequestHeaders(
         method=pseudo[":method"],
@@ -195,7 +195,7 @@ def parse_response_headers(fields: HeaderList) -> ResponseHeaders:
     if not re.fullmatch("[1-9][0-9]{2}", status):
         raise MalformedHeadersError(f":status is {status!r}")
     values = dict(regular)
-    metadata, _ = _parse_metadata(regular)
+    metadata, _ = parse_metadata(regular)
     return ResponseHeaders(
         http_status=int(status),
         content_type=_get_text(values, b"content-type"),
@@ -212,7 +212,7 @@ def parse_trailers(fields: HeaderList) -> Trailers | None:
     values = dict(regular)
     if b"grpc-status" not in values:
         return None
-    return _trailers_from_fields(values, _parse_metadata(regular)[0])
+    return _trailers_from_fields(values, parse_metadata(regular)[0])
 
 
 def _trailers_from_fields(values: dict[bytes, bytes], metadata: Metadata) -> Trailers:
@@ -265,7 +265,7 @@ def _parse_timeout(values: dict[bytes, bytes]) -> tuple[float | None, str]:
         return None, str(exc)
 
 
-def _parse_metadata(regular: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, str]:
+def parse_metadata(regular: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, str]:
     """Parse the metadata among fields; and the first error as a message, empty for none."""
     out: list[tuple[str, str | bytes]] = []
     error = ""

@@ -28,10 +28,9 @@ Methods fall into four groups:
 Who owns what
 -------------
 
-    H2Connection              public API, DATA in both directions
+    H2Connection              public API, and all that is sent
       FrameReader             incomplete frames and header blocks (frame_reader, also for padding)
-      HeadersReceiver         decoding (`HeaderDecoder`), requests, responses, trailers
-      ControlFrameReceiver    all other frames
+      FrameReceiver           what received frames change, and their events; owns `HeaderDecoder`
       StreamTable             records of open streams (`H2Stream`), which ids are idle or refused
         ResetStreams          which closed streams were reset, since their late frames are harmless
       PeerSettings            what the peer has announced

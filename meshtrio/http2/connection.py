@@ -6,31 +6,20 @@ from enum import Enum
 
 from meshtrio.http2 import frames
 from meshtrio.http2.abuse_limits import AbuseLimits
-from meshtrio.http2.errors import (
-    DenialOfServiceError,
-    ErrorCode,
-    LocalProtocolError,
-    RemoteProtocolError,
-    StreamError,
-)
-from meshtrio.http2.events import ConnectionFailed, DataReceived, Events, StreamReset
-from meshtrio.http2.flow_control import ConnectionWindows, consume_content_length
-from meshtrio.http2.frame_reader import FrameReader, strip_padding
-from meshtrio.http2.frames import FrameType
+from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, StreamError
+from meshtrio.http2.events import ConnectionFailed, Events, StreamReset
+from meshtrio.http2.frame_reader import FrameReader
+from meshtrio.http2.frames import DATA, HEADERS
+from meshtrio.http2.hpack.decoder import HeaderDecoder
 from meshtrio.http2.limits import Limits
-from meshtrio.http2.receive_control import ControlFrameReceiver
-from meshtrio.http2.receive_headers import HeaderParsers, HeadersReceiver
+from meshtrio.http2.receiver import FrameReceiver, HeaderParsers
 from meshtrio.http2.settings import PeerSettings, encode_preface
 from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
-from meshtrio.http2.streams import StreamTable
+from meshtrio.http2.streams import ConnectionWindows, StreamTable
 
 # As globals, because looking up a member of an IntEnum costs more than the rest of a frame's work.
-_CLOSED = StreamState.CLOSED
-_HALF_CLOSED_LOCAL = StreamState.HALF_CLOSED_LOCAL
-_HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
-_DATA, _HEADERS = int(FrameType.DATA), int(FrameType.HEADERS)
+_, _HALF_CLOSED_LOCAL, _HALF_CLOSED_REMOTE, _CLOSED = StreamState
 _SEND, _SEND_END = StreamInput.SEND, StreamInput.SEND_END
-_RECEIVE, _RECEIVE_END = StreamInput.RECEIVE, StreamInput.RECEIVE_END
 
 
 class Role(Enum):
@@ -69,7 +58,7 @@ class H2Connection:
             max_block_size=max(limits.absolute_max_header_list_size, limits.max_header_list_size),
         )
         outgoing = self._outgoing = list[bytes | memoryview]()
-        """Frames to send; `_headers` and `_control` append to the same list."""
+        """Frames to send; `_receiver` appends to the same list."""
         settings = self.peer_settings = PeerSettings(limits.max_send_header_list_size, is_client)
         abuse = self.abuse_limits = AbuseLimits(limits, is_client=is_client)
         self._control_bucket = abuse.control_bucket
@@ -78,8 +67,10 @@ class H2Connection:
         streams = self.streams = StreamTable(settings, abuse, limits.stream_window, is_client)
         """The streams of the connection."""
         self._by_id = streams.by_id
-        self._headers = HeadersReceiver(parsers, limits, streams, abuse, outgoing, is_client)
-        self._control = ControlFrameReceiver(settings, windows, streams, abuse, outgoing, is_client)
+        decoder = HeaderDecoder(limits.max_header_list_size, limits.absolute_max_header_list_size)
+        self._receiver = FrameReceiver(
+            parsers, limits, settings, windows, streams, abuse, outgoing, decoder, is_client
+        )
         self._outgoing += encode_preface(limits, is_client=is_client)
 
     # -- state -------------------------------------------------------------------------------
@@ -87,12 +78,7 @@ class H2Connection:
     @property
     def can_open_stream(self) -> bool:
         """Whether `open_stream` may be called now."""
-        return (
-            not self.closed
-            and self.streams.peer_last_stream_id is None
-            and len(self._by_id) < self.peer_settings.max_concurrent_streams
-            and self.streams.next_id <= frames.MAX_STREAM_ID
-        )
+        return len(self._by_id) < self.peer_settings.max_concurrent_streams and not self.exhausted
 
     @property
     def exhausted(self) -> bool:
@@ -192,7 +178,7 @@ class H2Connection:
         flags = frames.END_STREAM if ends else 0
         if sent <= self.peer_settings.max_frame_size:
             payload = data if sent == length else data[:sent]
-            self._outgoing += (frames.encode_frame_header(sent, _DATA, flags, stream_id), payload)
+            self._outgoing += (frames.encode_frame_header(sent, DATA, flags, stream_id), payload)
         else:
             self._outgoing += frames.encode_data_frames(
                 stream_id, data[:sent], flags, self.peer_settings.max_frame_size
@@ -273,8 +259,8 @@ class H2Connection:
         calls with empty `data`. A frame costs 1, and 1 more for each KiB, or for each 16 bytes of a
         header block; 0 is no limit.
         """
-        events: Events = []
-        reader = self.frame_reader
+        reader, receiver = self.frame_reader, self._receiver
+        receiver.new_events = events = Events()
         if self.closed:
             reader.unprocessed = None
             return events
@@ -286,19 +272,18 @@ class H2Connection:
             ):
                 progress = True
                 try:
-                    if type_ == _DATA:
-                        self._on_data(flags, stream_id, payload, events)
-                    elif type_ == _HEADERS:
-                        self._headers.on_headers(flags, stream_id, payload, events)
+                    if type_ == DATA:
+                        receiver.on_data(flags, stream_id, payload)
+                    elif type_ == HEADERS:
+                        receiver.on_headers(flags, stream_id, payload)
                     else:
-                        self._control.on_frame(type_, flags, stream_id, payload, events)
+                        receiver.on_control_frame(type_, flags, stream_id, payload)
                 except StreamError as exc:
                     self._fail_stream(exc, events)
         except RemoteProtocolError as exc:
             reader.unprocessed = None
             self.close(exc.error_code, exc.reason)
-            is_abuse = isinstance(exc, DenialOfServiceError)
-            events.append(ConnectionFailed(exc.error_code, exc.reason, is_abuse))
+            events.append(ConnectionFailed(exc.error_code, exc.reason, exc.is_abuse))
         if reader.has_incomplete_frame or reader.incomplete_since is not None:
             reader.update_incomplete_since(now, progress=progress)
         return events
@@ -313,32 +298,3 @@ class H2Connection:
         if stream is not None:
             table.count_failed(stream)
             events.append(StreamReset(exc.stream_id, exc.error_code, False, exc.reason))
-
-    def _on_data(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
-        size = len(payload)
-        end_stream = bool(flags & frames.END_STREAM)
-        if size:
-            increment = self.windows.consume_received(size)
-            if increment:
-                self._outgoing.append(frames.window_update(0, increment))
-            self._control_bucket.credits += 1
-        elif not end_stream:
-            self.abuse_limits.charge_control_frame("empty DATA frames")
-        stream = self._by_id.get(stream_id)
-        if stream is None:
-            if self.streams.check_late_frame(stream_id, "DATA"):
-                self._outgoing.append(frames.rst_stream(stream_id, ErrorCode.STREAM_CLOSED))
-            return
-        data = strip_padding(payload) if flags & frames.PADDED else payload
-        if not stream.headers_received:
-            raise StreamError(stream_id, "DATA before HEADERS")
-        stream.process_input(_RECEIVE_END if end_stream else _RECEIVE)
-        stream.receive_window -= size
-        if stream.receive_window < 0:
-            reason = "more DATA than the stream's window"
-            raise StreamError(stream_id, reason, ErrorCode.FLOW_CONTROL_ERROR)
-        if stream.remaining_content_length is not None:
-            consume_content_length(stream, len(data), end_stream=end_stream)
-        if end_stream:
-            self.streams.remove_if_closed(stream)
-        events.append(DataReceived(stream_id, data, end_stream))

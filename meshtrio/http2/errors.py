@@ -38,7 +38,10 @@ class RemoteProtocolError(Exception):
     Attributes:
         reason: What the peer did, for the debug data of GOAWAY.
         error_code: Error code for GOAWAY.
+        is_abuse: Whether it is a DenialOfServiceError.
     """
+
+    is_abuse = False
 
     def __init__(self, reason: str, error_code: ErrorCode = ErrorCode.PROTOCOL_ERROR) -> None:
         super().__init__(f"{error_code.name}: {reason}")
@@ -52,8 +55,17 @@ class DenialOfServiceError(RemoteProtocolError):
     See `meshtrio.http2.abuse_limits`.
     """
 
+    is_abuse = True
+
     def __init__(self, reason: str) -> None:
         super().__init__(reason, ErrorCode.ENHANCE_YOUR_CALM)
+
+
+class FrameSizeError(RemoteProtocolError):
+    """A frame has a size that its type does not allow."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, ErrorCode.FRAME_SIZE_ERROR)
 
 
 class StreamError(Exception):

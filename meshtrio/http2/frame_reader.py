@@ -6,17 +6,12 @@ from collections.abc import Iterator
 
 from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
-from meshtrio.http2.frames import FrameType
+from meshtrio.http2.frames import CONTINUATION, FRAME_HEADER_SIZE, HEADERS, unpack_frame_header
 
 Frame = tuple[int, int, int, bytes]
 """(type, flags, stream id, payload); the payload of HEADERS is the whole header block."""
 
-# As integers, because looking up a member of an IntEnum is slow.
-_FRAME_HEADER_SIZE = frames.FRAME_HEADER_SIZE
-_unpack_frame_header = frames.unpack_frame_header
-_HEADERS = int(FrameType.HEADERS)
-_CONTINUATION = int(FrameType.CONTINUATION)
-_HEADER_BLOCK_TYPES = (_HEADERS, _CONTINUATION)
+_HEADER_BLOCK_TYPES = (HEADERS, CONTINUATION)
 _MIN_FRAGMENT_COST = 512
 """Minimum number of bytes that a fragment of a header block counts for, so that a block has 2,048
 fragments at most, which take about 3 ms."""
@@ -66,35 +61,35 @@ class FrameReader:
         if self._buffer or self._remaining_preface:
             data = self._resume(data)
         position, end = 0, len(data)
-        while end - position >= _FRAME_HEADER_SIZE:
-            high, low, type_, flags, stream_id = _unpack_frame_header(data, position)
+        while end - position >= FRAME_HEADER_SIZE:
+            high, low, type_, flags, stream_id = unpack_frame_header(data, position)
             length = high << 8 | low
             if length > self._max_frame_size:
                 raise RemoteProtocolError(f"frame of {length} bytes", ErrorCode.FRAME_SIZE_ERROR)
-            following = position + _FRAME_HEADER_SIZE + length
+            following = position + FRAME_HEADER_SIZE + length
             if following > end:
                 self._buffer_incomplete(data, position, following)
                 return
-            payload = data[position + _FRAME_HEADER_SIZE : following]
+            payload = data[position + FRAME_HEADER_SIZE : following]
             position = following
             stream_id &= 0x7FFFFFFF
-            if self._must_check_order or type_ == _CONTINUATION:
+            if self._must_check_order or type_ == CONTINUATION:
                 self._check_frame_order(type_, flags, stream_id)
             if (
-                type_ == _HEADERS
+                type_ == HEADERS
                 and flags & _UNPADDED_END_HEADERS_MASK == frames.END_HEADERS
                 and stream_id
                 and length <= self._max_block_size
             ):
-                yield _HEADERS, flags, stream_id, payload
+                yield HEADERS, flags, stream_id, payload
             elif type_ in _HEADER_BLOCK_TYPES:
                 block = self._add_block_fragment(type_, flags, stream_id, payload)
                 if block is not None:
-                    yield _HEADERS, self._block_flags, stream_id, block
+                    yield HEADERS, self._block_flags, stream_id, block
             else:
                 yield type_, flags, stream_id, payload
         if position < end:
-            self._buffer_incomplete(data, position, position + _FRAME_HEADER_SIZE)
+            self._buffer_incomplete(data, position, position + FRAME_HEADER_SIZE)
 
     def feed_up_to_cost(self, data: bytes, max_cost: int) -> Iterator[Frame]:
         """Take bytes, and yield frames up to a cost; the others are left in `unprocessed`.
@@ -109,7 +104,7 @@ class FrameReader:
         for frame in self.unprocessed:
             yield frame
             # A byte of a header block may be a whole field, which takes as long as a KiB of DATA.
-            max_cost -= 1 + (len(frame[3]) >> (4 if frame[0] == _HEADERS else 10))
+            max_cost -= 1 + (len(frame[3]) >> (4 if frame[0] == HEADERS else 10))
             if max_cost <= 0:
                 return
         self.unprocessed = None
@@ -151,12 +146,12 @@ class FrameReader:
 
     def _check_frame_order(self, type_: int, flags: int, stream_id: int) -> None:
         if self._block_stream_id:
-            if type_ != _CONTINUATION or stream_id != self._block_stream_id:
+            if type_ != CONTINUATION or stream_id != self._block_stream_id:
                 raise RemoteProtocolError("a header block was interrupted by another frame")
-        elif type_ == _CONTINUATION:
+        elif type_ == CONTINUATION:
             raise RemoteProtocolError("CONTINUATION without HEADERS")
         elif not self._settings_received:
-            if type_ != FrameType.SETTINGS or flags & frames.ACK:
+            if type_ != frames.FrameType.SETTINGS or flags & frames.ACK:
                 raise RemoteProtocolError("the first frame was not SETTINGS")
             self._settings_received = True
             self._must_check_order = False
@@ -164,7 +159,7 @@ class FrameReader:
     def _add_block_fragment(
         self, type_: int, flags: int, stream_id: int, payload: bytes
     ) -> bytes | None:
-        if type_ == _HEADERS:
+        if type_ == HEADERS:
             if not stream_id:
                 raise RemoteProtocolError("HEADERS on stream 0")
             self._block_flags = flags

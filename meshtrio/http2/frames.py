@@ -51,9 +51,9 @@ class Setting(IntEnum):
 
 
 # As integers, because looking up a member of an IntEnum is slow.
-_DATA, _HEADERS = int(FrameType.DATA), int(FrameType.HEADERS)
+DATA, HEADERS, CONTINUATION = map(int, (FrameType.DATA, FrameType.HEADERS, FrameType.CONTINUATION))
 _RST_STREAM, _WINDOW_UPDATE = int(FrameType.RST_STREAM), int(FrameType.WINDOW_UPDATE)
-_PING, _CONTINUATION = int(FrameType.PING), int(FrameType.CONTINUATION)
+_PING = int(FrameType.PING)
 
 # A frame header is a 24-bit length, type, flags and stream id; the length is read as 16 + 8 bits
 # because struct has no 24-bit integer.
@@ -92,7 +92,7 @@ def encode_data_frames(
     for start in range(0, len(view), max_frame_size):
         payload = view[start : start + max_frame_size]
         frame_flags = flags if start == last else 0
-        out += (encode_frame_header(len(payload), _DATA, frame_flags, stream_id), payload)
+        out += (encode_frame_header(len(payload), DATA, frame_flags, stream_id), payload)
     return out
 
 
@@ -130,11 +130,8 @@ def encode_header_block(
     stream_id: int, block: bytes, *, end_stream: bool, max_frame_size: int
 ) -> bytes:
     """Encode HEADERS, and CONTINUATION if the block is longer than a frame (§4.3)."""
-    flags = END_STREAM if end_stream else 0
-    if len(block) <= max_frame_size:
-        return encode_frame(_HEADERS, flags | END_HEADERS, stream_id, block)
-    pieces = [block[i : i + max_frame_size] for i in range(0, len(block), max_frame_size)]
-    out = [encode_frame(_HEADERS, flags, stream_id, pieces[0])]
-    out += [encode_frame(_CONTINUATION, 0, stream_id, piece) for piece in pieces[1:-1]]
-    out.append(encode_frame(_CONTINUATION, END_HEADERS, stream_id, pieces[-1]))
-    return b"".join(out)
+    out, type_, flags = b"", HEADERS, END_STREAM if end_stream else 0
+    while len(block) > max_frame_size:
+        out += encode_frame(type_, flags, stream_id, block[:max_frame_size])
+        block, type_, flags = block[max_frame_size:], CONTINUATION, 0
+    return out + encode_frame(type_, flags | END_HEADERS, stream_id, block)

@@ -42,18 +42,18 @@ class PeerSettings:
     _max_send_header_list_size: int
     """Limit of this side on the header lists that it sends."""
     _is_client: bool
-    is_received: bool = attrs.field(default=False, init=False)
+    is_received: bool = False
     """Whether the peer has sent SETTINGS."""
-    initial_window_size: int = attrs.field(default=frames.DEFAULT_INITIAL_WINDOW_SIZE, init=False)
+    initial_window_size: int = frames.DEFAULT_INITIAL_WINDOW_SIZE
     """Send window of a new stream, in bytes."""
-    max_frame_size: int = attrs.field(default=frames.DEFAULT_MAX_FRAME_SIZE, init=False)
+    max_frame_size: int = frames.DEFAULT_MAX_FRAME_SIZE
     """Maximum payload of a frame, in bytes."""
-    max_concurrent_streams: int = attrs.field(default=_INITIAL_MAX_CONCURRENT_STREAMS, init=False)
+    max_concurrent_streams: int = _INITIAL_MAX_CONCURRENT_STREAMS
     """Number of streams that may be open at a time."""
     max_header_list_size: int = attrs.field(init=False)
     """Maximum size of a header list in bytes: the limit of the peer, if it has one, or that of this
     side, whichever is lower."""
-    pending_table_size_update: bytes = attrs.field(default=b"", init=False)
+    pending_table_size_update: bytes = b""
     """Prefix that the next header block needs, as the peer has reduced HEADER_TABLE_SIZE."""
 
     def __attrs_post_init__(self) -> None:

@@ -7,6 +7,7 @@ from enum import IntEnum
 import attrs
 
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, StreamError
+from meshtrio.http2.frames import MAX_WINDOW_SIZE
 
 
 class StreamState(IntEnum):
@@ -65,24 +66,15 @@ class StreamInput(IntEnum):
     """RST_STREAM was sent or received."""
 
 
-_S = StreamState
-_TRANSITIONS: dict[tuple[StreamState, StreamInput], StreamState] = {
-    (_S.OPEN, StreamInput.SEND): _S.OPEN,
-    (_S.OPEN, StreamInput.SEND_END): _S.HALF_CLOSED_LOCAL,
-    (_S.OPEN, StreamInput.RECEIVE): _S.OPEN,
-    (_S.OPEN, StreamInput.RECEIVE_END): _S.HALF_CLOSED_REMOTE,
-    (_S.OPEN, StreamInput.RESET): _S.CLOSED,
-    (_S.HALF_CLOSED_LOCAL, StreamInput.RECEIVE): _S.HALF_CLOSED_LOCAL,
-    (_S.HALF_CLOSED_LOCAL, StreamInput.RECEIVE_END): _S.CLOSED,
-    (_S.HALF_CLOSED_LOCAL, StreamInput.RESET): _S.CLOSED,
-    (_S.HALF_CLOSED_REMOTE, StreamInput.SEND): _S.HALF_CLOSED_REMOTE,
-    (_S.HALF_CLOSED_REMOTE, StreamInput.SEND_END): _S.CLOSED,
-    (_S.HALF_CLOSED_REMOTE, StreamInput.RESET): _S.CLOSED,
-}
-
-_OPEN = _S.OPEN
-_NEXT_STATES = tuple(tuple(_TRANSITIONS.get((state, i)) for i in StreamInput) for state in _S)
-"""`_TRANSITIONS` indexed by state and input, since every frame looks one up."""
+_OPEN, _LOCAL, _REMOTE, _CLOSED = StreamState
+_TRANSITIONS: tuple[tuple[StreamState | None, ...], ...] = (
+    # SEND, SEND_END, RECEIVE, RECEIVE_END, RESET
+    (_OPEN, _LOCAL, _OPEN, _REMOTE, _CLOSED),
+    (None, None, _LOCAL, _CLOSED, _CLOSED),
+    (_REMOTE, _CLOSED, None, None, _CLOSED),
+    (None, None, None, None, None),
+)
+"""The next state by state and input; None if the input is not allowed in the state."""
 
 
 @attrs.define(eq=False, weakref_slot=False)
@@ -117,10 +109,29 @@ class H2Stream:
             StreamError: The peer may not send this frame in the current state.
             LocalProtocolError: This side may not.
         """
-        next_state = _NEXT_STATES[self.state][input]
+        next_state = _TRANSITIONS[self.state][input]
         if next_state is None:
             what = f"{input.name} in state {self.state.name}"
             if input in (StreamInput.RECEIVE, StreamInput.RECEIVE_END):
                 raise StreamError(self.id, what, ErrorCode.STREAM_CLOSED)
             raise LocalProtocolError(f"stream {self.id}: {what}")
         self.state = next_state
+
+    def increase_send_window(self, increment: int) -> None:
+        """Apply WINDOW_UPDATE. Raises StreamError."""
+        if not increment:
+            raise StreamError(self.id, "WINDOW_UPDATE of zero")
+        self.send_window += increment
+        if self.send_window > MAX_WINDOW_SIZE:
+            reason = "the stream's window overflows"
+            raise StreamError(self.id, reason, ErrorCode.FLOW_CONTROL_ERROR)
+
+    def consume_content_length(self, size: int, *, end_stream: bool) -> None:
+        """Compare received DATA with content-length, which was received (RFC 9113 §8.1.1).
+
+        Raises StreamError.
+        """
+        assert self.remaining_content_length is not None
+        self.remaining_content_length -= size
+        if self.remaining_content_length < 0 or (end_stream and self.remaining_content_length):
+            raise StreamError(self.id, "content-length differs from the DATA sent")

@@ -1,4 +1,4 @@
-"""The streams of a connection: which are open, idle, closed, refused or were reset."""
+"""The streams of a connection: which are open, idle, closed, refused or were reset; its windows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import attrs
 
 from meshtrio.http2.abuse_limits import AbuseLimits
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
-from meshtrio.http2.frames import MAX_STREAM_ID
+from meshtrio.http2.frames import DEFAULT_INITIAL_WINDOW_SIZE, MAX_STREAM_ID, MAX_WINDOW_SIZE
 from meshtrio.http2.settings import PeerSettings
 from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
 
-_CLOSED = StreamState.CLOSED
-_HALF_CLOSED_LOCAL = StreamState.HALF_CLOSED_LOCAL
-_HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
+_, _HALF_CLOSED_LOCAL, _HALF_CLOSED_REMOTE, _CLOSED = StreamState
 _RESET = StreamInput.RESET
 _MAX_RECENT_RESETS = 256
 """Number of resets that are remembered one by one."""
@@ -66,21 +64,21 @@ class StreamTable:
     _receive_window: int
     """Receive window of a new stream, in bytes."""
     _is_client: bool
-    by_id: dict[int, H2Stream] = attrs.field(factory=dict, init=False)
+    by_id: dict[int, H2Stream] = attrs.field(factory=dict)
     """Streams that are neither idle nor closed."""
-    resets: ResetStreams = attrs.field(factory=ResetStreams, init=False)
+    resets: ResetStreams = attrs.field(factory=ResetStreams)
     """Streams that were reset by either side."""
-    failed_count: int = attrs.field(default=0, init=False)
+    failed_count: int = 0
     """Number of streams that the server did not end: reset, or lost with the connection."""
-    received_count: int = attrs.field(default=0, init=False)
+    received_count: int = 0
     """Number of streams that the client has opened, on a server."""
-    next_id: int = attrs.field(default=1, init=False)
+    next_id: int = 1
     """Id of the next stream that this side opens, on a client."""
-    highest_received_id: int = attrs.field(default=0, init=False)
+    highest_received_id: int = 0
     """Highest id of a stream that the client has opened, on a server."""
-    peer_last_stream_id: int | None = attrs.field(default=None, init=False)
+    peer_last_stream_id: int | None = None
     """Highest stream id that the peer may process, from its GOAWAY; None without GOAWAY."""
-    max_accepted_id: int = attrs.field(default=MAX_STREAM_ID, init=False)
+    max_accepted_id: int = MAX_STREAM_ID
     """Highest id of a stream that is not refused, on a server."""
 
     def open(self) -> H2Stream:
@@ -149,3 +147,45 @@ class StreamTable:
                 raise RemoteProtocolError(reason, ErrorCode.STREAM_CLOSED)
             self._abuse.charge_control_frame("frames on closed streams")
         return self.resets.pop_reply_due(stream_id)
+
+
+@attrs.define(eq=False)
+class ConnectionWindows:
+    """The two flow control windows of a connection, in bytes (RFC 9113 §5.2 and §6.9).
+
+    The receive window is restored as DATA arrives, so that one stream which is not read cannot stop
+    the others. A stream's receive window is restored by its reader
+    (`H2Connection.set_receive_window`), so that a stream which is not read stops its own sender.
+    """
+
+    _full_receive: int
+    send: int = DEFAULT_INITIAL_WINDOW_SIZE
+    """Number of bytes of DATA that may be sent."""
+    receive: int = attrs.field(init=False)
+    """Number of bytes of DATA that the peer may send."""
+
+    def __attrs_post_init__(self) -> None:
+        self.receive = self._full_receive
+
+    def consume_received(self, size: int) -> int:
+        """Count received DATA, and restore the window once half of it is used.
+
+        Returns the increment for WINDOW_UPDATE, 0 for none. Raises RemoteProtocolError.
+        """
+        self.receive -= size
+        if self.receive < 0:
+            reason = "more DATA than the connection's window"
+            raise RemoteProtocolError(reason, ErrorCode.FLOW_CONTROL_ERROR)
+        if self.receive * 2 > self._full_receive:
+            return 0
+        increment = self._full_receive - self.receive
+        self.receive = self._full_receive
+        return increment
+
+    def increase_send(self, increment: int) -> None:
+        """Apply WINDOW_UPDATE for the connection. Raises RemoteProtocolError."""
+        if not increment:
+            raise RemoteProtocolError("WINDOW_UPDATE of zero")
+        self.send += increment
+        if self.send > MAX_WINDOW_SIZE:
+            raise RemoteProtocolError("the window overflows", ErrorCode.FLOW_CONTROL_ERROR)

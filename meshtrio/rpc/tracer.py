@@ -61,7 +61,7 @@ class ServerTracer:
         self, server_context: ServerContext, method: Method, stream: Stream
     ) -> ServerCallTracer:
         """Return the tracer of a call that a handler is about to serve."""
-        return ServerCallTracer()
+        return NO_SERVER_CALL_TRACER
 
     def call_rejected(self, headers: RequestHeaders, status: CallStatus) -> None:
         """Report a call that was rejected before a handler started."""
@@ -122,7 +122,7 @@ class ClientCallTracer:
             kind: The reason for the attempt.
             previous_attempts: Number of earlier attempts that a server may have seen.
         """
-        return AttemptTracer()
+        return NO_ATTEMPT_TRACER
 
     def call_ended(self, status: CallStatus | None) -> None:
         """Report the end of the call, once.
@@ -137,7 +137,7 @@ class MethodTracer:
 
     def start_call(self) -> ClientCallTracer:
         """Return the tracer of a new call."""
-        return ClientCallTracer()
+        return NO_CALL_TRACER
 
 
 class ClientTracer:
@@ -155,3 +155,8 @@ class ClientTracer:
 
     def outlier_ejected(self, target: str, ejection: Ejection) -> None:
         """Report an endpoint that outlier detection found to fail more than others."""
+
+
+# What observes nothing has no state, so that all calls share it.
+NO_SERVER_CALL_TRACER, NO_CALL_TRACER = ServerCallTracer(), ClientCallTracer()
+NO_ATTEMPT_TRACER = AttemptTracer()

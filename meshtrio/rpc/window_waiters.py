@@ -7,7 +7,7 @@ from typing import Protocol
 
 import attrs
 
-from meshtrio.http2.flow_control import ConnectionWindows
+from meshtrio.http2.streams import ConnectionWindows
 from meshtrio.rpc.write_buffer import WriteBuffer
 
 _WINDOW_PER_WAKEUP = 4096

@@ -21,12 +21,7 @@ from meshtrio.messages import metrics
 from meshtrio.services import instances
 from meshtrio.services.metrics import CollectedMetrics
 from meshtrio.supervisor.supervisor import Supervisor
-from meshtrio.telemetry.metric_families import (
-    MetricFamily,
-    counter_family,
-    gauge_family,
-    instance_labels,
-)
+from meshtrio.telemetry.metric_families import MetricFamily, instance_labels
 from meshtrio.telemetry.metrics import MetricSource
 from meshtrio.telemetry.metrics.family_merger import DropReason, FamilyMerger
 from meshtrio.util.log_once import OncePerReasonLogger
@@ -138,7 +133,7 @@ class MetricsCollector:
         seconds, clock = _PARSE_CPU_LIMIT, time.thread_time
         if timeout_seconds is not None:
             seconds, clock = timeout_seconds * _PARSE_TIMEOUT_FRACTION, time.monotonic
-        reserved = [attrs.evolve(each, points=()) for each in self._collection_families({})]
+        reserved = [attrs.evolve(each, points=[]) for each in self._collection_families({})]
         parse = partial(_parse_responses, own, reserved, responses, seconds, clock)
         scrape = await run_computation(parse)
         self._record_losses(scrape)
@@ -187,14 +182,14 @@ class MetricsCollector:
         plugins = [plugin.name for plugin in self._supervisor.config.plugins]
         calls = {instance_labels(*key): count for key, count in sorted(in_flight.items())}
         return [
-            gauge_family("mesh.instance.in_flight", "{call}", "Calls under way.", calls),
-            counter_family(
+            MetricFamily.gauge("mesh.instance.in_flight", "{call}", "Calls under way.", calls),
+            MetricFamily.counter(
                 "mesh.collection.failures",
                 "{instance}",
                 "Instances that did not respond with their metrics.",
                 {(("plugin", name),): self._failures[name] for name in plugins},
             ),
-            counter_family(
+            MetricFamily.counter(
                 "mesh.collection.points_left_out",
                 "{point}",
                 "Points of metrics that could not be exposed, by reason.",

@@ -31,8 +31,7 @@ def _describe_missing(extra: str, feature: str) -> str:
 
 def require_extra(extra: str, feature: str) -> None:
     """Raise UsageError, naming the extra, if a module that a feature needs is not installed."""
-    problem = _describe_missing(extra, feature)
-    if problem:
+    if problem := _describe_missing(extra, feature):
         raise UsageError(problem)
 
 

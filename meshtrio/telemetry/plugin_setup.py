@@ -64,6 +64,8 @@ async def _start_tracing(telemetry: Telemetry) -> None:
 
 
 async def _start_binary_log(telemetry: Telemetry, filter_text: str) -> None:
+    from meshtrio.telemetry.binary_log import rotating_writer as files
+
     get = os.environ.get
     folder = get(contract.PLUGIN_BINARY_LOG_FOLDER) or (
         find_mesh_socket().parent / contract.BINARY_LOG_DIRECTORY
@@ -72,8 +74,8 @@ async def _start_binary_log(telemetry: Telemetry, filter_text: str) -> None:
         filter_text,
         Path(folder),
         name=f"{get(contract.PLUGIN_NAME, 'plugin')}-{get(contract.PLUGIN_INSTANCE, '0')}",
-        max_file_size=int(get(contract.PLUGIN_BINARY_LOG_SIZE, 0)),
-        max_files=int(get(contract.PLUGIN_BINARY_LOG_FILES, 0)),
+        max_file_size=int(get(contract.PLUGIN_BINARY_LOG_SIZE, files.DEFAULT_MAX_FILE_SIZE)),
+        max_files=int(get(contract.PLUGIN_BINARY_LOG_FILES, files.DEFAULT_MAX_FILES)),
     )
 
 

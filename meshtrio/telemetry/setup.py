@@ -7,17 +7,17 @@ imported when they are started.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.telemetry.metrics import Metrics, MetricSource
 from meshtrio.util.concurrency import background_service
 
 if TYPE_CHECKING:
     from meshtrio.config.otlp_endpoint import OtlpEndpoint
+    from meshtrio.telemetry.metrics.exposition_server import CollectFamilies
     from meshtrio.telemetry.traces.pipeline import TracePipeline
 
 
@@ -46,17 +46,11 @@ class Telemetry:
         self._sources.append(pipeline.processor.collect)
         return pipeline
 
-    async def start_binary_log(
-        self, filter_text: str, directory: Path, *, name: str, **limits: int
-    ) -> None:
-        """Write the calls that a filter selects to files; see `binary_log.open_binary_log`.
-
-        `limits`: its `max_file_size` and `max_files`; 0 for the default.
-        """
+    async def start_binary_log(self, filter_text: str, directory: Path, **options: Any) -> None:
+        """Write the calls that a filter selects to files; see `binary_log.open_binary_log`."""
         from meshtrio.telemetry.binary_log import open_binary_log
 
-        given = {key: value for key, value in limits.items() if value}
-        log = open_binary_log(filter_text, directory, name=name, **given)
+        log = open_binary_log(filter_text, directory, **options)
         writer = await self._stack.enter_async_context(log)
         self._sources.append(writer.collect)
 
@@ -66,9 +60,7 @@ class Telemetry:
         self._stack.enter_context(metrics.install())
         return metrics
 
-    async def serve_metrics(
-        self, address: str, collect: Callable[[float | None], Awaitable[Sequence[MetricFamily]]]
-    ) -> None:
+    async def serve_metrics(self, address: str, collect: CollectFamilies) -> None:
         """Serve metrics for Prometheus on `host:port`. Raises UsageError if it cannot be bound."""
         from meshtrio.telemetry.metrics.exposition_server import serve_metrics
 

@@ -11,11 +11,11 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.telemetry.metric_families import Distribution
-from meshtrio.telemetry.metrics.call_recorder import FLUSH_THRESHOLD
-from meshtrio.telemetry.metrics.gateway_metrics import (
+from meshtrio.telemetry.metrics.call_metrics import (
     MAX_MEASURED_SERVICES,
     GatewayMetrics,
 )
+from meshtrio.telemetry.metrics.call_recorder import FLUSH_THRESHOLD
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
 from tests.support.gateways import (
     configure_service,
@@ -121,10 +121,10 @@ def test_series_are_bounded_whatever_is_registered() -> None:
     calls = GatewayMetrics()
     for number in range(2 * MAX_MEASURED_SERVICES):
         for code in (0, 99):
-            calls.end_call(calls.start_call(f"s{number}"), code, 0.1)
-    calls.end_call(calls.start_call("other"), 0, 0.1)
+            calls.start_call(f"s{number}").record(code, 0.1)
+    calls.start_call("other").record(0, 0.1)
     for _ in range(FLUSH_THRESHOLD):
-        calls.end_call(calls.start_call(None), 5, 0.1)
+        calls.start_call(None).record(5, 0.1)
     began, ended = calls.collect()
     assert len(began.points) == MAX_MEASURED_SERVICES + 1
     assert len(ended.points) == 2 * (MAX_MEASURED_SERVICES + 1) + 1
@@ -139,7 +139,7 @@ def test_series_are_bounded_whatever_is_registered() -> None:
 def test_a_service_called_other_has_a_series_of_its_own() -> None:
     metrics = GatewayMetrics()
     for service in ("other", None, ""):
-        metrics.end_call(metrics.start_call(service), 0, 0.1)
+        metrics.start_call(service).record(0, 0.1)
     started, _ = metrics.collect()
     series = [(dict(point.labels)["grpc.target"], point.value) for point in started.points]
     assert series == [("mesh:///other", 1), ("other", 2)]

@@ -14,22 +14,15 @@ from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.services.metrics_collector import MetricsCollector
-from meshtrio.telemetry.metric_families import (
-    MetricFamily,
-    MetricKind,
-    MetricPoint,
-    counter_family,
-    gauge_family,
-)
+from meshtrio.telemetry.metric_families import Histogram, MetricFamily, MetricKind, MetricPoint
 from meshtrio.telemetry.metrics import Metrics
-from meshtrio.telemetry.metrics.histogram import Histogram
 from tests.support.servers import serve_on_socket, standard_server
 
 
 def process(said: int) -> Any:
     """The server of a plugin's process, whose only own metric has this value."""
     return standard_server(
-        metrics=Metrics(sources=[lambda: [counter_family("c", "", "", {(): said})]])
+        metrics=Metrics(sources=[lambda: [MetricFamily.counter("c", "", "", {(): said})]])
     )[0]
 
 
@@ -71,8 +64,8 @@ async def test_the_same_name_of_two_plugins(
             MetricFamily("took", MetricKind.HISTOGRAM, "s", "", [MetricPoint((), three.snapshot())])
         ],
     }
-    told["a"].append(counter_family("hits", "", "", {(): 1}))
-    told["b"].append(gauge_family("hits", "", "", {(): 2}))
+    told["a"].append(MetricFamily.counter("hits", "", "", {(): 1}))
+    told["b"].append(MetricFamily.gauge("hits", "", "", {(): 2}))
     registry = Registry()
     tree: Any = SimpleNamespace(config=MeshConfig([PluginConfig(name, ["x"]) for name in told]))
     async with AsyncExitStack() as stack:

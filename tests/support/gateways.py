@@ -24,7 +24,7 @@ from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
 from meshtrio.services.standard import add_standard_services
 from meshtrio.telemetry.metric_families import Distribution
-from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
+from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
 from meshtrio.util.concurrency import background_service
 from tests.support.connection_pairs import CallbackServicer, echo_reply, static_resolver
 from tests.support.handlers import handle_chat, handle_echo, handle_join

@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 
 from meshtrio.client.channel import Channel
 from meshtrio.telemetry.traces import Tracing
-from meshtrio.telemetry.traces.call_span import CallSpanTracerProvider
-from meshtrio.telemetry.traces.ratio_sampler import PresetIdGenerator, RatioSampler
+from meshtrio.telemetry.traces.call_span import CallSpanTracer
+from meshtrio.telemetry.traces.pipeline import PresetIdGenerator, RatioSampler
 
 
 class SequentialIdGenerator(IdGenerator):
@@ -43,7 +43,7 @@ class TracingHarness:
         processor = SimpleSpanProcessor(self.exporter)
         self.provider = TracerProvider(sampler=lot.sampler, id_generator=ids)
         self.provider.add_span_processor(processor)
-        calls = CallSpanTracerProvider(Resource({}), SpanLimits(), ids, processor.on_end)
+        calls = CallSpanTracer(Resource({}), SpanLimits(), ids, processor.on_end)
         self.tracing = Tracing(calls if self.uses_own_spans else self.provider, lot)
 
     def spans_named(self, name: str) -> list[ReadableSpan]:

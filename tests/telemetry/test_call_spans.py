@@ -26,7 +26,7 @@ from opentelemetry.trace import (
 from meshtrio.client.channel import connect_to
 from meshtrio.config.otlp_endpoint import OtlpEndpoint as Where
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.traces.call_span import CallSpanTracerProvider
+from meshtrio.telemetry.traces.call_span import CallSpanTracer
 from meshtrio.telemetry.traces.otlp_encoding import encode_export_request
 from meshtrio.telemetry.traces.pipeline import export_traces
 from tests.support.connection_pairs import echo_request
@@ -125,9 +125,7 @@ def test_what_is_recorded_is_what_the_sdk_records(
     if parent is not None:
         context = set_span_in_context(NonRecordingSpan(parent), context)
     for tracer in (
-        CallSpanTracerProvider(RESOURCE, LIMITS, SequentialIdGenerator(), mine.on_end).get_tracer(
-            "x", "1"
-        ),
+        CallSpanTracer(RESOURCE, LIMITS, SequentialIdGenerator(), mine.on_end).get_tracer("x", "1"),
         provider.get_tracer("x", "1"),
     ):
         span: Any = tracer.start_span("call", context, SpanKind.CLIENT, attributes)
@@ -145,9 +143,9 @@ def test_what_is_recorded_is_what_the_sdk_records(
 
 def test_a_child_of_what_is_not_recorded_is_not_either() -> None:
     ended = EndedSpans()
-    tracer = CallSpanTracerProvider(
-        RESOURCE, LIMITS, SequentialIdGenerator(), ended.on_end
-    ).get_tracer("x", "1")
+    tracer = CallSpanTracer(RESOURCE, LIMITS, SequentialIdGenerator(), ended.on_end).get_tracer(
+        "x", "1"
+    )
     parent = NonRecordingSpan(SpanContext(1, 2, is_remote=True))
     span = tracer.start_span("call", set_span_in_context(parent, Context()), SpanKind.CLIENT, {})
     assert not span.is_recording()

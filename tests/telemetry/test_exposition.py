@@ -6,17 +6,14 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import trio
 import trio.testing
 
-from meshtrio.telemetry.metric_families import (
-    MetricFamily,
-    MetricKind,
-    MetricPoint,
-    gauge_family,
-)
+from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
+from meshtrio.telemetry.metrics import exposition_server
 from meshtrio.telemetry.metrics.exposition_server import (
     CollectFamilies,
     ScrapeCoalescer,
@@ -28,12 +25,12 @@ from tests.support.ports import find_free_port
 
 @asynccontextmanager
 async def connected_to_metrics(
-    gather: CollectFamilies, **options: float
+    gather: CollectFamilies, **limits: float
 ) -> AsyncIterator[trio.SocketStream]:
     """Serve what `gather` gives during the block; yields a connection to it."""
     address = f"127.0.0.1:{find_free_port()}"
-    with trio.fail_after(60):
-        async with background_service(partial(serve_metrics, **options), gather, f"tcp:{address}"):
+    with trio.fail_after(60), patch.dict(vars(exposition_server), limits):
+        async with background_service(serve_metrics, gather, f"tcp:{address}"):
             host, port = address.split(":")
             async with await trio.open_tcp_stream(host, int(port)) as stream:
                 yield stream
@@ -75,7 +72,7 @@ def gather_metrics(size: int, *, delay: float = 0.0) -> CollectFamilies:
 
     async def gather(within: float | None) -> list[MetricFamily]:
         await trio.sleep(delay)
-        return [gauge_family("a", "", "x" * size, {(): 1.0})]
+        return [MetricFamily.gauge("a", "", "x" * size, {(): 1.0})]
 
     return gather
 
@@ -84,7 +81,7 @@ async def test_a_response_is_complete_although_gathering_took_longer_than_the_id
     None
 ):
     gather = gather_metrics(100_000, delay=3 * IDLE_TIMEOUT)
-    async with connected_to_metrics(gather, idle_timeout=IDLE_TIMEOUT) as stream:
+    async with connected_to_metrics(gather, _IDLE_TIMEOUT=IDLE_TIMEOUT) as stream:
         await stream.send_all(REQUEST)
         answer = b"".join([data async for data in stream])
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -93,7 +90,7 @@ async def test_a_response_is_complete_although_gathering_took_longer_than_the_id
 
 async def test_a_slow_reader_receives_the_whole_response() -> None:
     size = 16 * 1024 * 1024
-    async with connected_to_metrics(gather_metrics(size), idle_timeout=IDLE_TIMEOUT) as stream:
+    async with connected_to_metrics(gather_metrics(size), _IDLE_TIMEOUT=IDLE_TIMEOUT) as stream:
         await stream.send_all(REQUEST)
         answer, began = bytearray(), trio.current_time()
         while data := await stream.receive_some(1024 * 1024):
@@ -104,7 +101,7 @@ async def test_a_slow_reader_receives_the_whole_response() -> None:
     assert answer.endswith(b"\na 1.0\n")
 
 
-@pytest.mark.parametrize("limit", ["idle_timeout", "send_timeout"])
+@pytest.mark.parametrize("limit", ["_IDLE_TIMEOUT", "_SEND_TIMEOUT"])
 async def test_a_client_that_stops_reading_is_disconnected(limit: str) -> None:
     size = 64 * 1024 * 1024
     async with connected_to_metrics(gather_metrics(size), **{limit: IDLE_TIMEOUT}) as stream:
@@ -120,7 +117,7 @@ async def test_a_client_that_stops_reading_is_disconnected(limit: str) -> None:
 
 @pytest.mark.parametrize("sent", [b"", REQUEST[:20]], ids=["nothing", "half a request"])
 async def test_a_client_that_sends_no_request_is_disconnected(sent: bytes) -> None:
-    async with connected_to_metrics(gather_metrics(1), idle_timeout=IDLE_TIMEOUT) as stream:
+    async with connected_to_metrics(gather_metrics(1), _IDLE_TIMEOUT=IDLE_TIMEOUT) as stream:
         await stream.send_all(sent)
         assert await stream.receive_some() == b""
 
@@ -147,7 +144,7 @@ async def test_those_who_wait_for_a_scrape_share_the_next() -> None:
         gathered += 1
         number = gathered
         await going_on.wait()
-        return [gauge_family("number", "", "", {(): number})]
+        return [MetricFamily.gauge("number", "", "", {(): number})]
 
     scrapes, texts = ScrapeCoalescer(gather), []
 
@@ -182,7 +179,7 @@ async def test_who_stops_waiting_for_a_scrape_leaves_nothing_old_behind() -> Non
         gathered += 1
         entered.set()
         await going_on.wait()
-        return [gauge_family("number", "", "", {(): gathered})]
+        return [MetricFamily.gauge("number", "", "", {(): gathered})]
 
     scrapes = ScrapeCoalescer(gather)
     with trio.fail_after(30):
@@ -199,7 +196,7 @@ async def test_what_cannot_be_written_costs_no_other() -> None:
     odd = MetricFamily("odd", MetricKind.GAUGE, "", "", [MetricPoint((("label", "\ud800"),), 1)])
 
     async def gather(within: float | None) -> list[MetricFamily]:
-        return [odd, gauge_family("number", "", "", {(): 1})]
+        return [odd, MetricFamily.gauge("number", "", "", {(): 1})]
 
     for accept in ("", "application/openmetrics-text; version=1.0.0"):
         _, text = await ScrapeCoalescer(gather).scrape(None, accept, use_gzip=False)

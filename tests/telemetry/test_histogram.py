@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshtrio.telemetry.metric_families import LATENCY_BUCKETS, SIZE_BUCKETS, Histogram
 from meshtrio.telemetry.metrics.call_recorder import (
     DURATION,
     FLUSH_THRESHOLD,
     SENT_SIZE,
     CallRecorder,
 )
-from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, SIZE_BUCKETS, Histogram
 
 VALUES = st.lists(st.one_of(st.floats(0, 1000), st.sampled_from(LATENCY_BUCKETS)))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from meshtrio.config.binary_log_filter import MethodLogLimits
-from meshtrio.telemetry.binary_log import reader
+from meshtrio.telemetry.binary_log import reader, rotating_writer
 from meshtrio.telemetry.binary_log.entry_writer import CLIENT, CallEntryWriter
 from meshtrio.telemetry.binary_log.rotating_writer import RotatingWriter
 from tests.support.mesh_processes import wait_until
@@ -135,9 +135,10 @@ def full_at(size: int) -> Iterator[None]:
 
 
 def test_of_a_record_that_the_disk_has_no_room_for_nothing_is_left(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = RotatingWriter(tmp_path, "x", retry_delay=0.0)
+    monkeypatch.setattr(rotating_writer, "_RETRY_DELAY", 0.0)
+    files = RotatingWriter(tmp_path, "x")
     large = b"r" * 600_000
     with full_at(1_000_000):
         for number in range(3):

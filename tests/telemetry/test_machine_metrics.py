@@ -19,6 +19,7 @@ from meshtrio.supervisor.process.proc.resource_usage import (
     ResourceUsage,
     read_usage_by_group,
 )
+from meshtrio.telemetry.metrics import resource_metrics
 from meshtrio.telemetry.metrics.resource_metrics import ResourceMetrics
 
 LABELS = (("plugin", "p"), ("plugin_instance", "0"))
@@ -71,7 +72,9 @@ async def test_what_a_child_took_stays_counted_when_it_is_gone() -> None:
 
 
 @pytest.mark.parametrize(("second_pid", "expected"), [(7, 5.0), (8, 1.0)])
-async def test_a_counter_of_one_process_never_falls(second_pid: int, expected: float) -> None:
+async def test_a_counter_of_one_process_never_falls(
+    second_pid: int, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looks: list[Mapping[int, ResourceUsage]] = [
         {7: ResourceUsage(cpu_time=5.0)},
         {second_pid: ResourceUsage(cpu_time=1.0)},
@@ -81,7 +84,8 @@ async def test_a_counter_of_one_process_never_falls(second_pid: int, expected: f
         await trio.lowlevel.checkpoint()
         return looks.pop(0)
 
-    metrics = ResourceMetrics(usage)
+    monkeypatch.setattr(resource_metrics, "read_usage_by_group", usage)
+    metrics = ResourceMetrics()
     await values(metrics, child(7))
     found = await values(metrics, child(second_pid))
     assert found["mesh.instance.cpu_time", LABELS] == expected

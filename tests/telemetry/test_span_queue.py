@@ -20,10 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from meshtrio.client.channel import connect_to
 from meshtrio.config.otlp_endpoint import OtlpEndpoint as Where
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.traces.batch_span_processor import (
-    PartialSuccess,
-    TrioBatchSpanProcessor,
-)
+from meshtrio.telemetry.traces.batch_span_processor import TrioBatchSpanProcessor
 from meshtrio.telemetry.traces.pipeline import TracePipeline, export_traces
 from tests.support.connection_pairs import echo_request
 from tests.support.handlers import ECHO_SERVICER
@@ -185,10 +182,10 @@ async def test_the_end_does_not_wait_for_a_collector_that_hangs(
 async def test_what_is_on_its_way_at_the_end_arrives() -> None:
     on_its_way, answered = trio.Event(), trio.Event()
 
-    async def send(spans: Sequence[ReadableSpan]) -> PartialSuccess:
+    async def send(spans: Sequence[ReadableSpan]) -> tuple[int, str]:
         on_its_way.set()
         await answered.wait()
-        return PartialSuccess()
+        return 0, ""
 
     queue = TrioBatchSpanProcessor(send)
     provider = TracerProvider(active_span_processor=queue, shutdown_on_exit=False)

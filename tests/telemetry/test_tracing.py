@@ -19,7 +19,7 @@ from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.multicallable import DynamicStub
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.traces.ratio_sampler import PresetIdGenerator, RatioSampler
+from meshtrio.telemetry.traces.pipeline import PresetIdGenerator, RatioSampler
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
 from tests.support.failing_servicers import make_servicer_failing_with
 from tests.support.handlers import ECHO_SERVICER, CancellationRecorder

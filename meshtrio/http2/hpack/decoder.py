@@ -135,8 +135,6 @@ class HeaderDecoder:
         return self._entries[index - len(STATIC_TABLE) - 1]
 
     def _insert(self, field: HeaderField) -> None:
-        self._table_version += 1
-        self._cache.clear()
         size = _entry_size(field)
         self._evict(self._max_table_size - size)
         if size <= self._max_table_size:
@@ -149,13 +147,16 @@ class HeaderDecoder:
         if size > _MAX_DYNAMIC_TABLE_SIZE:
             raise HpackDecodingError(f"table size {size} is over {_MAX_DYNAMIC_TABLE_SIZE}")
         if size != self._max_table_size:
-            self._table_version += 1
-            self._cache.clear()
             self._max_table_size = size
             self._evict(size)
 
     def _evict(self, max_size: int) -> None:
-        """Evict the oldest entries until the others have `max_size` bytes at most (§4.3)."""
+        """Evict the oldest entries until the others have `max_size` bytes at most (§4.3).
+
+        Every change of the table begins with this, so it is also what ends the cache.
+        """
+        self._table_version += 1
+        self._cache.clear()
         while self._entries and self._table_size > max_size:
             self._table_size -= _entry_size(self._entries.pop())
 

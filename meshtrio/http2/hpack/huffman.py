@@ -32,8 +32,6 @@ _MAX_PADDING_BITS = 7
 
 _Transition = tuple[int, int]
 """The next state, and the byte that is decoded; -1 for none."""
-_Table = tuple[list[list[_Transition]], frozenset[int]]
-"""The transitions of each state by the next four bits, and the states in which a string may end."""
 
 
 def decode_huffman(data: bytes) -> bytes:
@@ -54,7 +52,8 @@ def decode_huffman(data: bytes) -> bytes:
 
 
 @cache
-def _decoding_table() -> _Table:
+def _decoding_table() -> tuple[list[list[_Transition]], frozenset[int]]:
+    """Return the transitions of each state by the next four bits, and the final states."""
     children, invalid_state = _code_tree()
     transitions: list[list[_Transition]] = []
     for start in range(len(children)):

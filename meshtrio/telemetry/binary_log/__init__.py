@@ -11,7 +11,7 @@ Theory of operation
 `BinaryLog` is a tracer of servers and channels. For each call that the filter selects it makes a
 `CallEntryWriter`, which numbers the call's entries, truncates them to the filter's limits and
 serializes them as `GrpcLogEntry`. A served call writes its entries as they happen. A client's call
-(`client_call`) has one or more attempts, of which the log shows what the caller saw: the request
+has one or more attempts, of which the log shows what the caller saw: the request
 once, whichever attempt sends it first, and the response of the attempt that the caller received. A
 failed attempt that was retried leaves no entry.
 
@@ -19,7 +19,7 @@ Entries go to `RotatingWriter.put`, which neither blocks nor raises; a thread wr
 that do not fit its queue, or that cannot be written, are dropped, and counted by reason. At the end
 of `open_binary_log` the queue is flushed, within two seconds.
 
-    client_call       entries of a client's call, from the events of its attempts
+    logged_calls      the tracer, and what a served call and a client's call write
     entry_writer      entries of one call, serialized
     rotating_writer   the files
     reader            prints files as JSON: python -m meshtrio.telemetry.binary_log.reader
@@ -31,26 +31,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import attrs
 import trio
 
-from meshtrio.config.binary_log_filter import BinaryLogFilter, MethodLogLimits
+from meshtrio.config.binary_log_filter import BinaryLogFilter
 from meshtrio.errors import UsageError
-from meshtrio.grpc.status import CallStatus
-from meshtrio.rpc import tracer
 from meshtrio.rpc.composite_tracer import use_tracers
-from meshtrio.rpc.context import ServerContext
-from meshtrio.rpc.method import Method
-from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import AttemptKind
-from meshtrio.telemetry.binary_log.client_call import LoggedClientCall
-from meshtrio.telemetry.binary_log.entry_writer import (
-    CLIENT,
-    SERVER,
-    CallEntryWriter,
-    WriteEntry,
-    make_address,
-)
+from meshtrio.telemetry.binary_log.logged_calls import BinaryLog
 from meshtrio.telemetry.binary_log.rotating_writer import (
     DEFAULT_MAX_FILE_SIZE,
     DEFAULT_MAX_FILES,
@@ -100,102 +86,3 @@ async def open_binary_log(
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(writer.close)
-
-
-@attrs.frozen
-class BinaryLog(tracer.ServerTracer, tracer.ClientTracer):
-    """A tracer that writes entries of the calls that a filter selects."""
-
-    _filter: BinaryLogFilter
-    _write_entry: WriteEntry
-    """Called with each serialized entry."""
-
-    def start_call(
-        self, server_context: ServerContext, method: Method, stream: Stream
-    ) -> tracer.ServerCallTracer:
-        limits = self._filter.method_limits(method.service, method.name)
-        if limits is None:
-            return _IGNORED_SERVER_CALL
-        entries = CallEntryWriter(self._write_entry, limits, SERVER)
-        timeout = server_context.timeout
-        entries.write_client_header(
-            method.path,
-            server_context.authority,
-            server_context.custom_metadata,
-            None if timeout is None else timeout.total_seconds(),
-            make_address(server_context.peer.address),
-        )
-        call = stream.message_tracer = _LoggedServerCall(entries, server_context, stream)
-        return call
-
-    def call_rejected(self, headers: object, status: CallStatus) -> None:
-        """Write nothing: no application saw the call."""
-
-    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
-        limits = self._filter.method_limits(method.service, method.name)
-        if limits is None:
-            return _IGNORED_METHOD
-        return _LoggedMethod(self._write_entry, limits, method)
-
-
-class _IgnoredMethod(tracer.MethodTracer, tracer.ClientCallTracer, tracer.AttemptTracer):
-    """Traces calls of a method that the filter excludes: writes nothing."""
-
-    def start_call(self) -> tracer.ClientCallTracer:
-        return self
-
-    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> tracer.AttemptTracer:
-        return self
-
-
-_IGNORED_METHOD = _IgnoredMethod()
-_IGNORED_SERVER_CALL = tracer.ServerCallTracer()
-
-
-@attrs.define(eq=False)
-class _LoggedServerCall(tracer.ServerCallTracer):
-    """Writes the entries of a served call."""
-
-    _entries: CallEntryWriter
-    _request: ServerContext
-    _stream: Stream
-    _headers_written: bool = False
-
-    def message_received(self, message: bytes, wire_size: int) -> None:
-        self._entries.write_client_message(message)
-
-    def half_close_received(self) -> None:
-        self._entries.write_half_close()
-
-    def message_sent(self, message: bytes, wire_size: int) -> None:
-        self._write_headers()
-        self._entries.write_server_message(message)
-
-    def _write_headers(self) -> None:
-        if not self._headers_written:
-            self._headers_written = True
-            self._entries.write_server_header(self._request.initial_metadata)
-
-    def call_ended(self, status: CallStatus) -> None:
-        code, message = status
-        if code and self._stream.reset_by_peer:
-            self._entries.write_cancel()
-            return
-        if self._request.initial_metadata:
-            # Without a message they were sent along with the status.
-            self._write_headers()
-        details = self._request.status_details if code else b""
-        self._entries.write_trailer(code, message, self._request.trailing_metadata, details)
-
-
-@attrs.frozen
-class _LoggedMethod(tracer.MethodTracer):
-    """Traces calls of a method that the filter selects."""
-
-    _write_entry: WriteEntry
-    _limits: MethodLogLimits
-    _method: Method
-
-    def start_call(self) -> tracer.ClientCallTracer:
-        entries = CallEntryWriter(self._write_entry, self._limits, CLIENT)
-        return LoggedClientCall(entries, self._method)

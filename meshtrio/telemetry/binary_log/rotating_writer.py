@@ -7,7 +7,6 @@ four bytes, big-endian.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -16,11 +15,13 @@ import stat
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from meshtrio.telemetry.metric_families import MetricFamily, counter_family
+from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.util.background_writer import BackgroundWriter
+from meshtrio.util.descriptors import closing_descriptor
 from meshtrio.util.log_once import ReasonChangeLogger
 
 _log = logging.getLogger("meshtrio.telemetry")
@@ -57,18 +58,16 @@ class RotatingWriter:
         *,
         max_file_size: int = DEFAULT_MAX_FILE_SIZE,
         max_files: int = DEFAULT_MAX_FILES,
-        retry_delay: float = _RETRY_DELAY,
     ) -> None:
         """Start the thread; no file is created yet.
 
-        Records larger than `max_file_size`, in bytes, are dropped, and all of them for
-        `retry_delay` after a failure.
+        Records larger than `max_file_size`, in bytes, are dropped, and all of them for five seconds
+        after a failure.
         """
         self.path = directory / f"{name}.{os.getpid()}.binlog"
         self._name = name
         self._max_file_size, self._max_files = max_file_size, max_files
-        self._retry_delay = retry_delay
-        self._records_written = 0
+        self._written = 0
         self._dropped: Counter[str] = Counter()
         self._fd: int | None = None
         self._file_offset = 0
@@ -97,8 +96,7 @@ class RotatingWriter:
         if not unwritten and self._fd is not None:
             os.close(self._fd)
             self._fd = None
-        dropped = sum(self._dropped.values())
-        if dropped:
+        if dropped := sum(self._dropped.values()):
             _log.warning("%d entries of the binary log %s were dropped", dropped, self.path)
 
     # -- in the thread -----------------------------------------------------------------------
@@ -128,7 +126,7 @@ class RotatingWriter:
             self._dropped["not_written"] += len(batch)
             self._on_write_error(exc)
         else:
-            self._records_written += len(batch)
+            self._written += len(batch)
             self._error_log.reset()
 
     def _append(self, data: bytes) -> None:
@@ -144,19 +142,14 @@ class RotatingWriter:
                 remaining = remaining[os.write(self._fd, remaining) :]
         except OSError:
             # A partial record would make everything after it unreadable.
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.ftruncate(self._fd, self._file_offset)
             raise
         self._file_offset += len(data)
 
-    @contextlib.contextmanager
-    def _open_directory(self) -> Iterator[int]:
+    def _open_directory(self) -> AbstractContextManager[int]:
         """Yield a descriptor of the folder, which others may be able to replace by path."""
-        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield folder
-        finally:
-            os.close(folder)
+        return closing_descriptor(os.open(self.path.parent, os.O_DIRECTORY | os.O_CLOEXEC))
 
     def _rotate(self) -> None:
         """Rename the files, so that the next write creates another one."""
@@ -167,10 +160,10 @@ class RotatingWriter:
         try:
             with self._open_directory() as folder:
                 for number in range(self._max_files - 1, 0, -1):
-                    with contextlib.suppress(FileNotFoundError):
+                    with suppress(FileNotFoundError):
                         before, after = self._rotated_name(number - 1), self._rotated_name(number)
                         os.replace(before, after, src_dir_fd=folder, dst_dir_fd=folder)
-                with contextlib.suppress(FileNotFoundError):
+                with suppress(FileNotFoundError):
                     os.unlink(self.path.name, dir_fd=folder)
         except OSError as exc:
             self._on_write_error(exc)
@@ -180,7 +173,7 @@ class RotatingWriter:
 
     def _on_write_error(self, exc: OSError) -> None:
         """Log the error, if the reason is new, and write nothing until the retry."""
-        self._retry_at = time.monotonic() + self._retry_delay
+        self._retry_at = time.monotonic() + _RETRY_DELAY
         reason = exc.strerror
         self._error_log.log(reason, "the binary log %s cannot be written: %s", self.path, reason)
 
@@ -191,10 +184,10 @@ class RotatingWriter:
         reasons = ("queue_full", "too_large", "not_written", "stopped")
         dropped = {(("reason", reason),): self._dropped[reason] for reason in reasons}
         prefix, text = "meshtrio.binary_log", "Entries of the binary log that were"
-        written = {(): self._records_written}
+        written = {(): self._written}
         return [
-            counter_family(f"{prefix}.written", "{entry}", f"{text} written.", written),
-            counter_family(f"{prefix}.dropped", "{entry}", f"{text} not written.", dropped),
+            MetricFamily.counter(f"{prefix}.written", "{entry}", f"{text} written.", written),
+            MetricFamily.counter(f"{prefix}.dropped", "{entry}", f"{text} not written.", dropped),
         ]
 
 
@@ -222,21 +215,11 @@ def _remove_stale_files(directory_fd: int, name: str, max_files: int) -> None:
     stale_files = []
     for entry in os.scandir(directory_fd):
         match = file.fullmatch(entry.name)
-        if match is not None and not _is_process_alive(int(match[1])):
-            with contextlib.suppress(FileNotFoundError):
+        if match is not None and not os.path.exists(f"/proc/{match[1]}"):
+            with suppress(FileNotFoundError):
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
                     stale_files.append((status.st_mtime, entry.name))
     for _, file_name in sorted(stale_files, reverse=True)[max_files:]:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.unlink(file_name, dir_fd=directory_fd)
-
-
-def _is_process_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

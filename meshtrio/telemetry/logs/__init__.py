@@ -31,7 +31,8 @@ _PLAIN_FORMAT = "%(levelname)s %(name)s: %(message)s"
 
 def configure_logging() -> None:
     """Write the program's log to stderr, unless the program has configured logging itself."""
-    if not _is_read_by_mesh():
+    # A terminal in whose shell MESH_SOCKET is set is no mesh.
+    if not os.environ.get(MESH_SOCKET) or sys.stderr is None or sys.stderr.isatty():
         logging.basicConfig(level=logging.INFO, format=_PLAIN_FORMAT)
     elif not logging.getLogger().handlers:
         from meshtrio.telemetry.logs.formatters import PluginLineFormatter
@@ -39,8 +40,3 @@ def configure_logging() -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(PluginLineFormatter(MAX_LINE_LENGTH))
         logging.basicConfig(level=logging.INFO, handlers=[handler])
-
-
-def _is_read_by_mesh() -> bool:
-    """Return whether stderr goes to a mesh, not to a terminal in whose shell MESH_SOCKET is set."""
-    return bool(os.environ.get(MESH_SOCKET)) and sys.stderr is not None and not sys.stderr.isatty()

@@ -34,10 +34,8 @@ def parse_traceparent(value: object) -> tuple[str, str] | None:
 
 def _ids_of_served_call() -> tuple[str, str] | None:
     call = current_context.get()
-    if call is None:
-        return None
-    traceparent = next((value for key, value in call.custom_metadata if key == "traceparent"), None)
-    return parse_traceparent(traceparent)
+    metadata = () if call is None else call.custom_metadata
+    return parse_traceparent(next((v for key, v in metadata if key == "traceparent"), None))
 
 
 def _ids_of_opentelemetry() -> tuple[str, str] | None:

@@ -11,10 +11,10 @@ An app that already exposes metrics with prometheus_client registers
 Theory of operation
 -------------------
 
-Tracers count calls: `call_metrics` by gRFC A66, `experimental` by A96 and A91, `gateway_metrics`
-the calls that the mesh proxies. A call's figures are appended to the flat list of a
-`call_recorder`, which is sorted into histograms when it is long or collected. `mesh_metrics` counts
-lifecycle events, and `resource_metrics` reads /proc.
+Tracers count calls: `call_metrics` by gRFC A66, with those that the mesh proxies, and
+`experimental` by A96 and A91. A call's figures are appended to the flat list of a `call_recorder`,
+which is sorted into histograms when it is long or collected. `mesh_metrics` counts lifecycle
+events, and `resource_metrics` reads /proc.
 
 Each is a *source*: a function that returns families (`metric_families`). `Metrics.collect` joins
 the sources of a process. The mesh collects those of its plugins by RPC

@@ -5,7 +5,8 @@ the rest, and call as few functions as possible.
 
 Labels are bounded whatever peers send. A server labels methods that it has handlers for, and all
 others "other"; a client labels up to `MAX_MEASURED_METHODS` pairs of target and method, and all
-others "other"; a status that gRPC does not define is UNKNOWN.
+others "other"; the gateway labels up to `MAX_MEASURED_SERVICES` services, and all others, and calls
+to none, "other". A status that gRPC does not define is UNKNOWN.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from meshtrio.telemetry.metrics.call_recorder import (
 
 MAX_MEASURED_METHODS = 1000
 """Maximum number of pairs of target and method that a client labels."""
+MAX_MEASURED_SERVICES = 1000
+"""Maximum number of services that the gateway labels."""
 OTHER = "other"
 """The label of methods and targets beyond the limits (gRFC A66)."""
 
@@ -67,7 +70,7 @@ class ServerMetrics(tracer.ServerTracer):
     def start_call(
         self, server_context: ServerContext, method: Method, stream: Stream
     ) -> tracer.ServerCallTracer:
-        calls = self._methods.get(method.path) or self._add_method(method.path, method.path[1:])
+        calls = self._methods.get(method.path) or self._add_method(method.path)
         calls.started += 1
         call = _ServerCallTracer()
         call.recorder = calls
@@ -76,19 +79,18 @@ class ServerMetrics(tracer.ServerTracer):
         return call
 
     def call_rejected(self, headers: RequestHeaders, status: CallStatus) -> None:
-        methods = self._methods
-        calls = methods.get(headers.path) or methods.get(OTHER) or self._add_method(OTHER, OTHER)
+        find = self._methods.get
+        calls = find(headers.path) or find(OTHER) or self._add_method(OTHER)
         calls.started += 1
-        calls.record_end(status[0], 0.0, None)
+        calls.record(status[0], 0.0, 0, 0)
 
-    def _add_method(self, key: str, label: str) -> CallRecorder:
-        calls = self._methods[key] = CallRecorder((("grpc.method", label),))
+    def _add_method(self, path: str) -> CallRecorder:
+        calls = self._methods[path] = CallRecorder((("grpc.method", path.removeprefix("/")),))
         return calls
 
     def collect(self) -> list[MetricFamily]:
         """Return the families, as of now."""
-        methods = list(self._methods.values())
-        text = "The total number of RPCs that came"
+        methods, text = list(self._methods.values()), "The total number of RPCs that came"
         return call_families("grpc.server.call", "{call}", text, "RPC", methods)
 
 
@@ -160,8 +162,10 @@ class _AttemptTracer(tracer.AttemptTracer):
     _started_at: float = attrs.field(factory=perf_counter)
 
     def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
-        self._call.last_status = status[0]
-        self._call.method.attempts.record_end(status[0], perf_counter() - self._started_at, stream)
+        call, seconds = self._call, perf_counter() - self._started_at
+        call.last_status = status[0]
+        sizes = (0, 0) if stream is None else (stream.sent_size, stream.received_size)
+        call.method.attempts.record(status[0], seconds, *sizes)
 
 
 M = TypeVar("M")
@@ -210,3 +214,40 @@ class ClientMetrics(tracer.ClientTracer):
             *call_families(name, "{attempt}", text, "RPC attempt", attempts),
             *histogram_families("grpc.client.call", "RPC", calls, [DURATION]),
         ]
+
+
+# -- the gateway -----------------------------------------------------------------------------
+
+
+class GatewayMetrics:
+    """Measures proxied calls by the service that they are sent to.
+
+    For plugins that measure nothing themselves these are the only metrics.
+    """
+
+    def __init__(self) -> None:
+        self._services: dict[str | None, CallRecorder] = {}
+        """By service; None for all others."""
+
+    def start_call(self, service: str | None) -> CallRecorder:
+        """Count the start of a call; `service` is None if unknown.
+
+        Returns the recorder of its end: of its status, and its duration in seconds.
+        """
+        calls = self._services.get(service or None) or self._add_service(service)
+        calls.started += 1
+        return calls
+
+    def _add_service(self, service: str | None) -> CallRecorder:
+        full = len(self._services) >= MAX_MEASURED_SERVICES
+        key = None if full or not service else service
+        if key not in self._services:
+            target = OTHER if key is None else f"mesh:///{key}"
+            self._services[key] = CallRecorder((("grpc.target", target),), [DURATION])
+        return self._services[key]
+
+    def collect(self) -> list[MetricFamily]:
+        """Return the families, as of now."""
+        services = list(self._services.values())
+        text, subject = "The calls that were passed on", "RPC that was passed on"
+        return call_families("mesh.gateway.call", "{call}", text, subject, services, [DURATION])

@@ -14,14 +14,13 @@ from typing import Any
 import attrs
 
 from meshtrio.grpc.status import UNKNOWN, StatusCode
-from meshtrio.rpc.stream import Stream
 from meshtrio.telemetry.metric_families import (
+    LATENCY_BUCKETS,
+    SIZE_BUCKETS,
+    Histogram,
     Labels,
     MetricFamily,
-    counter_family,
-    histogram_family,
 )
-from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, SIZE_BUCKETS, Histogram
 
 FLUSH_THRESHOLD = 1000
 """Length of `CallRecorder.pending` at which it has to be flushed."""
@@ -68,10 +67,9 @@ class CallRecorder:
     and call `flush` when it has reached `FLUSH_THRESHOLD`."""
     _histograms_by_status: dict[int, list[Histogram]] = attrs.field(factory=dict)
 
-    def record_end(self, code: int, seconds: float, stream: Stream | None) -> None:
-        """Record one that ended; `stream` is None if it failed before it had one."""
-        sent, received = (0, 0) if stream is None else (stream.sent_size, stream.received_size)
-        self.pending += (code, seconds, sent, received)
+    def record(self, code: int, *figures: float) -> None:
+        """Record the status of one that ended, and a figure for each instrument."""
+        self.pending += (code, *figures)
         if len(self.pending) >= FLUSH_THRESHOLD:
             self.flush()
 
@@ -95,9 +93,7 @@ class CallRecorder:
     def _histograms_for(self, code: int) -> list[Histogram]:
         known = code if code in _STATUS_CODES else UNKNOWN
         if known not in self._histograms_by_status:
-            self._histograms_by_status[known] = [
-                Histogram(each.bounds) for each in self.instruments
-            ]
+            self._histograms_by_status[known] = [Histogram(i.bounds) for i in self.instruments]
         return self._histograms_by_status[known]
 
 
@@ -113,7 +109,7 @@ def call_families(
     started = {calls.labels: calls.started for calls in recorders}
     text = f"{started_text}, including those that have not completed."
     return [
-        counter_family(f"{prefix}.started", unit, text, started),
+        MetricFamily.counter(f"{prefix}.started", unit, text, started),
         *histogram_families(prefix, subject, recorders, instruments),
     ]
 
@@ -129,7 +125,7 @@ def histogram_families(
         for code, histograms in calls.histograms_by_status().items()
     }
     return [
-        histogram_family(
+        MetricFamily.histogram(
             f"{prefix}.{figure.name}",
             figure.unit,
             figure.description.format(what=subject),

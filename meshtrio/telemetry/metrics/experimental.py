@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 
 from meshtrio.grpc.outlier_detection import Ejection
@@ -12,14 +12,8 @@ from meshtrio.rpc import tracer
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import AttemptKind
-from meshtrio.telemetry.metric_families import (
-    Labels,
-    MetricFamily,
-    counter_family,
-    histogram_family,
-)
+from meshtrio.telemetry.metric_families import Histogram, Labels, MetricFamily
 from meshtrio.telemetry.metrics.call_metrics import MAX_MEASURED_METHODS, OTHER, MethodMap
-from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, Histogram
 
 _ATTEMPT_COUNT_BUCKETS = (1.0, 2.0, 3.0, 4.0, 5.0)
 _HISTOGRAMS_BY_KIND = {
@@ -34,7 +28,7 @@ class _MethodTracer(tracer.MethodTracer):
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
-        self.delays = Histogram(LATENCY_BUCKETS)
+        self.delays = Histogram()
         self.counts = {kind: Histogram(bounds) for kind, (_, bounds) in _HISTOGRAMS_BY_KIND.items()}
 
     def start_call(self) -> tracer.ClientCallTracer:
@@ -101,20 +95,19 @@ class ExperimentalMetrics(tracer.ClientTracer):
         found.append(_make_family("retry_delay", "s", text, delays))
         return [*found, *self._ejection_families()]
 
-    def _ejection_families(self) -> Iterator[MetricFamily]:
-        enforced: dict[Labels, int] = {}
-        unenforced: dict[Labels, int] = {}
+    def _ejection_families(self) -> tuple[MetricFamily, MetricFamily]:
+        prefix, text = "grpc.lb.outlier_detection.ejections", "Endpoints that fail more than others"
+        unit = "{ejection}"
+        enforced = MetricFamily.counter(f"{prefix}_enforced", unit, f"{text} and were ejected.")
+        unenforced = MetricFamily.counter(f"{prefix}_unenforced", unit, f"{text} and were not.")
         for (target, (detection, reason)), count in list(self._ejection_counts.items()):
             method = ("grpc.lb.outlier_detection.detection_method", detection.value)
             if reason is None:
-                enforced[method, ("grpc.target", target)] = count
+                enforced.add((method, ("grpc.target", target)), count)
             else:
                 why = ("grpc.lb.outlier_detection.unenforced_reason", reason.value)
-                unenforced[method, why, ("grpc.target", target)] = count
-        prefix, text = "grpc.lb.outlier_detection.ejections", "Endpoints that fail more than others"
-        unit = "{ejection}"
-        yield counter_family(f"{prefix}_enforced", unit, f"{text} and were ejected.", enforced)
-        yield counter_family(f"{prefix}_unenforced", unit, f"{text} and were not.", unenforced)
+                unenforced.add((method, why, ("grpc.target", target)), count)
+        return enforced, unenforced
 
 
 def _make_family(
@@ -122,4 +115,4 @@ def _make_family(
 ) -> MetricFamily:
     """Make a family of the histograms that are not empty."""
     values = {labels: each.snapshot() for labels, each in histograms.items() if any(each.counts)}
-    return histogram_family(f"grpc.client.call.{name}", unit, text, values)
+    return MetricFamily.histogram(f"grpc.client.call.{name}", unit, text, values)

@@ -12,10 +12,10 @@ import logging
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import attrs
 import h11
 import trio
 from prometheus_client.exposition import choose_encoder
@@ -52,14 +52,12 @@ async def serve_metrics(
     collect_families: CollectFamilies,
     listen: str,
     *,
-    idle_timeout: float = _IDLE_TIMEOUT,
-    send_timeout: float = _SEND_TIMEOUT,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve metrics on "tcp:host:port" until cancelled. Raises UsageError if it cannot be bound.
 
-    A client is disconnected that sends no request, or reads nothing of the response, for
-    `idle_timeout`, or has not read the whole response within `send_timeout`.
+    A client is disconnected that sends no request, or reads nothing of the response, for ten
+    seconds, or has not read the whole response within a minute.
     """
     limiter, scrapes = trio.CapacityLimiter(_MAX_CONNECTIONS), ScrapeCoalescer(collect_families)
     with tcp_listener(listen) as sock:
@@ -68,7 +66,7 @@ async def serve_metrics(
             async with stream:
                 if limiter.available_tokens:
                     async with limiter:
-                        await _Exchange(stream, scrapes, idle_timeout, send_timeout).run()
+                        await _answer_request(stream, scrapes)
 
         def take(accepted: socket.socket, exhausted: bool) -> None:
             if exhausted:
@@ -85,81 +83,70 @@ async def serve_metrics(
             await acceptor.run()
 
 
-@attrs.define(eq=False)
-class _Exchange:
-    """The request and the response of one connection."""
-
-    _stream: trio.SocketStream
-    _scrapes: ScrapeCoalescer
-    _idle_timeout: float
-    _send_timeout: float
-
-    async def run(self) -> None:
-        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_READ_SIZE)
+async def _answer_request(stream: trio.SocketStream, scrapes: ScrapeCoalescer) -> None:
+    """Answer the request of one connection."""
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_READ_SIZE)
+    method = b""
+    response: HttpResponse
+    try:
         try:
-            method, (status, headers, body) = await self._handle_request(connection)
-            headers = [*headers, ("content-length", str(len(body))), ("connection", "close")]
-            head = connection.send(h11.Response(status_code=status, headers=headers)) or b""
-            response = memoryview(head if method == b"HEAD" else head + body)
-            with trio.fail_after(self._send_timeout):
-                for start in range(0, len(response), _CHUNK_SIZE):
-                    with trio.fail_after(self._idle_timeout):
-                        await self._stream.send_all(response[start : start + _CHUNK_SIZE])
-            await self._stream.send_eof()
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as exc:
-            _log.debug("scrape aborted: %r", exc)
-
-    async def _handle_request(self, connection: h11.Connection) -> tuple[bytes, HttpResponse]:
-        """Read a request; return its method and the response."""
-        method = b""
-        try:
-            request = await self._read_request(connection)
-            method = request.method
-            return method, await self._make_response(request)
+            request = await _read_request(stream, connection)
         except h11.RemoteProtocolError as exc:
             _log.debug("malformed scrape request: %s", exc)
-            text = b"Expected an HTTP/1.1 request.\n"
-            return method, (exc.error_status_hint, _TEXT_HEADERS, text)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise
-        except Exception:
-            # A bug here or in a source: this scrape fails, the server goes on.
-            _log.exception("collecting metrics failed")
-            return method, (500, _TEXT_HEADERS, b"Collecting metrics failed; see the log.\n")
+            response = exc.error_status_hint, _TEXT_HEADERS, b"Expected an HTTP/1.1 request.\n"
+        else:
+            method, response = request.method, await _make_response(request, scrapes)
+        status, headers, body = response
+        headers = [*headers, ("content-length", str(len(body))), ("connection", "close")]
+        head = connection.send(h11.Response(status_code=status, headers=headers)) or b""
+        data = memoryview(head if method == b"HEAD" else head + body)
+        with trio.fail_after(_SEND_TIMEOUT):
+            for start in range(0, len(data), _CHUNK_SIZE):
+                with trio.fail_after(_IDLE_TIMEOUT):
+                    await stream.send_all(data[start : start + _CHUNK_SIZE])
+        await stream.send_eof()
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as exc:
+        _log.debug("scrape aborted: %r", exc)
 
-    async def _read_request(self, connection: h11.Connection) -> h11.Request:
-        with trio.move_on_after(self._idle_timeout):
-            while True:
-                event: Any = connection.next_event()
-                if isinstance(event, h11.Request):
-                    return event
-                data = await self._stream.receive_some(_READ_SIZE)
-                connection.receive_data(data)
-                if not data:
-                    raise h11.RemoteProtocolError("the peer closed the connection")
-        raise trio.BrokenResourceError(f"no request within {self._idle_timeout:g} s")
 
-    async def _make_response(self, request: h11.Request) -> HttpResponse:
-        if request.target.partition(b"?")[0] != b"/metrics":
-            return 404, _TEXT_HEADERS, b"Metrics are at /metrics.\n"
-        if request.method not in (b"GET", b"HEAD"):
-            return 405, [*_TEXT_HEADERS, ("allow", "GET, HEAD")], b"Use GET.\n"
-        fields = {name: value.decode("latin-1") for name, value in request.headers}
-        use_gzip = "gzip" in fields.get(b"accept-encoding", "")
-        seconds = _parse_timeout(fields.get(_SCRAPE_TIMEOUT_HEADER))
+async def _read_request(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request:
+    with trio.move_on_after(_IDLE_TIMEOUT):
+        while True:
+            event: Any = connection.next_event()
+            if isinstance(event, h11.Request):
+                return event
+            data = await stream.receive_some(_READ_SIZE)
+            connection.receive_data(data)
+            if not data:
+                raise h11.RemoteProtocolError("the peer closed the connection")
+    raise trio.BrokenResourceError(f"no request within {_IDLE_TIMEOUT:g} s")
+
+
+async def _make_response(request: h11.Request, scrapes: ScrapeCoalescer) -> HttpResponse:
+    if request.target.partition(b"?")[0] != b"/metrics":
+        return 404, _TEXT_HEADERS, b"Metrics are at /metrics.\n"
+    if request.method not in (b"GET", b"HEAD"):
+        return 405, [*_TEXT_HEADERS, ("allow", "GET, HEAD")], b"Use GET.\n"
+    fields = {name: value.decode("latin-1") for name, value in request.headers}
+    use_gzip = "gzip" in fields.get(b"accept-encoding", "")
+    seconds = _parse_timeout(fields.get(_SCRAPE_TIMEOUT_HEADER))
+    try:
         accept = fields.get(b"accept", "")
-        kind, body = await self._scrapes.scrape(seconds, accept, use_gzip=use_gzip)
-        encoding = [("content-encoding", "gzip")] if use_gzip else []
-        return 200, [("content-type", kind), *encoding], body
+        kind, body = await scrapes.scrape(seconds, accept, use_gzip=use_gzip)
+    except Exception:
+        # A bug here or in a source: this scrape fails, the server goes on.
+        _log.exception("collecting metrics failed")
+        return 500, _TEXT_HEADERS, b"Collecting metrics failed; see the log.\n"
+    encoding = [("content-encoding", "gzip")] if use_gzip else []
+    return 200, [("content-type", kind), *encoding], body
 
 
 def _parse_timeout(text: str | None) -> float | None:
     """Parse a number of seconds; None if it is missing or malformed."""
-    try:
-        seconds = float(text or "nan")
-    except ValueError:
-        return None
-    return seconds if seconds > 0 else None
+    with suppress(ValueError):
+        if (seconds := float(text or "nan")) > 0:
+            return seconds
+    return None
 
 
 class ScrapeCoalescer:

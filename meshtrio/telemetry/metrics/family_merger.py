@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 import attrs
 
@@ -26,11 +26,7 @@ from meshtrio.telemetry.metric_families import (
     MetricKind,
     MetricPoint,
 )
-from meshtrio.telemetry.metrics.prometheus_names import (
-    prometheus_label_name,
-    prometheus_name,
-    reserved_names,
-)
+from meshtrio.telemetry.metrics import prometheus_names
 from meshtrio.util.text import replace_surrogates
 
 _MESH_NAME_PREFIX = "mesh_"
@@ -103,27 +99,26 @@ class FamilyMerger:
         source = _SourceQuota(labels, max_size)
         try:
             for family in families:
-                lost = self._merge_family(family, source, is_mesh=is_mesh)
-                for reason in lost:
+                for reason in self._merge_family(family, source, is_mesh=is_mesh):
+                    dropped[reason] += 1
                     self.dropped_examples.setdefault(reason, family.name[:_MAX_NAME_LENGTH])
-                dropped += lost
         finally:
             self._size += source.size
         return dropped
 
     def _merge_family(
         self, family: MetricFamily, source: _SourceQuota, *, is_mesh: bool
-    ) -> Counter[DropReason]:
+    ) -> Iterator[DropReason]:
+        """Add the points that are valid; yield the reasons for which the others are dropped."""
         merged = self._find_or_add(family, is_mesh=is_mesh)
         if isinstance(merged, DropReason):
-            return Counter({merged: max(len(family.points), 1)})
-        dropped: Counter[DropReason] = Counter()
+            yield from repeat(merged, max(len(family.points), 1))
+            return
         for point in family.points:
             self._checkpoint()
             reason = source.add_point(point, merged)
             if reason is not None:
-                dropped[reason] += 1
-        return dropped
+                yield reason
 
     def families(self) -> list[MetricFamily]:
         """Return the merged families."""
@@ -133,7 +128,7 @@ class FamilyMerger:
         """Return the merged family for the points of a family, or why they have to be dropped."""
         if not family.name or len(family.name) > _MAX_NAME_LENGTH:
             return DropReason.NAME
-        names = reserved_names(family)
+        names = prometheus_names.reserved_names(family)
         merged = self._merged.get(names[0])
         if merged is not None:
             if merged.is_mesh_only and not is_mesh:
@@ -142,7 +137,7 @@ class FamilyMerger:
         if any(name in self._family_by_name for name in names):
             return DropReason.NAME
         self._family_by_name.update(dict.fromkeys(names, names[0]))
-        described = attrs.evolve(family, text=_to_single_line(family.text), points=())
+        described = attrs.evolve(family, text=_to_single_line(family.text), points=[])
         closed = is_mesh and names[0].startswith(_MESH_NAME_PREFIX)
         merged = self._merged[names[0]] = _MergedFamily(described, closed)
         return merged
@@ -166,11 +161,11 @@ class _SourceQuota:
             (f"exported_{name}" if name in self._reserved_labels else name, value)
             for name, value in point.labels
         )
-        named = [(prometheus_label_name(name), value) for name, value in labels]
+        named = [(prometheus_names.label_name(name), value) for name, value in labels]
         reason = _check_labels(kind, named)
         if reason is not None:
             return reason
-        size = _estimate_size(prometheus_name(merged.family), named, point.value)
+        size = _estimate_size(prometheus_names.metric_name(merged.family), named, point.value)
         if size is None or self.size + size > self._max_size:
             return DropReason.SIZE
         # Prometheus treats a label with an empty value as absent.

@@ -5,6 +5,7 @@ Labels are bounded by the config: plugins, instance numbers, states and causes.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import trio
@@ -16,15 +17,7 @@ from meshtrio.supervisor.policy.restart import ExitCause
 from meshtrio.supervisor.policy.state import InstanceState
 from meshtrio.supervisor.statistics import GROUP_REASON, REPLACEMENT_REASON, InstanceKey
 from meshtrio.supervisor.supervisor import Supervisor
-from meshtrio.telemetry.metric_families import (
-    Labels,
-    MetricFamily,
-    counter_family,
-    gauge_family,
-    histogram_family,
-    instance_labels,
-)
-from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, Histogram
+from meshtrio.telemetry.metric_families import Histogram, Labels, MetricFamily, instance_labels
 from meshtrio.telemetry.metrics.resource_metrics import ResourceMetrics
 from meshtrio.util.version import VERSION
 
@@ -32,7 +25,7 @@ _LAG_INTERVAL = 0.25
 """Seconds between two measurements of the event loop's lag."""
 _RESTART_REASONS = (*(cause.value for cause in ExitCause), REPLACEMENT_REASON, GROUP_REASON)
 
-_RATE_LIMIT = "the rate limit of the config"
+_RATE_LIMIT, _DROPPED = "the rate limit of the config", "Lines dropped because they exceeded"
 _PLUGIN_COUNTERS = (
     ("starts", "", "starts", "Processes that were started."),
     ("not_started", "", "not_started", "Starts that failed before there was a process."),
@@ -41,12 +34,7 @@ _PLUGIN_COUNTERS = (
     ("gave_up", "", "gave_up", "Times that the restart policy left an instance down."),
     ("unready", "", "unready", "Times that an instance reported NOT_SERVING."),
     ("log.lines", "{line}", "lines", f"Lines of stdout and stderr within {_RATE_LIMIT}."),
-    (
-        "log.dropped",
-        "{line}",
-        "lines_dropped",
-        f"Lines dropped because they exceeded {_RATE_LIMIT}.",
-    ),
+    ("log.dropped", "{line}", "lines_dropped", f"{_DROPPED} {_RATE_LIMIT}."),
 )
 """Name and unit of a metric, its field of `LifecycleCounts`, and the help text."""
 
@@ -58,15 +46,14 @@ class MeshMetrics:
         self._supervisor = supervisor
         self._registry = registry
         self._ready_since: dict[InstanceKey, float] = {}
-        self._ready_durations: dict[str, Histogram] = {}
-        self._lag = Histogram(LATENCY_BUCKETS)
+        self._ready_durations = defaultdict[str, Histogram](Histogram)
+        self._lag = Histogram()
         self._resources = ResourceMetrics()
 
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Count an event of the supervisor."""
         if isinstance(event, events.Ready):
-            histogram = self._ready_durations.setdefault(event.plugin, Histogram(LATENCY_BUCKETS))
-            histogram.record([event.startup_time])
+            self._ready_durations[event.plugin].record([event.startup_time])
             self._ready_since[event.plugin, event.instance] = trio.current_time()
 
     async def measure_lag(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -95,73 +82,64 @@ class MeshMetrics:
 
     def _mesh_families(self) -> list[MetricFamily]:
         def gauge(name: str, unit: str, text: str, value: float) -> MetricFamily:
-            return gauge_family(f"mesh.{name}", unit, text, {(): value})
+            return MetricFamily.gauge(f"mesh.{name}", unit, text, {(): value})
 
         registry, info = self._registry, {(("version", VERSION),): 1}
         uptime, services = self._supervisor.statistics().uptime, len(registry.services())
         endpoints, total = registry.count_endpoints(), {(): registry.revision}
         lag, text = {(): self._lag.snapshot()}, "Delay of due tasks in the mesh's event loop."
         return [
-            gauge_family("mesh.info", "", "Version of the mesh; the value is 1.", info),
+            MetricFamily.gauge("mesh.info", "", "Version of the mesh; the value is 1.", info),
             gauge("uptime", "s", "Time since the mesh was started.", uptime),
-            histogram_family("mesh.loop.lag", "s", text, lag),
+            MetricFamily.histogram("mesh.loop.lag", "s", text, lag),
             gauge("registry.services", "{service}", "Services in the registry.", services),
             gauge("registry.endpoints", "{endpoint}", "Endpoints in the registry.", endpoints),
-            counter_family("mesh.registry.changes", "{change}", "Changes of the registry.", total),
+            MetricFamily.counter(
+                "mesh.registry.changes", "{change}", "Changes of the registry.", total
+            ),
         ]
 
     def _plugin_families(self) -> list[MetricFamily]:
         counts = {plugin.name: plugin.counts for plugin in self._supervisor.statistics().plugins}
-        self._ready_durations = {
-            name: self._ready_durations.get(name) or Histogram(LATENCY_BUCKETS) for name in counts
-        }
+        ready_durations = {name: self._ready_durations[name] for name in counts}
+        self._ready_durations = defaultdict(Histogram, ready_durations)
 
         def values(count: str) -> dict[Labels, int]:
             return {(("plugin", name),): getattr(each, count) for name, each in counts.items()}
 
-        ready = {(("plugin", name),): h.snapshot() for name, h in self._ready_durations.items()}
+        ready = {(("plugin", name),): h.snapshot() for name, h in ready_durations.items()}
         text = "Time from the start of a process until it was ready."
         return [
             *(
-                counter_family(f"mesh.plugin.{name}", unit, help_text, values(count))
+                MetricFamily.counter(f"mesh.plugin.{name}", unit, help_text, values(count))
                 for name, unit, count, help_text in _PLUGIN_COUNTERS
             ),
-            histogram_family("mesh.plugin.ready.duration", "s", text, ready),
+            MetricFamily.histogram("mesh.plugin.ready.duration", "s", text, ready),
         ]
 
     def _instance_families(self, instances: Iterable[Instance]) -> list[MetricFamily]:
         current = {(each.plugin, each.number): each for each in instances}
-        labels = {key: instance_labels(*key) for key in current}
         self._ready_since = {key: t for key, t in self._ready_since.items() if key in current}
         now, counters = trio.current_time(), self._supervisor.counters
-        ready = {key: since for key, since in self._ready_since.items() if current[key].is_ready}
-        since_ready = {labels[key]: now - since for key, since in ready.items()}
-        latencies = {
-            labels[key]: run.last_check.latency
-            for key, each in current.items()
-            if (run := each.active_run) is not None and run.last_check is not None
-        }
-        states = {
-            (*labels[key], ("state", state.value)): float(each.state is state)
-            for key, each in current.items()
-            for state in InstanceState
-        }
-        restarts = {
-            (*labels[key], ("reason", reason)): counters.restarts[key, reason]
-            for key in current
-            for reason in _RESTART_REASONS
-        }
-        failed_checks = {labels[key]: counters.failed_checks[key] for key in current}
-        prefix, checks = "mesh.instance", "mesh.instance.liveness"
         text = "1 for the current state of an instance, 0 for the others."
-        ready_text = "Time since the instance became ready."
-        failures = "Health checks that were not answered."
-        duration = "Duration of the last health check."
-        causes = "Restarts of the instance, by cause."
-        return [
-            gauge_family(f"{prefix}.state", "", text, states),
-            gauge_family(f"{prefix}.since_ready", "s", ready_text, since_ready),
-            counter_family(f"{prefix}.restarts", "{restart}", causes, restarts),
-            gauge_family(f"{checks}.duration", "s", duration, latencies),
-            counter_family(f"{checks}.failures", "{check}", failures, failed_checks),
-        ]
+        states = MetricFamily.gauge("mesh.instance.state", "", text)
+        text = "Time since the instance became ready."
+        since_ready = MetricFamily.gauge("mesh.instance.since_ready", "s", text)
+        text = "Restarts of the instance, by cause."
+        restarts = MetricFamily.counter("mesh.instance.restarts", "{restart}", text)
+        text = "Duration of the last health check."
+        latencies = MetricFamily.gauge("mesh.instance.liveness.duration", "s", text)
+        text = "Health checks that were not answered."
+        failed_checks = MetricFamily.counter("mesh.instance.liveness.failures", "{check}", text)
+        for key, each in current.items():
+            labels, run = instance_labels(*key), each.active_run
+            for state in InstanceState:
+                states.add((*labels, ("state", state.value)), float(each.state is state))
+            if each.is_ready and key in self._ready_since:
+                since_ready.add(labels, now - self._ready_since[key])
+            for reason in _RESTART_REASONS:
+                restarts.add((*labels, ("reason", reason)), counters.restarts[key, reason])
+            if run is not None and run.last_check is not None:
+                latencies.add(labels, run.last_check.latency)
+            failed_checks.add(labels, counters.failed_checks[key])
+        return [states, since_ready, restarts, latencies, failed_checks]

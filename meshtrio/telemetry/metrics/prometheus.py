@@ -22,13 +22,8 @@ from meshtrio.telemetry.metric_families import (
     MetricFamily,
     MetricKind,
     MetricPoint,
-    histogram_family,
 )
-from meshtrio.telemetry.metrics.prometheus_names import (
-    prometheus_label_name,
-    prometheus_name,
-    prometheus_unit,
-)
+from meshtrio.telemetry.metrics import prometheus_names
 
 _log = logging.getLogger("meshtrio.telemetry")
 
@@ -41,17 +36,17 @@ _DEFAULT_COLLECTOR_METRICS = frozenset(
     }
 )
 """Metrics of prometheus_client's default collectors for the process and Python."""
-_is_collecting_registry: ContextVar[bool] = ContextVar("collecting registry", default=False)
-_is_in_own_collector: ContextVar[bool] = ContextVar("in own collector", default=False)
+_is_collecting: ContextVar[bool] = ContextVar("collecting metrics", default=False)
+"""Whether a registry of prometheus_client or a `PrometheusCollector` is being collected."""
 
 
 @contextmanager
-def _set_flag(flag: ContextVar[bool]) -> Iterator[None]:
-    token = flag.set(True)
+def _collecting() -> Iterator[None]:
+    token = _is_collecting.set(True)
     try:
         yield
     finally:
-        flag.reset(token)
+        _is_collecting.reset(token)
 
 
 class PrometheusCollector(Collector):
@@ -72,9 +67,9 @@ class PrometheusCollector(Collector):
         self._collect_families = collect_families
 
     def collect(self) -> list[core.Metric]:
-        if _is_collecting_registry.get():
+        if _is_collecting.get():
             return []
-        with _set_flag(_is_in_own_collector):
+        with _collecting():
             # A name without series would say nothing.
             return [to_prometheus(family) for family in self._collect_families() if family.points]
 
@@ -88,11 +83,11 @@ class PrometheusCollector(Collector):
 
 def to_prometheus(family: MetricFamily) -> core.Metric:
     """Convert a family to a metric of prometheus_client."""
-    name = prometheus_name(family)
-    metric = core.Metric(name, family.text, family.kind.value, prometheus_unit(family))
+    name = prometheus_names.metric_name(family)
+    metric = core.Metric(name, family.text, family.kind.value, prometheus_names.unit_suffix(family))
     suffix = "_total" if family.kind is MetricKind.COUNTER else ""
     for point in family.points:
-        labels = {prometheus_label_name(label): value for label, value in point.labels}
+        labels = {prometheus_names.label_name(label): value for label, value in point.labels}
         if isinstance(point.value, Distribution):
             metric.samples += _bucket_samples(name, labels, point.value)
         else:
@@ -122,11 +117,11 @@ def collect_default_registry() -> list[MetricFamily]:
     each process itself, and those of a `PrometheusCollector`, which are collected anyway. Returns
     nothing if called by a `PrometheusCollector`.
     """
-    if _is_in_own_collector.get():
+    if _is_collecting.get():
         return []
     found: list[MetricFamily] = []
     try:
-        with _set_flag(_is_collecting_registry):
+        with _collecting():
             for metric in prometheus_client.REGISTRY.collect():
                 if metric.name not in _DEFAULT_COLLECTOR_METRICS:
                     found += from_prometheus(metric)
@@ -174,4 +169,4 @@ def _histogram_from_prometheus(metric: core.Metric) -> MetricFamily:
         totals = [0, *(int(found[bound]) for bound in sorted(found))]
         counts = tuple(b - a for a, b in pairwise(totals))
         values[labels] = Distribution(tuple(bounds), counts, sums.get(labels, 0.0))
-    return histogram_family(metric.name, "", metric.documentation, values)
+    return MetricFamily.histogram(metric.name, "", metric.documentation, values)

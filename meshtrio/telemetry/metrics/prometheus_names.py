@@ -21,24 +21,24 @@ _SAMPLE_SUFFIXES = {
 }
 
 
-def prometheus_unit(family: MetricFamily) -> str:
+def unit_suffix(family: MetricFamily) -> str:
     """Return the suffix of a family's unit; "" for units without one in Prometheus."""
     return _UNIT_SUFFIXES.get(family.unit, "")
 
 
-def prometheus_name(family: MetricFamily) -> str:
+def metric_name(family: MetricFamily) -> str:
     """Return the name of a family, with its unit as a suffix."""
-    name, unit = _sanitize(family.name, _INVALID_NAME_CHARS), prometheus_unit(family)
+    name, unit = _sanitize(family.name, _INVALID_NAME_CHARS), unit_suffix(family)
     return name if not unit or name.endswith(f"_{unit}") else f"{name}_{unit}"
 
 
 def reserved_names(family: MetricFamily) -> tuple[str, ...]:
     """Return the family's name, and the sample names that OpenMetrics reserves for it."""
-    name = prometheus_name(family)
+    name = metric_name(family)
     return (name, *(name + suffix for suffix in _SAMPLE_SUFFIXES[family.kind]))
 
 
-def prometheus_label_name(name: str) -> str:
+def label_name(name: str) -> str:
     """Return the name of a label."""
     return _sanitize(name, _INVALID_LABEL_CHARS)
 

@@ -15,13 +15,12 @@ its children.
     tracing               Tracing, the tracer of servers and channels: sampled or not, which parent
     call_tracers          tracers of served calls, outgoing calls and attempts
     propagation           contexts to and from metadata, and those of process runs
-    ratio_sampler         decides on calls without a parent
-    call_span             our implementation of OpenTelemetry's Span, and its provider
+    call_span             our implementation of OpenTelemetry's Span, and its tracer
     batch_span_processor  bounded queue of ended spans, and the task that exports them
     otlp_exporter, otlp_http_exporter, otlp_encoding
                           one batch to a collector
     process_spans         spans of process runs, from lifecycle events
-    pipeline              all of these, set up for one process
+    pipeline              all of these, set up for one process; sampling of calls without a parent
 
 Data flows one way: `Tracing` starts a span; the call ends it; the span goes to the processor's
 `on_end`, in any thread; the processor's task exports batches. Nothing waits for the exporter: spans
@@ -44,6 +43,6 @@ TracerProvider, SpanLimits), its samplers and id generators, the containers Boun
 BoundedList, and the OTLP exporter's `encode_spans`.
 """
 
-from meshtrio.telemetry.traces.tracing import ShouldSample, TracerProviderLike, Tracing
+from meshtrio.telemetry.traces.tracing import TracerProviderLike, Tracing
 
-__all__ = ["ShouldSample", "TracerProviderLike", "Tracing"]
+__all__ = ["TracerProviderLike", "Tracing"]

@@ -9,11 +9,10 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 
-import attrs
 import trio
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
-from meshtrio.telemetry.metric_families import MetricFamily, counter_family, gauge_family
+from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.util.log_once import ReasonChangeLogger
 
 _log = logging.getLogger("meshtrio.telemetry")
@@ -23,21 +22,14 @@ _MAX_QUEUE_SIZE = 2048
 _MAX_BATCH_SIZE = 256
 _SCHEDULE_DELAY = 1.0
 """Maximum seconds that a span waits for its batch to fill."""
+_SHUTDOWN_TIMEOUT = 2.0
+"""Seconds to export the remaining spans at the end."""
 EXPORT_TIMEOUT = 10.0
 """Seconds for one batch, retries included; the default of OTEL_EXPORTER_OTLP_TIMEOUT."""
 
-ExportSpans = Callable[[Sequence[ReadableSpan]], Awaitable["PartialSuccess"]]
-"""Exports a batch of spans. Raises SpanExportError if the collector received none of them."""
-
-
-@attrs.frozen
-class PartialSuccess:
-    """The result of exporting a batch, some of whose spans may have been rejected."""
-
-    rejected_spans: int = 0
-    """Number of spans that were not accepted."""
-    error_message: str = ""
-    """Why spans were rejected; "" if none were."""
+ExportSpans = Callable[[Sequence[ReadableSpan]], Awaitable[tuple[int, str]]]
+"""Exports a batch of spans, and returns how many were rejected, and why; 0 and "" if none were.
+Raises SpanExportError if the collector received none of them."""
 
 
 class SpanExportError(Exception):
@@ -47,14 +39,12 @@ class SpanExportError(Exception):
 class TrioBatchSpanProcessor(SpanProcessor):
     """OpenTelemetry's SpanProcessor: takes spans in any thread, and exports them in `run`."""
 
-    def __init__(self, export: ExportSpans, *, shutdown_timeout: float = 2.0) -> None:
-        """`shutdown_timeout`: seconds to export the remaining spans at the end."""
+    def __init__(self, export: ExportSpans) -> None:
         self._export = export
-        self._shutdown_timeout = shutdown_timeout
         self._queue: deque[ReadableSpan] = deque()
         self._exported = 0
         self._dropped: Counter[str] = Counter()
-        self._batch_full: trio.Event | None = None
+        self._batch_full = trio.Event()
         self._is_shutting_down = False
         self._token: trio.lowlevel.TrioToken | None = None
         self._drop_log = ReasonChangeLogger(_log)
@@ -79,15 +69,14 @@ class TrioBatchSpanProcessor(SpanProcessor):
                 self._token = None
 
     def _set_batch_full(self) -> None:
-        if self._batch_full is not None:
-            self._batch_full.set()
+        self._batch_full.set()
 
     # -- export ------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Export spans until cancelled.
 
-        Cancellation: Shielded for at most `shutdown_timeout`, to export the remaining spans.
+        Cancellation: Shielded for at most 2 s, to export the remaining spans.
         """
         self._token = trio.lowlevel.current_trio_token()
         self._is_shutting_down = False
@@ -102,7 +91,7 @@ class TrioBatchSpanProcessor(SpanProcessor):
                     await self._export_all()
             self._token = None
             if scope.cancelled_caught:
-                seconds = f"{self._shutdown_timeout:g} s"
+                seconds = f"{_SHUTDOWN_TIMEOUT:g} s"
                 self._log_drop_reason(f"some were not exported within {seconds} of the end")
             self._dropped["stopped"] += len(self._queue)
             self._queue.clear()
@@ -112,7 +101,7 @@ class TrioBatchSpanProcessor(SpanProcessor):
         try:
             await trio.sleep_forever()
         finally:
-            scope.deadline = trio.current_time() + self._shutdown_timeout
+            scope.deadline = trio.current_time() + _SHUTDOWN_TIMEOUT
             self._is_shutting_down = True
             self._set_batch_full()
 
@@ -121,7 +110,7 @@ class TrioBatchSpanProcessor(SpanProcessor):
             count = min(_MAX_BATCH_SIZE, len(self._queue))
             batch = [self._queue.popleft() for _ in range(count)]
             try:
-                result = await self._export(batch)
+                rejected, reason = await self._export(batch)
             except BaseException as exc:
                 self._dropped["not_sent"] += count
                 if isinstance(exc, SpanExportError):
@@ -132,9 +121,9 @@ class TrioBatchSpanProcessor(SpanProcessor):
                 else:
                     raise
             else:
-                self._exported += count - result.rejected_spans
-                self._dropped["rejected"] += result.rejected_spans
-                self._log_drop_reason(result.error_message)
+                self._exported += count - rejected
+                self._dropped["rejected"] += rejected
+                self._log_drop_reason(reason)
 
     def _log_drop_reason(self, reason: str) -> None:
         """Log why spans are dropped, if the reason changed; "" means that none were."""
@@ -152,7 +141,9 @@ class TrioBatchSpanProcessor(SpanProcessor):
         sent, waiting = {(): self._exported}, {(): len(self._queue)}
         text, waiting_text = "Spans that the collector accepted.", "Spans that wait to be exported."
         return [
-            counter_family("meshtrio.spans.sent", "{span}", text, sent),
-            counter_family("meshtrio.spans.dropped", "{span}", "Spans that were dropped.", dropped),
-            gauge_family("meshtrio.spans.waiting", "{span}", waiting_text, waiting),
+            MetricFamily.counter("meshtrio.spans.sent", "{span}", text, sent),
+            MetricFamily.counter(
+                "meshtrio.spans.dropped", "{span}", "Spans that were dropped.", dropped
+            ),
+            MetricFamily.gauge("meshtrio.spans.waiting", "{span}", waiting_text, waiting),
         ]

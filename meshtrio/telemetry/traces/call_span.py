@@ -34,8 +34,8 @@ Attributes = Mapping[str, Any]
 
 
 @attrs.frozen
-class CallSpanTracerProvider:
-    """Provides tracers of call spans; implements `TracerProviderLike`.
+class CallSpanTracer:
+    """Starts call spans; implements `TracerLike`, and `TracerProviderLike` by copies of itself.
 
     Every span is recorded, except for children of spans that are not sampled.
     """
@@ -46,24 +46,17 @@ class CallSpanTracerProvider:
     id_generator: IdGenerator
     on_end: Callable[[ReadableSpan], None]
     """Called with each span that ends, in the thread that ends it."""
+    scope: InstrumentationScope | None = None
 
     def get_tracer(self, name: str, version: str) -> CallSpanTracer:
-        return CallSpanTracer(self, InstrumentationScope(name, version))
-
-
-@attrs.frozen
-class CallSpanTracer:
-    """Starts call spans; implements `TracerLike`."""
-
-    provider: CallSpanTracerProvider
-    scope: InstrumentationScope
+        return attrs.evolve(self, scope=InstrumentationScope(name, version))
 
     def start_span(
         self, name: str, context: Context, kind: SpanKind, attributes: Attributes
     ) -> Span:
         parent: SpanContext | None = trace.get_current_span(context).get_span_context()
         assert parent is not None
-        ids = self.provider.id_generator
+        ids = self.id_generator
         if not parent.is_valid:
             parent, trace_id = None, ids.generate_trace_id()
             own = SpanContext(trace_id, ids.generate_span_id(), False, _SAMPLED_FLAGS)
@@ -72,7 +65,7 @@ class CallSpanTracer:
             own = SpanContext(trace_id, ids.generate_span_id(), False, flags, state)
         else:
             return trace.NonRecordingSpan(parent)
-        kept = _copy_attributes(attributes, self.provider.limits.max_span_attributes)
+        kept = _copy_attributes(attributes, self.limits.max_span_attributes)
         return CallSpan(self, name, own, parent, kind, kept)
 
 
@@ -86,11 +79,11 @@ class CallSpan(Span):
     _parent: SpanContext | None
     _kind: SpanKind
     _attributes: Any
-    _events: list[Event] | BoundedList[Event] = attrs.field(factory=list, init=False)
-    _links: BoundedList[trace.Link] | None = attrs.field(default=None, init=False)
-    _status: Status = attrs.field(default=_UNSET, init=False)
-    _is_ended: bool = attrs.field(default=False, init=False)
-    _start_time: int = attrs.field(factory=time_ns, init=False)
+    _events: list[Event] | BoundedList[Event] = attrs.field(factory=list)
+    _links: BoundedList[trace.Link] | None = None
+    _status: Status = _UNSET
+    _is_ended: bool = False
+    _start_time: int = attrs.field(factory=time_ns)
 
     def get_span_context(self) -> SpanContext:
         return self._context
@@ -108,7 +101,7 @@ class CallSpan(Span):
         attributes = self._attributes
         is_full = len(attributes) >= MAX_PLAIN_ENTRIES
         if type(attributes) is dict and (is_full or not _are_plain({key: value})):
-            limit = self._tracer.provider.limits.max_span_attributes
+            limit = self._tracer.limits.max_span_attributes
             attributes = BoundedAttributes(limit, attributes, immutable=False)
             self._attributes = attributes
         attributes.pop(key, None)  # The attribute set last is the last to be dropped.
@@ -119,7 +112,7 @@ class CallSpan(Span):
     ) -> None:
         if self._is_ended:
             return
-        limits = self._tracer.provider.limits
+        limits = self._tracer.limits
         if type(self._events) is list and len(self._events) >= MAX_PLAIN_ENTRIES:
             self._events = BoundedList.from_seq(limits.max_events, self._events)
         kept = _copy_attributes(attributes or {}, limits.max_event_attributes)
@@ -128,7 +121,7 @@ class CallSpan(Span):
     def add_link(self, context: SpanContext, attributes: Attributes | None = None) -> None:
         if self._is_ended or not (context.is_valid or attributes or context.trace_state):
             return
-        limits = self._tracer.provider.limits
+        limits = self._tracer.limits
         if self._links is None:
             self._links = BoundedList(limits.max_links)
         kept = BoundedAttributes(limits.max_link_attributes, attributes)
@@ -173,7 +166,7 @@ class CallSpan(Span):
             name=self._name,
             context=self._context,
             parent=self._parent,
-            resource=tracer.provider.resource,
+            resource=tracer.resource,
             attributes=self._attributes,
             events=self._events,
             links=self._links or (),
@@ -183,7 +176,7 @@ class CallSpan(Span):
             end_time=end_time or time_ns(),
             instrumentation_scope=tracer.scope,
         )
-        tracer.provider.on_end(span)
+        tracer.on_end(span)
 
 
 def _copy_attributes(attributes: Attributes, max_count: int | None) -> Any:

@@ -18,7 +18,6 @@ from opentelemetry.trace import StatusCode as SpanStatusCode
 
 from meshtrio.grpc.status import CANCELLED, CallStatus, StatusCode
 from meshtrio.rpc import tracer
-from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer_dispatch import MessageTracer
 from meshtrio.telemetry.traces.propagation import encode_context_headers, process_span_context
@@ -33,16 +32,6 @@ class TracerLike(Protocol):
     def start_span(
         self, name: str, context: Context, kind: SpanKind, attributes: Mapping[str, Any], /
     ) -> Span: ...
-
-
-def span_name(kind: str, method: Method) -> str:
-    """Return the name of a span of a method; `kind` is Sent, Attempt or Recv."""
-    return f"{kind}.{method.service}.{method.name}"
-
-
-def span_attributes(method: Method) -> dict[str, str]:
-    """Return the attributes of OpenTelemetry's conventions; gRFC A72 requires none."""
-    return {"rpc.system": "grpc", "rpc.service": method.service, "rpc.method": method.name}
 
 
 def _end_span(span: Span, status: CallStatus) -> None:

@@ -25,12 +25,7 @@ from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.grpc.status import StatusCode
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
-from meshtrio.telemetry.traces.batch_span_processor import (
-    EXPORT_TIMEOUT,
-    ExportSpans,
-    PartialSuccess,
-    SpanExportError,
-)
+from meshtrio.telemetry.traces.batch_span_processor import ExportSpans, SpanExportError
 from meshtrio.telemetry.traces.otlp_encoding import encode_export_request
 from meshtrio.util.backoff import Backoff
 
@@ -54,7 +49,7 @@ _EXPORT_METHOD_CONFIG = MethodConfig(
 
 @asynccontextmanager
 async def open_exporter(
-    collector: OtlpEndpoint, timeout_seconds: float = EXPORT_TIMEOUT
+    collector: OtlpEndpoint, timeout_seconds: float
 ) -> AsyncIterator[ExportSpans]:
     """Yield a function that exports batches of spans to a collector, for use in the block.
 
@@ -68,7 +63,7 @@ async def open_exporter(
     address = collector.address
     endpoint = Endpoint(id=address, address=address, tls=collector.tls)
 
-    async def export_batch(spans: Sequence[ReadableSpan]) -> PartialSuccess:
+    async def export_batch(spans: Sequence[ReadableSpan]) -> tuple[int, str]:
         # Encoding takes too long for the event loop.
         request = await trio.to_thread.run_sync(encode_export_request, spans)
         try:
@@ -80,21 +75,21 @@ async def open_exporter(
             text = f"the collector at {address} did not take them within {timeout_seconds:g} s"
             reason = channel.picker.unavailable_reason
             raise SpanExportError(f"{text}: {reason}" if reason else text) from None
-        return _partial_success(request, reply, len(spans), address)
+        return _count_rejected(request, reply, len(spans), address)
 
     async with open_endpoint_channel(endpoint, traced=False, metadata=collector.headers) as channel:
         export = make_multicallable(channel, _EXPORT_METHOD)
         yield export_batch
 
 
-def _partial_success(request: Any, reply: Any, count: int, address: str) -> PartialSuccess:
+def _count_rejected(request: Any, reply: Any, count: int, address: str) -> tuple[int, str]:
     groups = (scope for each in request.resource_spans for scope in each.scope_spans)
     sent = sum(len(group.spans) for group in groups)
     partial = reply.partial_success
     rejected = max(0, min(partial.rejected_spans, sent))
     if rejected:
         message = f"the collector at {address} rejected {rejected}: {partial.error_message}"
-        return PartialSuccess(count - sent + rejected, message)
+        return count - sent + rejected, message
     if invalid := count - sent:
-        return PartialSuccess(invalid, f"{invalid} have text that is not valid Unicode")
-    return PartialSuccess()
+        return invalid, f"{invalid} have text that is not valid Unicode"
+    return 0, ""

@@ -12,11 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
-from meshtrio.telemetry.traces.batch_span_processor import (
-    ExportSpans,
-    PartialSuccess,
-    SpanExportError,
-)
+from meshtrio.telemetry.traces.batch_span_processor import ExportSpans, SpanExportError
 from meshtrio.util.tls_config import ClientTlsConfig
 
 
@@ -35,14 +31,14 @@ def make_http_exporter(collector: OtlpEndpoint, timeout_seconds: float) -> Expor
         session=_Session(),
     )
 
-    async def export_batch(spans: Sequence[ReadableSpan]) -> PartialSuccess:
+    async def export_batch(spans: Sequence[ReadableSpan]) -> tuple[int, str]:
         try:
             result = await trio.to_thread.run_sync(exporter.export, spans, abandon_on_cancel=True)
         except ValueError as exc:
             raise SpanExportError(f"encoding failed: {exc}") from None
         if result is not SpanExportResult.SUCCESS:
             raise SpanExportError(f"the collector at {url} did not accept them; see the log")
-        return PartialSuccess()
+        return 0, ""
 
     return export_batch
 

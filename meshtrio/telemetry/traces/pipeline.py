@@ -7,22 +7,25 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from random import Random
 
 import attrs
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.telemetry.traces import Tracing
 from meshtrio.telemetry.traces.batch_span_processor import EXPORT_TIMEOUT, TrioBatchSpanProcessor
-from meshtrio.telemetry.traces.call_span import MAX_PLAIN_ENTRIES, CallSpanTracerProvider
+from meshtrio.telemetry.traces.call_span import MAX_PLAIN_ENTRIES, CallSpanTracer
 from meshtrio.telemetry.traces.otlp_exporter import open_exporter
-from meshtrio.telemetry.traces.ratio_sampler import PresetIdGenerator, RatioSampler
 from meshtrio.util.concurrency import background_service
 
 _log = logging.getLogger("meshtrio.telemetry")
+
+_ID_HALF_BITS = 64
 
 
 @attrs.frozen
@@ -83,7 +86,7 @@ async def export_traces(
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             trace.set_tracer_provider(provider)
         async with background_service(processor.run):
-            own = CallSpanTracerProvider(merged, limits, sampled_ids, processor.on_end)
+            own = CallSpanTracer(merged, limits, sampled_ids, processor.on_end)
             used = provider if _needs_sdk_spans(provider, limits) else own
             with Tracing(used, sampler).install():
                 yield TracePipeline(processor, always_on, always_on_ids)
@@ -102,6 +105,53 @@ def _needs_sdk_spans(provider: TracerProvider, limits: SpanLimits) -> bool:
         or any(count is not None and count < MAX_PLAIN_ENTRIES for count in counts)
         or isinstance(provider.get_tracer("meshtrio"), trace.NoOpTracer)
     )
+
+
+# -- sampling --------------------------------------------------------------------------------
+
+
+class PresetIdGenerator(RandomIdGenerator):
+    """Generates random ids, except for the next trace or span if its id was set."""
+
+    def __init__(self) -> None:
+        self.next_trace_id = 0
+        self.next_span_id = 0
+
+    def generate_trace_id(self) -> int:
+        chosen, self.next_trace_id = self.next_trace_id, 0
+        return chosen or super().generate_trace_id()
+
+    def generate_span_id(self) -> int:
+        chosen, self.next_span_id = self.next_span_id, 0
+        return chosen or super().generate_span_id()
+
+
+class RatioSampler:
+    """Decides on calls without a parent; `sampler` confirms the decision from the trace id.
+
+    The SDK takes microseconds for a span that is not recorded, which at a ratio of one in a hundred
+    is most of the cost of tracing. So the decision is made first, and a sampled call gets a trace
+    id that the SDK's `TraceIdRatioBased` samples too.
+    """
+
+    def __init__(self, ratio: float, id_generator: PresetIdGenerator) -> None:
+        """`ratio`: share of calls that are sampled, from 0 to 1."""
+        self._trace_id_bound = TraceIdRatioBased.get_bound_for_rate(ratio)
+        self._probability = self._trace_id_bound / (1 << _ID_HALF_BITS)
+        self._id_generator = id_generator
+        self._random = Random()
+        self.sampler: Sampler = ParentBased(TraceIdRatioBased(ratio))
+
+    def __call__(self) -> bool:
+        """Return whether the next call is sampled; if so, set the id of its trace."""
+        if self._random.random() >= self._probability:
+            return False
+        self._id_generator.next_trace_id = (
+            self._random.getrandbits(_ID_HALF_BITS) << _ID_HALF_BITS
+            | self._random.randrange(self._trace_id_bound)
+            or 1
+        )
+        return True
 
 
 def sampling_ratio_from_environment() -> float | None:
@@ -124,7 +174,7 @@ def sampling_ratio_from_environment() -> float | None:
     if sampler == kind:
         _log.warning("OTEL_TRACES_SAMPLER=%s is replaced by parentbased_%s", sampler, kind)
     if kind != "traceidratio":
-        return 1.0 if kind == "always_on" else 0.0
+        return float(kind == "always_on")
     text = os.environ.get("OTEL_TRACES_SAMPLER_ARG") or "1.0"
     try:
         ratio = float(text)

@@ -39,13 +39,12 @@ class ProcessSpans:
 
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Record an event of the supervisor."""
-        match event:
-            case events.Starting():
-                self._start_spans(event)
-            case events.Ready() | events.Unready() | events.CheckFailed() | events.Stopping():
-                self._add_event(event)
-            case events.Exited() | events.Stopped():
-                self._end_spans(event)
+        if isinstance(event, events.Starting):
+            self._start_spans(event)
+        elif isinstance(event, events.ProcessEvent) and type(event) in _EVENT_NAMES:
+            found = self._open_spans.get((event.plugin, event.instance, event.pid))
+            if found is not None:
+                self._record_event(event, *found)
 
     def _start_spans(self, event: events.Starting) -> None:
         context = process_span_context(event.launch_id)
@@ -67,35 +66,30 @@ class ProcessSpans:
         start = start_span(f"start {name}", below, attributes=attributes)
         self._open_spans[event.plugin, event.instance, event.pid] = (span, start)
 
-    def _add_event(
-        self, event: events.Ready | events.Unready | events.CheckFailed | events.Stopping
-    ) -> None:
-        found = self._open_spans.get((event.plugin, event.instance, event.pid))
-        if found is None:
-            return
-        span, start = found
+    def _record_event(self, event: events.ProcessEvent, span: Span, start: Span) -> None:
         reason = getattr(event, "reason", None)
         span.add_event(_EVENT_NAMES[type(event)], None if reason is None else {"reason": reason})
-        if isinstance(event, events.Ready) and start.is_recording():
-            start.set_status(Status(StatusCode.OK))
-            start.end()
+        if isinstance(event, (events.Exited, events.Stopped)):
+            self._end_spans(event, span, start)
+        elif isinstance(event, events.Ready):
+            _end_start(start, Status(StatusCode.OK))
 
-    def _end_spans(self, event: events.Exited | events.Stopped) -> None:
-        found = self._open_spans.pop((event.plugin, event.instance, event.pid), None)
-        if found is None:
-            return
-        (span, start), ended = found, event.exit
-        was_requested = isinstance(event, events.Stopped)
+    def _end_spans(self, event: events.Exited | events.Stopped, span: Span, start: Span) -> None:
+        ended, was_requested = event.exit, isinstance(event, events.Stopped)
         failed = Status(StatusCode.ERROR, str(ended))
-        if start.is_recording():
-            start.set_status(failed)
-            start.end()
+        _end_start(start, failed)
         if ended.status is not None:
             span.set_attribute("process.exit.code", ended.status)
         if ended.signal is not None:
             span.set_attribute("meshtrio.exit.signal", ended.signal)
         span.set_attribute("meshtrio.exit.cause", "stopped" if was_requested else ended.cause.value)
-        span.add_event(_EVENT_NAMES[type(event)])
         span.set_status(Status(StatusCode.OK) if was_requested or ended.is_clean else failed)
         span.end()
+        del self._open_spans[event.plugin, event.instance, event.pid]
         self._last_spans[event.plugin, event.instance] = span
+
+
+def _end_start(span: Span, status: Status) -> None:
+    if span.is_recording():
+        span.set_status(status)
+        span.end()

@@ -18,15 +18,7 @@ from meshtrio.rpc.context import ServerContext, current_context
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stream import Stream
-from meshtrio.telemetry.traces.call_tracers import (
-    SampledClientCall,
-    SampledServerCall,
-    TracerLike,
-    UnsampledClientCall,
-    UnsampledServerCall,
-    span_attributes,
-    span_name,
-)
+from meshtrio.telemetry.traces import call_tracers
 from meshtrio.telemetry.traces.propagation import (
     EMPTY_CONTEXT,
     extract_context,
@@ -38,13 +30,11 @@ from meshtrio.util.version import VERSION
 
 _MAX_CACHED_CONTEXTS = 256
 
-ShouldSample = Callable[[], bool]
-
 
 class TracerProviderLike(Protocol):
     """The part of a tracer provider that is used; OpenTelemetry's providers have it."""
 
-    def get_tracer(self, name: str, version: str, /) -> TracerLike: ...
+    def get_tracer(self, name: str, version: str, /) -> call_tracers.TracerLike: ...
 
 
 class Tracing(tracer.ServerTracer, tracer.ClientTracer):
@@ -57,7 +47,7 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
     """
 
     def __init__(
-        self, provider: TracerProviderLike, should_sample: ShouldSample | None = None
+        self, provider: TracerProviderLike, should_sample: Callable[[], bool] | None = None
     ) -> None:
         """Create a tracer.
 
@@ -65,21 +55,22 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
             provider: Makes the spans. Its sampler decides on each call that reaches it.
             should_sample: Called for each call without a parent; if it returns False the call is
                 not sampled and the provider is not asked. By default all calls reach the provider.
-                See `ratio_sampler.RatioSampler`.
+                See `pipeline.RatioSampler`.
         """
         self._tracer = provider.get_tracer("meshtrio", VERSION)
         self._should_sample = should_sample or (lambda: True)
         root = unsampled_root_context()
-        self._unsampled_server_call = UnsampledServerCall(root)
-        self._unsampled_client_call = UnsampledClientCall(root)
+        self._unsampled_server_call = call_tracers.UnsampledServerCall(root)
+        self._unsampled_client_call = call_tracers.UnsampledClientCall(root)
         self._orphan_contexts = BoundedCache[Metadata, Context](_MAX_CACHED_CONTEXTS)
         """Contexts of callers' metadata in which there is no parent span."""
-        cache = BoundedCache[Metadata, UnsampledServerCall](_MAX_CACHED_CONTEXTS)
-        self._unsampled_server_calls = cache
+        self._unsampled_server_calls = BoundedCache[Metadata, tracer.ServerCallTracer](
+            _MAX_CACHED_CONTEXTS
+        )
         """Tracers of calls whose caller is not sampled, by the caller's metadata."""
         self._root_context: Context | None = None
         """The empty context that was current last, compared by identity."""
-        self._last_unsampled: tuple[Context, UnsampledClientCall] | None = None
+        self._last_unsampled: tuple[Context, call_tracers.UnsampledClientCall] | None = None
         """The unsampled context that a call was made in last, compared by identity."""
 
     def install(self) -> AbstractContextManager[None]:
@@ -92,10 +83,8 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
         self, server_context: ServerContext, method: Method, stream: Stream
     ) -> tracer.ServerCallTracer:
         metadata = server_context.custom_metadata
-        if metadata:
-            unsampled = self._unsampled_server_calls.get(metadata)
-            if unsampled is not None:
-                return unsampled
+        if metadata and (found := self._unsampled_server_calls.get(metadata)) is not None:
+            return found
         parent = self._parent_context(metadata)
         caller = trace.get_current_span(parent).get_span_context()
         if not caller.is_valid:
@@ -103,16 +92,21 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
             if not LoadRecorder.is_counted(method.service) or not self._should_sample():
                 if not parent:
                     return self._unsampled_server_call
-                return UnsampledServerCall(unsampled_root_context(parent))
+                return call_tracers.UnsampledServerCall(unsampled_root_context(parent))
         elif not caller.trace_flags.sampled:
-            unsampled = self._unsampled_server_calls[metadata] = UnsampledServerCall(parent)
+            unsampled = self._unsampled_server_calls[metadata] = call_tracers.UnsampledServerCall(
+                parent
+            )
             return unsampled
-        name, attributes = span_name("Recv", method), span_attributes(method)
+        name, attributes = (
+            _span_name("Recv", method),
+            _span_attributes(method),
+        )
         span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
         context = trace.set_span_in_context(span, parent)
         if not span.is_recording():
-            return UnsampledServerCall(context)
-        call = stream.message_tracer = SampledServerCall(span, context)
+            return call_tracers.UnsampledServerCall(context)
+        call = stream.message_tracer = call_tracers.SampledServerCall(span, context)
         return call
 
     def _parent_context(self, metadata: Metadata) -> Context:
@@ -145,14 +139,13 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
             return self._last_unsampled[1]
         else:
             context = with_served_call_as_parent(context)
-            unsampled = self._get_unsampled(context, may_start_trace)
-            if unsampled is not None:
+            if (unsampled := self._get_unsampled(context, may_start_trace)) is not None:
                 return unsampled
         span = self._tracer.start_span(name, context, SpanKind.CLIENT, attributes)
         context = trace.set_span_in_context(span, context)
         if not span.is_recording():
-            return UnsampledClientCall(context)
-        return SampledClientCall(span, self._tracer, context, name)
+            return call_tracers.UnsampledClientCall(context)
+        return call_tracers.SampledClientCall(span, self._tracer, context, name)
 
     def _get_unsampled(
         self, context: Context, may_start_trace: bool
@@ -166,10 +159,10 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
                 return None
             if not context:
                 return self._unsampled_client_call
-            return UnsampledClientCall(unsampled_root_context(context))
+            return call_tracers.UnsampledClientCall(unsampled_root_context(context))
         if parent.trace_flags.sampled:
             return None
-        unsampled = UnsampledClientCall(context)
+        unsampled = call_tracers.UnsampledClientCall(context)
         self._last_unsampled = (context, unsampled)
         return unsampled
 
@@ -179,10 +172,20 @@ class _MethodTracer(tracer.MethodTracer):
 
     def __init__(self, tracing: Tracing, target: str, method: Method) -> None:
         self._tracing = tracing
-        self._name = span_name("Sent", method)
-        self._attributes = {**span_attributes(method), "server.address": target}
+        self._name = _span_name("Sent", method)
+        self._attributes = {**_span_attributes(method), "server.address": target}
         # Health checks, and the control calls that a process makes throughout, start no trace.
         self._may_start_trace = LoadRecorder.is_counted(method.service)
 
     def start_call(self) -> tracer.ClientCallTracer:
         return self._tracing.start_client_call(self._name, self._attributes, self._may_start_trace)
+
+
+def _span_name(kind: str, method: Method) -> str:
+    """Return the name of a span of a method; `kind` is Sent, Attempt or Recv."""
+    return f"{kind}.{method.service}.{method.name}"
+
+
+def _span_attributes(method: Method) -> dict[str, str]:
+    """Return the attributes of OpenTelemetry's conventions; gRFC A72 requires none."""
+    return {"rpc.system": "grpc", "rpc.service": method.service, "rpc.method": method.name}

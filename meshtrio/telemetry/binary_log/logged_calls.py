@@ -1,34 +1,120 @@
-"""Entries of a client's call: what its caller sees of its attempts (gRFC A16)."""
+"""The tracer of a binary log, and the entries of served calls and of clients' calls (gRFC A16)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 
 import attrs
 import trio
 
-from meshtrio.grpc.headers import ResponseHeaders
-from meshtrio.grpc.metadata import decode_binary
+from meshtrio.config.binary_log_filter import BinaryLogFilter, MethodLogLimits
+from meshtrio.grpc.headers import ResponseHeaders, parse_metadata
 from meshtrio.grpc.status import DEADLINE_EXCEEDED, CallStatus
-from meshtrio.http2.errors import MalformedHeadersError
 from meshtrio.http2.hpack.decoder import HeaderField
+from meshtrio.rpc import tracer
+from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import AttemptKind, AttemptTracer, ClientCallTracer, PickedAttempt
-from meshtrio.telemetry.binary_log.entry_writer import CallEntryWriter, make_address
+from meshtrio.telemetry.binary_log import entry_writer
+
+
+@attrs.frozen
+class BinaryLog(tracer.ServerTracer, tracer.ClientTracer):
+    """A tracer that writes entries of the calls that a filter selects.
+
+    Of rejected calls there are none, since no application saw them.
+    """
+
+    _filter: BinaryLogFilter
+    _write_entry: entry_writer.WriteEntry
+    """Called with each serialized entry."""
+
+    def start_call(
+        self, server_context: ServerContext, method: Method, stream: Stream
+    ) -> tracer.ServerCallTracer:
+        limits = self._filter.method_limits(method.service, method.name)
+        if limits is None:
+            return tracer.NO_SERVER_CALL_TRACER
+        entries = entry_writer.CallEntryWriter(self._write_entry, limits, entry_writer.SERVER)
+        timeout = server_context.timeout
+        entries.write_client_header(
+            method.path,
+            server_context.authority,
+            server_context.custom_metadata,
+            None if timeout is None else timeout.total_seconds(),
+            entry_writer.make_address(server_context.peer.address),
+        )
+        call = stream.message_tracer = _LoggedServerCall(entries, server_context, stream)
+        return call
+
+    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
+        limits = self._filter.method_limits(method.service, method.name)
+        if limits is None:
+            return tracer.MethodTracer()
+        return _LoggedMethod(self._write_entry, limits, method)
 
 
 @attrs.define(eq=False)
-class LoggedClientCall(ClientCallTracer):
-    """Holds what the attempts of a call have in common, and writes how it ended."""
+class _LoggedServerCall(tracer.ServerCallTracer):
+    """Writes the entries of a served call."""
 
-    entries: CallEntryWriter
+    _entries: entry_writer.CallEntryWriter
+    _request: ServerContext
+    _stream: Stream
+    _headers_written: bool = False
+
+    def message_received(self, message: bytes, wire_size: int) -> None:
+        self._entries.write_client_message(message)
+
+    def half_close_received(self) -> None:
+        self._entries.write_half_close()
+
+    def message_sent(self, message: bytes, wire_size: int) -> None:
+        self._write_headers()
+        self._entries.write_server_message(message)
+
+    def _write_headers(self) -> None:
+        if not self._headers_written:
+            self._headers_written = True
+            self._entries.write_server_header(self._request.initial_metadata)
+
+    def call_ended(self, status: CallStatus) -> None:
+        code, message = status
+        if code and self._stream.reset_by_peer:
+            self._entries.write_cancel()
+            return
+        if self._request.initial_metadata:
+            # Without a message they were sent along with the status.
+            self._write_headers()
+        details = self._request.status_details if code else b""
+        self._entries.write_trailer(code, message, self._request.trailing_metadata, details)
+
+
+@attrs.frozen
+class _LoggedMethod(tracer.MethodTracer):
+    """Traces calls of a method that the filter selects."""
+
+    _write_entry: entry_writer.WriteEntry
+    _limits: MethodLogLimits
+    _method: Method
+
+    def start_call(self) -> tracer.ClientCallTracer:
+        entries = entry_writer.CallEntryWriter(self._write_entry, self._limits, entry_writer.CLIENT)
+        return _LoggedClientCall(entries, self._method)
+
+
+@attrs.define(eq=False)
+class _LoggedClientCall(tracer.ClientCallTracer):
+    """Holds what the attempts of a call have in common, and writes how it ended.
+
+    The log has what the caller sees of the attempts.
+    """
+
+    entries: entry_writer.CallEntryWriter
     method: Method
     is_started: bool = False
     half_closed: bool = False
-    headers_written: bool = False
     sent_count: int = 0
     """Number of request messages written; further attempts send the same messages."""
     deadline: float = math.inf
@@ -36,14 +122,15 @@ class LoggedClientCall(ClientCallTracer):
     """The attempt whose response the caller receives; None until that is known."""
     ended_attempts: list[_LoggedAttempt] = attrs.field(factory=list)
 
-    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
+    def start_attempt(
+        self, kind: tracer.AttemptKind, previous_attempts: int
+    ) -> tracer.AttemptTracer:
         return _LoggedAttempt(self)
 
     def commit(self, attempt: _LoggedAttempt, headers: ResponseHeaders) -> None:
         """Write the headers of a response that the caller receives, unless there is another one."""
         if self.committed_attempt is None:
             self.committed_attempt = attempt
-            self.headers_written = True
             self.entries.write_server_header(headers.metadata, attempt.peer_address)
 
     def call_ended(self, status: CallStatus | None) -> None:
@@ -78,7 +165,7 @@ class LoggedClientCall(ClientCallTracer):
         if headers is not None and headers.trailers is None and headers.http_status == 200:
             self.commit(attempt, headers)
         answered = headers is not None or trailers is not None
-        peer = attempt.peer_address if answered and not self.headers_written else None
+        peer = attempt.peer_address if answered and self.committed_attempt is None else None
         if trailers is None:
             self.entries.write_trailer(*status, peer=peer)
         else:
@@ -86,12 +173,12 @@ class LoggedClientCall(ClientCallTracer):
 
 
 @attrs.define(eq=False)
-class _LoggedAttempt(AttemptTracer):
+class _LoggedAttempt(tracer.AttemptTracer):
     """Writes the entries of one attempt, except for those that another one has written."""
 
     wants_pick_events = True
 
-    _call: LoggedClientCall
+    _call: _LoggedClientCall
     _address: str = ""
     _sent_count: int = 0
     stream: Stream | None = None
@@ -102,7 +189,7 @@ class _LoggedAttempt(AttemptTracer):
     def peer_address(self) -> object:
         """The server's Address; that of a Unix socket has its path."""
         host = "" if self.stream is None else self.stream.peer.address
-        return make_address(host, self._address.removeprefix("unix:"))
+        return entry_writer.make_address(host, self._address.removeprefix("unix:"))
 
     @property
     def has_trailers(self) -> bool:
@@ -114,10 +201,10 @@ class _LoggedAttempt(AttemptTracer):
             call.is_started = True
             call.deadline = deadline
             timeout = None if deadline == math.inf else deadline - trio.current_time()
-            metadata = _decode_metadata(fields)
+            metadata = parse_metadata(fields)[0]
             call.entries.write_client_header(call.method.path, authority, metadata, timeout)
 
-    def endpoint_picked(self, attempt: PickedAttempt, *, was_delayed: bool) -> None:
+    def endpoint_picked(self, attempt: tracer.PickedAttempt, *, was_delayed: bool) -> None:
         self._address = attempt.address
         self.stream = attempt.stream
         attempt.stream.message_tracer = self
@@ -147,16 +234,3 @@ class _LoggedAttempt(AttemptTracer):
     def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
         self.status = status
         self._call.ended_attempts.append(self)
-
-
-def _decode_metadata(fields: Sequence[HeaderField]) -> list[tuple[str, str | bytes]]:
-    """Convert header fields to metadata; malformed binary values are omitted."""
-    found: list[tuple[str, str | bytes]] = []
-    for name, value in fields:
-        key = name.decode("latin-1")
-        if not key.endswith("-bin"):
-            found.append((key, value.decode("latin-1")))
-        else:
-            with suppress(MalformedHeadersError):
-                found += [(key, part) for part in decode_binary(value)]
-    return found
