@@ -12,6 +12,8 @@ import pwd
 import stat
 
 from meshtrio.util.executable_check import MAX_INTERPRETER_DEPTH, MAX_SHEBANG_SIZE, Program
+from meshtrio.util.processes import ProcessInfo
+from meshtrio.util.regular_files import open_regular_file
 from meshtrio.util.text import replace_surrogates
 
 _CAPABILITIES_XATTR = "security.capability"
@@ -24,11 +26,10 @@ def describe_privilege_change(program: Program) -> str:
     For scripts the interpreter is examined. A program that it starts in turn, such as by sudo(8),
     is not.
     """
-    own = _read_own_status()
-    if int(own[b"CapEff"], 16) >> _CAP_KILL & 1 if b"CapEff" in own else os.geteuid() == 0:
+    own = ProcessInfo("self")
+    can_kill = own.capabilities >> _CAP_KILL & 1 if own.is_alive else os.geteuid() == 0
+    if can_kill or own.has_no_new_privileges:
         return ""
-    if own.get(b"NoNewPrivs", b"").strip() == b"1":
-        return ""  # This process and its children can gain none (PR_SET_NO_NEW_PRIVS).
     found = (path for path in program.candidates() if os.access(path, os.X_OK))
     try:
         path = _resolve_binary(next(found))
@@ -43,25 +44,14 @@ def describe_privilege_change(program: Program) -> str:
     )
 
 
-def _read_own_status() -> dict[bytes, bytes]:
-    try:
-        with open("/proc/self/status", "rb") as file:
-            return dict(line.partition(b":")[::2] for line in file.read().splitlines())
-    except OSError:
-        return {}
-
-
 def _resolve_binary(path: str) -> str:
     """Return the binary that is executed: the interpreter if the program is a script."""
     for _ in range(MAX_INTERPRETER_DEPTH):
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(open_regular_file(path), "rb") as file:
+                head = file.read(MAX_SHEBANG_SIZE)
         except PermissionError:
             return path  # Not a script: its interpreter could not read it either.
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return ""
-            head = file.read(MAX_SHEBANG_SIZE)
         words = head[2:].partition(b"\n")[0].split(maxsplit=1) if head[:2] == b"#!" else []
         if not words:
             return path

@@ -37,6 +37,6 @@ Invariants:
   another user may have got a copy of the environment.
 - A warden never carries the marks of an outer mesh. Those of nested meshes have time to kill their
   own plugins before they are killed.
-- `process_marker` and `warden_main` import the standard library and `meshtrio.util.pidfd` only, and
-  lie in one directory, from which the isolated interpreter of the warden imports them.
+- `process_marker` and `warden_main` import the standard library and `meshtrio.util.processes` only,
+  and lie in one directory, from which the isolated interpreter of the warden imports them.
 """

@@ -7,6 +7,7 @@ processes of all plugins that have exited at the same time.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -26,7 +27,7 @@ from meshtrio.supervisor.process.cleanup.mesh_run import PROC_PASS_TIMEOUT, Mesh
 from meshtrio.supervisor.process.cleanup.zombie_reaper import reap_pids
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import ProcessStat
-from meshtrio.util.pidfd import send_signals
+from meshtrio.util.processes import ProcessInfo, read_proc_file, send_signals
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -51,11 +52,10 @@ class UnkillableProcess:
     @property
     def is_running(self) -> bool:
         """Whether it is still alive."""
-        try:
+        with contextlib.suppress(OSError):
             stat = procfs.read_stat(self.pid)
-        except OSError:
-            return False
-        return stat is not None and stat.start_ticks == self.start_ticks and stat.is_alive
+            return stat is not None and stat.start_ticks == self.start_ticks and stat.is_alive
+        return False
 
     def __str__(self) -> str:
         return f"pid {self.pid} ({self.name}) cannot be killed, left running: {self.reason}"
@@ -63,16 +63,16 @@ class UnkillableProcess:
 
 def _describe_unkillable(stat: ProcessStat) -> UnkillableProcess:
     """Describe a process that was not killed, and why it was not."""
-    status = procfs.read_status(stat.pid)
-    name, reason = "?" if status is None else status.name, _find_unkillable_reason(stat, status)
-    return UnkillableProcess(stat.pid, name, reason, stat.start_ticks)
+    process = ProcessInfo(stat.pid)
+    reason = _find_unkillable_reason(stat, process)
+    return UnkillableProcess(stat.pid, process.comm or "?", reason, stat.start_ticks)
 
 
-def _find_unkillable_reason(stat: ProcessStat, status: procfs.ProcessStatus | None) -> str:
+def _find_unkillable_reason(stat: ProcessStat, process: ProcessInfo) -> str:
     try:
         os.kill(stat.pid, 0)
     except PermissionError:
-        user = "another user" if status is None else f"user {_user_name(status.uids[0])}"
+        user = f"user {_user_name(process.uids[0])}" if process.uids else "another user"
         return f"it runs as {user}, whose processes this mesh may not signal"
     except OSError:
         pass
@@ -221,7 +221,7 @@ class _KillPass:
                 return each
         limit = process_marker.read_rss_limit(stat.pid)
         identity = self._limits.get(limit) or self._match_environment(stat)
-        found = identity and process_marker.ProcessInfo(stat.pid)
+        found = identity and ProcessInfo(stat.pid)
         return identity if found and self._mesh_run.marker_of_children.can_belong(found) else None
 
     def _match_environment(self, stat: ProcessStat) -> RunIdentity | None:
@@ -230,7 +230,7 @@ class _KillPass:
         if process in self._unreadable:
             return None
         self.process_being_read = process
-        entries = procfs.read_environment(stat.pid)
+        entries = read_proc_file(stat.pid, "environ").split(b"\0")
         self.process_being_read = None
         return next((self._variables[each] for each in entries if each in self._variables), None)
 
@@ -245,6 +245,6 @@ class _KillPass:
             send_signals(stat.pid, (signal.SIGKILL,), is_same)
         except PermissionError:
             return False
-        except (ProcessLookupError, FileNotFoundError):
+        except ProcessLookupError:
             pass  # It has ended.
         return True

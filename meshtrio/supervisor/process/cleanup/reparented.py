@@ -19,7 +19,7 @@ from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
 from meshtrio.supervisor.process.cleanup.warden import Warden
 from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.util.concurrency import sleep_until_tick
-from meshtrio.util.pidfd import has_exited
+from meshtrio.util.processes import ProcessInfo, has_exited
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -107,7 +107,7 @@ class ReparentedProcesses:
         if self._mesh_run.marker.match_process(pid) is not None:
             self._marked.add(pid)
             return False
-        return process_marker.ProcessInfo(pid).is_alive
+        return ProcessInfo(pid).is_alive
 
     def _add_all(self, pids: Iterable[int]) -> None:
         for pid in pids:

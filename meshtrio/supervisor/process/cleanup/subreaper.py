@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 
-from meshtrio.supervisor.process.cleanup import process_marker
 from meshtrio.util.log_once import ReasonChangeLogger
+from meshtrio.util.processes import read_proc_file
 
 _failure_log = ReasonChangeLogger(logging.getLogger("meshtrio.mesh"))
 
@@ -49,7 +49,7 @@ def list_child_pids() -> list[int]:
         return found
     try:
         for task in os.listdir("/proc/self/task"):
-            children = process_marker.read_proc_file(f"self/task/{task}", "children")
+            children = read_proc_file(f"self/task/{task}", "children")
             found += map(int, children.split())
     except OSError as exc:
         _failure_log.log(exc.errno, "cannot list children of this process: %s", exc.strerror)

@@ -25,6 +25,7 @@ from meshtrio.supervisor.process.spawn.child_process import ChildProcess
 from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.supervisor.process.spawn.program import start_child
 from meshtrio.util.concurrency import sleep_until_tick
+from meshtrio.util.processes import ProcessInfo
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -207,7 +208,7 @@ async def _kill_if_stopped(process: ChildProcess) -> None:
         await sleep_until_tick(_CHECK_INTERVAL)
         stopped = False
         with contextlib.suppress(OSError):
-            stopped = process_marker.ProcessInfo(process.pid).is_stopped
+            stopped = ProcessInfo(process.pid).is_stopped
         if stopped and was_stopped:
             _log.error(
                 "the warden (pid %d) is stopped by SIGSTOP or a debugger and could not kill the "

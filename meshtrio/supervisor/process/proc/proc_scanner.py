@@ -16,7 +16,7 @@ import trio
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import ProcessStat
 from meshtrio.util.concurrency import PerRun
-from meshtrio.util.pidfd import open_pidfd
+from meshtrio.util.descriptors import closing_descriptor
 from meshtrio.util.worker_threads import ThreadLimiter
 
 _REST_FACTOR = 9.0
@@ -101,15 +101,8 @@ async def find_group_pids(
 
 
 def _read_cgroup_stats(cgroup: Path) -> list[ProcessStat]:
-    found = []
-    for pid in (cgroup / "cgroup.procs").read_bytes().split():
-        try:
-            stat = procfs.read_stat(int(pid))
-        except (ProcessLookupError, FileNotFoundError):
-            continue
-        if stat is not None:
-            found.append(stat)
-    return found
+    pids = (cgroup / "cgroup.procs").read_bytes().split()
+    return list(filter(None, map(procfs.read_stat, map(int, pids))))
 
 
 async def wait_for_group(pgrp: int, cgroup: Path | None = None) -> None:
@@ -137,7 +130,7 @@ async def wait_for_group(pgrp: int, cgroup: Path | None = None) -> None:
 async def _wait_for_member(pgrp: int, pid: int) -> None:
     """Wait until a process has exited, if it is still in the group in which it was found."""
     try:
-        with open_pidfd(pid) as pidfd:
+        with closing_descriptor(os.pidfd_open(pid)) as pidfd:
             if os.getpgid(pid) == pgrp:
                 await trio.lowlevel.wait_readable(pidfd)
     except ProcessLookupError:

@@ -18,6 +18,7 @@ import trio
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import Tracer
 from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
+from meshtrio.util.processes import ProcessInfo
 
 _INITIAL_REAP_PAUSE = 0.005
 _TRACER_TIMEOUT = 0.25
@@ -105,18 +106,14 @@ class ChildProcess:
         """Mark it as exited though it cannot be reaped yet, with the status from /proc."""
         self.has_exited = True
         self.tracer = procfs.find_tracer(self.pid)
-        try:
+        with contextlib.suppress(OSError):
             stat = procfs.read_stat(self.pid)
-        except OSError:
-            return
-        if stat is not None and (stat.exit_code or _can_read_exit_status(self.pid)):
-            self.returncode = os.waitstatus_to_exitcode(stat.exit_code)
+            if stat is not None and (stat.exit_code or _can_read_exit_status(self.pid)):
+                self.returncode = os.waitstatus_to_exitcode(stat.exit_code)
 
 
 def _can_read_exit_status(pid: int) -> bool:
     """Whether the kernel shows us the exit status of a zombie, instead of 0."""
-    own, its = procfs.read_status("self"), procfs.read_status(pid)
-    if own is None or its is None:
-        return False
-    by_capability = bool(own.effective_capabilities >> _CAP_SYS_PTRACE & 1)
-    return by_capability or set(its.uids[:3]) == {own.uids[1]}
+    uids = ProcessInfo(pid).uids
+    by_capability = ProcessInfo("self").capabilities >> _CAP_SYS_PTRACE & 1
+    return bool(uids) and (bool(by_capability) or set(uids[:3]) == {os.geteuid()})

@@ -23,7 +23,7 @@ from meshtrio.supervisor.process.proc.procfs import handles_signal
 from meshtrio.supervisor.process.spawn.child_process import ChildProcess
 from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.supervisor.process.spawn.program import kill_and_reap, start_program
-from meshtrio.util.pidfd import send_signals
+from meshtrio.util.processes import send_signals
 
 _KILL_TIMEOUT = 5.0
 """Seconds from SIGKILL to exit; only processes that wait for broken hardware take longer."""

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from meshtrio.supervisor.process.proc import procfs
+from meshtrio.supervisor.process.proc.procfs import has_signal
+from meshtrio.util.processes import ProcessInfo
 
 _UNCHANGED_SIGNALS = {
     *(signal.SIGKILL, signal.SIGSTOP),
@@ -66,10 +67,10 @@ def _read_ignored_signals() -> set[int]:
 
     `signal.getsignal` does not know what non-Python code has set.
     """
-    status = procfs.read_status("self")
-    if status is None:
+    process = ProcessInfo("self")
+    if not process.is_alive:
         return {n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN}
-    return {n for n in signal.valid_signals() if procfs.has_signal(status.ignored_signals, n)}
+    return {n for n in signal.valid_signals() if has_signal(process.ignored_signals, n)}
 
 
 def _catch_ignored_signals() -> dict[int, Any]:
