@@ -28,6 +28,7 @@ from meshtrio.supervisor.process.cleanup.zombie_reaper import reap_pids
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import ProcessStat
 from meshtrio.util.processes import ProcessInfo, read_proc_file, send_signals
+from meshtrio.util.worker_threads import ThreadLimiter
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -35,6 +36,7 @@ _MAX_ROUNDS = 20
 _ROUND_PAUSE = 0.05
 """Seconds between two rounds: a killed process exits with a delay and may have forked before."""
 _MAX_PASSES = 3
+_limiter = ThreadLimiter(_MAX_PASSES)
 
 
 @attrs.frozen
@@ -134,7 +136,6 @@ class LeftoverKiller:
     cgroups: Cgroups | None = None
     _pass_timeout: float = PROC_PASS_TIMEOUT
     _lock: trio.Lock = attrs.field(factory=trio.Lock)
-    _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_MAX_PASSES))
     _pending: dict[str, RunIdentity] = attrs.field(factory=dict)
     _reports: dict[str, LeftoverReport] = attrs.field(factory=dict)
     unreadable: set[tuple[int, int]] = attrs.field(factory=set)
@@ -155,9 +156,7 @@ class LeftoverKiller:
             attempt = _KillPass(self, identities)
             try:
                 with trio.move_on_after(self._pass_timeout):
-                    return await trio.to_thread.run_sync(
-                        attempt.run, abandon_on_cancel=True, limiter=self._limiter
-                    )
+                    return await _limiter.run(attempt.run)
             except (OSError, RuntimeError) as exc:
                 _log.warning("cannot look for processes that plugins have left: %s", exc)
                 return {}

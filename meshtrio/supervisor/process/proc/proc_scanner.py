@@ -29,7 +29,7 @@ _MIN_SCAN_INTERVAL = 0.01
 _RETRY_DELAY = 0.1
 """Seconds until the next attempt if a scan has failed, most likely for lack of descriptors."""
 
-_cgroup_limiter = ThreadLimiter(4)
+_scan_limiter, _cgroup_limiter = ThreadLimiter(1), ThreadLimiter(4)
 
 
 class ProcScanner:
@@ -37,7 +37,6 @@ class ProcScanner:
 
     def __init__(self) -> None:
         self._lock = trio.Lock()
-        self._limiter = trio.CapacityLimiter(1)
         self._last_begun = 0
         """Number of the scan that was begun last."""
         self._last_finished = 0
@@ -67,9 +66,7 @@ class ProcScanner:
     async def _scan(self) -> None:
         self._last_begun += 1
         number, began = self._last_begun, trio.current_time()
-        found = await trio.to_thread.run_sync(
-            list, procfs.iter_stats(), abandon_on_cancel=True, limiter=self._limiter
-        )
+        found: list[ProcessStat] = await _scan_limiter.run(list, procfs.iter_stats())
         now = trio.current_time()
         self._next_scan_at = now + min((now - began) * _REST_FACTOR, _MAX_REST)
         self._stats, self._last_finished = found, number
@@ -94,9 +91,7 @@ async def find_group_pids(
     if cgroup is None:
         found = await get_scanner().read_stats(urgent=urgent)
     else:
-        found = await trio.to_thread.run_sync(
-            _read_cgroup_stats, cgroup, abandon_on_cancel=True, limiter=_cgroup_limiter.get()
-        )
+        found = await _cgroup_limiter.run(_read_cgroup_stats, cgroup)
     return [stat.pid for stat in found if stat.pgrp == pgrp and stat.is_alive]
 
 
