@@ -25,7 +25,7 @@ from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
 from meshtrio.supervisor.process.cleanup import subreaper
 from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
 from meshtrio.supervisor.process.proc.resource_usage import read_own_rss
-from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
+from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.errors import UsageError

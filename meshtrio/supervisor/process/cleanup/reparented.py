@@ -17,7 +17,7 @@ import trio
 from meshtrio.supervisor.process.cleanup import process_marker, subreaper
 from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
 from meshtrio.supervisor.process.cleanup.warden import Warden
-from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
+from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY
 from meshtrio.util.concurrency import sleep_until_tick
 from meshtrio.util.processes import ProcessInfo, has_exited
 
@@ -50,16 +50,17 @@ class ReparentedProcesses:
         if not subreaper.is_subreaper():
             return
         # What a plugin has left must not be attributed to its successor.
-        self._warden.on_plugin_reaped = self._update
+        self._warden.on_unwatch = self._on_unwatch
         try:
             while True:
                 await sleep_until_tick(_CHECK_INTERVAL)
                 self._update()
+                running = self._plugin_pids()
                 for pid, (_, plugin_pids) in self._processes.items():
-                    if not plugin_pids & self._warden.plugin_pids:
+                    if not plugin_pids & running:
                         self._kill(pid)
         finally:
-            self._warden.on_plugin_reaped = lambda: None
+            self._warden.on_unwatch = lambda pid: None
             with trio.CancelScope(shield=True):
                 await self._kill_all()
 
@@ -77,11 +78,19 @@ class ReparentedProcesses:
                 return
             await trio.sleep(_KILL_ROUND_PAUSE)
 
+    def _plugin_pids(self) -> frozenset[int]:
+        """Return the pids of the plugins that are running."""
+        return frozenset(self._warden.watched.keys() - self._processes.keys())
+
+    def _on_unwatch(self, pid: int) -> None:
+        if pid not in self._processes:
+            self._update()
+
     def _update(self) -> None:
         """Remove processes that have exited, and add new ones."""
         for pid, (pidfd, _) in list(self._processes.items()):
             if has_exited(pidfd):
-                self._warden.unwatch_reparented(pid)
+                self._warden.unwatch(pid)
                 del self._processes[pid]
                 os.close(pidfd)
         # The warden of a nested mesh has plugins to kill, and exits by itself.
@@ -115,8 +124,8 @@ class ReparentedProcesses:
                 opened = os.pidfd_open(pid)
             except OSError:
                 continue
-            self._processes[pid] = (opened, self._warden.plugin_pids)
-            self._warden.watch_reparented(pid, opened)
+            self._processes[pid] = (opened, self._plugin_pids())
+            self._warden.watch(pid, opened)
             text = "watching reparented pid %d, which a plugin has left without a mark of the mesh"
             _log.info(text, pid)
 

@@ -22,7 +22,6 @@ import trio
 from meshtrio.supervisor.process.cleanup import process_marker
 from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
 from meshtrio.supervisor.process.spawn.child_process import ChildProcess
-from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.supervisor.process.spawn.program import start_child
 from meshtrio.util.concurrency import sleep_until_tick
 from meshtrio.util.processes import ProcessInfo
@@ -49,11 +48,11 @@ class Warden:
     def __init__(self, mesh_run: MeshRun, cgroup: Path | None = None) -> None:
         self._mesh_run = mesh_run
         self._cgroup = [] if cgroup is None else [os.path.abspath(cgroup)]
-        self._plugins: dict[int, int] = {}
-        self._reparented: dict[int, int] = {}
+        self.watched: dict[int, int] = {}
+        """The pidfds of the plugins and of reparented descendants that are watched, by pid."""
         self._socket: socket.socket | None = None
-        self.on_plugin_reaped: Callable[[], None] = lambda: None
-        """Callback for when a plugin has been reaped, before its successor is started."""
+        self.on_unwatch: Callable[[int], None] = lambda pid: None
+        """Called with a pid that is no longer watched, of a plugin before its successor starts."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a warden running until cancelled, then stop it.
@@ -112,14 +111,8 @@ class Warden:
                     await process.reap()
             if process.tracer is not None:
                 _log.warning("the warden (pid %d) is held by %s", process.pid, process.tracer)
-            if not process.is_reaped:
-                CHILD_REGISTRY.reap_later(process)
+            process.reap_later()
             self._socket = None
-
-    @property
-    def plugin_pids(self) -> frozenset[int]:
-        """The pids of the plugins that are watched."""
-        return frozenset(self._plugins)
 
     async def _stop(self, process: ChildProcess) -> bool:
         """Stop the warden and return whether it has exited.
@@ -128,7 +121,7 @@ class Warden:
         outlive this process.
         """
         assert self._socket is not None
-        if not self._plugins and not self._reparented:
+        if not self.watched:
             self._send(b".")
         # A fork of this process may have a copy of the socket, so that closing it is not enough.
         with contextlib.suppress(OSError):
@@ -136,8 +129,8 @@ class Warden:
         with trio.move_on_after(_STOP_TIMEOUT):
             await process.wait_for_exit()
             return True
-        if self._plugins or self._reparented:
-            pids = ", ".join(map(str, [*self._plugins, *self._reparented]))
+        if self.watched:
+            pids = ", ".join(map(str, self.watched))
             _log.warning("the warden (pid %d) is still killing pids %s", process.pid, pids)
             return False
         process.kill()
@@ -147,25 +140,15 @@ class Warden:
         return False
 
     def watch(self, pid: int, pidfd: int) -> None:
-        """Have a plugin killed if the mesh dies. Never blocks."""
-        self._plugins[pid] = pidfd
+        """Have a plugin, or a descendant of one, killed if the mesh dies. Never blocks."""
+        self.watched[pid] = pidfd
         self._send_pidfd(pid, pidfd)
 
     def unwatch(self, pid: int) -> None:
-        """Stop watching a plugin that has been reaped, so that its pid may be reused."""
-        self._plugins.pop(pid, None)
+        """Stop watching a process that has exited, so that its pid may be reused."""
+        self.watched.pop(pid, None)
         self._send(b"-%d" % pid)
-        self.on_plugin_reaped()
-
-    def watch_reparented(self, pid: int, pidfd: int) -> None:
-        """Have a descendant of a plugin killed that has become a child of the mesh."""
-        self._reparented[pid] = pidfd
-        self._send_pidfd(pid, pidfd)
-
-    def unwatch_reparented(self, pid: int) -> None:
-        """Stop watching a descendant that has exited."""
-        del self._reparented[pid]
-        self._send(b"-%d" % pid)
+        self.on_unwatch(pid)
 
     def set_users(self, users: Iterable[int]) -> None:
         """Record the uids of plugins before one of these runs. Raises OSError."""
@@ -179,9 +162,9 @@ class Warden:
 
     async def _send_all_pidfds(self, channel: socket.socket) -> None:
         """Send the pidfds of what was watched before this warden started, as fast as it reads."""
-        for pid, pidfd in {**self._plugins, **self._reparented}.items():
+        for pid, pidfd in list(self.watched.items()):
             await trio.lowlevel.wait_writable(channel)
-            if pidfd in (self._plugins.get(pid), self._reparented.get(pid)):
+            if self.watched.get(pid) == pidfd:
                 self._send_pidfd(pid, pidfd)
 
     def _send_pidfd(self, pid: int, pidfd: int) -> None:
