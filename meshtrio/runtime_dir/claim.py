@@ -11,8 +11,7 @@ from pathlib import Path
 from meshtrio import contract
 from meshtrio.runtime_dir import lock_file
 from meshtrio.runtime_dir.directory import allow_traversal, mesh_socket_path
-from meshtrio.util import directories
-from meshtrio.util.descriptors import closing_descriptor, closing_on_error
+from meshtrio.util import descriptors
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.text import replace_surrogates
 
@@ -28,7 +27,7 @@ class ClaimedRuntimeDir:
         """
         self.path = path
         self._fd, self._lock_fd = _open_and_lock(path)
-        with closing_on_error(self._lock_fd, self._fd):
+        with descriptors.closing_on_error(self._lock_fd, self._fd):
             _remove_recorded_sockets(self._fd, self._lock_fd)
             self._write_lock_file(_format_mesh_runs(self._lock_fd))
 
@@ -109,7 +108,7 @@ def claim_runtime_dir(path: Path) -> Iterator[ClaimedRuntimeDir]:
 def _open_and_lock(path: Path, known_fd: int | None = None) -> tuple[int, int]:
     """Open and lock the directory; return its descriptor and the lock file's."""
     opened = _open_runtime_dir(path, known_fd)
-    with closing_on_error(opened):
+    with descriptors.closing_on_error(opened):
         try:
             return opened, lock_file.acquire(lock_file.LOCK_FILE_NAME, opened)
         except OSError as exc:
@@ -126,13 +125,13 @@ def _open_runtime_dir(path: Path, known_fd: int | None) -> int:
     what = f"the runtime dir {replace_surrogates(str(path))}"
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        opened = directories.open_directory(path)
+        opened = descriptors.open_directory(path)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError([f"{what} {_describe_obstacle(path)}"]) from None
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
         raise ConfigError([f"{what} cannot be made: {reason}; {_CHOOSE_ANOTHER_HINT}"]) from None
-    with closing_on_error(opened):
+    with descriptors.closing_on_error(opened):
         try:
             if known_fd is None or not os.path.samestat(os.fstat(opened), os.fstat(known_fd)):
                 _check_ownership(opened, what)
@@ -205,14 +204,15 @@ def _remove_recorded_sockets(fd: int, lock_fd: int) -> None:
     In a plugin's directory, which another user may change meanwhile, only recorded sockets are
     removed, and the directory if it is empty then. What cannot be removed stays.
     """
-    directories.remove_socket(mesh_socket_path(Path()).name, fd)
+    descriptors.remove_socket(mesh_socket_path(Path()).name, fd)
     for path in map(Path, lock_file.read_sockets(lock_fd)):
         if len(path.parts) == 1:
-            directories.remove_socket(path.name, fd)
+            descriptors.remove_socket(path.name, fd)
             continue
         with contextlib.suppress(OSError):
-            with closing_descriptor(directories.open_directory(path.parts[0], fd)) as own:
-                directories.remove_socket(path.name, own, include_symlinks=True)
+            own = descriptors.open_directory(path.parts[0], fd)
+            with descriptors.closing_descriptor(own):
+                descriptors.remove_socket(path.name, own, include_symlinks=True)
             os.rmdir(path.parts[0], dir_fd=fd)
 
 

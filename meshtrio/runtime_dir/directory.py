@@ -13,8 +13,7 @@ from pathlib import Path
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.contract import MAX_SOCKET_PATH_LENGTH
 from meshtrio.runtime_dir import lock_file
-from meshtrio.util import directories
-from meshtrio.util.descriptors import closing_on_error
+from meshtrio.util import descriptors
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.text import replace_surrogates
 from meshtrio.util.users import resolve_ids, resolve_uid
@@ -67,7 +66,7 @@ def prepare_plugin_socket(runtime_dir: Path, plugin: PluginConfig, socket: Path)
         KeyError: The user or group does not exist.
     """
     try:
-        runtime_fd = socket_fd = directories.open_directory(runtime_dir)
+        runtime_fd = socket_fd = descriptors.open_directory(runtime_dir)
     except FileNotFoundError:
         return
     with ExitStack() as stack:
@@ -83,8 +82,8 @@ def prepare_plugin_socket(runtime_dir: Path, plugin: PluginConfig, socket: Path)
         line = os.path.relpath(socket, runtime_dir)
         lock_file.append_line(lock_file.LOCK_FILE_NAME, line, dir_fd=runtime_fd)
         # In a directory of its own there is only what the plugin itself has put there.
-        directories.remove_socket(socket.name, socket_fd, include_symlinks=is_foreign)
-        if directories.get_file_type(socket.name, socket_fd) is not None:
+        descriptors.remove_socket(socket.name, socket_fd, include_symlinks=is_foreign)
+        if descriptors.get_file_type(socket.name, socket_fd) is not None:
             text = f"{replace_surrogates(str(socket))} exists and is not a socket; remove it"
             raise FileExistsError(errno.EEXIST, text)
 
@@ -95,8 +94,8 @@ def _make_plugin_directory(runtime_dir_fd: int, plugin: PluginConfig) -> int:
     name = f"{plugin.name}.d"
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=runtime_dir_fd)
-    own = directories.open_directory(name, runtime_dir_fd)
-    with closing_on_error(own):
+    own = descriptors.open_directory(name, runtime_dir_fd)
+    with descriptors.closing_on_error(own):
         os.fchown(own, uid, gid)
         os.fchmod(own, 0o700 if plugin.containment.user is not None else 0o770)
     return own

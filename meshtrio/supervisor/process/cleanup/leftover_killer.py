@@ -14,8 +14,8 @@ import os
 import pwd
 import signal
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 import trio
@@ -173,9 +173,9 @@ class _KillPass:
     def __init__(self, killer: LeftoverKiller, identities: Sequence[RunIdentity]) -> None:
         self.process_being_read: tuple[int, int] | None = None
         """Pid and start time of the process whose environment is being read."""
-        self._mesh_run, self._cgroups = killer.mesh_run, killer.cgroups
-        self._identities = identities
-        limits, name = self._mesh_run.run_limits, contract.MESH_LAUNCH_ID
+        self._cgroups, self._identities = killer.cgroups, identities
+        self._marker = killer.mesh_run.marker_of_children
+        limits, name = killer.mesh_run.run_limits, contract.MESH_LAUNCH_ID
         self._limits = {limits.get(each.launch_id): each for each in identities}
         self._variables = {f"{name}={each.launch_id}".encode(): each for each in identities}
         self._min_start_ticks = min(math.floor(each.started_ticks) for each in identities)
@@ -183,36 +183,34 @@ class _KillPass:
 
     def run(self) -> dict[str, LeftoverReport]:
         """Kill in rounds until none finds a process that can be killed; report what was found."""
-        killed: defaultdict[str, set[int]] = defaultdict(set)
-        found: dict[str, list[ProcessStat]] = {}
         cgroups, keys = self._cgroups, [each.launch_id for each in self._identities]
         in_cgroup = {key: 0 if cgroups is None else cgroups.remove(key) for key in keys}
+        killed: set[tuple[str, int]] = set()
         for _ in range(_MAX_ROUNDS):
-            found = self._find_leftovers()
-            round_ = {key: {s.pid for s in stats if self._kill(s)} for key, stats in found.items()}
-            if not any(round_.values()):
+            found = list(self._find_leftovers())
+            killed_now = {(key, stat.pid) for key, stat in found if self._kill(stat)}
+            if not killed_now:
                 break
-            for launch_id, pids in round_.items():
-                killed[launch_id] |= pids
+            killed |= killed_now
             time.sleep(_ROUND_PAUSE)
-        left = {key: [_describe_unkillable(stat) for stat in stats] for key, stats in found.items()}
-        for launch_id, pids in killed.items():
-            reap_pids(pids)
-            pids -= {each.pid for each in left.get(launch_id, ())}
+        left = {(key, stat.pid): _describe_unkillable(stat) for key, stat in found}
+        reap_pids(pid for _, pid in killed)
+        counts = Counter(key for key, _ in killed - left.keys())
         return {
-            key: LeftoverReport(in_cgroup[key] + len(killed[key]), tuple(left.get(key, ())))
+            key: LeftoverReport(
+                in_cgroup[key] + counts[key],
+                tuple(each for (owner, _), each in left.items() if owner == key),
+            )
             for key in keys
         }
 
-    def _find_leftovers(self) -> dict[str, list[ProcessStat]]:
-        """Find the live processes of each process run."""
-        found: defaultdict[str, list[ProcessStat]] = defaultdict(list)
+    def _find_leftovers(self) -> Iterator[tuple[str, ProcessStat]]:
+        """Find the live processes of each process run, with its launch id."""
         for stat in procfs.iter_stats():
             if stat.is_alive and stat.start_ticks >= self._min_start_ticks:
                 identity = self._match_identity(stat)
                 if identity is not None:
-                    found[identity.launch_id].append(stat)
-        return found
+                    yield identity.launch_id, stat
 
     def _match_identity(self, stat: ProcessStat) -> RunIdentity | None:
         for each in self._identities:
@@ -221,7 +219,7 @@ class _KillPass:
         limit = process_marker.read_rss_limit(stat.pid)
         identity = self._limits.get(limit) or self._match_environment(stat)
         found = identity and ProcessInfo(stat.pid)
-        return identity if found and self._mesh_run.marker_of_children.can_belong(found) else None
+        return identity if found and self._marker.can_belong(found) else None
 
     def _match_environment(self, stat: ProcessStat) -> RunIdentity | None:
         """Find the process run that is named in the environment of a process."""
