@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from meshtrio.config import MeshConfig, PluginConfig
@@ -16,7 +14,7 @@ from meshtrio.runtime_dir import lock_file
 from meshtrio.util import descriptors
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.text import replace_surrogates
-from meshtrio.util.users import resolve_ids, resolve_uid
+from meshtrio.util.users import resolve_ids
 
 
 def default_runtime_dir() -> Path:
@@ -141,26 +139,27 @@ def _check_identity(plugin: PluginConfig) -> list[str]:
     """Check that the user that a plugin runs as exists, and that the mesh may change to it."""
     if not _runs_as_other_user(plugin):
         return []
-    user, group = plugin.containment.user, plugin.containment.group
-    where = f"plugin {plugin.name!r}: containment:"
-    try:
-        resolve_ids(user, group)
-    except KeyError as exc:
-        return [f"{where} {exc.args[0]}"]
-    if os.geteuid() != 0:
-        return [f"{where} only a mesh that runs as root can start it as another user or group"]
-    return []
+    where = f"plugin {plugin.name!r}: containment"
+    problems = _check_known(where, plugin.containment.user, plugin.containment.group)
+    if not problems and os.geteuid() != 0:
+        return [f"{where}: only a mesh that runs as root can start it as another user or group"]
+    return problems
 
 
 def _check_access(config: MeshConfig) -> list[str]:
     """Check that the users and groups of the access rules exist."""
     problems = []
     for name, rule in config.access.rules.items():
-        lookups: list[Callable[[], object]] = [partial(resolve_uid, user) for user in rule.users]
-        lookups += [partial(resolve_ids, None, group) for group in rule.groups]
-        for look_up in lookups:
-            try:
-                look_up()
-            except KeyError as exc:
-                problems.append(f"mesh: access.{name}: {exc.args[0]}")
+        # The number of a user needs no user that has it.
+        ids = [(user, None) for user in rule.users if not user.isdecimal()]
+        for user, group in [*ids, *((None, group) for group in rule.groups)]:
+            problems += _check_known(f"mesh: access.{name}", user, group)
     return problems
+
+
+def _check_known(where: str, user: str | None, group: str | None) -> list[str]:
+    try:
+        resolve_ids(user, group)
+    except KeyError as exc:
+        return [f"{where}: {exc.args[0]}"]
+    return []

@@ -157,7 +157,7 @@ def become_subreaper() -> None:
     would be attributed to plugins.
     """
     global _is_subreaper
-    if os.getpid() == 1 or not _is_own_pid_namespace_in_proc() or _list_child_pids():
+    if os.getpid() == 1 or ProcessInfo("self").namespace_depth != 1 or _list_child_pids():
         return
     import ctypes  # only programs that run a mesh need it
 
@@ -170,9 +170,9 @@ def _list_child_pids() -> list[int]:
     The list is empty if /proc is that of another PID namespace, or cannot be read.
     """
     found: list[int] = []
-    if not _is_own_pid_namespace_in_proc():
-        return found
     try:
+        if ProcessInfo("self").namespace_depth != 1:
+            return found
         for task in os.listdir("/proc/self/task"):
             children = read_proc_file(f"self/task/{task}", "children")
             found += map(int, children.split())
@@ -181,11 +181,3 @@ def _list_child_pids() -> list[int]:
     else:
         _failure_log.reset()
     return found
-
-
-def _is_own_pid_namespace_in_proc() -> bool:
-    """Whether /proc is that of the PID namespace of this process."""
-    try:
-        return os.readlink("/proc/self") == str(os.getpid())
-    except OSError:
-        return False

@@ -6,16 +6,14 @@ signal when the thread exits, not the process.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import trio
 
@@ -142,7 +140,7 @@ class Warden:
     def watch(self, pid: int, pidfd: int) -> None:
         """Have a plugin, or a descendant of one, killed if the mesh dies. Never blocks."""
         self.watched[pid] = pidfd
-        self._send_pidfd(pid, pidfd)
+        self._send(b"+%d" % pid, pidfd)
 
     def unwatch(self, pid: int) -> None:
         """Stop watching a process that has exited, so that its pid may be reused."""
@@ -165,17 +163,13 @@ class Warden:
         for pid, pidfd in list(self.watched.items()):
             await trio.lowlevel.wait_writable(channel)
             if self.watched.get(pid) == pidfd:
-                self._send_pidfd(pid, pidfd)
+                self._send(b"+%d" % pid, pidfd)
 
-    def _send_pidfd(self, pid: int, pidfd: int) -> None:
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))
-        self._send(b"+%d" % pid, [rights])
-
-    def _send(self, message: bytes, ancillary: Sequence[Any] = ()) -> None:
+    def _send(self, message: bytes, *descriptors: int) -> None:
         if self._socket is None:
             return
         try:
-            self._socket.sendmsg([message], ancillary)
+            socket.send_fds(self._socket, [message], descriptors)
         except OSError as exc:
             # It has exited or is about to be replaced; its successor is sent everything.
             _log.warning("cannot send %r to the warden: %s", message.decode(), exc.strerror)

@@ -11,7 +11,6 @@ path alone.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import os
@@ -97,7 +96,7 @@ def _wait_for_mesh_exit(
     while True:
         ready = {fd for fd, _ in poll.poll()}
         if channel.fileno() in ready:
-            message, descriptors = _receive_message(channel)
+            message, descriptors, _, _ = socket.recv_fds(channel, 64, 1)
             if message in (b"", b"."):
                 # If plugins are left, they are killed even though the mesh has stopped in order.
                 return message == b"" or bool(plugins)
@@ -111,15 +110,6 @@ def _wait_for_mesh_exit(
                 plugins[number] = descriptors[0]
         elif os.getppid() != mesh_pid:
             return True
-
-
-def _receive_message(channel: socket.socket) -> tuple[bytes, array.array[int]]:
-    descriptors = array.array("i")
-    message, ancillary, _, _ = channel.recvmsg(64, socket.CMSG_SPACE(descriptors.itemsize))
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    return message, descriptors
 
 
 def _kill_group(pid: int, pidfd: int) -> None:

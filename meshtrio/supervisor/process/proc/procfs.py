@@ -99,13 +99,6 @@ def read_stat(pid: int) -> ProcessStat | None:
     return parse_stat(read_proc_file(pid, "stat"))
 
 
-def handles_signal(pid: int, number: int) -> bool:
-    """Whether a process handles a signal; False if that cannot be read."""
-    with contextlib.suppress(OSError):
-        return has_signal(ProcessInfo(pid).caught_signals, number)
-    return False
-
-
 def has_signal(mask: int, number: int) -> bool:
     """Whether a signal is in a mask of `ProcessInfo`."""
     return bool(mask >> (number - 1) & 1)

@@ -19,10 +19,10 @@ import attrs
 import trio
 
 from meshtrio.supervisor.process.proc.proc_scanner import find_group_pids, wait_for_group
-from meshtrio.supervisor.process.proc.procfs import handles_signal
+from meshtrio.supervisor.process.proc.procfs import has_signal
 from meshtrio.supervisor.process.spawn.child_process import ChildProcess
 from meshtrio.supervisor.process.spawn.program import kill_and_reap, start_program
-from meshtrio.util.processes import send_signals
+from meshtrio.util.processes import ProcessInfo, send_signals
 
 _KILL_TIMEOUT = 5.0
 """Seconds from SIGKILL to exit; only processes that wait for broken hardware take longer."""
@@ -116,10 +116,13 @@ class PluginProcess(ChildProcess):
         core. SIGCONT follows, for processes that are stopped. The plugin need not be the leader,
         which may be a shell that has started it.
         """
-        found: list[int] = []
+        handling: list[int] = []
         with trio.move_on_after(_FIND_GROUP_TIMEOUT), suppress(OSError, RuntimeError, ValueError):
-            found = await find_group_pids(self.pid, self._cgroup)
-        handling = [pid for pid in found if handles_signal(pid, signal.SIGQUIT)]
+            masks = {
+                pid: ProcessInfo(pid).caught_signals
+                for pid in await find_group_pids(self.pid, self._cgroup)
+            }
+            handling = [pid for pid, mask in masks.items() if has_signal(mask, signal.SIGQUIT)]
         for pid in handling:
             with suppress(OSError):
                 # If it is still in the group in which it was found.

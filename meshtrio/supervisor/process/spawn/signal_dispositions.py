@@ -74,9 +74,8 @@ def _read_ignored_signals() -> set[int]:
 
 
 def _catch_ignored_signals() -> dict[int, Any]:
-    changed: dict[int, Any] = {}
-    for number in _read_ignored_signals() - _UNCHANGED_SIGNALS:
-        handler = signal.SIG_DFL if number == signal.SIGCHLD else _do_nothing
+    ignored = _read_ignored_signals() - _UNCHANGED_SIGNALS
+    changed = {n: signal.SIG_DFL if n == signal.SIGCHLD else _do_nothing for n in ignored}
+    for number, handler in changed.items():
         signal.signal(number, handler)
-        changed[number] = handler
     return changed
