@@ -45,21 +45,20 @@ class ProcessMarker:
         self,
         variable: str,
         users: Collection[int],
-        first_limit: int = 0,
-        last_limit: int = 0,
+        limits: Collection[int] = (),
         *,
         parent_pid: int | None = None,
     ) -> None:
         """Make a mark.
 
-        The variable is given as `NAME=value`, "" for none; the first soft limit that matches is 0
-        for none. A marked process has become a child of the mesh (`parent_pid`) when its parent
-        exited, if the mesh is PID 1 or a subreaper.
+        The variable is given as `NAME=value`, "" for none; `limits` are the soft limits that match.
+        A marked process has become a child of the mesh (`parent_pid`) when its parent exited, if
+        the mesh is PID 1 or a subreaper.
         """
         self._parent_pid = parent_pid
         self._variable = os.fsencode(variable)
         self._users = frozenset(users)
-        self._limits = range(first_limit, max(first_limit, last_limit) + 1 if first_limit else 0)
+        self._limits = limits
 
     def is_carried_by(self, name: int | str) -> bool:
         """Whether `/proc/NAME` carries the mark. False if it cannot be read."""
@@ -97,8 +96,8 @@ def make_mesh_marker(
 ) -> ProcessMarker:
     """Make the mark of all that a mesh has started, except its wardens; see `ProcessMarker`."""
     first = encode_marker_limit(mesh_id, 1)
-    last = first + (1 << _RUN_BITS) - 2
-    return ProcessMarker(f"MESH_ID={mesh_id}", users, first, last, parent_pid=parent_pid)
+    limits = range(first, first + (1 << _RUN_BITS) - 1)
+    return ProcessMarker(f"MESH_ID={mesh_id}", users, limits, parent_pid=parent_pid)
 
 
 def encode_marker_limit(mesh_id: str, run_number: int) -> int:
@@ -136,7 +135,7 @@ def is_warden(pid: int) -> bool:
 
 def is_marker_limit(limit: int) -> bool:
     """Whether a soft limit is the mark of any mesh, and not a limit that a user has set."""
-    return bool(limit & _MARKER_BIT)
+    return limit // _MARKER_BIT == 1  # An infinite limit may be -1.
 
 
 class KillReport:
