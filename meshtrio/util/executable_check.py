@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import stat
 import struct
 import sys
@@ -25,6 +24,7 @@ import attrs
 from meshtrio.util.processes import ProcessInfo
 from meshtrio.util.regular_files import open_regular_file
 from meshtrio.util.text import replace_surrogates
+from meshtrio.util.users import find_user_name
 
 MAX_SHEBANG_SIZE = 256
 """Bytes of a file that the kernel reads to determine its format (BINPRM_BUF_SIZE)."""
@@ -291,8 +291,9 @@ def _privilege_change(path: str) -> str:
     status = os.stat(path)
     if os.statvfs(path).f_flag & os.ST_NOSUID:
         return ""
-    if status.st_mode & stat.S_ISUID and status.st_uid != os.geteuid():
-        return f"is set-user-ID: it runs as {_user_name(status.st_uid)}"
+    uid = status.st_uid
+    if status.st_mode & stat.S_ISUID and uid != os.geteuid():
+        return f"is set-user-ID: it runs as {find_user_name(uid) or f'user {uid}'}"
     changes_group = status.st_mode & stat.S_ISGID and status.st_mode & stat.S_IXGRP
     if changes_group and status.st_gid != os.getegid():
         return "is set-group-ID"
@@ -304,10 +305,3 @@ def _has_capabilities(path: str) -> bool:
         return bool(os.getxattr(path, _CAPABILITIES_XATTR))
     except OSError as exc:
         return exc.errno not in (errno.ENODATA, errno.ENOTSUP)
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import math
 import os
-import pwd
 import signal
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from meshtrio.supervisor.process.cleanup.zombie_reaper import reap_pids
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import ProcessStat
 from meshtrio.util.processes import ProcessInfo, read_proc_file, send_signals
+from meshtrio.util.users import find_user_name
 from meshtrio.util.worker_threads import ThreadLimiter
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -74,7 +74,9 @@ def _find_unkillable_reason(stat: ProcessStat, process: ProcessInfo) -> str:
     try:
         os.kill(stat.pid, 0)
     except PermissionError:
-        user = f"user {_user_name(process.uids[0])}" if process.uids else "another user"
+        user = "another user"
+        if process.uids:
+            user = f"user {find_user_name(process.uids[0]) or process.uids[0]}"
         return f"it runs as {user}, whose processes this mesh may not signal"
     except OSError:
         pass
@@ -83,13 +85,6 @@ def _find_unkillable_reason(stat: ProcessStat, process: ProcessInfo) -> str:
     if stat.state != "D":
         return "it did not exit after SIGKILL"
     return "it is blocked in the kernel, as by a disk or network filesystem that does not respond"
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def get_boot_ticks() -> float:

@@ -71,9 +71,11 @@ class Warden:
         own_socket.setblocking(False)
         with own_socket:
             with warden_socket:
+                users = ",".join(map(str, sorted(self._mesh_run.users)))
+                arguments = [str(os.getpid()), self._mesh_run.id, users, *self._cgroup]
                 limit = process_marker.encode_marker_limit(self._mesh_run.id, 0)
                 process = await start_child(
-                    self._command(),
+                    [sys.executable, "-I", "-S", str(_SCRIPT), *arguments],
                     partial(process_marker.set_marker_limit, limit=limit),
                     stdin=warden_socket,
                     cwd=Path("/"),
@@ -84,11 +86,6 @@ class Warden:
             started()
             await self._supervise(process, own_socket)
         _log.error("the warden (pid %d) exited unexpectedly; restarting it", process.pid)
-
-    def _command(self) -> list[str]:
-        users = ",".join(map(str, sorted(self._mesh_run.users)))
-        arguments = [str(os.getpid()), self._mesh_run.id, users, *self._cgroup]
-        return [sys.executable, "-I", "-S", str(_SCRIPT), *arguments]
 
     async def _supervise(self, process: ChildProcess, own_socket: socket.socket) -> None:
         """Wait until the warden has exited; when cancelled, stop it.
