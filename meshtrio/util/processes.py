@@ -112,18 +112,20 @@ class ProcessInfo:
 def send_signals(pid: int, signals: tuple[int, ...], is_same: Callable[[], bool]) -> bool:
     """Send signals in order if the pid, of which a pidfd is open then, `is_same` as was meant.
 
-    Returns whether they were sent. Raises ProcessLookupError, PermissionError, or OSError if no
-    descriptor is left.
+    Returns whether they were sent; False if the process has ended. Raises PermissionError, or
+    OSError if no descriptor is left.
     """
-    pidfd = os.pidfd_open(pid)
-    try:
-        if not is_same():
-            return False
-        for number in signals:
-            signal.pidfd_send_signal(pidfd, number)
-        return True
-    finally:
-        os.close(pidfd)
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if not is_same():
+                return False
+            for number in signals:
+                signal.pidfd_send_signal(pidfd, number)
+            return True
+        finally:
+            os.close(pidfd)
+    return False
 
 
 def has_exited(pidfd: int) -> bool:

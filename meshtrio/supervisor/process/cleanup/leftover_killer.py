@@ -237,6 +237,4 @@ class _KillPass:
             send_signals(stat.pid, (signal.SIGKILL,), is_same)
         except PermissionError:
             return False
-        except ProcessLookupError:
-            pass  # It has ended.
         return True

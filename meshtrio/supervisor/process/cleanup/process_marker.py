@@ -177,8 +177,6 @@ def _kill(process: processes.ProcessInfo, marker: ProcessMarker, report: KillRep
     try:
         if processes.send_signals(process.pid, (signal.SIGKILL,), is_same):
             report.killed.add(process.pid)
-    except ProcessLookupError:
-        pass
     except OSError as exc:
         if exc.errno not in processes.OUT_OF_RESOURCES:  # The next pass tries again.
             report.unkillable[process.pid] = exc.strerror or str(exc)
