@@ -12,7 +12,7 @@ from meshtrio.config import MeshConfig, load
 from meshtrio.runtime_dir import directory
 from meshtrio.telemetry.optional_dependencies import check_extras
 from meshtrio.util.errors import ConfigError
-from meshtrio.util.privilege_check import describe_privilege_change
+from meshtrio.util.executable_check import describe_privilege_change
 from meshtrio.util.text import escape_unprintable
 
 runtime_dir_option = click.option(

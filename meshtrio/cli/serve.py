@@ -22,10 +22,10 @@ from meshtrio.cli.check import find_warnings, load_and_check, runtime_dir_option
 from meshtrio.cli.error_report import describe_error
 from meshtrio.cli.serve_log import log_to_descriptor
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
-from meshtrio.supervisor.process.cleanup import subreaper
 from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
+from meshtrio.supervisor.process.cleanup.reparented import become_subreaper
 from meshtrio.supervisor.process.proc.resource_usage import read_own_rss
-from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
+from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.errors import UsageError
@@ -118,7 +118,7 @@ def _log_failures(log: LogConfig) -> Iterator[None]:
 
 async def _serve(config: MeshConfig, reload: bool) -> None:
     CHILD_REGISTRY.is_exclusive = True
-    subreaper.become_subreaper()
+    become_subreaper()
     with stop_signals(ignore_afterwards=True) as signals:
         async with open_collapsing_nursery() as signal_tasks:
             async with open_collapsing_nursery() as nursery:

@@ -25,9 +25,7 @@ async def load_in_thread(path: Path | str, *, runtime_dir: Path | None = None) -
     read = partial(load, path, runtime_dir=runtime_dir)
     try:
         with trio.fail_after(_LOAD_TIMEOUT):
-            return await trio.to_thread.run_sync(
-                read, abandon_on_cancel=True, limiter=_thread_limiter.get()
-            )
+            return await _thread_limiter.run(read)
     except trio.TooSlowError:
         problem = f"{path}: was not read within {_LOAD_TIMEOUT:g} s; does its file system answer?"
         raise ConfigError([problem]) from None

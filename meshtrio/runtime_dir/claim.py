@@ -11,8 +11,7 @@ from pathlib import Path
 from meshtrio import contract
 from meshtrio.runtime_dir import lock_file
 from meshtrio.runtime_dir.directory import allow_traversal, mesh_socket_path
-from meshtrio.util import directories
-from meshtrio.util.descriptors import closing_descriptor, closing_on_error
+from meshtrio.util import descriptors
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.text import replace_surrogates
 
@@ -28,7 +27,7 @@ class ClaimedRuntimeDir:
         """
         self.path = path
         self._fd, self._lock_fd = _open_and_lock(path)
-        with closing_on_error(self._lock_fd, self._fd):
+        with descriptors.closing_on_error(self._lock_fd, self._fd):
             _remove_recorded_sockets(self._fd, self._lock_fd)
             self._write_lock_file(_format_mesh_runs(self._lock_fd))
 
@@ -50,7 +49,7 @@ class ClaimedRuntimeDir:
         descriptor keeps in use. The sockets of running plugins in it are kept then.
         """
         opened, lock = _open_and_lock(self.path, known_fd=self._fd)
-        is_same = os.path.samestat(os.fstat(opened), os.fstat(self._fd))
+        is_same = os.path.sameopenfile(opened, self._fd)
         if not is_same:
             _remove_recorded_sockets(opened, lock)
         lines = lock_file.read_sockets(self._lock_fd) if is_same else []
@@ -109,7 +108,7 @@ def claim_runtime_dir(path: Path) -> Iterator[ClaimedRuntimeDir]:
 def _open_and_lock(path: Path, known_fd: int | None = None) -> tuple[int, int]:
     """Open and lock the directory; return its descriptor and the lock file's."""
     opened = _open_runtime_dir(path, known_fd)
-    with closing_on_error(opened):
+    with descriptors.closing_on_error(opened):
         try:
             return opened, lock_file.acquire(lock_file.LOCK_FILE_NAME, opened)
         except OSError as exc:
@@ -126,19 +125,20 @@ def _open_runtime_dir(path: Path, known_fd: int | None) -> int:
     what = f"the runtime dir {replace_surrogates(str(path))}"
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        opened = directories.open_directory(path)
+        opened = descriptors.open_directory(path)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError([f"{what} {_describe_obstacle(path)}"]) from None
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
         raise ConfigError([f"{what} cannot be made: {reason}; {_CHOOSE_ANOTHER_HINT}"]) from None
-    with closing_on_error(opened):
+    with descriptors.closing_on_error(opened):
         try:
-            if known_fd is None or not os.path.samestat(os.fstat(opened), os.fstat(known_fd)):
-                _check_ownership(opened, what)
+            is_known = known_fd is not None and os.path.sameopenfile(opened, known_fd)
+            problem = "" if is_known else _find_ownership_problem(opened)
         except OSError as exc:
-            reason = f"{what} cannot be used: {exc.strerror}; {_CHOOSE_ANOTHER_HINT}"
-            raise ConfigError([reason]) from None
+            problem = f" cannot be used: {exc.strerror}; {_CHOOSE_ANOTHER_HINT}"
+        if problem:
+            raise ConfigError([f"{what}{problem}"])
     return opened
 
 
@@ -150,18 +150,24 @@ def _describe_obstacle(path: Path) -> str:
     return f"is not a folder; {_CHOOSE_ANOTHER_HINT}"
 
 
-def _check_ownership(fd: int, what: str) -> None:
-    """Check that we may own a directory, and set its mode to 0700. Raises ConfigError, OSError."""
+def _find_ownership_problem(fd: int) -> str:
+    """Explain why a directory is not ours, else set its mode to 0700. Raises OSError."""
     status = os.fstat(fd)
     if status.st_uid != os.geteuid():
         owner = f"belongs to uid {status.st_uid}, not to this mesh (uid {os.geteuid()})"
-        raise ConfigError([f"{what} {owner}; {_CHOOSE_ANOTHER_HINT}"])
-    _check_content(fd, what)
+        return f" {owner}; {_CHOOSE_ANOTHER_HINT}"
+    found = sorted(os.listdir(fd))
+    if found and not lock_file.is_mesh_lock(lock_file.LOCK_FILE_NAME, fd):
+        listed = ", ".join(ascii(replace_surrogates(name)) for name in found[:_MAX_LISTED_NAMES])
+        more = len(found) - _MAX_LISTED_NAMES
+        content = f"it has {listed}{f' and {more} more' if more > 0 else ''}"
+        reason = f"{content}, and no {lock_file.LOCK_FILE_NAME} of a mesh of this user"
+        return f" is in use: {reason}; nothing in it was changed; {_CHOOSE_ANOTHER_HINT}"
     if status.st_mode & 0o022:
-        mode = f"{status.st_mode & 0o7777:o}"
-        raise ConfigError([f"{what}: others may write to it (mode {mode}); chmod 700 it"])
+        return f": others may write to it (mode {status.st_mode & 0o7777:o}); chmod 700 it"
     if status.st_mode & 0o777 != 0o700:
         os.fchmod(fd, 0o700)
+    return ""
 
 
 _CHOOSE_ANOTHER_HINT = (
@@ -169,18 +175,6 @@ _CHOOSE_ANOTHER_HINT = (
 )
 
 _MAX_LISTED_NAMES = 3
-
-
-def _check_content(fd: int, what: str) -> None:
-    """Reject a directory that other programs use. Raises ConfigError, OSError."""
-    found = sorted(os.listdir(fd))
-    if not found or lock_file.is_mesh_lock(lock_file.LOCK_FILE_NAME, fd):
-        return
-    listed = ", ".join(ascii(replace_surrogates(name)) for name in found[:_MAX_LISTED_NAMES])
-    more = f" and {len(found) - _MAX_LISTED_NAMES} more" if len(found) > _MAX_LISTED_NAMES else ""
-    content = f"it has {listed}{more}, and no {lock_file.LOCK_FILE_NAME} of a mesh of this user"
-    reason = f"{what} is in use: {content}; nothing in it was changed; {_CHOOSE_ANOTHER_HINT}"
-    raise ConfigError([reason])
 
 
 def _describe_lock_failure(exc: OSError, path: Path, fd: int) -> str:
@@ -205,14 +199,15 @@ def _remove_recorded_sockets(fd: int, lock_fd: int) -> None:
     In a plugin's directory, which another user may change meanwhile, only recorded sockets are
     removed, and the directory if it is empty then. What cannot be removed stays.
     """
-    directories.remove_socket(mesh_socket_path(Path()).name, fd)
+    descriptors.remove_socket(mesh_socket_path(Path()).name, fd)
     for path in map(Path, lock_file.read_sockets(lock_fd)):
         if len(path.parts) == 1:
-            directories.remove_socket(path.name, fd)
+            descriptors.remove_socket(path.name, fd)
             continue
         with contextlib.suppress(OSError):
-            with closing_descriptor(directories.open_directory(path.parts[0], fd)) as own:
-                directories.remove_socket(path.name, own, include_symlinks=True)
+            own = descriptors.open_directory(path.parts[0], fd)
+            with descriptors.closing_descriptor(own):
+                descriptors.remove_socket(path.name, own, include_symlinks=True)
             os.rmdir(path.parts[0], dir_fd=fd)
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.contract import MAX_SOCKET_PATH_LENGTH
 from meshtrio.runtime_dir import lock_file
-from meshtrio.util import directories
-from meshtrio.util.descriptors import closing_on_error
+from meshtrio.util import descriptors
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.text import replace_surrogates
-from meshtrio.util.users import resolve_ids, resolve_uid
+from meshtrio.util.users import resolve_ids
 
 
 def default_runtime_dir() -> Path:
@@ -67,7 +64,7 @@ def prepare_plugin_socket(runtime_dir: Path, plugin: PluginConfig, socket: Path)
         KeyError: The user or group does not exist.
     """
     try:
-        runtime_fd = socket_fd = directories.open_directory(runtime_dir)
+        runtime_fd = socket_fd = descriptors.open_directory(runtime_dir)
     except FileNotFoundError:
         return
     with ExitStack() as stack:
@@ -83,8 +80,8 @@ def prepare_plugin_socket(runtime_dir: Path, plugin: PluginConfig, socket: Path)
         line = os.path.relpath(socket, runtime_dir)
         lock_file.append_line(lock_file.LOCK_FILE_NAME, line, dir_fd=runtime_fd)
         # In a directory of its own there is only what the plugin itself has put there.
-        directories.remove_socket(socket.name, socket_fd, include_symlinks=is_foreign)
-        if directories.get_file_type(socket.name, socket_fd) is not None:
+        descriptors.remove_socket(socket.name, socket_fd, include_symlinks=is_foreign)
+        if descriptors.get_file_type(socket.name, socket_fd) is not None:
             text = f"{replace_surrogates(str(socket))} exists and is not a socket; remove it"
             raise FileExistsError(errno.EEXIST, text)
 
@@ -95,8 +92,8 @@ def _make_plugin_directory(runtime_dir_fd: int, plugin: PluginConfig) -> int:
     name = f"{plugin.name}.d"
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=runtime_dir_fd)
-    own = directories.open_directory(name, runtime_dir_fd)
-    with closing_on_error(own):
+    own = descriptors.open_directory(name, runtime_dir_fd)
+    with descriptors.closing_on_error(own):
         os.fchown(own, uid, gid)
         os.fchmod(own, 0o700 if plugin.containment.user is not None else 0o770)
     return own
@@ -142,26 +139,27 @@ def _check_identity(plugin: PluginConfig) -> list[str]:
     """Check that the user that a plugin runs as exists, and that the mesh may change to it."""
     if not _runs_as_other_user(plugin):
         return []
-    user, group = plugin.containment.user, plugin.containment.group
-    where = f"plugin {plugin.name!r}: containment:"
-    try:
-        resolve_ids(user, group)
-    except KeyError as exc:
-        return [f"{where} {exc.args[0]}"]
-    if os.geteuid() != 0:
-        return [f"{where} only a mesh that runs as root can start it as another user or group"]
-    return []
+    where = f"plugin {plugin.name!r}: containment"
+    problems = _check_known(where, plugin.containment.user, plugin.containment.group)
+    if not problems and os.geteuid() != 0:
+        return [f"{where}: only a mesh that runs as root can start it as another user or group"]
+    return problems
 
 
 def _check_access(config: MeshConfig) -> list[str]:
     """Check that the users and groups of the access rules exist."""
     problems = []
     for name, rule in config.access.rules.items():
-        lookups: list[Callable[[], object]] = [partial(resolve_uid, user) for user in rule.users]
-        lookups += [partial(resolve_ids, None, group) for group in rule.groups]
-        for look_up in lookups:
-            try:
-                look_up()
-            except KeyError as exc:
-                problems.append(f"mesh: access.{name}: {exc.args[0]}")
+        # The number of a user needs no user that has it.
+        ids = [(user, None) for user in rule.users if not user.isdecimal()]
+        for user, group in [*ids, *((None, group) for group in rule.groups)]:
+            problems += _check_known(f"mesh: access.{name}", user, group)
     return problems
+
+
+def _check_known(where: str, user: str | None, group: str | None) -> list[str]:
+    try:
+        resolve_ids(user, group)
+    except KeyError as exc:
+        return [f"{where}: {exc.args[0]}"]
+    return []

@@ -179,7 +179,7 @@ def append_line(path: Path | str, line: str, dir_fd: int | None = None) -> None:
             os.write(lock, f"{line}\n".encode())
 
 
-def remove_mesh_run(path: Path | str, mesh_id: str, dir_fd: int | None = None) -> None:
+def remove_mesh_run(path: Path | str, mesh_id: str) -> None:
     """Remove the record of a mesh run. Only the holder of the lock may call this."""
-    with contextlib.suppress(FileNotFoundError), _opened(path, os.O_RDWR, dir_fd) as lock:
+    with contextlib.suppress(FileNotFoundError), _opened(path, os.O_RDWR, None) as lock:
         write_contents(lock, [x for x in _read_lines(lock) if f"launch {mesh_id} " not in x])

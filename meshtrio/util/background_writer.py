@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -26,8 +27,8 @@ class BackgroundWriter(Generic[T]):
         *,
         name: str,
         max_size: int,
-        max_items: int | None = None,
-        max_batch: int | None = None,
+        max_items: int = sys.maxsize,
+        max_batch: int = sys.maxsize,
         write_interval: float = 0.0,
     ) -> None:
         """Start the thread. Raises RuntimeError if that is impossible.
@@ -63,7 +64,7 @@ class BackgroundWriter(Generic[T]):
             if (
                 self._closing.is_set()
                 or self._size + size > self._max_size
-                or (self._max_items is not None and self._count >= self._max_items)
+                or self._count >= self._max_items
             ):
                 return False
             self._queue.append((item, size))
@@ -102,7 +103,5 @@ class BackgroundWriter(Generic[T]):
         with self._condition:
             while not self._queue and not self._closing.is_set():
                 self._condition.wait()
-            count = len(self._queue)
-            if self._max_batch is not None:
-                count = min(count, self._max_batch)
+            count = min(len(self._queue), self._max_batch)
             return [self._queue.popleft() for _ in range(count)]

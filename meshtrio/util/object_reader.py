@@ -8,6 +8,7 @@ read, `reject_unknown_keys` reports the others.
 from __future__ import annotations
 
 import difflib
+import operator
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -191,14 +192,10 @@ def number_parser(
     minimum: float, maximum: float | None = None, *, inclusive: bool = False
 ) -> ValueParser[float]:
     """Return a parser of finite numbers; `inclusive` includes the minimum."""
+    is_enough = operator.ge if inclusive else operator.gt
 
     def parse(raw: Any) -> float:
-        if (
-            not _is_number(raw)
-            or raw < minimum
-            or (raw == minimum and not inclusive)
-            or raw == float("inf")
-        ):
+        if not _is_number(raw) or not is_enough(raw, minimum) or raw == float("inf"):
             raise MismatchError(f"must be a number {'from' if inclusive else 'above'} {minimum:g}")
         if maximum is not None and raw > maximum:
             raise MismatchError(f"must be at most {maximum:g}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import pwd
+from contextlib import suppress
 
 
 def resolve_ids(user: str | None, group: str | None) -> tuple[int, int]:
@@ -34,3 +35,10 @@ def look_up_user(user: str) -> pwd.struct_passwd:
 def resolve_uid(user: str) -> int:
     """Return the uid of a user; a number needs no user that has it. Raises KeyError."""
     return int(user) if user.isdecimal() else resolve_ids(user, None)[0]
+
+
+def find_user_name(uid: int) -> str | None:
+    """Return the name of a user by its uid; None if there is no such user."""
+    with suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -33,6 +33,16 @@ class ThreadLimiter(PerRun[trio.CapacityLimiter]):
 
     def __init__(self, max_threads: int) -> None:
         super().__init__(partial(trio.CapacityLimiter, max_threads))
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a function in a worker thread. Raises RuntimeError if no thread can be started.
+
+        On cancellation this returns at once, and the thread continues.
+        """
+        limiter = self.get()
+        return await trio.to_thread.run_sync(
+            function, *args, abandon_on_cancel=True, limiter=limiter
+        )
 
 
 _limiter = ThreadLimiter(2)
@@ -59,6 +69,4 @@ async def run_computation(computation: Callable[[GilYielder], T]) -> T:
 
     On cancellation this returns at once. The thread continues, so the computation must be bounded.
     """
-    return await trio.to_thread.run_sync(
-        lambda: computation(GilYielder()), abandon_on_cancel=True, limiter=_limiter.get()
-    )
+    return await _limiter.run(lambda: computation(GilYielder()))

@@ -29,7 +29,7 @@ def test_a_plugin_that_dies_while_it_is_traced_is_restarted(short_dir: Path) -> 
             assert f"pid {before['a']} was killed by SIGKILL" in mesh.log
             # It is a zombie for as long as the tracer keeps it.
             assert procfs.read_stat(before["a"]) is not None
-        wait_until(lambda: procfs.read_status(before["a"]) is None)
+        wait_until(lambda: procfs.read_stat(before["a"]) is None)
         assert mesh.stop() == 0
 
 
@@ -65,7 +65,7 @@ def test_a_warden_that_dies_while_it_is_traced_is_replaced(short_dir: Path) -> N
             mesh.wait_for_log("restarting it")
             assert len(mesh.ps()) == 2
             wait_until(lambda: len(set(child_pids(mesh.process.pid)) - {*plugins, warden}) == 1)
-        wait_until(lambda: procfs.read_status(warden) is None)
+        wait_until(lambda: procfs.read_stat(warden) is None)
         mesh.process.kill()
         mesh.process.wait()
         wait_until(lambda: not mesh.plugin_pids())

@@ -28,7 +28,7 @@ Two rules hold everywhere:
 
 - A signal is never sent to a process because of its number alone. Either the process is our child
   and has not been reaped, so that the number cannot be reused, or its pidfd was opened first and
-  its identity checked afterwards (`meshtrio.util.pidfd`).
+  its identity checked afterwards (`meshtrio.util.processes`).
 - Whatever may wait for a filesystem or for another process (execve, /proc/PID/environ, wait for a
   traced child) happens in a thread that can be abandoned, or without blocking.
 """

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from meshtrio.supervisor.process.cleanup import process_marker
+from meshtrio.util.processes import ProcessInfo
 
 ID, OTHER = "ab" * 16, "ac" * 16
 
@@ -117,6 +118,6 @@ def test_a_zombie_is_not_found() -> None:
 
 
 def test_what_is_not_there_is_not_found() -> None:
-    assert not process_marker.ProcessInfo(2**30).is_alive
+    assert not ProcessInfo(2**30).is_alive
     assert process_marker.read_rss_limit(2**30) == 0
     assert process_marker.make_mesh_marker(ID, [0]).match_process(2**30) is None

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from meshtrio import contract
+from meshtrio.supervisor.process.cleanup import leftover_killer
 from meshtrio.supervisor.process.cleanup.leftover_killer import (
     LeftoverKiller,
     RunIdentity,
@@ -174,18 +175,18 @@ async def test_an_environment_that_cannot_be_read_is_not_waited_for(
     """Reading it takes a lock of the process, which the kernel may hold indefinitely."""
     leaves = "import os, time; os.write(1, b'x'); time.sleep(3600)"
     since, launch_id, over = get_boot_ticks(), secrets.token_hex(8), threading.Event()
-    read = procfs.read_environment
+    read = leftover_killer.read_proc_file
     async with (
         spawned(leaves) as odd,
         spawned(leaves, **{contract.MESH_LAUNCH_ID: launch_id}) as process,
     ):
 
-        def environment_of(pid: int) -> list[bytes]:
+        def read_when_over(pid: int, file: str) -> bytes:
             if pid == odd.pid:
                 over.wait()
-            return read(pid)
+            return read(pid, file)
 
-        monkeypatch.setattr(procfs, "read_environment", environment_of)
+        monkeypatch.setattr(leftover_killer, "read_proc_file", read_when_over)
         sweeper = LeftoverKiller(MeshRun(tmp_path), pass_timeout=2.0)
         assert (await sweeper.kill_leftovers(RunIdentity(launch_id, since))).killed == 1
         await process.wait()

@@ -50,7 +50,7 @@ async def test_a_process_that_ends_while_it_is_traced_blocks_nothing(number: int
             tracer.kill()
             await reaped.wait()
             nursery.cancel_scope.cancel()
-    assert procfs.read_status(process.pid) is None
+    assert procfs.read_stat(process.pid) is None
     close(process)
 
 

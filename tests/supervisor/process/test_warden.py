@@ -45,7 +45,7 @@ async def test_a_plugin_that_was_reaped_is_not_watched(short_dir: Path) -> None:
             warden.watch(process.pid, process.pidfd)
             await process.stop(0)
             process.reap_later(lambda: warden.unwatch(process.pid))
-            assert warden._plugins == {}
+            assert warden.watched == {}
             nursery.cancel_scope.cancel()
     os.close(process.stdout)
     os.close(process.stderr)

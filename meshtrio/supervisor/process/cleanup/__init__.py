@@ -18,7 +18,7 @@ Who kills what:
 | Mesh and warden are killed, other plugins | `mesh_run.kill_earlier_runs`, next mesh | marks |
 
 Zombies are reaped by their parents: `spawn.child_process` reaps what the mesh has started, and
-`zombie_reaper` what the kernel has made a child of the mesh, as PID 1 or as a `subreaper`.
+`zombie_reaper` what the kernel has made a child of the mesh, as PID 1 or as a subreaper.
 
 Ownership: the mesh owns a `Warden`, which owns one warden process at a time and restarts it if it
 dies. The warden process holds the pidfds of all plugins. `Cgroups` holds a lock on the delegated
@@ -37,6 +37,6 @@ Invariants:
   another user may have got a copy of the environment.
 - A warden never carries the marks of an outer mesh. Those of nested meshes have time to kill their
   own plugins before they are killed.
-- `process_marker` and `warden_main` import the standard library and `meshtrio.util.pidfd` only, and
-  lie in one directory, from which the isolated interpreter of the warden imports them.
+- `process_marker` and `warden_main` import the standard library and `meshtrio.util.processes` only,
+  and lie in one directory, from which the isolated interpreter of the warden imports them.
 """

@@ -7,14 +7,14 @@ processes of all plugins that have exited at the same time.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
-import pwd
 import signal
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 import trio
@@ -26,7 +26,9 @@ from meshtrio.supervisor.process.cleanup.mesh_run import PROC_PASS_TIMEOUT, Mesh
 from meshtrio.supervisor.process.cleanup.zombie_reaper import reap_pids
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import ProcessStat
-from meshtrio.util.pidfd import send_signals
+from meshtrio.util.processes import ProcessInfo, read_proc_file, send_signals
+from meshtrio.util.users import find_user_name
+from meshtrio.util.worker_threads import ThreadLimiter
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -34,6 +36,7 @@ _MAX_ROUNDS = 20
 _ROUND_PAUSE = 0.05
 """Seconds between two rounds: a killed process exits with a delay and may have forked before."""
 _MAX_PASSES = 3
+_limiter = ThreadLimiter(_MAX_PASSES)
 
 
 @attrs.frozen
@@ -51,11 +54,10 @@ class UnkillableProcess:
     @property
     def is_running(self) -> bool:
         """Whether it is still alive."""
-        try:
+        with contextlib.suppress(OSError):
             stat = procfs.read_stat(self.pid)
-        except OSError:
-            return False
-        return stat is not None and stat.start_ticks == self.start_ticks and stat.is_alive
+            return stat is not None and stat.start_ticks == self.start_ticks and stat.is_alive
+        return False
 
     def __str__(self) -> str:
         return f"pid {self.pid} ({self.name}) cannot be killed, left running: {self.reason}"
@@ -63,16 +65,18 @@ class UnkillableProcess:
 
 def _describe_unkillable(stat: ProcessStat) -> UnkillableProcess:
     """Describe a process that was not killed, and why it was not."""
-    status = procfs.read_status(stat.pid)
-    name, reason = "?" if status is None else status.name, _find_unkillable_reason(stat, status)
-    return UnkillableProcess(stat.pid, name, reason, stat.start_ticks)
+    process = ProcessInfo(stat.pid)
+    reason = _find_unkillable_reason(stat, process)
+    return UnkillableProcess(stat.pid, process.comm or "?", reason, stat.start_ticks)
 
 
-def _find_unkillable_reason(stat: ProcessStat, status: procfs.ProcessStatus | None) -> str:
+def _find_unkillable_reason(stat: ProcessStat, process: ProcessInfo) -> str:
     try:
         os.kill(stat.pid, 0)
     except PermissionError:
-        user = "another user" if status is None else f"user {_user_name(status.uids[0])}"
+        user = "another user"
+        if process.uids:
+            user = f"user {find_user_name(process.uids[0]) or process.uids[0]}"
         return f"it runs as {user}, whose processes this mesh may not signal"
     except OSError:
         pass
@@ -81,13 +85,6 @@ def _find_unkillable_reason(stat: ProcessStat, status: procfs.ProcessStatus | No
     if stat.state != "D":
         return "it did not exit after SIGKILL"
     return "it is blocked in the kernel, as by a disk or network filesystem that does not respond"
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def get_boot_ticks() -> float:
@@ -134,7 +131,6 @@ class LeftoverKiller:
     cgroups: Cgroups | None = None
     _pass_timeout: float = PROC_PASS_TIMEOUT
     _lock: trio.Lock = attrs.field(factory=trio.Lock)
-    _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_MAX_PASSES))
     _pending: dict[str, RunIdentity] = attrs.field(factory=dict)
     _reports: dict[str, LeftoverReport] = attrs.field(factory=dict)
     unreadable: set[tuple[int, int]] = attrs.field(factory=set)
@@ -155,9 +151,7 @@ class LeftoverKiller:
             attempt = _KillPass(self, identities)
             try:
                 with trio.move_on_after(self._pass_timeout):
-                    return await trio.to_thread.run_sync(
-                        attempt.run, abandon_on_cancel=True, limiter=self._limiter
-                    )
+                    return await _limiter.run(attempt.run)
             except (OSError, RuntimeError) as exc:
                 _log.warning("cannot look for processes that plugins have left: %s", exc)
                 return {}
@@ -174,9 +168,9 @@ class _KillPass:
     def __init__(self, killer: LeftoverKiller, identities: Sequence[RunIdentity]) -> None:
         self.process_being_read: tuple[int, int] | None = None
         """Pid and start time of the process whose environment is being read."""
-        self._mesh_run, self._cgroups = killer.mesh_run, killer.cgroups
-        self._identities = identities
-        limits, name = self._mesh_run.run_limits, contract.MESH_LAUNCH_ID
+        self._cgroups, self._identities = killer.cgroups, identities
+        self._marker = killer.mesh_run.marker_of_children
+        limits, name = killer.mesh_run.run_limits, contract.MESH_LAUNCH_ID
         self._limits = {limits.get(each.launch_id): each for each in identities}
         self._variables = {f"{name}={each.launch_id}".encode(): each for each in identities}
         self._min_start_ticks = min(math.floor(each.started_ticks) for each in identities)
@@ -184,36 +178,34 @@ class _KillPass:
 
     def run(self) -> dict[str, LeftoverReport]:
         """Kill in rounds until none finds a process that can be killed; report what was found."""
-        killed: defaultdict[str, set[int]] = defaultdict(set)
-        found: dict[str, list[ProcessStat]] = {}
         cgroups, keys = self._cgroups, [each.launch_id for each in self._identities]
         in_cgroup = {key: 0 if cgroups is None else cgroups.remove(key) for key in keys}
+        killed: set[tuple[str, int]] = set()
         for _ in range(_MAX_ROUNDS):
-            found = self._find_leftovers()
-            round_ = {key: {s.pid for s in stats if self._kill(s)} for key, stats in found.items()}
-            if not any(round_.values()):
+            found = list(self._find_leftovers())
+            killed_now = {(key, stat.pid) for key, stat in found if self._kill(stat)}
+            if not killed_now:
                 break
-            for launch_id, pids in round_.items():
-                killed[launch_id] |= pids
+            killed |= killed_now
             time.sleep(_ROUND_PAUSE)
-        left = {key: [_describe_unkillable(stat) for stat in stats] for key, stats in found.items()}
-        for launch_id, pids in killed.items():
-            reap_pids(pids)
-            pids -= {each.pid for each in left.get(launch_id, ())}
+        left = {(key, stat.pid): _describe_unkillable(stat) for key, stat in found}
+        reap_pids(pid for _, pid in killed)
+        counts = Counter(key for key, _ in killed - left.keys())
         return {
-            key: LeftoverReport(in_cgroup[key] + len(killed[key]), tuple(left.get(key, ())))
+            key: LeftoverReport(
+                in_cgroup[key] + counts[key],
+                tuple(each for (owner, _), each in left.items() if owner == key),
+            )
             for key in keys
         }
 
-    def _find_leftovers(self) -> dict[str, list[ProcessStat]]:
-        """Find the live processes of each process run."""
-        found: defaultdict[str, list[ProcessStat]] = defaultdict(list)
+    def _find_leftovers(self) -> Iterator[tuple[str, ProcessStat]]:
+        """Find the live processes of each process run, with its launch id."""
         for stat in procfs.iter_stats():
             if stat.is_alive and stat.start_ticks >= self._min_start_ticks:
                 identity = self._match_identity(stat)
                 if identity is not None:
-                    found[identity.launch_id].append(stat)
-        return found
+                    yield identity.launch_id, stat
 
     def _match_identity(self, stat: ProcessStat) -> RunIdentity | None:
         for each in self._identities:
@@ -221,8 +213,8 @@ class _KillPass:
                 return each
         limit = process_marker.read_rss_limit(stat.pid)
         identity = self._limits.get(limit) or self._match_environment(stat)
-        found = identity and process_marker.ProcessInfo(stat.pid)
-        return identity if found and self._mesh_run.marker_of_children.can_belong(found) else None
+        found = identity and ProcessInfo(stat.pid)
+        return identity if found and self._marker.can_belong(found) else None
 
     def _match_environment(self, stat: ProcessStat) -> RunIdentity | None:
         """Find the process run that is named in the environment of a process."""
@@ -230,7 +222,7 @@ class _KillPass:
         if process in self._unreadable:
             return None
         self.process_being_read = process
-        entries = procfs.read_environment(stat.pid)
+        entries = read_proc_file(stat.pid, "environ").split(b"\0")
         self.process_being_read = None
         return next((self._variables[each] for each in entries if each in self._variables), None)
 
@@ -245,6 +237,4 @@ class _KillPass:
             send_signals(stat.pid, (signal.SIGKILL,), is_same)
         except PermissionError:
             return False
-        except (ProcessLookupError, FileNotFoundError):
-            pass  # It has ended.
         return True

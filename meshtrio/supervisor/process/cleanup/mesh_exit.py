@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import select
 import signal
 import threading
@@ -117,11 +118,9 @@ def _signal_group(number: int) -> None:
 def _make_run_marker() -> process_marker.ProcessMarker:
     """Make the mark that this process and all that it has started carry."""
     variable = f"{contract.MESH_LAUNCH_ID}={os.environ.get(contract.MESH_LAUNCH_ID, '')}"
-    limit = 0
-    with contextlib.suppress(OSError):
-        limit = process_marker.read_rss_limit("self")
-    limit = limit if process_marker.is_marker_limit(limit) else 0
-    return process_marker.ProcessMarker(variable, {os.getuid(), os.geteuid()}, limit)
+    limit = resource.getrlimit(resource.RLIMIT_RSS)[0]
+    limits = [limit] if process_marker.is_marker_limit(limit) else []
+    return process_marker.ProcessMarker(variable, {os.getuid(), os.geteuid()}, limits)
 
 
 def _has_other_processes(marker: process_marker.ProcessMarker) -> bool:

@@ -151,8 +151,8 @@ def _kill_runs(mesh_runs: Mapping[str, Iterable[int]]) -> list[str]:
 
 def _stop_wardens(mesh_id: str, users: Iterable[int]) -> None:
     """Kill the wardens of a run: stopped ones at once, others after `_WARDEN_EXIT_TIMEOUT`."""
-    limit = process_marker.encode_marker_limit(mesh_id, 0)
-    marker = process_marker.ProcessMarker("", frozenset(users), limit)
+    limits = [process_marker.encode_marker_limit(mesh_id, 0)]
+    marker = process_marker.ProcessMarker("", frozenset(users), limits)
     end = time.monotonic() + _WARDEN_EXIT_TIMEOUT
     while any(not each.is_stopped for each in marker.find_processes()) and time.monotonic() <= end:
         time.sleep(_WARDEN_CHECK_INTERVAL)

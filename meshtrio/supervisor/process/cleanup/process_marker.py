@@ -1,12 +1,11 @@
 """Recognizes the processes of a mesh, wherever they are, and kills exactly those.
 
-Standard library and `meshtrio.util.pidfd` only: the warden, which imports nothing else, uses it.
+Standard library and `meshtrio.util.processes` only: the warden uses it, which imports nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import resource
 import signal
@@ -15,15 +14,14 @@ from collections.abc import Collection, Iterator
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING or __package__:
-    from meshtrio.util import pidfd
+    from meshtrio.util import processes
 else:
-    import pidfd  # in the warden, whose interpreter is isolated: see `warden_main`
+    import processes  # in the warden, whose interpreter is isolated: see `warden_main`
 
 _MAX_KILL_PASSES = 20
 _KILL_PASS_PAUSE = 0.05
 _RUN_BITS = 22
 _MARKER_BIT = 1 << 62
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class ProcessMarker:
@@ -47,21 +45,20 @@ class ProcessMarker:
         self,
         variable: str,
         users: Collection[int],
-        first_limit: int = 0,
-        last_limit: int = 0,
+        limits: Collection[int] = (),
         *,
         parent_pid: int | None = None,
     ) -> None:
         """Make a mark.
 
-        The variable is given as `NAME=value`, "" for none; the first soft limit that matches is 0
-        for none. A marked process has become a child of the mesh (`parent_pid`) when its parent
-        exited, if the mesh is PID 1 or a subreaper.
+        The variable is given as `NAME=value`, "" for none; `limits` are the soft limits that match.
+        A marked process has become a child of the mesh (`parent_pid`) when its parent exited, if
+        the mesh is PID 1 or a subreaper.
         """
         self._parent_pid = parent_pid
         self._variable = os.fsencode(variable)
         self._users = frozenset(users)
-        self._limits = range(first_limit, max(first_limit, last_limit) + 1 if first_limit else 0)
+        self._limits = limits
 
     def is_carried_by(self, name: int | str) -> bool:
         """Whether `/proc/NAME` carries the mark. False if it cannot be read."""
@@ -69,31 +66,29 @@ class ProcessMarker:
             return True
         if not self._variable:
             return False
-        environment = read_proc_file(name, "environ")
+        environment = processes.read_proc_file(name, "environ")
         return self._variable in environment and self._variable in environment.split(b"\0")
 
-    def find_processes(self) -> Iterator[ProcessInfo]:
+    def find_processes(self) -> Iterator[processes.ProcessInfo]:
         """Yield the processes that match, except this one. Raises OSError; see `read_proc_file`."""
-        for name in os.listdir(b"/proc"):
-            if name.isdigit():
-                found = self.match_process(int(name))
-                if found is not None and found.pid != os.getpid():
-                    yield found
+        for found in map(self.match_process, processes.list_pids()):
+            if found is not None and found.pid != os.getpid():
+                yield found
 
-    def match_process(self, name: int | str) -> ProcessInfo | None:
+    def match_process(self, name: int | str) -> processes.ProcessInfo | None:
         """Return the process of `/proc/NAME` if it matches, else None."""
         if not self.is_carried_by(name):
             return None
-        found = ProcessInfo(name)
+        found = processes.ProcessInfo(name)
         return found if self.can_belong(found) else None
 
-    def can_belong(self, process: ProcessInfo) -> bool:
+    def can_belong(self, process: processes.ProcessInfo) -> bool:
         """Whether a process that carries the mark fulfils the other conditions, and is alive."""
         if not process.is_alive:
             return False
         if self._parent_pid is not None and process.ppid == self._parent_pid:
             return True
-        return process.uid in self._users and process.is_in_own_namespace
+        return process.uids[0] in self._users and process.is_in_own_namespace
 
 
 def make_mesh_marker(
@@ -101,8 +96,8 @@ def make_mesh_marker(
 ) -> ProcessMarker:
     """Make the mark of all that a mesh has started, except its wardens; see `ProcessMarker`."""
     first = encode_marker_limit(mesh_id, 1)
-    last = first + (1 << _RUN_BITS) - 2
-    return ProcessMarker(f"MESH_ID={mesh_id}", users, first, last, parent_pid=parent_pid)
+    limits = range(first, first + (1 << _RUN_BITS) - 1)
+    return ProcessMarker(f"MESH_ID={mesh_id}", users, limits, parent_pid=parent_pid)
 
 
 def encode_marker_limit(mesh_id: str, run_number: int) -> int:
@@ -127,7 +122,7 @@ def set_marker_limit(pid: int, limit: int) -> None:
 
 def read_rss_limit(name: int | str) -> int:
     """Return the soft limit of RLIMIT_RSS of `/proc/NAME`; 0 if there is none, or it is hidden."""
-    _, found, after = read_proc_file(name, "limits").partition(b"\nMax resident set ")
+    _, found, after = processes.read_proc_file(name, "limits").partition(b"\nMax resident set ")
     soft = after.split(None, 1)[0] if found else b""
     return int(soft) if soft.isdigit() else 0
 
@@ -140,71 +135,7 @@ def is_warden(pid: int) -> bool:
 
 def is_marker_limit(limit: int) -> bool:
     """Whether a soft limit is the mark of any mesh, and not a limit that a user has set."""
-    return bool(limit & _MARKER_BIT)
-
-
-class ProcessInfo:
-    """The fields of `/proc/PID/status` that identify a process of a mesh."""
-
-    def __init__(self, name: int | str) -> None:
-        """Read the status of `/proc/NAME`. A process that cannot be read is not alive."""
-        self.name = name
-        lines = (line.partition(b":") for line in read_proc_file(name, "status").splitlines())
-        fields = {key: value.split() for key, _, value in lines}
-        self._pids = [int(pid) for pid in fields.get(b"NSpid", ())]
-        self.uid = int(fields[b"Uid"][0]) if b"Uid" in fields else -1
-        """Its real uid, -1 if it cannot be read."""
-        self.ppid = int(fields[b"PPid"][0]) if b"PPid" in fields else 0
-        """The pid of its parent, in the namespace that `/proc` was mounted for."""
-        self.state = fields[b"State"][0].decode() if self._pids else "X"
-        """Its state as one letter, as in `/proc/PID/stat`; "X" if it cannot be read."""
-        self.is_alive = self.state not in "ZX"
-        """Whether it can be read and is neither a zombie nor dead."""
-
-    @property
-    def pid(self) -> int:
-        """Its pid in the namespace of this process, which may differ from that in `/proc`."""
-        return self._pids[min(self.namespace_depth, ProcessInfo("self").namespace_depth) - 1]
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether it is stopped by a signal or by its tracer."""
-        return self.state in "Tt"
-
-    @property
-    def namespace_depth(self) -> int:
-        """Number of PID namespaces that it is in, of those that `/proc` shows."""
-        return len(self._pids)
-
-    @property
-    def is_in_own_namespace(self) -> bool:
-        """Whether it is in the PID namespace of this process.
-
-        `/proc` shows the processes of the namespace that it was mounted for and of nested ones. A
-        process has one pid in each namespace from that one down to its own. If `/proc` is that of
-        our own namespace, the depth is sufficient, also for processes whose links cannot be read.
-        """
-        if self.namespace_depth != ProcessInfo("self").namespace_depth:
-            return False
-        with contextlib.suppress(OSError):
-            return self.namespace_depth == 1 or (
-                os.readlink(f"/proc/{self.name}/ns/pid") == os.readlink("/proc/self/ns/pid")
-            )
-        return False
-
-
-def read_proc_file(name: int | str, file: str) -> bytes:
-    """Return the content of `/proc/NAME/FILE`, which need not be UTF-8; b"" if it cannot be read.
-
-    Raises OSError if this process is out of descriptors or memory.
-    """
-    try:
-        with open(f"/proc/{name}/{file}", "rb", buffering=0) as opened:
-            return opened.read()
-    except OSError as exc:
-        if exc.errno in _OUT_OF_RESOURCES:
-            raise
-        return b""
+    return limit // _MARKER_BIT == 1  # An infinite limit may be -1.
 
 
 class KillReport:
@@ -237,17 +168,15 @@ def kill_marked_processes(marker: ProcessMarker) -> KillReport:
     return report
 
 
-def _kill(process: ProcessInfo, marker: ProcessMarker, report: KillReport) -> None:
+def _kill(process: processes.ProcessInfo, marker: ProcessMarker, report: KillReport) -> None:
     """Kill a process if it still matches."""
 
     def is_same() -> bool:
         return marker.match_process(process.name) is not None
 
     try:
-        if pidfd.send_signals(process.pid, (signal.SIGKILL,), is_same):
+        if processes.send_signals(process.pid, (signal.SIGKILL,), is_same):
             report.killed.add(process.pid)
-    except ProcessLookupError:
-        pass
     except OSError as exc:
-        if exc.errno not in _OUT_OF_RESOURCES:  # The next pass tries again.
+        if exc.errno not in processes.OUT_OF_RESOURCES:  # The next pass tries again.
             report.unkillable[process.pid] = exc.strerror or str(exc)

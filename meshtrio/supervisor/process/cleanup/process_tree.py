@@ -14,10 +14,9 @@ from collections.abc import Iterable, Iterator
 import attrs
 
 from meshtrio import contract
-from meshtrio.supervisor.process.cleanup import process_marker
 from meshtrio.supervisor.process.cleanup.cgroup import CGROUP_PREFIX
 from meshtrio.supervisor.process.proc import procfs
-from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.processes import read_proc_file
 
 _MAX_ANCESTORS = 64
 _MAX_DESCRIPTORS = 100_000
@@ -47,12 +46,7 @@ class ProcessTree:
 
     def _is_descendant(self, pid: int) -> bool:
         for _ in range(_MAX_ANCESTORS):
-            try:
-                found = procfs.read_stat(pid)
-            except OSError as exc:
-                if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
-                    raise
-                return False  # It has exited, or is hidden from us.
+            found = procfs.read_stat(pid)
             if found is None or found.ppid <= 1:
                 return False
             pid = found.ppid
@@ -62,10 +56,10 @@ class ProcessTree:
 
     def _has_launch_id(self, pid: int) -> bool:
         mark = f"{contract.MESH_LAUNCH_ID}={self.launch_id}".encode()
-        if mark in process_marker.read_proc_file(pid, "environ").split(b"\0"):
+        if mark in read_proc_file(pid, "environ").split(b"\0"):
             return True
         end = f"-{self.launch_id}".encode()
-        directories = process_marker.read_proc_file(pid, "cgroup").replace(b"\n", b"/").split(b"/")
+        directories = read_proc_file(pid, "cgroup").replace(b"\n", b"/").split(b"/")
         prefix = CGROUP_PREFIX.encode()
         return any(each.startswith(prefix) and each.endswith(end) for each in directories)
 

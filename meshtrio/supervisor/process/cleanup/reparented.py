@@ -1,6 +1,7 @@
 """Kills descendants of plugins that have become children of the mesh and carry no mark.
 
-If the mesh is a subreaper, any child that it has not started descends from a plugin, whatever
+When a process exits, its children become those of the nearest ancestor that is a subreaper
+(prctl(2)). If the mesh is one, any child that it has not started descends from a plugin, whatever
 group, session, environment and limits it has. Those that carry a mark are found by it. Of the
 others it is only known that their plugin was running when they were first seen.
 """
@@ -14,12 +15,13 @@ from collections.abc import Iterable
 
 import trio
 
-from meshtrio.supervisor.process.cleanup import process_marker, subreaper
+from meshtrio.supervisor.process.cleanup import process_marker
 from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
 from meshtrio.supervisor.process.cleanup.warden import Warden
-from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
+from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY
 from meshtrio.util.concurrency import sleep_until_tick
-from meshtrio.util.pidfd import has_exited
+from meshtrio.util.log_once import ReasonChangeLogger
+from meshtrio.util.processes import ProcessInfo, has_exited, read_proc_file
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -28,6 +30,11 @@ _MAX_KILL_ROUNDS = 120
 _KILL_ROUND_PAUSE = 0.025
 _WARDEN_EXIT_TIMEOUT = 2.0
 """Seconds in which the wardens of nested meshes have to exit."""
+_PR_SET_CHILD_SUBREAPER = 36
+
+_is_subreaper = False
+"""Whether every child that this process has not started descends from a plugin."""
+_failure_log = ReasonChangeLogger(_log)
 
 
 class ReparentedProcesses:
@@ -47,19 +54,20 @@ class ReparentedProcesses:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Check once a second until cancelled; then kill all of them, within seconds."""
         task_status.started()
-        if not subreaper.is_subreaper():
+        if not _is_subreaper:
             return
         # What a plugin has left must not be attributed to its successor.
-        self._warden.on_plugin_reaped = self._update
+        self._warden.on_unwatch = self._on_unwatch
         try:
             while True:
                 await sleep_until_tick(_CHECK_INTERVAL)
                 self._update()
+                running = self._plugin_pids()
                 for pid, (_, plugin_pids) in self._processes.items():
-                    if not plugin_pids & self._warden.plugin_pids:
+                    if not plugin_pids & running:
                         self._kill(pid)
         finally:
-            self._warden.on_plugin_reaped = lambda: None
+            self._warden.on_unwatch = lambda pid: None
             with trio.CancelScope(shield=True):
                 await self._kill_all()
 
@@ -77,11 +85,19 @@ class ReparentedProcesses:
                 return
             await trio.sleep(_KILL_ROUND_PAUSE)
 
+    def _plugin_pids(self) -> frozenset[int]:
+        """Return the pids of the plugins that are running."""
+        return frozenset(self._warden.watched.keys() - self._processes.keys())
+
+    def _on_unwatch(self, pid: int) -> None:
+        if pid not in self._processes:
+            self._update()
+
     def _update(self) -> None:
         """Remove processes that have exited, and add new ones."""
         for pid, (pidfd, _) in list(self._processes.items()):
             if has_exited(pidfd):
-                self._warden.unwatch_reparented(pid)
+                self._warden.unwatch(pid)
                 del self._processes[pid]
                 os.close(pidfd)
         # The warden of a nested mesh has plugins to kill, and exits by itself.
@@ -91,7 +107,7 @@ class ReparentedProcesses:
         """Find unmarked children that this process has not started and that are not watched."""
         if CHILD_REGISTRY.pending_starts:
             return []  # One of them may be a child that is being started.
-        children = set(subreaper.list_child_pids())
+        children = set(_list_child_pids())
         self._marked &= children
         try:
             return [
@@ -107,7 +123,7 @@ class ReparentedProcesses:
         if self._mesh_run.marker.match_process(pid) is not None:
             self._marked.add(pid)
             return False
-        return process_marker.ProcessInfo(pid).is_alive
+        return ProcessInfo(pid).is_alive
 
     def _add_all(self, pids: Iterable[int]) -> None:
         for pid in pids:
@@ -115,8 +131,8 @@ class ReparentedProcesses:
                 opened = os.pidfd_open(pid)
             except OSError:
                 continue
-            self._processes[pid] = (opened, self._warden.plugin_pids)
-            self._warden.watch_reparented(pid, opened)
+            self._processes[pid] = (opened, self._plugin_pids())
+            self._warden.watch(pid, opened)
             text = "watching reparented pid %d, which a plugin has left without a mark of the mesh"
             _log.info(text, pid)
 
@@ -131,3 +147,37 @@ class ReparentedProcesses:
                 _log.warning("cannot kill pid %d, which a plugin has left: %s", pid, exc.strerror)
             return
         _log.info("killed pid %d, which a plugin has left", pid)
+
+
+def become_subreaper() -> None:
+    """Become a subreaper. Must be called before this program starts any process.
+
+    Does nothing as PID 1, which also becomes the parent of processes that were started in its
+    container from outside, nor in a program that was executed with children: their descendants
+    would be attributed to plugins.
+    """
+    global _is_subreaper
+    if os.getpid() == 1 or ProcessInfo("self").namespace_depth != 1 or _list_child_pids():
+        return
+    import ctypes  # only programs that run a mesh need it
+
+    _is_subreaper = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def _list_child_pids() -> list[int]:
+    """List the pids of all children of this process.
+
+    The list is empty if /proc is that of another PID namespace, or cannot be read.
+    """
+    found: list[int] = []
+    try:
+        if ProcessInfo("self").namespace_depth != 1:
+            return found
+        for task in os.listdir("/proc/self/task"):
+            children = read_proc_file(f"self/task/{task}", "children")
+            found += map(int, children.split())
+    except OSError as exc:
+        _failure_log.log(exc.errno, "cannot list children of this process: %s", exc.strerror)
+    else:
+        _failure_log.reset()
+    return found

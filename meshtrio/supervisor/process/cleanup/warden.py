@@ -6,25 +6,23 @@ signal when the thread exits, not the process.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import trio
 
 from meshtrio.supervisor.process.cleanup import process_marker
 from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
 from meshtrio.supervisor.process.spawn.child_process import ChildProcess
-from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.supervisor.process.spawn.program import start_child
 from meshtrio.util.concurrency import sleep_until_tick
+from meshtrio.util.processes import ProcessInfo
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -48,11 +46,11 @@ class Warden:
     def __init__(self, mesh_run: MeshRun, cgroup: Path | None = None) -> None:
         self._mesh_run = mesh_run
         self._cgroup = [] if cgroup is None else [os.path.abspath(cgroup)]
-        self._plugins: dict[int, int] = {}
-        self._reparented: dict[int, int] = {}
+        self.watched: dict[int, int] = {}
+        """The pidfds of the plugins and of reparented descendants that are watched, by pid."""
         self._socket: socket.socket | None = None
-        self.on_plugin_reaped: Callable[[], None] = lambda: None
-        """Callback for when a plugin has been reaped, before its successor is started."""
+        self.on_unwatch: Callable[[int], None] = lambda pid: None
+        """Called with a pid that is no longer watched, of a plugin before its successor starts."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a warden running until cancelled, then stop it.
@@ -73,9 +71,11 @@ class Warden:
         own_socket.setblocking(False)
         with own_socket:
             with warden_socket:
+                users = ",".join(map(str, sorted(self._mesh_run.users)))
+                arguments = [str(os.getpid()), self._mesh_run.id, users, *self._cgroup]
                 limit = process_marker.encode_marker_limit(self._mesh_run.id, 0)
                 process = await start_child(
-                    self._command(),
+                    [sys.executable, "-I", "-S", str(_SCRIPT), *arguments],
                     partial(process_marker.set_marker_limit, limit=limit),
                     stdin=warden_socket,
                     cwd=Path("/"),
@@ -86,11 +86,6 @@ class Warden:
             started()
             await self._supervise(process, own_socket)
         _log.error("the warden (pid %d) exited unexpectedly; restarting it", process.pid)
-
-    def _command(self) -> list[str]:
-        users = ",".join(map(str, sorted(self._mesh_run.users)))
-        arguments = [str(os.getpid()), self._mesh_run.id, users, *self._cgroup]
-        return [sys.executable, "-I", "-S", str(_SCRIPT), *arguments]
 
     async def _supervise(self, process: ChildProcess, own_socket: socket.socket) -> None:
         """Wait until the warden has exited; when cancelled, stop it.
@@ -111,14 +106,8 @@ class Warden:
                     await process.reap()
             if process.tracer is not None:
                 _log.warning("the warden (pid %d) is held by %s", process.pid, process.tracer)
-            if not process.is_reaped:
-                CHILD_REGISTRY.reap_later(process)
+            process.reap_later()
             self._socket = None
-
-    @property
-    def plugin_pids(self) -> frozenset[int]:
-        """The pids of the plugins that are watched."""
-        return frozenset(self._plugins)
 
     async def _stop(self, process: ChildProcess) -> bool:
         """Stop the warden and return whether it has exited.
@@ -127,7 +116,7 @@ class Warden:
         outlive this process.
         """
         assert self._socket is not None
-        if not self._plugins and not self._reparented:
+        if not self.watched:
             self._send(b".")
         # A fork of this process may have a copy of the socket, so that closing it is not enough.
         with contextlib.suppress(OSError):
@@ -135,8 +124,8 @@ class Warden:
         with trio.move_on_after(_STOP_TIMEOUT):
             await process.wait_for_exit()
             return True
-        if self._plugins or self._reparented:
-            pids = ", ".join(map(str, [*self._plugins, *self._reparented]))
+        if self.watched:
+            pids = ", ".join(map(str, self.watched))
             _log.warning("the warden (pid %d) is still killing pids %s", process.pid, pids)
             return False
         process.kill()
@@ -146,25 +135,15 @@ class Warden:
         return False
 
     def watch(self, pid: int, pidfd: int) -> None:
-        """Have a plugin killed if the mesh dies. Never blocks."""
-        self._plugins[pid] = pidfd
-        self._send_pidfd(pid, pidfd)
+        """Have a plugin, or a descendant of one, killed if the mesh dies. Never blocks."""
+        self.watched[pid] = pidfd
+        self._send(b"+%d" % pid, pidfd)
 
     def unwatch(self, pid: int) -> None:
-        """Stop watching a plugin that has been reaped, so that its pid may be reused."""
-        self._plugins.pop(pid, None)
+        """Stop watching a process that has exited, so that its pid may be reused."""
+        self.watched.pop(pid, None)
         self._send(b"-%d" % pid)
-        self.on_plugin_reaped()
-
-    def watch_reparented(self, pid: int, pidfd: int) -> None:
-        """Have a descendant of a plugin killed that has become a child of the mesh."""
-        self._reparented[pid] = pidfd
-        self._send_pidfd(pid, pidfd)
-
-    def unwatch_reparented(self, pid: int) -> None:
-        """Stop watching a descendant that has exited."""
-        del self._reparented[pid]
-        self._send(b"-%d" % pid)
+        self.on_unwatch(pid)
 
     def set_users(self, users: Iterable[int]) -> None:
         """Record the uids of plugins before one of these runs. Raises OSError."""
@@ -178,20 +157,16 @@ class Warden:
 
     async def _send_all_pidfds(self, channel: socket.socket) -> None:
         """Send the pidfds of what was watched before this warden started, as fast as it reads."""
-        for pid, pidfd in {**self._plugins, **self._reparented}.items():
+        for pid, pidfd in list(self.watched.items()):
             await trio.lowlevel.wait_writable(channel)
-            if pidfd in (self._plugins.get(pid), self._reparented.get(pid)):
-                self._send_pidfd(pid, pidfd)
+            if self.watched.get(pid) == pidfd:
+                self._send(b"+%d" % pid, pidfd)
 
-    def _send_pidfd(self, pid: int, pidfd: int) -> None:
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))
-        self._send(b"+%d" % pid, [rights])
-
-    def _send(self, message: bytes, ancillary: Sequence[Any] = ()) -> None:
+    def _send(self, message: bytes, *descriptors: int) -> None:
         if self._socket is None:
             return
         try:
-            self._socket.sendmsg([message], ancillary)
+            socket.send_fds(self._socket, [message], descriptors)
         except OSError as exc:
             # It has exited or is about to be replaced; its successor is sent everything.
             _log.warning("cannot send %r to the warden: %s", message.decode(), exc.strerror)
@@ -207,7 +182,7 @@ async def _kill_if_stopped(process: ChildProcess) -> None:
         await sleep_until_tick(_CHECK_INTERVAL)
         stopped = False
         with contextlib.suppress(OSError):
-            stopped = process_marker.ProcessInfo(process.pid).is_stopped
+            stopped = ProcessInfo(process.pid).is_stopped
         if stopped and was_stopped:
             _log.error(
                 "the warden (pid %d) is stopped by SIGSTOP or a debugger and could not kill the "

@@ -11,7 +11,6 @@ path alone.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import os
@@ -25,14 +24,14 @@ import time
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from meshtrio.supervisor.process.cleanup import process_marker
-    from meshtrio.util import pidfd as pidfds
+    from meshtrio.util import processes
 else:
     # The interpreter is isolated (-I): only the standard library and these two can be imported. At
     # the end of the path their directories hide no module of the standard library.
     _directory = os.path.dirname(os.path.abspath(__file__))
     sys.path += [_directory, os.path.join(_directory, *[os.pardir] * 3, "util")]
-    import pidfd as pidfds
     import process_marker
+    import processes
 
 _SECOND_PASS_DELAY = 0.1
 """Seconds between the two passes; execve(2) takes milliseconds at most."""
@@ -97,7 +96,7 @@ def _wait_for_mesh_exit(
     while True:
         ready = {fd for fd, _ in poll.poll()}
         if channel.fileno() in ready:
-            message, descriptors = _receive_message(channel)
+            message, descriptors, _, _ = socket.recv_fds(channel, 64, 1)
             if message in (b"", b"."):
                 # If plugins are left, they are killed even though the mesh has stopped in order.
                 return message == b"" or bool(plugins)
@@ -111,15 +110,6 @@ def _wait_for_mesh_exit(
                 plugins[number] = descriptors[0]
         elif os.getppid() != mesh_pid:
             return True
-
-
-def _receive_message(channel: socket.socket) -> tuple[bytes, array.array[int]]:
-    descriptors = array.array("i")
-    message, ancillary, _, _ = channel.recvmsg(64, socket.CMSG_SPACE(descriptors.itemsize))
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    return message, descriptors
 
 
 def _kill_group(pid: int, pidfd: int) -> None:
@@ -155,12 +145,11 @@ def _find_descendants(plugins: dict[int, int]) -> dict[int, int]:
     Must be called before the plugins are killed, which changes the parents. Wardens of nested
     meshes are skipped: they have to kill their own plugins.
     """
-    if process_marker.ProcessInfo("self").namespace_depth != 1:
+    if processes.ProcessInfo("self").namespace_depth != 1:
         return {}  # Pids in /proc are not those that the mesh has sent.
     children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            children.setdefault(process_marker.ProcessInfo(int(name)).ppid, []).append(int(name))
+    for pid in processes.list_pids():
+        children.setdefault(processes.ProcessInfo(pid).ppid, []).append(pid)
     found: dict[int, int] = {}
     queue = list(plugins.items())
     for parent, parent_fd in queue:
@@ -180,8 +169,8 @@ def _open_child(parent: int, parent_fd: int, pid: int) -> int | None:
         return None
     # In this order: while the parent is alive its pid is not reused, nor is that of its child.
     if (
-        process_marker.ProcessInfo(pid).ppid == parent
-        and not pidfds.has_exited(parent_fd)
+        processes.ProcessInfo(pid).ppid == parent
+        and not processes.has_exited(parent_fd)
         and not process_marker.is_warden(pid)
     ):
         return pidfd

@@ -19,7 +19,7 @@ import trio
 
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.proc_scanner import get_scanner
-from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
+from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY
 from meshtrio.util.concurrency import sleep_until_tick
 from meshtrio.util.log_once import ReasonChangeLogger
 

@@ -64,7 +64,7 @@ def _find_by_path(path: str) -> AcceptQueue | None:
     inode = os.stat(path).st_ino & 0xFFFFFFFF
     request = _UNIX_REQUEST.pack(socket.AF_UNIX, 0, 0, _LISTEN, 0, _SHOW_VFS_AND_QUEUE)
     for message in _netlink_dump(request):
-        found = dict(_parse_attributes(message[_UNIX_MESSAGE_SIZE:]))
+        found = dict(_split(message[_UNIX_MESSAGE_SIZE:], _ATTRIBUTE))
         if _VFS in found and _PAIR.unpack_from(found[_VFS])[0] == inode:
             return AcceptQueue(*_PAIR.unpack_from(found[_QUEUE]))
     return None
@@ -86,23 +86,17 @@ def _netlink_dump(request: bytes) -> Iterator[bytes]:
         size = _HEADER.size + len(request)
         sock.sendto(_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + request, (0, 0))
         while True:
-            data = sock.recv(_BUFFER_SIZE)
-            while data:
-                length, kind, *_ = _HEADER.unpack_from(data)
-                if kind in (_ERROR, _DONE) or length < _HEADER.size:
+            for kind, content in _split(sock.recv(_BUFFER_SIZE), _HEADER):
+                if kind in (_ERROR, _DONE):
                     return
-                yield data[_HEADER.size : length]
-                data = data[_align(length) :]
+                yield content
 
 
-def _parse_attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        if length < _ATTRIBUTE.size:
+def _split(data: bytes, header: struct.Struct) -> Iterator[tuple[int, bytes]]:
+    """Yield the kind and the content of each message or attribute, whose length is aligned to 4."""
+    while len(data) >= header.size:
+        length, kind, *_ = header.unpack_from(data)
+        if length < header.size:
             return
-        yield kind, data[_ATTRIBUTE.size : length]
-        data = data[_align(length) :]
-
-
-def _align(length: int) -> int:
-    return (length + 3) & ~3
+        yield kind, data[header.size : length]
+        data = data[(length + 3) & ~3 :]

@@ -11,6 +11,7 @@ import attrs
 from meshtrio.supervisor.policy.diagnosis import Activity
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.accept_queue import AcceptQueue, read_accept_queue
+from meshtrio.util.processes import read_proc_file
 
 _NANOSECONDS = 1e9
 _MAX_THREADS = 2000
@@ -52,8 +53,8 @@ def sample_activity(leader_pid: int, address: str) -> ActivitySample | None:
         return None
     pids = (stat.pid for stat in stats if leader_pid in (stat.pgrp, stat.session))
     threads = itertools.chain.from_iterable(map(_list_threads, pids))
-    for path in itertools.islice(threads, _MAX_THREADS):
-        _add_thread(found, states, path)
+    for thread in itertools.islice(threads, _MAX_THREADS):
+        _add_thread(found, states, thread)
     if not states:
         return None
     found.states, found.accept_queue = frozenset(states), read_accept_queue(address)
@@ -62,16 +63,16 @@ def sample_activity(leader_pid: int, address: str) -> ActivitySample | None:
 
 def _list_threads(pid: int) -> list[str]:
     try:
-        return [f"/proc/{pid}/task/{name}" for name in os.listdir(f"/proc/{pid}/task")]
+        return [f"{pid}/task/{name}" for name in os.listdir(f"/proc/{pid}/task")]
     except OSError:
         return []
 
 
-def _add_thread(found: ActivitySample, states: set[tuple[int, str]], path: str) -> None:
+def _add_thread(found: ActivitySample, states: set[tuple[int, str]], thread: str) -> None:
     """Add a thread to a sample, unless it has exited meanwhile."""
     try:
-        stat = procfs.read_file(f"{path}/stat").rpartition(b")")[2].split()
-        used, waited = map(int, procfs.read_file(f"{path}/schedstat").split()[:2])
+        stat = read_proc_file(thread, "stat").rpartition(b")")[2].split()
+        used, waited = map(int, read_proc_file(thread, "schedstat").split()[:2])
         state, faults = stat[0].decode("ascii"), int(stat[9])
     except (OSError, ValueError, IndexError):
         return
@@ -79,7 +80,7 @@ def _add_thread(found: ActivitySample, states: set[tuple[int, str]], path: str) 
     found.cpu_wait += waited / _NANOSECONDS
     found.max_cpu_wait = max(found.max_cpu_wait, waited / _NANOSECONDS)
     found.major_faults += faults
-    states.add((int(os.path.basename(path)), state))
+    states.add((int(os.path.basename(thread)), state))
 
 
 def compute_activity(before: ActivitySample, after: ActivitySample) -> Activity:
@@ -101,6 +102,6 @@ def compute_activity(before: ActivitySample, after: ActivitySample) -> Activity:
 def read_thread_cpu_wait() -> float:
     """Read the seconds that this thread was runnable and waited for a CPU; 0 if unknown."""
     try:
-        return int(procfs.read_file("/proc/thread-self/schedstat").split()[1]) / _NANOSECONDS
+        return int(read_proc_file("thread-self", "schedstat").split()[1]) / _NANOSECONDS
     except (OSError, ValueError, IndexError):
         return 0.0

@@ -16,7 +16,7 @@ import trio
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import ProcessStat
 from meshtrio.util.concurrency import PerRun
-from meshtrio.util.pidfd import open_pidfd
+from meshtrio.util.descriptors import closing_descriptor
 from meshtrio.util.worker_threads import ThreadLimiter
 
 _REST_FACTOR = 9.0
@@ -29,7 +29,7 @@ _MIN_SCAN_INTERVAL = 0.01
 _RETRY_DELAY = 0.1
 """Seconds until the next attempt if a scan has failed, most likely for lack of descriptors."""
 
-_cgroup_limiter = ThreadLimiter(4)
+_scan_limiter, _cgroup_limiter = ThreadLimiter(1), ThreadLimiter(4)
 
 
 class ProcScanner:
@@ -37,7 +37,6 @@ class ProcScanner:
 
     def __init__(self) -> None:
         self._lock = trio.Lock()
-        self._limiter = trio.CapacityLimiter(1)
         self._last_begun = 0
         """Number of the scan that was begun last."""
         self._last_finished = 0
@@ -67,9 +66,7 @@ class ProcScanner:
     async def _scan(self) -> None:
         self._last_begun += 1
         number, began = self._last_begun, trio.current_time()
-        found = await trio.to_thread.run_sync(
-            list, procfs.iter_stats(), abandon_on_cancel=True, limiter=self._limiter
-        )
+        found: list[ProcessStat] = await _scan_limiter.run(list, procfs.iter_stats())
         now = trio.current_time()
         self._next_scan_at = now + min((now - began) * _REST_FACTOR, _MAX_REST)
         self._stats, self._last_finished = found, number
@@ -94,22 +91,13 @@ async def find_group_pids(
     if cgroup is None:
         found = await get_scanner().read_stats(urgent=urgent)
     else:
-        found = await trio.to_thread.run_sync(
-            _read_cgroup_stats, cgroup, abandon_on_cancel=True, limiter=_cgroup_limiter.get()
-        )
+        found = await _cgroup_limiter.run(_read_cgroup_stats, cgroup)
     return [stat.pid for stat in found if stat.pgrp == pgrp and stat.is_alive]
 
 
 def _read_cgroup_stats(cgroup: Path) -> list[ProcessStat]:
-    found = []
-    for pid in (cgroup / "cgroup.procs").read_bytes().split():
-        try:
-            stat = procfs.read_stat(int(pid))
-        except (ProcessLookupError, FileNotFoundError):
-            continue
-        if stat is not None:
-            found.append(stat)
-    return found
+    pids = (cgroup / "cgroup.procs").read_bytes().split()
+    return list(filter(None, map(procfs.read_stat, map(int, pids))))
 
 
 async def wait_for_group(pgrp: int, cgroup: Path | None = None) -> None:
@@ -137,7 +125,7 @@ async def wait_for_group(pgrp: int, cgroup: Path | None = None) -> None:
 async def _wait_for_member(pgrp: int, pid: int) -> None:
     """Wait until a process has exited, if it is still in the group in which it was found."""
     try:
-        with open_pidfd(pid) as pidfd:
+        with closing_descriptor(os.pidfd_open(pid)) as pidfd:
             if os.getpgid(pid) == pgrp:
                 await trio.lowlevel.wait_readable(pidfd)
     except ProcessLookupError:

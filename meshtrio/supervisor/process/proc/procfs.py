@@ -7,12 +7,13 @@ what is reported about other processes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
 import attrs
 
-from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.processes import ProcessInfo, list_pids, read_proc_file
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
@@ -82,91 +83,25 @@ def parse_stat(content: bytes) -> ProcessStat | None:
         return None
 
 
-def list_pids() -> list[int]:
-    """List the pids of visible processes; with `hidepid`, of the user's own. Raises OSError."""
-    return [int(name) for name in os.listdir(b"/proc") if name.isdigit()]
-
-
 def iter_stats() -> Iterator[ProcessStat]:
     """Yield the stat of each process that can be read.
 
     Raises OSError if /proc cannot be listed, or this process is out of descriptors or memory.
     """
-    for pid in list_pids():
-        try:
-            found = read_stat(pid)
-        except OSError as exc:
-            if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
-                raise
-            continue  # It has exited, or is hidden from us.
-        if found is not None:
-            yield found
+    yield from filter(None, map(read_stat, list_pids()))
 
 
 def read_stat(pid: int) -> ProcessStat | None:
-    """Read the stat of one process; None if it is malformed.
+    """Read the stat of a process; None if it has exited, is hidden from us, or is malformed.
 
-    Raises OSError if it has exited, is hidden from us, or no descriptor or memory is left.
+    Raises OSError if this process is out of descriptors or memory.
     """
-    return parse_stat(read_file(f"/proc/{pid}/stat"))
-
-
-@attrs.frozen
-class ProcessStatus:
-    """Fields of `/proc/PID/status`."""
-
-    name: str
-    """Its name, in which what is not UTF-8 is replaced."""
-    tracer_pid: int
-    """The pid of the process that traces it by ptrace(2); 0 if none does."""
-    uids: tuple[int, ...]
-    """Its real, effective, saved and filesystem user ids."""
-    caught_signals: int
-    """Mask of the signals that it handles."""
-    ignored_signals: int
-    """Mask of the signals that it ignores."""
-    effective_capabilities: int
-    """Mask of its effective capabilities."""
-
-
-def read_status(pid: int | str) -> ProcessStatus | None:
-    """Read the status of a process, or of a thread (`PID/task/TID`).
-
-    Returns None if it cannot be read or is malformed. A name cannot add lines, since the kernel
-    escapes newlines in this file.
-    """
-    try:
-        lines = (line.partition(b":") for line in read_file(f"/proc/{pid}/status").split(b"\n"))
-        fields = {key: value.strip() for key, _, value in lines}
-        return ProcessStatus(
-            name=fields.get(b"Name", b"").decode("utf-8", "replace"),
-            tracer_pid=int(fields[b"TracerPid"]),
-            uids=tuple(map(int, fields[b"Uid"].split())),
-            caught_signals=int(fields[b"SigCgt"], 16),
-            ignored_signals=int(fields[b"SigIgn"], 16),
-            effective_capabilities=int(fields[b"CapEff"], 16),
-        )
-    except (OSError, KeyError, ValueError):
-        return None
-
-
-def handles_signal(pid: int, number: int) -> bool:
-    """Whether a process handles a signal; False if that cannot be read."""
-    found = read_status(pid)
-    return found is not None and has_signal(found.caught_signals, number)
+    return parse_stat(read_proc_file(pid, "stat"))
 
 
 def has_signal(mask: int, number: int) -> bool:
-    """Whether a signal is in a mask of `ProcessStatus`."""
+    """Whether a signal is in a mask of `ProcessInfo`."""
     return bool(mask >> (number - 1) & 1)
-
-
-def read_environment(pid: int) -> list[bytes]:
-    """Read the environment that a process was started with; empty if it cannot be read."""
-    try:
-        return read_file(f"/proc/{pid}/environ").split(b"\0")
-    except OSError:
-        return []
 
 
 @attrs.frozen
@@ -185,19 +120,8 @@ def find_tracer(pid: int) -> Tracer | None:
 
     A process that has exited stays a zombie until its tracer has waited for it or has exited.
     """
-    try:
-        tasks = sorted(map(int, os.listdir(f"/proc/{pid}/task")))[:_MAX_THREADS]
-    except (OSError, ValueError):
-        return None
-    for task in tasks:
-        found = read_status(f"{pid}/task/{task}")
-        if found is not None and found.tracer_pid:
-            tracer = read_status(found.tracer_pid)
-            return Tracer(found.tracer_pid, "" if tracer is None else tracer.name)
+    with contextlib.suppress(OSError):
+        for task in sorted(map(int, os.listdir(f"/proc/{pid}/task")))[:_MAX_THREADS]:
+            if tracer := ProcessInfo(f"{pid}/task/{task}").tracer_pid:
+                return Tracer(tracer, ProcessInfo(tracer).comm)
     return None
-
-
-def read_file(path: str) -> bytes:
-    """Read a file of /proc in one go, unbuffered. Raises OSError."""
-    with open(path, "rb", buffering=0) as file:
-        return file.read()

@@ -10,6 +10,7 @@ import trio
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.proc_scanner import get_scanner
 from meshtrio.supervisor.process.proc.procfs import ProcessStat
+from meshtrio.util.processes import read_proc_file
 
 
 @attrs.frozen
@@ -51,7 +52,7 @@ async def read_rss_by_group() -> dict[int, int]:
 
 def read_own_rss() -> int:
     """Return the resident memory of this process in bytes. Raises OSError."""
-    content = procfs.read_file("/proc/self/statm")
+    content = read_proc_file("self", "statm")
     try:
         return int(content.split()[1]) * procfs.PAGE_SIZE
     except (ValueError, IndexError):

@@ -1,7 +1,7 @@
 """From a plugin's config to a running process group, and to its end.
 
 Ownership: a `PluginProcess` owns the pidfd of its leader until the leader is reaped, and the two
-pipes until they are handed to `output.pipe_reader`. `child_registry` knows the pids of all
+pipes until they are handed to `output.pipe_reader`. `CHILD_REGISTRY` knows the pids of all
 children that meshes of this process have started and not reaped.
 
 Order of calls:

@@ -1,4 +1,4 @@
-"""A child of this process that is waited for without blocking.
+"""The children that meshes of this process start, each waited for without blocking.
 
 wait(2) can block for a process that has exited: while another process traces it (gdb, strace), it
 stays a zombie for the tracer, and its parent does not get the exit status. So a child is only
@@ -11,19 +11,71 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 
 import attrs
 import trio
 
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import Tracer
-from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
+from meshtrio.util.processes import ProcessInfo
 
 _INITIAL_REAP_PAUSE = 0.005
 _TRACER_TIMEOUT = 0.25
 """Seconds in which a tracer has to wait for a process that has exited. A tracer that is not stopped
 itself does so at once."""
 _CAP_SYS_PTRACE = 19
+
+
+class ChildRegistry:
+    """Tells our own children from other children of this process, and reaps late ones.
+
+    Other children are those that the rest of the program starts, and orphans that the kernel has
+    made children of this process.
+    """
+
+    def __init__(self) -> None:
+        self.pids: set[int] = set()
+        """Pids of the children that have been started and not reaped."""
+        self.pending_starts = 0
+        """Number of children that are being started, whose pids are not known yet."""
+        self.start_count = 0
+        """Number of starts so far; a change shows that a child was started meanwhile."""
+        self.is_exclusive = False
+        """Whether this program starts no processes except for those of its meshes."""
+        self._deferred: list[tuple[ChildProcess, Callable[[], None]]] = []
+
+    def begin_start(self) -> None:
+        """Note that a child is being started; `finish_start` has to follow."""
+        self.pending_starts += 1
+        self.start_count += 1
+
+    def finish_start(self, pid: int | None = None) -> None:
+        """Register the child that was started; None if that failed."""
+        self.pending_starts -= 1
+        if pid is not None:
+            self.pids.add(pid)
+
+    def reap_later(self, child: ChildProcess, on_reaped: Callable[[], None] = lambda: None) -> None:
+        """Reap a child when that becomes possible, then call `on_reaped`.
+
+        This is for children that cannot be killed, and for those that have exited and are held as
+        zombies by their tracers. `zombie_reaper` tries once a second while a mesh runs.
+        """
+        self._deferred.append((child, on_reaped))
+
+    def reap_deferred(self) -> None:
+        """Try to reap the children of `reap_later`."""
+        children, self._deferred = self._deferred, []
+        for child, on_reaped in children:
+            if child.try_reap():
+                on_reaped()
+            else:
+                self._deferred.append((child, on_reaped))
+
+
+CHILD_REGISTRY = ChildRegistry()
+"""The registry of this process, which all of its meshes share."""
 
 
 @attrs.define(eq=False)
@@ -83,6 +135,13 @@ class ChildProcess:
         self._set_reaped(found.si_status if exited else -found.si_status)
         return True
 
+    def reap_later(self, on_reaped: Callable[[], None] = lambda: None) -> None:
+        """Call `on_reaped` when it has been reaped, at once if it has been already."""
+        if self.is_reaped:
+            on_reaped()
+        else:
+            CHILD_REGISTRY.reap_later(self, on_reaped)
+
     def find_tracer(self) -> Tracer | None:
         """Find the process that traces it now, if any."""
         return None if self.is_reaped else procfs.find_tracer(self.pid)
@@ -97,7 +156,7 @@ class ChildProcess:
         if not self.has_exited:
             self.returncode = code
         self.has_exited = self.is_reaped = True
-        CHILD_REGISTRY.unregister(self.pid)
+        CHILD_REGISTRY.pids.discard(self.pid)  # It may be reused from now on.
         if self.pidfd >= 0:
             os.close(self.pidfd)
 
@@ -105,18 +164,14 @@ class ChildProcess:
         """Mark it as exited though it cannot be reaped yet, with the status from /proc."""
         self.has_exited = True
         self.tracer = procfs.find_tracer(self.pid)
-        try:
+        with contextlib.suppress(OSError):
             stat = procfs.read_stat(self.pid)
-        except OSError:
-            return
-        if stat is not None and (stat.exit_code or _can_read_exit_status(self.pid)):
-            self.returncode = os.waitstatus_to_exitcode(stat.exit_code)
+            if stat is not None and (stat.exit_code or _can_read_exit_status(self.pid)):
+                self.returncode = os.waitstatus_to_exitcode(stat.exit_code)
 
 
 def _can_read_exit_status(pid: int) -> bool:
     """Whether the kernel shows us the exit status of a zombie, instead of 0."""
-    own, its = procfs.read_status("self"), procfs.read_status(pid)
-    if own is None or its is None:
-        return False
-    by_capability = bool(own.effective_capabilities >> _CAP_SYS_PTRACE & 1)
-    return by_capability or set(its.uids[:3]) == {own.uids[1]}
+    uids = ProcessInfo(pid).uids
+    by_capability = ProcessInfo("self").capabilities >> _CAP_SYS_PTRACE & 1
+    return bool(uids) and (bool(by_capability) or set(uids[:3]) == {os.geteuid()})

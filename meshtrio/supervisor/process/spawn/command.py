@@ -12,7 +12,6 @@ import threading
 from pathlib import Path
 
 import attrs
-import trio
 
 from meshtrio.config import PluginConfig
 from meshtrio.supervisor.process.spawn import launcher_main
@@ -57,13 +56,8 @@ async def check_executable(config: PluginConfig) -> None:
         return
     cancelled = threading.Event()
     try:
-        program, found = await trio.to_thread.run_sync(
-            _hash_program,
-            config.argv()[0],
-            config.env.get("PATH"),
-            cancelled,
-            abandon_on_cancel=True,
-            limiter=_hash_limiter.get(),
+        program, found = await _hash_limiter.run(
+            _hash_program, config.argv()[0], config.env.get("PATH"), cancelled
         )
     finally:
         cancelled.set()

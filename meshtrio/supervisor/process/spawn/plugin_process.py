@@ -19,11 +19,10 @@ import attrs
 import trio
 
 from meshtrio.supervisor.process.proc.proc_scanner import find_group_pids, wait_for_group
-from meshtrio.supervisor.process.proc.procfs import handles_signal
+from meshtrio.supervisor.process.proc.procfs import has_signal
 from meshtrio.supervisor.process.spawn.child_process import ChildProcess
-from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.supervisor.process.spawn.program import kill_and_reap, start_program
-from meshtrio.util.pidfd import send_signals
+from meshtrio.util.processes import ProcessInfo, send_signals
 
 _KILL_TIMEOUT = 5.0
 """Seconds from SIGKILL to exit; only processes that wait for broken hardware take longer."""
@@ -91,34 +90,24 @@ class PluginProcess(ChildProcess):
             self.signal_group(signal.SIGKILL)
             await self.reap()
 
-    def reap_later(self, on_reaped: Callable[[], None]) -> None:
-        """Call `on_reaped` when the leader has been reaped, at once if it has been already."""
-        if self.is_reaped:
-            on_reaped()
-        else:
-            CHILD_REGISTRY.reap_later(self, on_reaped)
-
-    def signal_group(self, number: int) -> None:
+    def signal_group(self, number: int) -> bool:
         """Signal every process of the group, unless the leader has been reaped.
 
-        A process that may not be signalled, as of a set-user-ID program, is skipped.
+        A process that may not be signalled, as of a set-user-ID program, is skipped. Returns
+        whether the leader may be signalled, if there is one.
         """
-        # If other code of this program has reaped it, its pid may have been reused.
-        if self._can_signal_leader() is not None:
+        is_permitted = True
+        if not self.is_reaped:
+            try:
+                # If other code of this program has reaped it, its pid may have been reused.
+                signal.pidfd_send_signal(self.pidfd, 0)
+            except ProcessLookupError:
+                return True
+            except PermissionError:
+                is_permitted = False
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
-
-    def _can_signal_leader(self) -> bool | None:
-        """Whether the leader may be signalled; None if it was reaped."""
-        if self.is_reaped:
-            return None
-        try:
-            signal.pidfd_send_signal(self.pidfd, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            return False
-        return True
+        return is_permitted
 
     async def dump_stacks(self) -> None:
         """Send SIGQUIT to a stuck group, upon which meshtrio, Go and Java dump stacks to stderr.
@@ -127,10 +116,13 @@ class PluginProcess(ChildProcess):
         core. SIGCONT follows, for processes that are stopped. The plugin need not be the leader,
         which may be a shell that has started it.
         """
-        found: list[int] = []
+        handling: list[int] = []
         with trio.move_on_after(_FIND_GROUP_TIMEOUT), suppress(OSError, RuntimeError, ValueError):
-            found = await find_group_pids(self.pid, self._cgroup)
-        handling = [pid for pid in found if handles_signal(pid, signal.SIGQUIT)]
+            masks = {
+                pid: ProcessInfo(pid).caught_signals
+                for pid in await find_group_pids(self.pid, self._cgroup)
+            }
+            handling = [pid for pid, mask in masks.items() if has_signal(mask, signal.SIGQUIT)]
         for pid in handling:
             with suppress(OSError):
                 # If it is still in the group in which it was found.
@@ -160,8 +152,7 @@ class PluginProcess(ChildProcess):
             if forced and grace_period > 0:
                 await self.dump_stacks()
         finally:
-            self.signal_group(signal.SIGKILL)
-            is_permitted = self._can_signal_leader() is not False
+            is_permitted = self.signal_group(signal.SIGKILL)
             timeout = _KILL_TIMEOUT if is_permitted else _UNPERMITTED_KILL_TIMEOUT
             with trio.move_on_after(timeout, shield=True):
                 await self.wait()

@@ -17,8 +17,7 @@ import outcome
 import trio
 from trio.lowlevel import start_thread_soon
 
-from meshtrio.supervisor.process.spawn.child_process import ChildProcess
-from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
+from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY, ChildProcess
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.descriptors import closing_descriptor
 
@@ -160,7 +159,7 @@ def kill_and_reap_later(started: subprocess.Popen[bytes]) -> ChildProcess:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(started.pid, signal.SIGKILL)
     child = ChildProcess(started.pid, -1)
-    CHILD_REGISTRY.reap_later(child)
+    child.reap_later()
     return child
 
 

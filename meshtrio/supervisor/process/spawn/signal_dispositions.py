@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from meshtrio.supervisor.process.proc import procfs
+from meshtrio.supervisor.process.proc.procfs import has_signal
+from meshtrio.util.processes import ProcessInfo
 
 _UNCHANGED_SIGNALS = {
     *(signal.SIGKILL, signal.SIGSTOP),
@@ -66,16 +67,15 @@ def _read_ignored_signals() -> set[int]:
 
     `signal.getsignal` does not know what non-Python code has set.
     """
-    status = procfs.read_status("self")
-    if status is None:
+    process = ProcessInfo("self")
+    if not process.is_alive:
         return {n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN}
-    return {n for n in signal.valid_signals() if procfs.has_signal(status.ignored_signals, n)}
+    return {n for n in signal.valid_signals() if has_signal(process.ignored_signals, n)}
 
 
 def _catch_ignored_signals() -> dict[int, Any]:
-    changed: dict[int, Any] = {}
-    for number in _read_ignored_signals() - _UNCHANGED_SIGNALS:
-        handler = signal.SIG_DFL if number == signal.SIGCHLD else _do_nothing
+    ignored = _read_ignored_signals() - _UNCHANGED_SIGNALS
+    changed = {n: signal.SIG_DFL if n == signal.SIGCHLD else _do_nothing for n in ignored}
+    for number, handler in changed.items():
         signal.signal(number, handler)
-        changed[number] = handler
     return changed

@@ -69,9 +69,7 @@ async def explain_exec_failure(config: PluginConfig) -> str:
         trio.move_on_after(_DIAGNOSIS_TIMEOUT, shield=True),
         contextlib.suppress(RuntimeError),  # No thread can be started.
     ):
-        return await trio.to_thread.run_sync(
-            explain_not_executable, config.program(), abandon_on_cancel=True, limiter=_limiter.get()
-        )
+        return await _limiter.run(explain_not_executable, config.program())
     return ""
 
 
