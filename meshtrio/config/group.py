@@ -7,7 +7,7 @@ from enum import Enum
 import attrs
 
 from meshtrio.config.plugin import EscalationScope, check_name
-from meshtrio.config.validators import at_least, is_positive, to_strings
+from meshtrio.config.validators import at_least, is_positive, require, to_strings
 
 
 class Strategy(Enum):
@@ -21,23 +21,15 @@ class Strategy(Enum):
     """The failed member and those listed after it are restarted."""
 
 
-def _check_members(_: object, __: object, value: tuple[str, ...]) -> None:
-    if not value:
-        raise ValueError("must name at least one plugin or group")
-
-
-def _check_escalate(_: object, __: object, value: EscalationScope) -> None:
-    if value is EscalationScope.PLUGIN:
-        raise ValueError('must be "group" (the one around it) or "mesh"')
-
-
 @attrs.frozen
 class GroupConfig:
     """A group of plugins and other groups; all instances of a member are restarted with it."""
 
     name: str = attrs.field(validator=check_name)
     """Name of the group, with the syntax of plugin names; no plugin may have it too."""
-    members: tuple[str, ...] = attrs.field(converter=to_strings, validator=_check_members)
+    members: tuple[str, ...] = attrs.field(
+        converter=to_strings, validator=require(len, "must name at least one plugin or group")
+    )
     """Names of plugins and groups, in order; each may be in at most one group."""
     strategy: Strategy = Strategy.ONE_FOR_ONE
     """Which members are restarted with one that failed: none, all, or those listed after it. They
@@ -48,7 +40,11 @@ class GroupConfig:
     restart_period: float = attrs.field(default=60.0, validator=is_positive)
     """Seconds within which `max_restarts` are counted."""
     escalate: EscalationScope = attrs.field(
-        default=EscalationScope.GROUP, validator=_check_escalate
+        default=EscalationScope.GROUP,
+        validator=require(
+            lambda to: to is not EscalationScope.PLUGIN,
+            'must be "group" (the one around it) or "mesh"',
+        ),
     )
     """Where its failure is escalated: to the group around it, or to the mesh, as it is in any case
     without a group around it."""

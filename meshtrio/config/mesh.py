@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs.validators import deep_iterable, ge
+from attrs.validators import deep_iterable
 
 from meshtrio.config import port_ranges
 from meshtrio.config.access import Access, GatewayConfig
@@ -55,15 +55,15 @@ class MeshLimits:
     RESOURCE_EXHAUSTED and the name of the limit.
     """
 
-    max_calls_per_user: int = attrs.field(default=4096, validator=ge(1))
+    max_calls_per_user: int = attrs.field(default=4096, validator=at_least(1))
     """Maximum number of concurrent calls of one user to one service of the mesh itself, such as
     `meshtrio.v1.Registry`. Most of them are watches: a client program has one for each service that
     it calls."""
-    max_registrations_per_user: int = attrs.field(default=1024, validator=ge(1))
+    max_registrations_per_user: int = attrs.field(default=1024, validator=at_least(1))
     """Maximum number of endpoints that one user has registered, of 256 bytes each on average.
     Registrations are also limited in rate: to twice this number at once, and 10 per second after
     that."""
-    max_endpoints_per_service: int = attrs.field(default=1024, validator=ge(1))
+    max_endpoints_per_service: int = attrs.field(default=1024, validator=at_least(1))
     """Maximum number of endpoints of one service, in addition to the instances of a plugin."""
 
 
@@ -88,7 +88,7 @@ class LogConfig:
     `log_level` follows that instead."""
 
 
-def _check_config(_: object, __: object, value: Mapping[str, Any]) -> None:
+def _check_config(value: Mapping[str, Any]) -> None:
     try:
         parse_service_config(value)
     except ConfigError as exc:
@@ -117,7 +117,7 @@ class StaticServiceConfig:
     """TLS settings of connections to these endpoints; plaintext by default."""
     services: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
     """Full names of the gRPC services that these endpoints serve; see `services` of plugins."""
-    config: Mapping[str, Any] = attrs.field(factory=dict, validator=_check_config)
+    config: Mapping[str, Any] = attrs.field(factory=dict, validator=parsed_by(_check_config))
     """gRPC service config in its JSON form: retries, load balancing and so on."""
 
     @property
