@@ -27,6 +27,10 @@ from meshtrio.util.log_level import LogLevel
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _MIN_STARTING = 16
+_DUPLICATE_HINTS = {
+    "plugin": "make it one with more instances, or rename it",
+    "group": "make it one with the members of both, or rename it",
+}
 
 
 def _to_plugins(value: Iterable[PluginConfig]) -> tuple[PluginConfig, ...]:
@@ -189,8 +193,8 @@ class MeshConfig:
     """The file that the config was read from, which a reload reads again."""
 
     def __attrs_post_init__(self) -> None:
-        problems = _find_duplicates("plugin", (plugin.name for plugin in self.plugins))
-        problems += _find_duplicates("group", (group.name for group in self.groups))
+        problems = find_duplicates("plugin", (plugin.name for plugin in self.plugins))
+        problems += find_duplicates("group", (group.name for group in self.groups))
         problems += self.topology().validate()
         problems += [f"mesh: {problem}" for problem in self.gateway.validate(self.access)]
         problems += [f"mesh: {problem}" for problem in self.telemetry.validate()]
@@ -212,6 +216,7 @@ class MeshConfig:
         return Topology(self.plugins, self.groups)
 
 
-def _find_duplicates(kind: str, names: Iterable[str]) -> list[str]:
-    times = Counter(names)
-    return [f"{kind}: two {kind}s are named {name!r}" for name in times if times[name] > 1]
+def find_duplicates(kind: str, names: Iterable[str]) -> list[str]:
+    """Return an error for each name that two tables of a kind have; services may share one."""
+    times, hint = Counter(names), _DUPLICATE_HINTS.get(kind)
+    return [f"{kind}: two {kind}s are named {n!r}; {hint}" for n in times if times[n] > 1 and hint]
