@@ -88,11 +88,11 @@ class ServerVerifier:
         found = _get_file_id(self._path)
         return found is not None and found != self._socket_file_id
 
-    async def connect(self, address: str) -> Transport:
+    async def connect(self) -> Transport:
         """Connect to the server, as `transport.dial.dial` does; WrongServerError if it is not."""
         # Before connecting, so that a file that replaces the socket afterwards is noticed.
         self._socket_file_id = _get_file_id(self._path) if self._path else None
-        transport = await dial(address, self._tls, self._uids)
+        transport = await dial(self._address, self._tls, self._uids)
         try:
             await self._verify(transport.sock)
         except BaseException:
