@@ -14,7 +14,7 @@ import trio
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.policy import diagnosis
 from meshtrio.supervisor.policy.diagnosis import Activity, FailureStreak, Symptom
-from meshtrio.supervisor.policy.restart import ExitCause, RunFailure
+from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.probe import HealthCheckResult, NotReadyError
 from meshtrio.supervisor.process.proc import activity
 from meshtrio.supervisor.process.proc.accept_queue import AcceptQueue
@@ -49,7 +49,7 @@ class HealthMonitor:
     """Called with the result of each liveness check."""
     _socket_replaced: trio.Event = attrs.field(factory=trio.Event, init=False)
 
-    async def run(self) -> RunFailure:
+    async def run(self) -> Exit:
         """Wait for readiness, then check liveness; return why the process has to be ended.
 
         Does not return while it is healthy, or if liveness checks are turned off.
@@ -67,7 +67,7 @@ class HealthMonitor:
             nursery.start_soon(self._check_replaced_socket, check)
             reason = await self._check_liveness(check, ProcessObserver(observe))
             nursery.cancel_scope.cancel()
-        return RunFailure(reason, ExitCause.UNHEALTHY)
+        return Exit(reason=reason, explicit_cause=ExitCause.UNHEALTHY)
 
     def check_socket(self) -> None:
         """Check the health at once if another file has taken the place of the socket."""
@@ -80,7 +80,7 @@ class HealthMonitor:
             self._socket_replaced = trio.Event()
             self._on_result(await check(self._spec.config.liveness.timeout))
 
-    async def _wait_ready(self, observe: Observe) -> RunFailure | None:
+    async def _wait_ready(self, observe: Observe) -> Exit | None:
         """Wait for readiness; time in which the process waited for a CPU does not count."""
         timeout = next_timeout = self._spec.config.ready_timeout
         extended, probe = 0.0, self._effects.probe
@@ -96,7 +96,7 @@ class HealthMonitor:
                     reason = str(NotReadyError(timeout, exc.missing))
                     if extended:
                         reason += f"; it had {extended:.3g} s more, since it waited for a CPU"
-                    return RunFailure(reason, ExitCause.NOT_READY)
+                    return Exit(reason=reason, explicit_cause=ExitCause.NOT_READY)
                 extended += next_timeout
 
     async def _check_liveness(self, check: HealthCheck, observer: ProcessObserver) -> str:

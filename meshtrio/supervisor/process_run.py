@@ -19,7 +19,7 @@ from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.health_monitor import HealthMonitor
 from meshtrio.supervisor.launch import LAUNCH_ERRORS, Launch
 from meshtrio.supervisor.output_reader import OutputReader
-from meshtrio.supervisor.policy.restart import Exit, ExitCause, RunFailure, make_exit
+from meshtrio.supervisor.policy.restart import Exit, ExitCause, make_exit
 from meshtrio.supervisor.policy.state import InstanceState, next_run_state
 from meshtrio.supervisor.probe import HealthCheckResult
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity, get_boot_ticks
@@ -91,7 +91,7 @@ class ProcessRun:
         self._verifier: ServerVerifier | None = None
         self._health: HealthMonitor | None = None
         self._drain_delay = 0.0
-        self._failure = RunFailure()
+        self._failure = Exit()
         """Why the process has to be ended, unless it has ended by itself."""
         self._kill_requested = trio.Event()
         self._cancel_scope = trio.CancelScope()
@@ -152,15 +152,15 @@ class ProcessRun:
         limit = self.config.containment.memory
         if limit is not None and rss > limit:
             reason = f"used {rss:,} bytes of memory, and may use {limit:,}"
-            self._request_kill(RunFailure(reason, ExitCause.MEMORY_LIMIT))
+            self._request_kill(reason, ExitCause.MEMORY_LIMIT)
 
     def check_socket(self) -> None:
         """Check its health at once if another file has taken the place of its socket."""
         if self.is_ready and self._health is not None:
             self._health.check_socket()
 
-    def _request_kill(self, failure: RunFailure) -> None:
-        self._failure = failure
+    def _request_kill(self, reason: str, cause: ExitCause) -> None:
+        self._failure = Exit(reason=reason, explicit_cause=cause)
         self._kill_requested.set()
 
     # -- life cycle --------------------------------------------------------------------------
@@ -176,15 +176,14 @@ class ProcessRun:
                 await self._launch()
             except (Exception, BaseExceptionGroup) as exc:
                 # The process was stopped on the way here.
-                failure = self._internal_failure(exc)
-                self.exit = Exit(reason=failure.reason, explicit_cause=failure.cause)
+                self.exit = self._internal_failure(exc)
                 with contextlib.suppress(Exception):  # The registry may be what has failed.
                     self._deregister(str(self.exit), self.exit)
         if self.exit is None:
             self.exit = Exit(reason="was stopped before it was started")
         self._set_state(InstanceState.ENDED)
 
-    def _internal_failure(self, exc: BaseException) -> RunFailure:
+    def _internal_failure(self, exc: BaseException) -> Exit:
         """Turn an error of the mesh itself into the failure of this run, and of nothing else.
 
         Raises what is not an error: cancellation, SystemExit and KeyboardInterrupt.
@@ -195,8 +194,8 @@ class ProcessRun:
         _log.error("%s/%d: internal error", self.config.name, self.number, exc_info=error)
         if cancelled is not None:
             raise cancelled
-        reason = f"was ended by an internal error of the mesh: {type(error).__name__}: {error}"
-        return RunFailure(replace_surrogates(reason), ExitCause.INTERNAL_ERROR)
+        text = f"was ended by an internal error of the mesh: {type(error).__name__}: {error}"
+        return Exit(reason=replace_surrogates(text), explicit_cause=ExitCause.INTERNAL_ERROR)
 
     async def _launch(self) -> None:
         self._set_state(InstanceState.STARTING)
@@ -247,12 +246,13 @@ class ProcessRun:
             await output_ended.wait()
         never_ran = process.returncode in EXEC_FAILED_STATUSES
         if not failure.reason and never_ran and not self._registration.was_registered:
-            failure = RunFailure(await self._effects.diagnose_program(self.config), failure.cause)
+            problem = await self._effects.diagnose_program(self.config)
+            failure = attrs.evolve(failure, reason=problem)
         self.exit = self._make_exit(process, failure)
         self._deregister(str(self.exit), self.exit)
         self._emit(events.Exited, pid=process.pid, exit=self.exit)
 
-    async def _supervise(self, process: PluginProcess, verifier: ServerVerifier) -> RunFailure:
+    async def _supervise(self, process: PluginProcess, verifier: ServerVerifier) -> Exit:
         """Probe the process and wait for its end; return why it has to be ended, if it has to."""
         self._health = health = HealthMonitor(
             self._spec,
@@ -267,9 +267,9 @@ class ProcessRun:
             self._failure = await health.run()
 
         await wait_any(check_health, self._kill_requested.wait, process.wait)
-        return RunFailure() if process.has_exited else self._failure
+        return Exit() if process.has_exited else self._failure
 
-    async def _terminate(self, process: PluginProcess, failure: RunFailure) -> RunFailure:
+    async def _terminate(self, process: PluginProcess, failure: Exit) -> Exit:
         """End a process that has failed; one that is stuck is made to dump its stacks first."""
         self._set_state(InstanceState.STOPPING)
         with trio.CancelScope(shield=True):
@@ -297,7 +297,7 @@ class ProcessRun:
             self.was_killed = await process.stop(self.config.stop_timeout)
             with trio.move_on_after(_OUTPUT_TIMEOUT):
                 await output_ended.wait()
-        self.exit = self._make_exit(process, RunFailure())
+        self.exit = self._make_exit(process, Exit())
         # Callers whose calls broke with the process learn how it ended.
         self._deregister(self._describe_stop(self.exit), self.exit)
         self._emit(events.Stopped, pid=process.pid, **self.stop_details())
@@ -307,15 +307,18 @@ class ProcessRun:
             return f"did not stop within {self.config.stop_timeout:g} s and {exit}"
         return "was stopped" if exit.is_clean else f"was stopped; it {exit}"
 
-    def _make_exit(self, process: PluginProcess, failure: RunFailure) -> Exit:
+    def _make_exit(self, process: PluginProcess, failure: Exit) -> Exit:
         self.output_reader.read_remaining()
         if process.tracer is not None:
             self._emit(events.Traced, pid=process.pid, tracer=str(process.tracer))
         cgroups = self._effects.cgroups
         was_killed = process.returncode == -signal.SIGKILL
         if was_killed and cgroups is not None and cgroups.was_oom_killed(self.launch_id):
-            reason, cause = failure.reason or "used more memory than it may", failure.cause
-            failure = RunFailure(reason, cause or ExitCause.MEMORY_LIMIT)
+            failure = attrs.evolve(
+                failure,
+                reason=failure.reason or "used more memory than it may",
+                explicit_cause=failure.explicit_cause or ExitCause.MEMORY_LIMIT,
+            )
         is_unkillable, tail = not process.has_exited, self.output_reader.stderr_tail
         return make_exit(process.returncode, failure, is_unkillable=is_unkillable, stderr_tail=tail)
 
@@ -354,7 +357,7 @@ class ProcessRun:
         if self.state is InstanceState.READY:
             self._deregister(reason)
         self._emit(events.Unready, pid=process.pid, reason=reason)
-        self._request_kill(RunFailure(reason, ExitCause.WRONG_SERVER))
+        self._request_kill(reason, ExitCause.WRONG_SERVER)
 
     def _deregister(self, reason: str, exit: Exit | None = None) -> None:
         pid = None if self.process is None else self.process.pid

@@ -33,7 +33,7 @@ from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.recycler import Recycler
 from meshtrio.supervisor.run_spec import RunSpec
-from meshtrio.supervisor.shutdown_report import ShutdownReport, ShutdownReporter
+from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics
 from meshtrio.supervisor.subscribers import Subscribers
 from meshtrio.util.concurrency import open_collapsing_nursery
@@ -67,7 +67,8 @@ class Supervisor:
         self.mesh_socket = runtime_dir.mesh_socket_path(directory)
         self._effects = effects or make_system_effects(directory, config.cgroup)
         self.counters = LifecycleCounters(lambda: self.instances)
-        self._shutdown_reporter = ShutdownReporter()
+        self.shutdown_report = ShutdownReport()
+        """How the mesh has stopped, as far as it has."""
         self._failed = trio.Event()
         self._failure: BaseException | None = None
         self._subscribers = Subscribers([self.counters.on_event, *subscribers], self._fail)
@@ -163,11 +164,6 @@ class Supervisor:
             total=summarize("mesh", plugins),
         )
 
-    @property
-    def shutdown_report(self) -> ShutdownReport:
-        """How the mesh has stopped, as far as it has."""
-        return self._shutdown_reporter.report
-
     # -- life cycle --------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -197,11 +193,14 @@ class Supervisor:
     def start_shutdown(self) -> None:
         """Stop everything; `run` returns once all processes are gone. Does not wait."""
         if not self.shutdown_started.is_set():
-            self.subscribe(self._shutdown_reporter.on_event)
+            self.subscribe(self._report_shutdown)
         self.shutdown_started.set()
         for instance in self.instances:
             instance.request_stop()
         self._wake()
+
+    def _report_shutdown(self, event: events.LifecycleEvent) -> None:
+        self.shutdown_report = self.shutdown_report.add(event)
 
     def request_start(self, instance: Instance) -> None:
         """Have an instance run. Raises UsageError if the mesh is stopping."""
