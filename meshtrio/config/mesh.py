@@ -15,10 +15,9 @@ from attrs.validators import deep_iterable
 
 from meshtrio.config import port_ranges
 from meshtrio.config.access import Access, GatewayConfig
-from meshtrio.config.group import GroupConfig
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.telemetry import TelemetryConfig
-from meshtrio.config.topology import Topology
+from meshtrio.config.topology import GroupConfig, Topology
 from meshtrio.config.validators import at_least, check_service_name, parsed_by, to_strings
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.util.address import Address

@@ -12,9 +12,9 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import attrs
 
-from meshtrio.config.group import GroupConfig
 from meshtrio.config.mesh import ConfigSource, MeshConfig, StaticServiceConfig, find_duplicates
 from meshtrio.config.plugin import PluginConfig
+from meshtrio.config.topology import GroupConfig
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.executable_check import explain_not_executable
 from meshtrio.util.object_reader import (

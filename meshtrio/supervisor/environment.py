@@ -26,12 +26,7 @@ import attrs
 
 from meshtrio import contract
 from meshtrio.config import PluginConfig
-from meshtrio.config.otlp_endpoint import (
-    OTEL_EXPORTER_OTLP_ENDPOINT,
-    OTEL_EXPORTER_OTLP_HEADERS,
-    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
-    OTEL_EXPORTER_OTLP_TRACES_HEADERS,
-)
+from meshtrio.config.otlp_endpoint import COMMON_PREFIX, TRACES_PREFIX
 from meshtrio.config.telemetry import METRICS_FROM_MESH, METRICS_OFF, parse_host_port
 from meshtrio.supervisor.run_spec import RunSpec
 
@@ -122,11 +117,11 @@ def _tracing(spec: RunSpec) -> dict[str, str]:
         "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={spec.number}",
     }
     # A plugin with a collector of its own is configured by its own variables alone.
-    if not {OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT} & own:
+    if not {COMMON_PREFIX + "ENDPOINT", TRACES_PREFIX + "ENDPOINT"} & own:
         variables |= endpoint.environment
     # The header variable for traces would override the plugin's own for all signals.
-    if OTEL_EXPORTER_OTLP_HEADERS in own:
-        variables.pop(OTEL_EXPORTER_OTLP_TRACES_HEADERS, None)
+    if COMMON_PREFIX + "HEADERS" in own:
+        variables.pop(TRACES_PREFIX + "HEADERS", None)
     return {name: value for name, value in variables.items() if name not in own}
 
 
