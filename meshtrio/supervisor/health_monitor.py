@@ -40,7 +40,7 @@ class HealthMonitor:
     _spec: RunSpec
     _pid: int
     """The leader of the process group, which is observed if it does not answer."""
-    _verifier: ServerVerifier
+    verifier: ServerVerifier
     """Connects to the address and verifies that the plugin's server answers."""
     _effects: Effects
     _on_ready: Callable[[], None]
@@ -61,7 +61,7 @@ class HealthMonitor:
         # The process may have ended with its answer.
         await trio.lowlevel.checkpoint_if_cancelled()
         self._on_ready()
-        probe, connect = self._effects.probe, self._verifier.connect
+        probe, connect = self._effects.probe, self.verifier.connect
         check = partial(probe.check, self._spec.address, connect=connect)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._check_replaced_socket, check)
@@ -71,7 +71,7 @@ class HealthMonitor:
 
     def check_socket(self) -> None:
         """Check the health at once if another file has taken the place of the socket."""
-        if self._verifier.is_socket_replaced:
+        if self.verifier.is_socket_replaced:
             self._socket_replaced.set()
 
     async def _check_replaced_socket(self, check: HealthCheck) -> None:
@@ -86,7 +86,7 @@ class HealthMonitor:
         extended, probe = 0.0, self._effects.probe
         while True:
             try:
-                await probe.wait_ready(self._spec.address, next_timeout, self._verifier.connect)
+                await probe.wait_ready(self._spec.address, next_timeout, self.verifier.connect)
                 return None
             except NotReadyError as exc:
                 found = await observe()

@@ -8,7 +8,7 @@ another.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 
 import attrs
@@ -109,12 +109,6 @@ class Operations:
     def log_lines(self, name: str) -> dict[tuple[str, int], tuple[OutputLine, ...]]:
         """Return the last lines that each instance wrote, oldest first, by plugin and number."""
         return {each.key: each.line_buffer.lines() for each in self._instances_of(name)}
-
-    def iterate_log_lines(self) -> Iterator[tuple[str, int, OutputLine]]:
-        """Iterate over the last lines of all instances, with the plugin and the number of each."""
-        for instance in self._supervisor.instances:
-            for line in instance.line_buffer.lines():
-                yield instance.plugin, instance.number, line
 
     async def restart(self, name: str) -> None:
         """Replace the processes of the instances one by one; no call is lost.

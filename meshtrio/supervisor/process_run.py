@@ -88,7 +88,6 @@ class ProcessRun:
         self._emit = emit
         self._on_change = on_change
         self._registration = Registration(registry, spec)
-        self._verifier: ServerVerifier | None = None
         self._health: HealthMonitor | None = None
         self._drain_delay = 0.0
         self._failure = Exit()
@@ -104,11 +103,6 @@ class ProcessRun:
         return self._kill_requested.is_set()
 
     @property
-    def is_starting(self) -> bool:
-        """Whether it has not been ready yet."""
-        return self.state in (InstanceState.PENDING, InstanceState.STARTING)
-
-    @property
     def is_ready(self) -> bool:
         """Whether it is ready."""
         return self.state is InstanceState.READY
@@ -117,11 +111,6 @@ class ProcessRun:
     def uptime(self) -> float:
         """Seconds since it was started."""
         return trio.current_time() - self.started_at
-
-    @property
-    def since_ready(self) -> float | None:
-        """Seconds since it was first ready, None if it has not been yet."""
-        return None if self.ready_at is None else trio.current_time() - self.ready_at
 
     def stop_details(self) -> dict[str, Any]:
         """Return how it was stopped, as `events.Stopped` and `operations.DrainResult` have it."""
@@ -178,7 +167,7 @@ class ProcessRun:
                 # The process was stopped on the way here.
                 self.exit = self._internal_failure(exc)
                 with contextlib.suppress(Exception):  # The registry may be what has failed.
-                    self._deregister(str(self.exit), self.exit)
+                    self._registration.deregister(str(self.exit), self.exit)
         if self.exit is None:
             self.exit = Exit(reason="was stopped before it was started")
         self._set_state(InstanceState.ENDED)
@@ -205,20 +194,28 @@ class ProcessRun:
             process = await self._launcher.spawn()
         except LAUNCH_ERRORS as exc:
             self.exit = await self._launcher.make_exit(exc)
-            self._deregister(str(self.exit))
+            self._registration.deregister(str(self.exit))
             self._emit(events.NotStarted, exit=self.exit)
             return
-        self.process = process
+        self.process, self._registration.pid = process, process.pid
         owner, config = ProcessTree(process.pid, self.launch_id), self.config
-        self._verifier = ServerVerifier(
+        verifier = ServerVerifier(
             self._spec.address, owner, uids, tls=config.tls, verify_process=config.verify_server
+        )
+        self._health = HealthMonitor(
+            self._spec,
+            process.pid,
+            verifier,
+            self._effects,
+            on_ready=self._mark_ready,
+            on_result=self._on_check_result,
         )
         self.identity = attrs.evolve(self.identity, session_id=process.pid)
         try:
             self._effects.guard.watch(process.pid, process.pidfd)
-            self._emit(events.Starting, pid=process.pid, launch_id=self.launch_id)
+            self._emit_process_event(events.Starting, launch_id=self.launch_id)
             async with self.output_reader.reading(process) as output_ended:
-                await self._supervise_to_end(process, self._verifier, output_ended)
+                await self._supervise_to_end(process, self._health, output_ended)
         finally:
             if self.exit is None:  # An error came before it was supervised.
                 with trio.CancelScope(shield=True):
@@ -230,11 +227,11 @@ class ProcessRun:
             self.process = None
 
     async def _supervise_to_end(
-        self, process: PluginProcess, verifier: ServerVerifier, output_ended: trio.Event
+        self, process: PluginProcess, health: HealthMonitor, output_ended: trio.Event
     ) -> None:
         try:
             try:
-                failure = await self._supervise(process, verifier)
+                failure = await self._supervise(process, health)
             except (Exception, BaseExceptionGroup) as exc:
                 failure = self._internal_failure(exc)
         except BaseException:
@@ -249,19 +246,11 @@ class ProcessRun:
             problem = await self._effects.diagnose_program(self.config)
             failure = attrs.evolve(failure, reason=problem)
         self.exit = self._make_exit(process, failure)
-        self._deregister(str(self.exit), self.exit)
-        self._emit(events.Exited, pid=process.pid, exit=self.exit)
+        self._registration.deregister(str(self.exit), self.exit)
+        self._emit_process_event(events.Exited, exit=self.exit)
 
-    async def _supervise(self, process: PluginProcess, verifier: ServerVerifier) -> Exit:
+    async def _supervise(self, process: PluginProcess, health: HealthMonitor) -> Exit:
         """Probe the process and wait for its end; return why it has to be ended, if it has to."""
-        self._health = health = HealthMonitor(
-            self._spec,
-            process.pid,
-            verifier,
-            self._effects,
-            on_ready=partial(self._mark_ready, process),
-            on_result=partial(self._on_check_result, process),
-        )
 
         async def check_health() -> None:
             self._failure = await health.run()
@@ -288,9 +277,9 @@ class ProcessRun:
         """Stop the process on request, even though this task is cancelled already."""
         was_ready = self.is_ready
         if was_ready:
-            self._deregister("is being stopped")
+            self._registration.deregister("is being stopped")
         self._set_state(InstanceState.STOPPING)
-        self._emit(events.Stopping, pid=process.pid)
+        self._emit_process_event(events.Stopping)
         with trio.CancelScope(shield=True):
             with trio.move_on_after(self._drain_delay if was_ready else 0):
                 await process.wait()
@@ -299,8 +288,8 @@ class ProcessRun:
                 await output_ended.wait()
         self.exit = self._make_exit(process, Exit())
         # Callers whose calls broke with the process learn how it ended.
-        self._deregister(self._describe_stop(self.exit), self.exit)
-        self._emit(events.Stopped, pid=process.pid, **self.stop_details())
+        self._registration.deregister(self._describe_stop(self.exit), self.exit)
+        self._emit_process_event(events.Stopped, **self.stop_details())
 
     def _describe_stop(self, exit: Exit) -> str:
         if self.was_killed and not exit.is_unkillable:
@@ -310,7 +299,7 @@ class ProcessRun:
     def _make_exit(self, process: PluginProcess, failure: Exit) -> Exit:
         self.output_reader.read_remaining()
         if process.tracer is not None:
-            self._emit(events.Traced, pid=process.pid, tracer=str(process.tracer))
+            self._emit_process_event(events.Traced, tracer=str(process.tracer))
         cgroups = self._effects.cgroups
         was_killed = process.returncode == -signal.SIGKILL
         if was_killed and cgroups is not None and cgroups.was_oom_killed(self.launch_id):
@@ -324,44 +313,44 @@ class ProcessRun:
 
     # -- health ------------------------------------------------------------------------------
 
-    def _mark_ready(self, process: PluginProcess) -> None:
-        assert self._verifier is not None
-        self._registration.register(process.pid, self._verifier.uid)
+    def _mark_ready(self) -> None:
+        assert self._health is not None
+        self._registration.register(self._health.verifier.uid)
         if self.ready_at is None:
             self.ready_at = trio.current_time()
         self._set_state(InstanceState.READY)
-        self._emit(events.Ready, pid=process.pid, startup_time=self.uptime)
+        self._emit_process_event(events.Ready, startup_time=self.uptime)
 
-    def _on_check_result(self, process: PluginProcess, result: HealthCheckResult) -> None:
+    def _on_check_result(self, result: HealthCheckResult) -> None:
         """Act on a health check: while the plugin reports NOT_SERVING it is not registered."""
         self.last_check = result
         if result.is_wrong_server:
-            self._handle_wrong_server(process, result.reason)
+            self._handle_wrong_server(result.reason)
             return
         if not result.is_alive or result.is_busy:
-            found = {"reason": result.reason, "condition": result.condition}
-            self._emit(events.CheckFailed, pid=process.pid, **found)
+            self._emit_process_event(
+                events.CheckFailed, reason=result.reason, condition=result.condition
+            )
         if result.is_busy:
             return
         if result.is_serving and self.state is InstanceState.UNREADY:
-            self._mark_ready(process)
+            self._mark_ready()
         elif result.is_alive and not result.is_serving and self.state is InstanceState.READY:
             self._set_state(InstanceState.UNREADY)
-            self._deregister(result.reason)
-            self._emit(events.Unready, pid=process.pid, reason=result.reason)
+            self._registration.deregister(result.reason)
+            self._emit_process_event(events.Unready, reason=result.reason)
 
-    def _handle_wrong_server(self, process: PluginProcess, reason: str) -> None:
+    def _handle_wrong_server(self, reason: str) -> None:
         """Deregister, since another program would get the calls, and end the process."""
         if self.is_kill_requested:
             return
         if self.state is InstanceState.READY:
-            self._deregister(reason)
-        self._emit(events.Unready, pid=process.pid, reason=reason)
+            self._registration.deregister(reason)
+        self._emit_process_event(events.Unready, reason=reason)
         self._request_kill(reason, ExitCause.WRONG_SERVER)
 
-    def _deregister(self, reason: str, exit: Exit | None = None) -> None:
-        pid = None if self.process is None else self.process.pid
-        self._registration.deregister(reason, pid, exit)
+    def _emit_process_event(self, kind: type[events.ProcessEvent], **values: Any) -> None:
+        self._emit(kind, pid=self._registration.pid, **values)
 
     def _set_state(self, state: InstanceState) -> None:
         self.state = next_run_state(self.state, state)

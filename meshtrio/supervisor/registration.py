@@ -22,6 +22,8 @@ class Registration:
 
     _registry: Registry
     _spec: RunSpec
+    pid: int = attrs.field(default=0, init=False)
+    """The pid of the run's process, 0 before it has one."""
     _serials: Iterator[int] = attrs.field(factory=itertools.count, init=False)
     _endpoint_id: str = attrs.field(default="", init=False)
 
@@ -30,27 +32,27 @@ class Registration:
         """Whether the run has ever been in the registry, if only with how it ended."""
         return bool(self._endpoint_id)
 
-    def register(self, pid: int, server_uid: int | None) -> None:
+    def register(self, server_uid: int | None) -> None:
         """Make the run available to callers."""
         self._endpoint_id = self._next_endpoint_id()
         endpoint = Endpoint(
             id=self._endpoint_id,
             address=self._spec.address,
             instance=self._spec.number,
-            pid=pid,
+            pid=self.pid,
             tls=self._spec.config.tls,
             server_uid=server_uid,
         )
         self._registry.register(self._spec.config.service, endpoint)
 
-    def deregister(self, reason: str, pid: int | None, exit: Exit | None) -> None:
+    def deregister(self, reason: str, exit: Exit | None = None) -> None:
         """Remove the run from the registry, or add how it ended to an earlier removal.
 
         A run that was never registered has exit info too: callers learn from it why there is no
         endpoint. `reason` is a phrase that follows "instance 0 (pid 4711)".
         """
         self._endpoint_id = self._endpoint_id or self._next_endpoint_id()
-        process, ended = "" if pid is None else f" (pid {pid})", exit or Exit()
+        process, ended = f" (pid {self.pid})" if self.pid else "", exit or Exit()
         exit_info = ExitInfo(
             endpoint_id=self._endpoint_id,
             reason=f"instance {self._spec.number}{process} {reason}",

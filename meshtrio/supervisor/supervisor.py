@@ -31,7 +31,7 @@ from meshtrio.supervisor.policy.restart import Exit, Finish, Restart, decide_res
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.process_run import ProcessRun
-from meshtrio.supervisor.recycler import Recycler
+from meshtrio.supervisor.recycler import recycle_runs
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics
@@ -84,7 +84,6 @@ class Supervisor:
             for number in range(plugin.instances)
         ]
         self.configure(config)
-        self._recycler = Recycler(self._effects, lambda: self.instances, self._wake)
         self._exited_runs: deque[tuple[Instance, ProcessRun]] = deque()
         self._batch_ids = itertools.count(1)
         self._recent_group_restarts: escalation.GroupRestartTimes = {}
@@ -180,7 +179,7 @@ class Supervisor:
         """
         async with self._effects.run_guard(), open_collapsing_nursery() as nursery:
             nursery.start_soon(self._supervisor_loop)
-            nursery.start_soon(self._recycler.run)
+            nursery.start_soon(recycle_runs, lambda: self.instances, self._effects, self._wake)
             task_status.started()
             try:
                 await self._failed.wait()
@@ -235,9 +234,10 @@ class Supervisor:
 
     async def _supervisor_loop(self) -> None:
         """Plan and act until all is stopped. Shielded: `start_shutdown` ends it."""
+        stopping = self.shutdown_started.is_set
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as runs:
-                while not self._is_stopped():
+                while any(each.is_running for each in self.instances) or not stopping():
                     self._wakeup = trio.Event()
                     wake_at = self._reconcile(runs)
                     with trio.move_on_at(wake_at):
@@ -246,10 +246,6 @@ class Supervisor:
                         self._handle_exit(*self._exited_runs.popleft())
                     self._reconciled.unpark_all()
         self._reconciled.unpark_all()
-
-    def _is_stopped(self) -> bool:
-        is_running = any(instance.is_running for instance in self.instances)
-        return self.shutdown_started.is_set() and not is_running
 
     def _reconcile(self, runs: trio.Nursery) -> float:
         """Start, replace and stop what is due; returns when there is more to do."""
@@ -336,8 +332,9 @@ class Supervisor:
     def _apply_restart_policy(self, instance: Instance, run: ProcessRun) -> None:
         process_exit, now = run.exit, trio.current_time()
         assert process_exit is not None
+        since_ready = None if run.ready_at is None else now - run.ready_at
         decision = decide_restart(
-            instance.config, instance.history, process_exit, run.since_ready, now, self._effects.rng
+            instance.config, instance.history, process_exit, since_ready, now, self._effects.rng
         )
         if process_exit.is_unkillable and len(instance.unkillable) > _MAX_UNKILLABLE:
             text = f"{process_exit}, as do {len(instance.unkillable) - 1} others of its processes"
