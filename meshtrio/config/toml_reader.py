@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -105,10 +105,9 @@ class _MeshReader:
     def read_mesh(self, data: dict[str, Any]) -> MeshConfig:
         """Return the config. Raises ConfigError, or TooManyErrorsError."""
         root = ObjectReader(data, str(self._path), self.errors, _TOML)
-        plugins = self._read_tables(root, "plugin", self._read_plugin)
-        groups = self._read_tables(root, "group", partial(self._read_table, GroupConfig))
-        read_service = partial(self._read_table, StaticServiceConfig)
-        services = self._read_tables(root, "service", read_service)
+        plugins = self._read_tables(root, "plugin", PluginConfig)
+        groups = self._read_tables(root, "group", GroupConfig)
+        services = self._read_tables(root, "service", StaticServiceConfig)
         read_mesh_table = partial(self._read_values, cls=MeshConfig, skip=_NOT_MESH_KEYS)
         values = root.read_object("mesh", read_mesh_table) or {}
         root.reject_unknown_keys()
@@ -119,9 +118,7 @@ class _MeshReader:
         except ConfigError as exc:
             raise ConfigError([f"{self._path}: {p}" for p in exc.problems]) from None
 
-    def _read_tables(
-        self, root: ObjectReader, kind: str, read: Callable[[ObjectReader], T | None]
-    ) -> list[T]:
+    def _read_tables(self, root: ObjectReader, kind: str, cls: type[T]) -> list[T]:
         """Read the tables [[kind]]; those with errors are omitted."""
 
         def check_tables(raw: Any) -> list[dict[str, Any]]:
@@ -138,7 +135,7 @@ class _MeshReader:
             name = table.get("name")
             subject = f"{kind} {name!r}" if isinstance(name, str) else f"{kind} number {number}"
             reader = ObjectReader(table, root.path(subject), self.errors, _TOML)
-            found.append(read(reader))
+            found.append(self._read_table(cls, reader))
             reader.reject_unknown_keys()
         return [one for one in found if one is not None]
 
@@ -150,21 +147,15 @@ class _MeshReader:
             for key, file in values.items():
                 if isinstance(file, Path) and not file.is_file():
                     reader.add_error(key, f"there is no file {file}")
-        return cls(**values) if len(self.errors) == before else None
-
-    def _read_plugin(self, reader: ObjectReader) -> PluginConfig | None:
-        before = len(self.errors)
-        values = self._read_values(reader, PluginConfig)
-        values.setdefault("cwd", self._directory)
-        if not values["cwd"].is_dir():
+        elif cls is PluginConfig and not values.setdefault("cwd", self._directory).is_dir():
             reader.add_error("cwd", f"{values['cwd']} is not a folder")
         if len(self.errors) > before:
             return None
-        plugin = PluginConfig(**values)
-        problem = explain_not_executable(plugin.program())
-        if problem:
-            reader.add_error("command", problem)
-        return plugin
+        table = cls(**values)
+        if isinstance(table, PluginConfig):
+            if problem := explain_not_executable(table.program()):
+                reader.add_error("command", problem)
+        return table
 
     def _read_values(
         self, reader: ObjectReader, cls: type, skip: frozenset[str] = frozenset()

@@ -242,7 +242,7 @@ class ProcessRun:
         with trio.move_on_after(_OUTPUT_TIMEOUT, shield=True):
             await output_ended.wait()
         never_ran = process.returncode in EXEC_FAILED_STATUSES
-        if not failure.reason and never_ran and not self._registration.was_registered:
+        if not failure.reason and never_ran and self.ready_at is None:
             problem = await self._effects.diagnose_program(self.config)
             failure = attrs.evolve(failure, reason=problem)
         self.exit = self._make_exit(process, failure)

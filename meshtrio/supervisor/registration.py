@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-
 import attrs
 
 from meshtrio.discovery.endpoint import Endpoint, ExitInfo
@@ -24,17 +21,16 @@ class Registration:
     _spec: RunSpec
     pid: int = attrs.field(default=0, init=False)
     """The pid of the run's process, 0 before it has one."""
-    _serials: Iterator[int] = attrs.field(factory=itertools.count, init=False)
-    _endpoint_id: str = attrs.field(default="", init=False)
+    _times_ready: int = attrs.field(default=0, init=False)
 
     @property
-    def was_registered(self) -> bool:
-        """Whether the run has ever been in the registry, if only with how it ended."""
-        return bool(self._endpoint_id)
+    def _endpoint_id(self) -> str:
+        spec = self._spec
+        return f"{spec.config.name}-{spec.number}-{spec.launch_id}-{self._times_ready}"
 
     def register(self, server_uid: int | None) -> None:
         """Make the run available to callers."""
-        self._endpoint_id = self._next_endpoint_id()
+        self._times_ready += 1
         endpoint = Endpoint(
             id=self._endpoint_id,
             address=self._spec.address,
@@ -51,7 +47,6 @@ class Registration:
         A run that was never registered has exit info too: callers learn from it why there is no
         endpoint. `reason` is a phrase that follows "instance 0 (pid 4711)".
         """
-        self._endpoint_id = self._endpoint_id or self._next_endpoint_id()
         process, ended = f" (pid {self.pid})" if self.pid else "", exit or Exit()
         exit_info = ExitInfo(
             endpoint_id=self._endpoint_id,
@@ -62,7 +57,3 @@ class Registration:
             launch_id=self._spec.launch_id,
         )
         self._registry.deregister(self._spec.config.service, exit_info)
-
-    def _next_endpoint_id(self) -> str:
-        spec = self._spec
-        return f"{spec.config.name}-{spec.number}-{spec.launch_id}-{next(self._serials)}"
