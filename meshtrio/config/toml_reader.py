@@ -82,16 +82,11 @@ def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
         raise ConfigError([f"{path}: is not TOML: {exc}"]) from None
     reader = _MeshReader(path)
     try:
-        config = reader.read_mesh(data)
+        return reader.read_mesh(data, runtime_dir)
     except TooManyErrorsError:
         raise ConfigError(
             [*reader.errors, f"{path}: more than {_MAX_ERRORS} errors; only these are shown"]
         ) from None
-    return attrs.evolve(
-        config,
-        runtime_dir=runtime_dir or config.runtime_dir,
-        source=ConfigSource(Path(os.path.abspath(path)), runtime_dir),
-    )
 
 
 class _MeshReader:
@@ -102,7 +97,7 @@ class _MeshReader:
         self._path = path
         self._directory = path.resolve().parent
 
-    def read_mesh(self, data: dict[str, Any]) -> MeshConfig:
+    def read_mesh(self, data: dict[str, Any], runtime_dir: Path | None) -> MeshConfig:
         """Return the config. Raises ConfigError, or TooManyErrorsError."""
         root = ObjectReader(data, str(self._path), self.errors, _TOML)
         plugins = self._read_tables(root, "plugin", PluginConfig)
@@ -113,6 +108,9 @@ class _MeshReader:
         root.reject_unknown_keys()
         if self.errors:
             raise ConfigError(self.errors)
+        values["source"] = ConfigSource(Path(os.path.abspath(self._path)), runtime_dir)
+        if runtime_dir is not None:
+            values["runtime_dir"] = runtime_dir
         try:
             return MeshConfig(plugins, groups, services, **values)
         except ConfigError as exc:
@@ -139,7 +137,7 @@ class _MeshReader:
             reader.reject_unknown_keys()
         return [one for one in found if one is not None]
 
-    def _read_table(self, cls: type[T], reader: ObjectReader) -> T | None:
+    def _read_table(self, cls: type[Any], reader: ObjectReader) -> Any:
         """Read a table as an attrs class; None if it has errors."""
         before = len(self.errors)
         values = self._read_values(reader, cls)
@@ -152,9 +150,8 @@ class _MeshReader:
         if len(self.errors) > before:
             return None
         table = cls(**values)
-        if isinstance(table, PluginConfig):
-            if problem := explain_not_executable(table.program()):
-                reader.add_error("command", problem)
+        if cls is PluginConfig and (problem := explain_not_executable(table.program())):
+            reader.add_error("command", problem)
         return table
 
     def _read_values(

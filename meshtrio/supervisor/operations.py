@@ -225,8 +225,7 @@ class Operations:
         raise UnknownNameError(f"there is no plugin {name!r}; the plugins are: {known}")
 
     def _instances_of(self, name: str) -> list[Instance]:
-        wanted = self._plugin_names(name)
-        return [each for each in self._supervisor.instances if each.plugin in wanted]
+        return self._supervisor.instances_of(self._plugin_names(name))
 
     def _plugin_names(self, name: str) -> frozenset[str]:
         config = self._supervisor.config

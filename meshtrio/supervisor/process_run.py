@@ -303,11 +303,9 @@ class ProcessRun:
         cgroups = self._effects.cgroups
         was_killed = process.returncode == -signal.SIGKILL
         if was_killed and cgroups is not None and cgroups.was_oom_killed(self.launch_id):
-            failure = attrs.evolve(
-                failure,
-                reason=failure.reason or "used more memory than it may",
-                explicit_cause=failure.explicit_cause or ExitCause.MEMORY_LIMIT,
-            )
+            text = failure.reason or "used more memory than it may"
+            cause = failure.explicit_cause or ExitCause.MEMORY_LIMIT
+            failure = Exit(reason=text, explicit_cause=cause)
         is_unkillable, tail = not process.has_exited, self.output_reader.stderr_tail
         return make_exit(process.returncode, failure, is_unkillable=is_unkillable, stderr_tail=tail)
 

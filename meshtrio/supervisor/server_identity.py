@@ -21,9 +21,9 @@ import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import attrs
 import trio
@@ -41,8 +41,8 @@ _CONNECT_TIMEOUT = 1.0
 """Seconds for which a connection to an address is tried before a process starts there."""
 _REJECTION_TTL = 1.0
 """Seconds for which the rejection of a listener is cached."""
-
-T = TypeVar("T")
+_run_in_thread = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
+"""Calls a function in a worker thread. Raises RuntimeError if no thread can be started."""
 
 FileId = tuple[int, int]
 """Device and inode."""
@@ -107,7 +107,7 @@ class ServerVerifier:
             host, port = sock.getpeername()[:2]
             if tcp_listeners.is_self_connected(sock):
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "nothing listens there")
-            found = await _run_in_thread(partial(self._find_listeners, host, port))
+            found = await _run_in_thread(self._find_listeners, host, port)
             inodes = frozenset(each.inode for each in found)
             await self._verify_listener(inodes, partial(self._check_sockets, found))
 
@@ -159,48 +159,32 @@ class ServerVerifier:
         return f"another program (uid {listeners[0].uid}) listens on its port"
 
 
-async def _run_in_thread(function: Callable[[], T]) -> T:
-    """Call a function in a worker thread. Raises OSError."""
-    try:
-        return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
-    except RuntimeError as exc:
-        # No thread can be started; the plugin was not checked.
-        raise OSError(errno.ENOMEM, str(exc)) from None
-
-
 async def is_address_in_use(
     address: str, connect: Callable[[str], Awaitable[socket.socket]] = connect_socket
 ) -> bool:
     """Whether a server accepts connections at a TCP address."""
-    with trio.move_on_after(_CONNECT_TIMEOUT):
-        try:
-            sock = await connect(address)
-        except (OSError, ValueError):
-            return False
-        with sock:
+    with trio.move_on_after(_CONNECT_TIMEOUT), suppress(OSError, ValueError):
+        with await connect(address) as sock:
             return not tcp_listeners.is_self_connected(sock)
     return False
 
 
 def _get_file_id(path: str) -> FileId | None:
-    try:
+    with suppress(OSError):
         status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return status.st_dev, status.st_ino
+    return None
 
 
 def _network_namespace(pid: int | str) -> str | None:
     """Return the network namespace of a process, None if it cannot be read."""
-    try:
+    with suppress(OSError):
         return os.readlink(f"/proc/{pid}/ns/net")
-    except OSError:
-        return None
+    return None
 
 
 def _describe_process(pid: int) -> str:
     """Describe a process by its pid and, if it can be read, its program."""
-    try:
+    with suppress(OSError):
         return f"pid {pid} ({ascii(Path(os.readlink(f'/proc/{pid}/exe')).name)[1:-1]})"
-    except OSError:
-        return f"pid {pid}"
+    return f"pid {pid}"

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import trio
 
-from meshtrio.config import MeshConfig, StaticServiceConfig
+from meshtrio.config import MeshConfig
 from meshtrio.discovery import static
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import MeshFailedError
@@ -74,15 +74,13 @@ class Supervisor:
         self._subscribers = Subscribers([self.counters.on_event, *subscribers], self._fail)
         self._started_at = trio.current_time()
         self._registry = registry
-        self._service_tables: tuple[StaticServiceConfig, ...] = ()
-        self._declared_services: set[str] = set()
-        """The services that the config declares: those of plugins and of its tables."""
         self._directory = directory
         self.instances = [
             Instance(plugin, number)
             for plugin in config.plugins
             for number in range(plugin.instances)
         ]
+        self.config = MeshConfig()
         self.configure(config)
         self._exited_runs: deque[tuple[Instance, ProcessRun]] = deque()
         self._batch_ids = itertools.count(1)
@@ -96,7 +94,7 @@ class Supervisor:
 
     def configure(self, config: MeshConfig) -> None:
         """Use `config` from now on; `add` and `remove` change the set of instances."""
-        self.config = config
+        before, self.config = self.config, config
         try:
             self._effects.guard.set_users(runtime_dir.resolve_plugin_uids(config))
         except OSError as exc:
@@ -109,19 +107,17 @@ class Supervisor:
         self.dependencies = self._topology.dependencies()
         by_name = {plugin.name: plugin for plugin in config.plugins}
         for instance in self.instances:
-            before = instance.config.output.log_level
+            old_level = instance.config.output.log_level
             instance.apply_config(by_name.get(instance.plugin, instance.config))
             level = instance.config.output.log_level
-            if level is not before:
+            if level is not old_level:
                 self._emit(instance, events.LogLevelSet, level=level)
-        services = {plugin.service for plugin in config.plugins}
-        services |= {table.name for table in config.services}
+        services = _declared_services(config)
         for service in sorted(services):
             self._registry.add_service(service)
-        static.apply_service_tables(self._registry, self._service_tables, config.services)
-        for service in self._declared_services - services:
+        static.apply_service_tables(self._registry, before.services, config.services)
+        for service in _declared_services(before) - services:
             self._registry.remove_service(service)
-        self._service_tables, self._declared_services = config.services, services
 
     def add(self, instances: Iterable[Instance]) -> None:
         """Add instances, which are started. Raises UsageError if the mesh is stopping."""
@@ -141,6 +137,11 @@ class Supervisor:
         self._subscribers.add(subscriber)
 
     # -- views -------------------------------------------------------------------------------
+
+    def instances_of(self, plugins: Iterable[str]) -> list[Instance]:
+        """Return the instances of some plugins, in the order of the config."""
+        wanted = frozenset(plugins)
+        return [instance for instance in self.instances if instance.plugin in wanted]
 
     def statuses(self) -> tuple[InstanceStatus, ...]:
         """Return the status of every instance, in the order of the config."""
@@ -347,7 +348,7 @@ class Supervisor:
                 self._emit(instance, events.Restarting, delay=delay, cause=process_exit.cause)
                 companions = escalation.plugins_restarted_with(self._topology, instance.plugin)
                 if companions:
-                    self._restart_together([instance, *self._instances_of(companions)])
+                    self._restart_together([instance, *self.instances_of(companions)])
             case Finish(is_failure=is_failure, restarts=restarts):
                 instance.finish(is_failure=is_failure)
                 self._emit(instance, events.GaveUp, exit=process_exit, restarts=restarts)
@@ -366,7 +367,7 @@ class Supervisor:
             return
         self._recent_group_restarts = result.restart_times
         self._emit(instance, events.GroupRestarting, group=result.group, plugins=result.plugins)
-        members = self._instances_of(result.plugins)
+        members = self.instances_of(result.plugins)
         for member in members:
             member.reset_history()
         self._restart_together(members)
@@ -377,9 +378,10 @@ class Supervisor:
         for instance in instances:
             instance.request_restart(batch)
 
-    def _instances_of(self, plugins: Iterable[str]) -> list[Instance]:
-        wanted = frozenset(plugins)
-        return [instance for instance in self.instances if instance.plugin in wanted]
-
     def _emit(self, instance: Instance, kind: type[events.LifecycleEvent], **values: Any) -> None:
         self._subscribers.emit(kind(instance.plugin, instance.number, **values))
+
+
+def _declared_services(config: MeshConfig) -> set[str]:
+    """Return the services of the plugins and the tables of a config."""
+    return {plugin.service for plugin in config.plugins} | {each.name for each in config.services}
