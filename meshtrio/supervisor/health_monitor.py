@@ -62,7 +62,7 @@ class HealthMonitor:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._on_ready()
         probe, connect = self._effects.probe, self.verifier.connect
-        check = partial(probe.check, self._spec.address, connect=connect)
+        check = partial(probe.check, connect=connect)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._check_replaced_socket, check)
             reason = await self._check_liveness(check, ProcessObserver(observe))
@@ -86,7 +86,7 @@ class HealthMonitor:
         extended, probe = 0.0, self._effects.probe
         while True:
             try:
-                await probe.wait_ready(self._spec.address, next_timeout, self.verifier.connect)
+                await probe.wait_ready(next_timeout, self.verifier.connect)
                 return None
             except NotReadyError as exc:
                 found = await observe()

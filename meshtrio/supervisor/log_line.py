@@ -28,15 +28,11 @@ _TEXT_KEYS = {
 }
 """Keys by the attribute of `ParsedLine`."""
 _LEVELS = {
-    name: level
-    for level, names in (
-        (logging.DEBUG, "TRACE DEBUG"),
-        (logging.INFO, "INFO NOTICE"),
-        (logging.WARNING, "WARN WARNING"),
-        (logging.ERROR, "ERR ERROR"),
-        (logging.CRITICAL, "CRIT CRITICAL FATAL PANIC"),
-    )
-    for name in names.split()
+    **dict.fromkeys(("TRACE", "DEBUG"), logging.DEBUG),
+    **dict.fromkeys(("INFO", "NOTICE"), logging.INFO),
+    **dict.fromkeys(("WARN", "WARNING"), logging.WARNING),
+    **dict.fromkeys(("ERR", "ERROR"), logging.ERROR),
+    **dict.fromkeys(("CRIT", "CRITICAL", "FATAL", "PANIC"), logging.CRITICAL),
 }
 
 

@@ -137,7 +137,7 @@ class Operations:
             raise UsageError(f"cannot scale {name} to {instances} instances; `stop` stops them all")
         async with self._plugin_locks[plugin.name]:
             scaled = attrs.evolve(self._plugin(name), instances=instances)
-            self._supervisor.configure(_replace_plugin(self._supervisor.config, scaled))
+            self._supervisor.configure(_replace_plugins(self._supervisor.config, [scaled]))
             await self._apply_instance_count(scaled.name)
 
     def set_log_level(self, name: str, level: LogLevel | str) -> frozenset[str]:
@@ -147,12 +147,14 @@ class Operations:
         `services.log_level_controller` sets that of running processes. Returns the names of the
         plugins.
         """
-        names, config = self._plugin_names(name), self._supervisor.config
-        for plugin in config.plugins:
-            if plugin.name in names:
-                output = attrs.evolve(plugin.output, log_level=LogLevel.parse(level))
-                config = _replace_plugin(config, attrs.evolve(plugin, output=output))
-        self._supervisor.configure(config)
+        names, log_level = self._plugin_names(name), LogLevel.parse(level)
+        config = self._supervisor.config
+        changed = [
+            attrs.evolve(plugin, output=attrs.evolve(plugin.output, log_level=log_level))
+            for plugin in config.plugins
+            if plugin.name in names
+        ]
+        self._supervisor.configure(_replace_plugins(config, changed))
         return names
 
     async def reload(self, config: MeshConfig) -> ReloadResult:
@@ -310,9 +312,9 @@ def _describe_failure(instance: Instance) -> str:
     return text
 
 
-def _replace_plugin(config: MeshConfig, plugin: PluginConfig) -> MeshConfig:
-    plugins = [plugin if known.name == plugin.name else known for known in config.plugins]
-    return attrs.evolve(config, plugins=plugins)
+def _replace_plugins(config: MeshConfig, changed: Iterable[PluginConfig]) -> MeshConfig:
+    by_name = {plugin.name: plugin for plugin in (*config.plugins, *changed)}
+    return attrs.evolve(config, plugins=by_name.values())
 
 
 def compare_configs(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import attrs
 import purerpc
@@ -20,7 +19,6 @@ from meshtrio.rpc.one_shot_call import ClosedWithoutResponseError, OneShotCall, 
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.supervisor.policy.diagnosis import Condition, Symptom
 from meshtrio.supervisor.process.proc.activity import read_thread_cpu_wait
-from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.transport.unix_connect import WrongServerError
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
@@ -86,11 +84,8 @@ class SocketProbe:
     _read_cpu_wait: Callable[[], float] = read_thread_cpu_wait
     """Returns how long this thread has waited for a CPU so far, in seconds."""
 
-    async def wait_ready(
-        self, address: str, max_time: float, connect: Connect | None = None
-    ) -> None:
-        """Wait until the server at an address is ready. Raises NotReadyError after the timeout."""
-        connect = connect or partial(dial, address, None)
+    async def wait_ready(self, max_time: float, connect: Connect) -> None:
+        """Wait until a server is ready. Raises NotReadyError after the timeout."""
         while True:
             progress = _Progress()
             with trio.move_on_after(max_time) as scope:
@@ -99,15 +94,12 @@ class SocketProbe:
             if not _was_stalled(scope):
                 raise NotReadyError(max_time, str(progress))
 
-    async def check(
-        self, address: str, max_time: float, connect: Connect | None = None
-    ) -> HealthCheckResult:
+    async def check(self, max_time: float, connect: Connect) -> HealthCheckResult:
         """Make one health check, which waits up to the timeout for the answer.
 
         A check that the mesh could not make, for lack of descriptors, memory or threads or because
         it was suspended, is repeated.
         """
-        connect = connect or partial(dial, address, None)
         while True:
             started_at, waited = trio.current_time(), self._read_cpu_wait()
             progress = _Progress()
