@@ -57,5 +57,4 @@ class Containment:
     @property
     def needs_launcher(self) -> bool:
         """Whether the settings require a launcher process that applies them before exec."""
-        by_launcher = (self.nice, self.umask, self.user, self.group)
-        return self.rlimits != Rlimits() or any(value is not None for value in by_launcher)
+        return attrs.evolve(self, sha256=None, memory=None) != Containment()

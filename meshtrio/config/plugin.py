@@ -272,8 +272,11 @@ class PluginConfig:
         """Return the TCP address of an instance, of its successor for `slot` 1, or None."""
         if self.listen is None:
             return None
-        base = Address.parse(self.listen)
-        return str(attrs.evolve(base, port=base.port + instance + slot * self.instances))
+        return str(self.shift_port(Address.parse(self.listen), instance, slot))
+
+    def shift_port(self, base: Address, instance: int, slot: int) -> Address:
+        """Return the address of an instance, or of its successor, from that of instance 0."""
+        return attrs.evolve(base, port=base.port + instance + slot * self.instances)
 
     def program(self) -> Program:
         """Return the program, with what it is looked up and executed with."""

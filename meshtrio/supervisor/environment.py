@@ -22,8 +22,6 @@ from __future__ import annotations
 import pwd
 from collections.abc import Mapping
 
-import attrs
-
 from meshtrio import contract
 from meshtrio.config import PluginConfig
 from meshtrio.config.otlp_endpoint import COMMON_PREFIX, TRACES_PREFIX
@@ -50,7 +48,6 @@ def child_environment(
         **user_variables,
         **spec.config.env,
         **_contract(spec),
-        **_metrics(spec),
         **_tracing(spec),
         **_binary_log(spec),
     }
@@ -69,6 +66,8 @@ def _inherited(plugin: PluginConfig, inherited: Mapping[str, str]) -> dict[str, 
 
 def _contract(spec: RunSpec) -> dict[str, str]:
     plugin, tls, level = spec.config, spec.config.serve_tls, spec.config.output.log_level
+    metrics = _metrics_location(spec)
+    experimental = "1" if metrics and spec.telemetry.experimental else None
     variables = {
         contract.PLUGIN_SOCKET: spec.socket,
         contract.PLUGIN_NAME: plugin.name,
@@ -83,22 +82,21 @@ def _contract(spec: RunSpec) -> dict[str, str]:
         contract.PLUGIN_TLS_CERTIFICATE: tls and tls.certificate,
         contract.PLUGIN_TLS_KEY: tls and tls.key,
         contract.PLUGIN_TLS_CLIENT_CA: tls and tls.client_ca,
+        contract.PLUGIN_METRICS: metrics,
+        contract.PLUGIN_METRICS_EXPERIMENTAL: experimental,
     }
     return {name: str(value) for name, value in variables.items() if value is not None}
 
 
-def _metrics(spec: RunSpec) -> dict[str, str]:
-    plugin, where = spec.config, spec.config.metrics
-    if where == METRICS_OFF or (where == METRICS_FROM_MESH and spec.telemetry.metrics is None):
-        return {}
-    if where != METRICS_FROM_MESH:
-        base = parse_host_port(where)
-        port = base.port + spec.number + spec.slot * plugin.instances
-        where = str(attrs.evolve(base, port=port)).removeprefix("tcp:")
-    variables = {contract.PLUGIN_METRICS: where}
-    if spec.telemetry.experimental:
-        variables[contract.PLUGIN_METRICS_EXPERIMENTAL] = "1"
-    return variables
+def _metrics_location(spec: RunSpec) -> str | None:
+    """Return where the plugin exposes its metrics, None if it does not."""
+    where = spec.config.metrics
+    if where == METRICS_FROM_MESH:
+        return None if spec.telemetry.metrics is None else where
+    if where == METRICS_OFF:
+        return None
+    base = parse_host_port(where)
+    return str(spec.config.shift_port(base, spec.number, spec.slot)).removeprefix("tcp:")
 
 
 def _tracing(spec: RunSpec) -> dict[str, str]:

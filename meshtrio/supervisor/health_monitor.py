@@ -47,7 +47,8 @@ class HealthMonitor:
     """Called once, when the process is first ready."""
     _on_result: Callable[[HealthCheckResult], None]
     """Called with the result of each liveness check."""
-    _socket_replaced: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _pause: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    """The scope of the wait for the next liveness check."""
 
     async def run(self) -> Exit:
         """Wait for readiness, then check liveness; return why the process has to be ended.
@@ -63,22 +64,13 @@ class HealthMonitor:
         self._on_ready()
         probe, connect = self._effects.probe, self.verifier.connect
         check = partial(probe.check, connect=connect)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._check_replaced_socket, check)
-            reason = await self._check_liveness(check, ProcessObserver(observe))
-            nursery.cancel_scope.cancel()
+        reason = await self._check_liveness(check, ProcessObserver(observe))
         return Exit(reason=reason, explicit_cause=ExitCause.UNHEALTHY)
 
     def check_socket(self) -> None:
         """Check the health at once if another file has taken the place of the socket."""
         if self.verifier.is_socket_replaced:
-            self._socket_replaced.set()
-
-    async def _check_replaced_socket(self, check: HealthCheck) -> None:
-        while True:
-            await self._socket_replaced.wait()
-            self._socket_replaced = trio.Event()
-            self._on_result(await check(self._spec.config.liveness.timeout))
+            self._pause.cancel()
 
     async def _wait_ready(self, observe: Observe) -> Exit | None:
         """Wait for readiness; time in which the process waited for a CPU does not count."""
@@ -102,14 +94,15 @@ class HealthMonitor:
     async def _check_liveness(self, check: HealthCheck, observer: ProcessObserver) -> str:
         """Check until the process has to be killed, and return why, as a phrase."""
         config, streak = self._spec.config.liveness, FailureStreak()
-        if not config.interval:
-            await trio.sleep_forever()
         while True:
-            await sleep_until_tick(config.interval * _INTERVAL_SLACK, min_delay=config.interval)
+            with trio.CancelScope() as self._pause:
+                if not config.interval:
+                    await trio.sleep_forever()
+                await sleep_until_tick(config.interval * _INTERVAL_SLACK, min_delay=config.interval)
             result = await check(config.timeout)
             if result.is_alive:
                 observer.reset()
-            else:
+            elif not result.is_wrong_server:
                 result = await observer.diagnose(result, config.timeout)
             self._on_result(result)
             streak.record(None if result.is_alive else result.condition)
