@@ -18,7 +18,8 @@ from meshtrio.util.tls_config import ClientTlsConfig
 
 _DEFAULT_HTTP_PATH = "/v1/traces"
 TRACES_PREFIX, COMMON_PREFIX = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
-"""Prefixes of OpenTelemetry's variables for traces, and for all signals, which those override."""
+"""Prefixes of OpenTelemetry's variables: those for traces, such as
+OTEL_EXPORTER_OTLP_TRACES_HEADERS, override those for all signals."""
 _TLS_VARIABLES = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
 """Suffixes of the variables for the files of a ClientTlsConfig."""
 _HEADER_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
