@@ -8,9 +8,9 @@ fields, or several plugins, is checked by `validate` methods, which return error
 raising; `MeshConfig` calls all of them and raises one ConfigError.
 
     mesh              MeshConfig, the root: plugins, groups, services, [mesh]
-    plugin, group, containment, access, telemetry
+    plugin, containment, access, telemetry
                       its parts
-    topology          membership in groups, and dependencies: the graph, and its errors
+    topology          groups, and the graph of membership and dependencies with its errors
     validators        validators of single fields
     port_ranges       conflicts between TCP ports
     toml_reader       `load`: a file to a MeshConfig, by the classes' types and validators
@@ -26,56 +26,26 @@ reload makes another one, which the supervisor compares with the current one.
 Times are seconds, sizes bytes, unless a field says otherwise.
 """
 
-from meshtrio.config.access import (
-    Access,
-    AccessRule,
-    GatewayConfig,
-    GatewaySecurity,
-    RegistryAccessRule,
-)
-from meshtrio.config.containment import Containment, Rlimits
-from meshtrio.config.group import GroupConfig, Strategy
-from meshtrio.config.mesh import (
-    ConfigSource,
-    LogConfig,
-    LogFormat,
-    MeshConfig,
-    MeshLimits,
-    StaticServiceConfig,
-)
-from meshtrio.config.plugin import (
-    EscalationScope,
-    Liveness,
-    OutputConfig,
-    PluginConfig,
-    RestartPolicy,
-)
-from meshtrio.config.telemetry import TelemetryConfig
-from meshtrio.config.toml_reader import load
-from meshtrio.util.log_level import LogLevel
-
-__all__ = [
-    "Access",
-    "AccessRule",
-    "ConfigSource",
-    "Containment",
-    "EscalationScope",
-    "GatewayConfig",
-    "GatewaySecurity",
-    "GroupConfig",
-    "Liveness",
-    "LogConfig",
-    "LogFormat",
-    "LogLevel",
-    "MeshConfig",
-    "MeshLimits",
-    "OutputConfig",
-    "PluginConfig",
-    "RegistryAccessRule",
-    "RestartPolicy",
-    "Rlimits",
-    "StaticServiceConfig",
-    "Strategy",
-    "TelemetryConfig",
-    "load",
-]
+from meshtrio.config.access import Access as Access
+from meshtrio.config.access import AccessRule as AccessRule
+from meshtrio.config.access import GatewayConfig as GatewayConfig
+from meshtrio.config.access import GatewaySecurity as GatewaySecurity
+from meshtrio.config.access import RegistryAccessRule as RegistryAccessRule
+from meshtrio.config.containment import Containment as Containment
+from meshtrio.config.containment import Rlimits as Rlimits
+from meshtrio.config.mesh import ConfigSource as ConfigSource
+from meshtrio.config.mesh import LogConfig as LogConfig
+from meshtrio.config.mesh import LogFormat as LogFormat
+from meshtrio.config.mesh import MeshConfig as MeshConfig
+from meshtrio.config.mesh import MeshLimits as MeshLimits
+from meshtrio.config.mesh import StaticServiceConfig as StaticServiceConfig
+from meshtrio.config.plugin import EscalationScope as EscalationScope
+from meshtrio.config.plugin import Liveness as Liveness
+from meshtrio.config.plugin import OutputConfig as OutputConfig
+from meshtrio.config.plugin import PluginConfig as PluginConfig
+from meshtrio.config.plugin import RestartPolicy as RestartPolicy
+from meshtrio.config.telemetry import TelemetryConfig as TelemetryConfig
+from meshtrio.config.toml_reader import load as load
+from meshtrio.config.topology import GroupConfig as GroupConfig
+from meshtrio.config.topology import Strategy as Strategy
+from meshtrio.util.log_level import LogLevel as LogLevel

@@ -5,27 +5,20 @@ from __future__ import annotations
 from enum import Enum
 
 import attrs
-from attrs.validators import ge
+from attrs.validators import deep_iterable
 
-from meshtrio.config.validators import check_service_name, to_strings
+from meshtrio.config.validators import at_least, check_service_name, parsed_by, require, to_strings
 from meshtrio.util.address import Address
 from meshtrio.util.tls_config import ServerTlsConfig
 
 _SUBJECT_PREFIXES = ("CN=", "O=", "OU=", "DNS:", "URI:", "IP Address:", "email:")
-
-
-def _check_subjects(_: object, __: object, value: tuple[str, ...]) -> None:
-    for subject in value:
-        if subject != "*" and not subject.startswith(_SUBJECT_PREFIXES):
-            known = ", ".join(_SUBJECT_PREFIXES)
-            raise ValueError(
-                f"{subject!r} is not '*' nor does it begin with one of {known}, as in 'CN=ops'"
-            )
-
-
-def _check_listen(_: object, __: object, value: str | None) -> None:
-    if value is not None and not Address.parse(value).host:
-        raise ValueError(f"must be tcp://host:port, not {value!r}")
+_is_tcp = require(lambda text: Address.parse(text).host, "must be tcp://host:port, not {!r}")
+_is_subject = require(
+    lambda subject: subject == "*" or subject.startswith(_SUBJECT_PREFIXES),
+    "{!r} is not '*' nor does it begin with one of "
+    f"{', '.join(_SUBJECT_PREFIXES)}, as in 'CN=ops'",
+)
+_is_service_pattern = parsed_by(lambda name: check_service_name(name.removesuffix("*") or "any"))
 
 
 @attrs.frozen
@@ -38,16 +31,11 @@ class AccessRule:
     """Names or numbers of groups with access on the mesh socket: a process must be in one of them
     when it connects."""
     subjects: tuple[str, ...] = attrs.field(
-        default=(), converter=to_strings, validator=_check_subjects
+        default=(), converter=to_strings, validator=deep_iterable(_is_subject)
     )
     """Subjects of client certificates with access on the gateway's TCP port: `CN=ops`, `O=…`,
     `OU=…`, `DNS:host`, `URI:spiffe://…`. A `*` at the end matches any rest, alone any
     certificate."""
-
-
-def _check_services(_: object, __: object, value: tuple[str, ...]) -> None:
-    for name in value:
-        check_service_name(name.removesuffix("*") or "any")
 
 
 @attrs.frozen
@@ -55,7 +43,7 @@ class RegistryAccessRule(AccessRule):
     """Additional principals of the registry, and the services that they may register."""
 
     services: tuple[str, ...] = attrs.field(
-        default=(), converter=to_strings, validator=_check_services
+        default=(), converter=to_strings, validator=deep_iterable(_is_service_pattern)
     )
     """Services that these users may register endpoints of although a plugin or the config has the
     name, or another user serves it. A registrar of an endpoint receives a part of the service's
@@ -108,7 +96,7 @@ class GatewayConfig:
     Cannot be changed by a reload.
     """
 
-    listen: str | None = attrs.field(default=None, validator=_check_listen)
+    listen: str | None = attrs.field(default=None, validator=_is_tcp)
     """Address of the port, `tcp://host:port`; there is none by default."""
     tls: ServerTlsConfig | None = None
     """Certificate and key of the server, and the `client_ca` that signs clients' certificates."""
@@ -117,34 +105,34 @@ class GatewayConfig:
     reaches the port may call every plugin and observe its calls, but not use control or
     registry."""
 
-    max_connections: int = attrs.field(default=4096, validator=ge(1))
+    max_connections: int = attrs.field(default=4096, validator=at_least(1))
     """Maximum connections to the mesh socket, and as many to the TCP port. Both are limited to 0.4
     of the mesh's file descriptors; `meshtrio serve` raises its soft limit (`ulimit -n`) to the hard
     one. The mesh socket accepts 16 more, from processes of the mesh's own user or root with fewer
     than 4, so that `meshtrio ps` and `stop` work when all others are in use."""
-    max_connections_per_peer: int = attrs.field(default=1024, validator=ge(1))
+    max_connections_per_peer: int = attrs.field(default=1024, validator=at_least(1))
     """Maximum connections of one peer: on the mesh socket a process, or a user if that is neither
     the mesh's nor root; on the TCP port a client certificate, in plaintext a host. Further ones are
     rejected with GOAWAY and the reason."""
-    max_header_list_size: int = attrs.field(default=32 * 1024, validator=ge(1024))
+    max_header_list_size: int = attrs.field(default=32 * 1024, validator=at_least(1024))
     """Size in bytes of a request's header list, metadata included, as RFC 9113 §6.5.2 counts it. A
     call with a larger one fails with RESOURCE_EXHAUSTED."""
-    reset_burst: int = attrs.field(default=1000, validator=ge(1))
+    reset_burst: int = attrs.field(default=1000, validator=at_least(1))
     """Number of calls that a peer may open and cancel at once, on all of its connections, before
     the connection is closed with ENHANCE_YOUR_CALM and new ones of the peer are refused for a
     second, and longer each time. Calls that reach their deadline, live for 10 ms or have been
     answered in part do not count; a call with a deadline that is cancelled sooner counts as a
     tenth."""
-    reset_rate: float = attrs.field(default=200.0, validator=ge(0))
+    reset_rate: float = attrs.field(default=200.0, validator=at_least(0))
     """Sustained rate, per second, at which `reset_burst` refills."""
-    drain_timeout: float = attrs.field(default=5.0, validator=ge(0))
+    drain_timeout: float = attrs.field(default=5.0, validator=at_least(0))
     """Seconds for calls through the gateway to end when the mesh has stopped its plugins, which are
     calls to services that the mesh does not run. Calls that have not started by then are refused,
     so that clients may retry them."""
-    max_memory_per_peer: int = attrs.field(default=256 * 1024 * 1024, validator=ge(1))
+    max_memory_per_peer: int = attrs.field(default=256 * 1024 * 1024, validator=at_least(1))
     """Maximum bytes of requests and replies buffered for one peer, and half of that for each of its
     connections. Calls beyond it fail with RESOURCE_EXHAUSTED."""
-    max_memory: int = attrs.field(default=512 * 1024 * 1024, validator=ge(1))
+    max_memory: int = attrs.field(default=512 * 1024 * 1024, validator=at_least(1))
     """Maximum bytes buffered for all peers. Beyond it, calls fail of peers that use more than a
     sixteenth of it."""
 

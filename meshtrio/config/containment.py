@@ -5,30 +5,26 @@ from __future__ import annotations
 import re
 
 import attrs
-from attrs.validators import ge, optional
 
-from meshtrio.config.validators import between
+from meshtrio.config.validators import at_least, between, require
 
-_not_negative = optional(ge(0))
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def _check_sha256(_: object, __: object, value: str | None) -> None:
-    if value is not None and not _SHA256.fullmatch(value):
-        raise ValueError("must be 64 hexadecimal digits in lower case, as sha256sum prints them")
+_is_sha256 = require(
+    re.compile(r"[0-9a-f]{64}").fullmatch,
+    "must be 64 hexadecimal digits in lower case, as sha256sum prints them",
+)
 
 
 @attrs.frozen
 class Rlimits:
     """Resource limits by setrlimit(2), soft and hard, of each process and its children."""
 
-    nofile: int | None = attrs.field(default=None, validator=_not_negative)
+    nofile: int | None = attrs.field(default=None, validator=at_least(0))
     """Maximum number of open file descriptors."""
-    address_space: int | None = attrs.field(default=None, validator=_not_negative)
+    address_space: int | None = attrs.field(default=None, validator=at_least(0))
     """Maximum size of the address space, in bytes."""
-    cpu: int | None = attrs.field(default=None, validator=_not_negative)
+    cpu: int | None = attrs.field(default=None, validator=at_least(0))
     """Seconds of CPU time, after which the process gets SIGXCPU, and SIGKILL a second later."""
-    core: int | None = attrs.field(default=None, validator=_not_negative)
+    core: int | None = attrs.field(default=None, validator=at_least(0))
     """Maximum size of a core file, in bytes."""
 
 
@@ -51,15 +47,14 @@ class Containment:
     `USER` and `LOGNAME` unless `env` sets them. Requires that the mesh run as root."""
     group: str | None = None
     """Name or number of the primary group, instead of the user's own."""
-    sha256: str | None = attrs.field(default=None, validator=_check_sha256)
+    sha256: str | None = attrs.field(default=None, validator=_is_sha256)
     """SHA-256 of the executable, the first word of `command`. It is checked before each start,
     which fails if it differs."""
-    memory: int | None = attrs.field(default=None, validator=optional(ge(1)))
+    memory: int | None = attrs.field(default=None, validator=at_least(1))
     """Maximum resident memory of the process group, in bytes, checked once a second. A group above
     it is killed, which counts as a failure."""
 
     @property
     def needs_launcher(self) -> bool:
         """Whether the settings require a launcher process that applies them before exec."""
-        by_launcher = (self.nice, self.umask, self.user, self.group)
-        return self.rlimits != Rlimits() or any(value is not None for value in by_launcher)
+        return attrs.evolve(self, sha256=None, memory=None) != Containment()

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs.validators import deep_iterable, ge
+from attrs.validators import deep_iterable
 
 from meshtrio.config import port_ranges
 from meshtrio.config.access import Access, GatewayConfig
-from meshtrio.config.group import GroupConfig
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.telemetry import TelemetryConfig
-from meshtrio.config.topology import Topology
+from meshtrio.config.topology import GroupConfig, Topology
 from meshtrio.config.validators import at_least, check_service_name, parsed_by, to_strings
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.util.address import Address
@@ -27,6 +26,10 @@ from meshtrio.util.log_level import LogLevel
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _MIN_STARTING = 16
+_DUPLICATE_HINTS = {
+    "plugin": "make it one with more instances, or rename it",
+    "group": "make it one with the members of both, or rename it",
+}
 
 
 def _to_plugins(value: Iterable[PluginConfig]) -> tuple[PluginConfig, ...]:
@@ -55,15 +58,15 @@ class MeshLimits:
     RESOURCE_EXHAUSTED and the name of the limit.
     """
 
-    max_calls_per_user: int = attrs.field(default=4096, validator=ge(1))
+    max_calls_per_user: int = attrs.field(default=4096, validator=at_least(1))
     """Maximum number of concurrent calls of one user to one service of the mesh itself, such as
     `meshtrio.v1.Registry`. Most of them are watches: a client program has one for each service that
     it calls."""
-    max_registrations_per_user: int = attrs.field(default=1024, validator=ge(1))
+    max_registrations_per_user: int = attrs.field(default=1024, validator=at_least(1))
     """Maximum number of endpoints that one user has registered, of 256 bytes each on average.
     Registrations are also limited in rate: to twice this number at once, and 10 per second after
     that."""
-    max_endpoints_per_service: int = attrs.field(default=1024, validator=ge(1))
+    max_endpoints_per_service: int = attrs.field(default=1024, validator=at_least(1))
     """Maximum number of endpoints of one service, in addition to the instances of a plugin."""
 
 
@@ -88,7 +91,7 @@ class LogConfig:
     `log_level` follows that instead."""
 
 
-def _check_config(_: object, __: object, value: Mapping[str, Any]) -> None:
+def _check_config(value: Mapping[str, Any]) -> None:
     try:
         parse_service_config(value)
     except ConfigError as exc:
@@ -117,7 +120,7 @@ class StaticServiceConfig:
     """TLS settings of connections to these endpoints; plaintext by default."""
     services: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
     """Full names of the gRPC services that these endpoints serve; see `services` of plugins."""
-    config: Mapping[str, Any] = attrs.field(factory=dict, validator=_check_config)
+    config: Mapping[str, Any] = attrs.field(factory=dict, validator=parsed_by(_check_config))
     """gRPC service config in its JSON form: retries, load balancing and so on."""
 
     @property
@@ -189,8 +192,8 @@ class MeshConfig:
     """The file that the config was read from, which a reload reads again."""
 
     def __attrs_post_init__(self) -> None:
-        problems = _find_duplicates("plugin", (plugin.name for plugin in self.plugins))
-        problems += _find_duplicates("group", (group.name for group in self.groups))
+        problems = find_duplicates("plugin", (plugin.name for plugin in self.plugins))
+        problems += find_duplicates("group", (group.name for group in self.groups))
         problems += self.topology().validate()
         problems += [f"mesh: {problem}" for problem in self.gateway.validate(self.access)]
         problems += [f"mesh: {problem}" for problem in self.telemetry.validate()]
@@ -212,6 +215,7 @@ class MeshConfig:
         return Topology(self.plugins, self.groups)
 
 
-def _find_duplicates(kind: str, names: Iterable[str]) -> list[str]:
-    times = Counter(names)
-    return [f"{kind}: two {kind}s are named {name!r}" for name in times if times[name] > 1]
+def find_duplicates(kind: str, names: Iterable[str]) -> list[str]:
+    """Return an error for each name that two tables of a kind have; services may share one."""
+    times, hint = Counter(names), _DUPLICATE_HINTS.get(kind)
+    return [f"{kind}: two {kind}s are named {n!r}; {hint}" for n in times if times[n] > 1 and hint]

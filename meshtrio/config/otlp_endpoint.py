@@ -17,11 +17,9 @@ from meshtrio.util.address import Address
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _DEFAULT_HTTP_PATH = "/v1/traces"
-OTEL_EXPORTER_OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
-OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-OTEL_EXPORTER_OTLP_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
-OTEL_EXPORTER_OTLP_TRACES_HEADERS = "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
-_TRACES_PREFIX, _COMMON_PREFIX = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
+TRACES_PREFIX, COMMON_PREFIX = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
+"""Prefixes of OpenTelemetry's variables: those for traces, such as
+OTEL_EXPORTER_OTLP_TRACES_HEADERS, override those for all signals."""
 _TLS_VARIABLES = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
 """Suffixes of the variables for the files of a ClientTlsConfig."""
 _HEADER_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
@@ -109,8 +107,8 @@ class OtlpEndpoint:
             found = cls._parse_grpc_endpoint(_get_variable("ENDPOINT") or "http://localhost:4317")
         elif protocol == "http/protobuf":
             # The path of each signal is appended to the URL for all signals.
-            base = os.environ.get(OTEL_EXPORTER_OTLP_ENDPOINT) or "http://localhost:4318"
-            url = os.environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)
+            base = os.environ.get(COMMON_PREFIX + "ENDPOINT") or "http://localhost:4318"
+            url = os.environ.get(TRACES_PREFIX + "ENDPOINT")
             found = cls.parse(url or base.rstrip("/") + _DEFAULT_HTTP_PATH)
             found = attrs.evolve(found, tls=_tls_from_environment())
         else:
@@ -152,7 +150,7 @@ class OtlpEndpoint:
         if self.headers:
             fields = (f"{name}={quote(value, safe='')}" for name, value in self.headers)
             values["HEADERS"] = ",".join(fields)
-        return {_TRACES_PREFIX + name: value for name, value in values.items()}
+        return {TRACES_PREFIX + name: value for name, value in values.items()}
 
 
 def headers_from_environment() -> OtlpHeaders:
@@ -162,13 +160,13 @@ def headers_from_environment() -> OtlpHeaders:
     """
     pairs = [pair.partition("=") for pair in _get_variable("HEADERS").split(",") if pair.strip()]
     if not all(equals for _, equals, _ in pairs):
-        raise ValueError(f"{OTEL_EXPORTER_OTLP_HEADERS} is not of the form name=value,name=value")
+        raise ValueError("OTEL_EXPORTER_OTLP_HEADERS is not of the form name=value,name=value")
     try:
         return normalize_headers(
             (unquote(name).strip(), unquote(value).strip()) for name, _, value in pairs
         )
     except ValueError as exc:
-        raise ValueError(f"{OTEL_EXPORTER_OTLP_HEADERS}: {exc}") from None
+        raise ValueError(f"OTEL_EXPORTER_OTLP_HEADERS: {exc}") from None
 
 
 def _tls_from_environment() -> ClientTlsConfig | None:
@@ -179,4 +177,4 @@ def _tls_from_environment() -> ClientTlsConfig | None:
 
 def _get_variable(suffix: str) -> str:
     """Return the variable for traces, else the one for all signals; "" if neither is set."""
-    return os.environ.get(_TRACES_PREFIX + suffix) or os.environ.get(_COMMON_PREFIX + suffix, "")
+    return os.environ.get(TRACES_PREFIX + suffix) or os.environ.get(COMMON_PREFIX + suffix, "")

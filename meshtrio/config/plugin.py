@@ -10,12 +10,19 @@ from enum import Enum
 from pathlib import Path
 
 import attrs
-from attrs.validators import optional
 
 from meshtrio import contract
 from meshtrio.config.containment import Containment
 from meshtrio.config.telemetry import METRICS_FROM_MESH, check_metrics
-from meshtrio.config.validators import at_least, check_fraction, is_positive, to_ints, to_strings
+from meshtrio.config.validators import (
+    at_least,
+    is_fraction,
+    is_positive,
+    parsed_by,
+    require,
+    to_ints,
+    to_strings,
+)
 from meshtrio.util.address import Address
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.executable_check import Program
@@ -25,7 +32,19 @@ from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 PYTHON_PLACEHOLDER = "{python}"
 """Word of a command that stands for the interpreter that the mesh runs on."""
 
-_PLUGIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_PLUGIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+check_name = require(
+    _PLUGIN_NAME.fullmatch,
+    "{!r} is not a name: it has up to 64 letters, digits, '-' and '_', and does not begin with a "
+    "sign",
+)
+"""Validates the name of a plugin or group."""
+_has_port = require(
+    lambda address: Address.parse(address).port, "must be tcp://host:port, not {!r}"
+)
+_is_message_length = require(
+    lambda length: length >= -1, "must be a number of bytes, or -1 for no limit, not {}"
+)
 
 
 class RestartPolicy(Enum):
@@ -47,38 +66,14 @@ class EscalationScope(Enum):
     """The mesh stops with an error."""
 
 
-def check_name(_: object, __: object, value: str) -> None:
-    """Validate the name of a plugin or group."""
-    if not _PLUGIN_NAME.fullmatch(value) or len(value) > 64:
-        raise ValueError(
-            f"{value!r} is not a name: it has up to 64 letters, digits, '-' and '_', and does not "
-            "begin with a sign"
-        )
-
-
-def _check_command(_: object, __: object, value: tuple[str, ...]) -> None:
-    if not value or not value[0]:
-        raise ValueError('must name a program, as in ["python", "plugin.py"]')
-
-
-def _check_env(_: object, __: object, value: Mapping[str, str]) -> None:
-    for key in value:
-        if not key or "=" in key or "\0" in key + value[key]:
+def _check_env(env: Mapping[str, str]) -> None:
+    for key in env:
+        if not key or "=" in key or "\0" in key + env[key]:
             # What follows "=" may be a secret.
             name = key.partition("=")[0]
             raise ValueError(f"{name!r} cannot be the name of an environment variable")
         if key in contract.MESH_VARIABLES:
             raise ValueError(f"{key} is set by the mesh")
-
-
-def _check_message_length(_: object, __: object, value: int | None) -> None:
-    if value is not None and value < -1:
-        raise ValueError(f"must be a number of bytes, or -1 for no limit, not {value}")
-
-
-def _check_listen(_: object, __: object, value: str | None) -> None:
-    if value is not None and not Address.parse(value).port:
-        raise ValueError(f"must be tcp://host:port, not {value!r}")
 
 
 @attrs.frozen
@@ -138,7 +133,9 @@ class PluginConfig:
     """Name, of letters, digits, `-` and `_`; clients call the service `plugin.<name>`."""
     command: tuple[str, ...] = attrs.field(
         converter=to_strings,
-        validator=_check_command,
+        validator=require(
+            lambda words: words and words[0], 'must name a program, as in ["python", "plugin.py"]'
+        ),
         metadata={"hint": "it is run without a shell"},
     )
     """Program and arguments, run without a shell. The word `{python}` stands for the interpreter
@@ -148,7 +145,7 @@ class PluginConfig:
     max_instances: int = attrs.field(default=256, validator=at_least(1))
     """Maximum of `instances` and of `meshtrio scale`, so that a typing error does not start
     processes until the machine runs out of memory."""
-    listen: str | None = attrs.field(default=None, validator=_check_listen)
+    listen: str | None = attrs.field(default=None, validator=_has_port)
     """`tcp://host:port` to serve on instead of a Unix socket, passed as PLUGIN_LISTEN. Instance n
     has the port plus n, and its successor that plus `instances`."""
     services: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
@@ -163,7 +160,7 @@ class PluginConfig:
     """Whether the server at its address must be one of its processes, and run as the mesh's user or
     root, to receive calls. Set to false for a command whose server is started by another program,
     such as `docker run`. The user of `containment` is verified in any case."""
-    env: Mapping[str, str] = attrs.field(factory=dict, validator=_check_env, repr=False)
+    env: Mapping[str, str] = attrs.field(factory=dict, validator=parsed_by(_check_env), repr=False)
     """Environment variables of its processes, in addition to those inherited from the mesh.
     `PYTHONUNBUFFERED` is 1 unless it is set here or inherited, so that the output of a Python
     program is logged at once."""
@@ -182,7 +179,7 @@ class PluginConfig:
     min_uptime: float = attrs.field(default=10.0, validator=is_positive)
     """Seconds that a process must run after it became ready for `backoff` to start from its initial
     delay again."""
-    max_restarts: int | None = attrs.field(default=None, validator=optional(at_least(0)))
+    max_restarts: int | None = attrs.field(default=None, validator=at_least(0))
     """Maximum number of restarts of one instance within `restart_period`; at the next failure the
     the mesh gives up. By default there is no limit."""
     restart_period: float = attrs.field(default=60.0, validator=is_positive)
@@ -206,27 +203,25 @@ class PluginConfig:
     `LISTEN_*`)."""
     containment: Containment = attrs.field(factory=Containment)
     """Resource limits and credentials of its processes."""
-    max_age: float | None = attrs.field(default=None, validator=optional(is_positive))
+    max_age: float | None = attrs.field(default=None, validator=is_positive)
     """Seconds after which an instance is renewed: a successor is started, and when that is ready
     the instance is stopped."""
-    max_age_variance: float = attrs.field(default=0.1, validator=check_fraction)
+    max_age_variance: float = attrs.field(default=0.1, validator=is_fraction)
     """Fraction by which `max_age` varies either way, so that instances that were started together
     are not renewed together."""
-    renew_above: int | None = attrs.field(default=None, validator=optional(at_least(1)))
+    renew_above: int | None = attrs.field(default=None, validator=at_least(1))
     """Resident memory of the process group, in bytes, above which an instance is renewed."""
     output: OutputConfig = attrs.field(factory=OutputConfig)
     """Handling of the lines that it writes."""
-    max_receive_message_length: int | None = attrs.field(
-        default=None, validator=_check_message_length
-    )
+    max_receive_message_length: int | None = attrs.field(default=None, validator=_is_message_length)
     """Maximum length of a message that it accepts, in bytes after decompression; -1 is no limit.
     Overrides the program's own setting; by default that, else 4 MiB. For plugins made with
     meshtrio, which read PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH. What callers accept is set by
     `maxResponseMessageBytes` of the service config, or by each caller."""
-    max_send_message_length: int | None = attrs.field(default=None, validator=_check_message_length)
+    max_send_message_length: int | None = attrs.field(default=None, validator=_is_message_length)
     """Maximum length of a message that it sends, in bytes before compression; -1, the default, is
     no limit. For plugins made with meshtrio, which read PLUGIN_MAX_SEND_MESSAGE_LENGTH."""
-    metrics: str = attrs.field(default=METRICS_FROM_MESH, validator=check_metrics)
+    metrics: str = attrs.field(default=METRICS_FROM_MESH, validator=parsed_by(check_metrics))
     """Where the metrics of its calls are exposed: `mesh`, with the mesh's own; `host:port`, by the
     plugin itself: instance n has the port plus n, its replacement that plus `instances`, and the
     next one the first port again; or `off`. For plugins made with meshtrio."""
@@ -277,8 +272,11 @@ class PluginConfig:
         """Return the TCP address of an instance, of its successor for `slot` 1, or None."""
         if self.listen is None:
             return None
-        base = Address.parse(self.listen)
-        return str(attrs.evolve(base, port=base.port + instance + slot * self.instances))
+        return str(self.shift_port(Address.parse(self.listen), instance, slot))
+
+    def shift_port(self, base: Address, instance: int, slot: int) -> Address:
+        """Return the address of an instance, or of its successor, from that of instance 0."""
+        return attrs.evolve(base, port=base.port + instance + slot * self.instances)
 
     def program(self) -> Program:
         """Return the program, with what it is looked up and executed with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import combinations
 
 import attrs
@@ -54,7 +54,18 @@ def validate_ports(
     plugins: Iterable[PluginConfig], telemetry: TelemetryConfig, gateway: GatewayConfig
 ) -> list[str]:
     """Return every error, as "key: reason"."""
-    ranges = list(_port_ranges(plugins, telemetry, gateway))
+    ranges = []
+    if telemetry.metrics is not None:
+        ranges.append(PortRange("mesh: telemetry: metrics", parse_host_port(telemetry.metrics)))
+    if gateway.listen is not None:
+        ranges.append(PortRange("mesh: gateway: listen", Address.parse(gateway.listen)))
+    for plugin in plugins:
+        # Each instance has one port, and its successor another.
+        key, count = f"plugin {plugin.name!r}", 2 * plugin.instances
+        if plugin.listen is not None:
+            ranges.append(PortRange(f"{key}: listen", Address.parse(plugin.listen), count))
+        if plugin.metrics not in (METRICS_FROM_MESH, METRICS_OFF):
+            ranges.append(PortRange(f"{key}: metrics", parse_host_port(plugin.metrics), count))
     found = [
         f"{ports.key}: the instances and their successors take {ports}; the highest is {_MAX_PORT}"
         for ports in ranges
@@ -65,19 +76,3 @@ def validate_ports(
         for one, other in combinations(ranges, 2)
         if one.overlaps(other)
     ]
-
-
-def _port_ranges(
-    plugins: Iterable[PluginConfig], telemetry: TelemetryConfig, gateway: GatewayConfig
-) -> Iterator[PortRange]:
-    if telemetry.metrics is not None:
-        yield PortRange("mesh: telemetry: metrics", parse_host_port(telemetry.metrics))
-    if gateway.listen is not None:
-        yield PortRange("mesh: gateway: listen", Address.parse(gateway.listen))
-    for plugin in plugins:
-        # Each instance has one port, and its successor another.
-        key, count = f"plugin {plugin.name!r}", 2 * plugin.instances
-        if plugin.listen is not None:
-            yield PortRange(f"{key}: listen", Address.parse(plugin.listen), count)
-        if plugin.metrics not in (METRICS_FROM_MESH, METRICS_OFF):
-            yield PortRange(f"{key}: metrics", parse_host_port(plugin.metrics), count)

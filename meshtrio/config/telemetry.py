@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
-from attrs.validators import ge
 
 from meshtrio import contract
 from meshtrio.config.otlp_endpoint import OtlpEndpoint, headers_from_environment, normalize_headers
-from meshtrio.config.validators import check_fraction, parsed_by
+from meshtrio.config.validators import at_least, is_fraction, parsed_by
 from meshtrio.util.address import Address
 from meshtrio.util.tls_config import ClientTlsConfig
 
@@ -29,7 +28,7 @@ def parse_host_port(value: str) -> Address:
     return address
 
 
-def check_metrics(_: object, __: object, value: str) -> None:
+def check_metrics(value: str) -> None:
     """Validate `metrics` of a plugin."""
     if value not in (METRICS_FROM_MESH, METRICS_OFF):
         try:
@@ -38,11 +37,10 @@ def check_metrics(_: object, __: object, value: str) -> None:
             raise ValueError(f"must be mesh, off or host:port, not {value!r}") from None
 
 
-def _check_binary_log(_: object, __: object, value: str | None) -> None:
-    if value:
-        from meshtrio.config.binary_log_filter import BinaryLogFilter
+def _check_binary_log(value: str) -> None:
+    from meshtrio.config.binary_log_filter import BinaryLogFilter
 
-        BinaryLogFilter.parse(value)
+    BinaryLogFilter.parse(value)
 
 
 @attrs.frozen
@@ -69,13 +67,13 @@ class TelemetryConfig:
     )
     """Header fields of export requests, such as an API key. Without any, those of the variable
     OTEL_EXPORTER_OTLP_HEADERS are used, which keeps secrets out of files."""
-    sampling: float = attrs.field(default=1.0, validator=check_fraction)
+    sampling: float = attrs.field(default=1.0, validator=is_fraction)
     """Ratio of the calls without a parent that are sampled, from 0 to 1; others follow their
     parent."""
     experimental: bool = False
     """Whether to measure what is off by default in gRPC: retries and hedges (gRFC A96), and
     ejections of outliers (A91)."""
-    binary_log: str | None = attrs.field(default=None, validator=_check_binary_log)
+    binary_log: str | None = attrs.field(default=None, validator=parsed_by(_check_binary_log))
     """Filter of gRFC A16, such as `"*"` or `"pkg.Service/*{h:256;m:1024}"`, for the calls whose
     metadata and messages the mesh and its plugins write to files, for debugging. Plugins receive it
     as GRPC_BINARY_LOG_FILTER, which their `env` overrides; "" there selects no calls."""
@@ -84,9 +82,9 @@ class TelemetryConfig:
     )
     """Folder of these files, created with mode 0700; by default `binlog` in the runtime dir. A
     plugin that runs as another user needs a folder that this user may write to."""
-    binary_log_size: int = attrs.field(default=64, validator=ge(1))
+    binary_log_size: int = attrs.field(default=64, validator=at_least(1))
     """Maximum size of one of these files, in MiB."""
-    binary_log_files: int = attrs.field(default=2, validator=ge(1))
+    binary_log_files: int = attrs.field(default=2, validator=at_least(1))
     """Number of files that are kept of one process, and as many of the processes before it."""
 
     def validate(self) -> list[str]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import attrs
 
-from meshtrio.config.group import GroupConfig
-from meshtrio.config.mesh import ConfigSource, MeshConfig, StaticServiceConfig
+from meshtrio.config.mesh import ConfigSource, MeshConfig, StaticServiceConfig, find_duplicates
 from meshtrio.config.plugin import PluginConfig
+from meshtrio.config.topology import GroupConfig
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.executable_check import explain_not_executable
 from meshtrio.util.object_reader import (
@@ -24,7 +23,6 @@ from meshtrio.util.object_reader import (
     MismatchError,
     ObjectReader,
     TooManyErrorsError,
-    describe_unknown_key,
 )
 from meshtrio.util.regular_files import read_regular_file
 from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
@@ -36,7 +34,6 @@ _MAX_FILE_SIZE = 1024 * 1024
 _MAX_ERRORS = 100
 """Number of errors after which the rest of a file is not read."""
 
-_TOP_LEVEL_TABLES = ("mesh", "plugin", "group", "service")
 _NOT_MESH_KEYS = frozenset({"plugins", "groups", "services", "source"})
 """Fields of MeshConfig that are not keys of [mesh]."""
 _TYPE_NAMES = {
@@ -50,10 +47,15 @@ _TYPE_NAMES = {
 """Names of TOML's types in messages."""
 _EXPECTED = {**_TYPE_NAMES, str: "text in quotes", Path: "a path in quotes"}
 """Names of the types of fields in messages."""
-_DUPLICATE_HINTS = {
-    "plugin": "make it one with more instances, or rename it",
-    "group": "make it one with the members of both, or rename it",
+_ACCEPTED_TYPES = {float: (int, float), Path: (str,)}
+"""TOML's types by that of a field, if that is another one."""
+_COLLECTIONS: dict[Any, tuple[Any, Any, str]] = {
+    tuple[str, ...]: (list, str, "a list of texts, each in quotes"),
+    tuple[int, ...]: (list, int, "a list of whole numbers"),
+    Mapping[str, str]: (dict, str, "a table of texts"),
+    Mapping[str, Any]: (dict, Any, "a table"),
 }
+"""TOML's type, the type of items, and the name in messages, by the type of a field."""
 
 
 def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
@@ -80,16 +82,11 @@ def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
         raise ConfigError([f"{path}: is not TOML: {exc}"]) from None
     reader = _MeshReader(path)
     try:
-        config = reader.read_mesh(data)
+        return reader.read_mesh(data, runtime_dir)
     except TooManyErrorsError:
         raise ConfigError(
             [*reader.errors, f"{path}: more than {_MAX_ERRORS} errors; only these are shown"]
         ) from None
-    return attrs.evolve(
-        config,
-        runtime_dir=runtime_dir or config.runtime_dir,
-        source=ConfigSource(Path(os.path.abspath(path)), runtime_dir),
-    )
 
 
 class _MeshReader:
@@ -100,70 +97,62 @@ class _MeshReader:
         self._path = path
         self._directory = path.resolve().parent
 
-    def read_mesh(self, data: dict[str, Any]) -> MeshConfig:
+    def read_mesh(self, data: dict[str, Any], runtime_dir: Path | None) -> MeshConfig:
         """Return the config. Raises ConfigError, or TooManyErrorsError."""
-        for key in data.keys() - set(_TOP_LEVEL_TABLES):
-            self._add_error(key, describe_unknown_key(key, _TOP_LEVEL_TABLES))
-        plugins = self._read_tables(data, "plugin", self._read_plugin)
-        groups = self._read_tables(data, "group", partial(self._read_table, GroupConfig))
-        read_service = partial(self._read_table, StaticServiceConfig)
-        services = self._read_tables(data, "service", read_service)
-        reader = self._reader(data.get("mesh", {}), "mesh")
-        values = self._read_values(reader, MeshConfig, _NOT_MESH_KEYS)
+        root = ObjectReader(data, str(self._path), self.errors, _TOML)
+        plugins = self._read_tables(root, "plugin", PluginConfig)
+        groups = self._read_tables(root, "group", GroupConfig)
+        services = self._read_tables(root, "service", StaticServiceConfig)
+        read_mesh_table = partial(self._read_values, cls=MeshConfig, skip=_NOT_MESH_KEYS)
+        values = root.read_object("mesh", read_mesh_table) or {}
+        root.reject_unknown_keys()
         if self.errors:
             raise ConfigError(self.errors)
+        values["source"] = ConfigSource(Path(os.path.abspath(self._path)), runtime_dir)
+        if runtime_dir is not None:
+            values["runtime_dir"] = runtime_dir
         try:
             return MeshConfig(plugins, groups, services, **values)
         except ConfigError as exc:
             raise ConfigError([f"{self._path}: {p}" for p in exc.problems]) from None
 
-    def _reader(self, raw: Any, key_path: str) -> ObjectReader:
-        return ObjectReader(raw, f"{self._path}: {key_path}", self.errors, _TOML)
-
-    def _add_error(self, key_path: str, reason: str) -> None:
-        self.errors.append(f"{self._path}: {key_path}: {reason}")
-
-    def _read_tables(
-        self, data: dict[str, Any], kind: str, read: Callable[[ObjectReader], T | None]
-    ) -> list[T]:
+    def _read_tables(self, root: ObjectReader, kind: str, cls: type[T]) -> list[T]:
         """Read the tables [[kind]]; those with errors are omitted."""
-        tables = data.get(kind, [])
-        if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
-            self._add_error(kind, f"is written as one [[{kind}]] table for each {kind}")
-            tables = []
-        names = Counter(str(table["name"]) for table in tables if "name" in table)
-        twice = {name for name, count in names.items() if count > 1}
-        for name in sorted(twice) if kind in _DUPLICATE_HINTS else ():
-            self._add_error(kind, f"two {kind}s are named {name!r}; {_DUPLICATE_HINTS[kind]}")
+
+        def check_tables(raw: Any) -> list[dict[str, Any]]:
+            if not isinstance(raw, list) or not all(isinstance(table, dict) for table in raw):
+                raise ValueError(f"is written as one [[{kind}]] table for each {kind}")
+            return raw
+
+        tables = root.get(kind, check_tables, [])
+        names = (str(table["name"]) for table in tables if "name" in table)
+        for problem in find_duplicates(kind, names):
+            self.errors.append(f"{self._path}: {problem}")
         found = []
         for number, table in enumerate(tables, start=1):
             name = table.get("name")
             subject = f"{kind} {name!r}" if isinstance(name, str) else f"{kind} number {number}"
-            found.append(read(self._reader(table, subject)))
+            reader = ObjectReader(table, root.path(subject), self.errors, _TOML)
+            found.append(self._read_table(cls, reader))
+            reader.reject_unknown_keys()
         return [one for one in found if one is not None]
 
-    def _read_table(self, cls: type[T], reader: ObjectReader) -> T | None:
+    def _read_table(self, cls: type[Any], reader: ObjectReader) -> Any:
+        """Read a table as an attrs class; None if it has errors."""
         before = len(self.errors)
         values = self._read_values(reader, cls)
         if cls in (ClientTlsConfig, ServerTlsConfig):
             for key, file in values.items():
                 if isinstance(file, Path) and not file.is_file():
                     reader.add_error(key, f"there is no file {file}")
-        return cls(**values) if len(self.errors) == before else None
-
-    def _read_plugin(self, reader: ObjectReader) -> PluginConfig | None:
-        before = len(self.errors)
-        values = self._read_values(reader, PluginConfig)
-        values.setdefault("cwd", self._directory)
-        if not values["cwd"].is_dir():
+        elif cls is PluginConfig and not values.setdefault("cwd", self._directory).is_dir():
             reader.add_error("cwd", f"{values['cwd']} is not a folder")
         if len(self.errors) > before:
             return None
-        plugin = PluginConfig(**values)
-        problem = explain_not_executable(plugin.program())
-        if problem:
+        table = cls(**values)
+        if cls is PluginConfig and (problem := explain_not_executable(table.program())):
             reader.add_error("command", problem)
-        return plugin
+        return table
 
     def _read_values(
         self, reader: ObjectReader, cls: type, skip: frozenset[str] = frozenset()
@@ -174,29 +163,30 @@ class _MeshReader:
         for field in attrs.fields(cls):
             if field.name in skip:
                 continue
-            value = reader.get(
-                field.name,
-                partial(self._parse, reader.path(field.name), field, hints[field.name]),
-                required=field.default is attrs.NOTHING,
-                hint=field.metadata.get("hint", ""),
-            )
+            target_type = hints[field.name]
+            if type(None) in get_args(target_type):
+                target_type = next(arg for arg in get_args(target_type) if arg is not type(None))
+            if attrs.has(target_type):
+                value = reader.read_object(field.name, partial(self._read_table, target_type))
+            else:
+                value = reader.get(
+                    field.name,
+                    partial(self._parse, field, target_type),
+                    required=field.default is attrs.NOTHING,
+                    hint=field.metadata.get("hint", ""),
+                )
             if value is not None:
                 values[field.name] = value
-        reader.reject_unknown_keys()
         return values
 
-    def _parse(self, path: str, field: Any, target_type: Any, raw: Any) -> Any:
-        """Convert a value and validate it as a field; None if errors below it were reported."""
-        value = self._convert(path, target_type, raw)
-        if field.validator is not None and value is not None:
+    def _parse(self, field: Any, target_type: Any, raw: Any) -> Any:
+        """Convert a value and validate it as a field."""
+        value = self._convert(target_type, raw)
+        if field.validator is not None:
             field.validator(None, field, value)
         return value
 
-    def _convert(self, path: str, target_type: Any, raw: Any) -> Any:
-        if type(None) in get_args(target_type):
-            target_type = next(arg for arg in get_args(target_type) if arg is not type(None))
-        if attrs.has(target_type):
-            return self._convert_table(path, target_type, raw)
+    def _convert(self, target_type: Any, raw: Any) -> Any:
         if isinstance(target_type, type) and issubclass(target_type, Enum):
             allowed = [member.value for member in target_type]
             if raw not in allowed:
@@ -204,57 +194,34 @@ class _MeshReader:
             return target_type(raw)
         if target_type is Path:
             return self._directory / _convert_scalar(Path, raw).expanduser()
-        return _convert_plain(target_type, raw)
-
-    def _convert_table(self, path: str, cls: type[T], raw: Any) -> T | None:
-        before = len(self.errors)
-        reader = ObjectReader(raw, path, self.errors, _TOML)
-        return self._read_table(cls, reader) if len(self.errors) == before else None
-
-
-def _convert_plain(target_type: Any, raw: Any) -> Any:
-    if target_type in (bool, int, float, str):
-        return _convert_scalar(target_type, raw)
-    if get_origin(target_type) is tuple:
-        return _convert_list(get_args(target_type)[0], raw)
-    if get_args(target_type)[1] is Any:
-        return _require_collection(raw, dict, "a table")
-    table = _require_collection(raw, dict, "a table of texts")
-    return {key: _require_item(value, str, "a table of texts", key) for key, value in table.items()}
+        convert = _convert_collection if target_type in _COLLECTIONS else _convert_scalar
+        return convert(target_type, raw)
 
 
 def _convert_scalar(target_type: type, raw: Any) -> Any:
     """Convert a value; TOML's whole numbers have 64 bits, which tomllib does not check."""
-    accepted: Any = {float: (int, float), Path: str}.get(target_type, target_type)
-    if not isinstance(raw, accepted) or isinstance(raw, bool) is not (target_type is bool):
+    if type(raw) not in _ACCEPTED_TYPES.get(target_type, (target_type,)):
         raise MismatchError(f"must be {_EXPECTED[target_type]}")
     if isinstance(raw, int) and abs(raw) >= 2**63:
         raise ValueError("must be a number of at most 64 bits")
     return target_type(raw)
 
 
-def _convert_list(item_type: Any, raw: Any) -> tuple[Any, ...]:
-    expected = "a list of texts, each in quotes" if item_type is str else "a list of whole numbers"
-    items = enumerate(_require_collection(raw, list, expected), start=1)
-    found = [_require_item(item, item_type, expected, f"number {number}") for number, item in items]
-    return tuple(_convert_scalar(item_type, item) for item in found)
-
-
-def _require_collection(raw: Any, kind: type, expected: str) -> Any:
-    """Return a list or table.
+def _convert_collection(target_type: Any, raw: Any) -> Any:
+    """Convert a list or table.
 
     Environment variables, headers and arguments may be secrets: of a wrong value here, and of its
     items, only the type is reported.
     """
+    kind, item_type, expected = _COLLECTIONS[target_type]
     if not isinstance(raw, kind):
         raise ValueError(f"must be {expected}, not {_type_name(raw)}")
-    return raw
-
-
-def _require_item(raw: Any, kind: type, expected: str, position: str) -> Any:
-    if not isinstance(raw, kind) or isinstance(raw, bool):
-        raise ValueError(f"must be {expected}, but {position} is {_type_name(raw)}")
-    return raw
+    items = enumerate(raw, start=1) if kind is list else raw.items()
+    for key, item in items:
+        if item_type not in (Any, type(item)):
+            position = f"number {key}" if kind is list else key
+            raise ValueError(f"must be {expected}, but {position} is {_type_name(item)}")
+    return tuple(_convert_scalar(item_type, item) for item in raw) if kind is list else raw
 
 
 def _display(raw: Any) -> str:

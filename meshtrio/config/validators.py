@@ -20,31 +20,31 @@ def to_ints(values: Iterable[int]) -> tuple[int, ...]:
     return tuple(values)
 
 
-def at_least(minimum: float, *, inclusive: bool = True) -> Any:
-    """Return a validator for numbers from `minimum` on, or above it; NaN is refused."""
+def require(is_valid: Callable[[Any], object], text: str) -> Any:
+    """Return a validator that accepts None and valid values.
 
-    def check(_: object, __: object, value: float) -> None:
-        if value != value or value < minimum or (value == minimum and not inclusive):
-            bound = f"at least {minimum}" if inclusive else f"more than {minimum}"
-            raise ValueError(f"must be {bound}, not {value}")
+    The error of others is `text`, with the value in place of `{}`.
+    """
+
+    def check(_: object, __: object, value: Any) -> None:
+        if value is not None and not is_valid(value):
+            raise ValueError(text.format(value))
 
     return check
 
 
-is_positive = at_least(0, inclusive=False)
+def at_least(minimum: float) -> Any:
+    """Return a validator for numbers from `minimum` on; NaN is refused."""
+    return require(lambda value: value >= minimum, f"must be at least {minimum}, not {{}}")
 
 
 def between(low: int, high: int, text: str) -> Any:
-    """Return a validator for numbers from `low` to `high`, which `text` describes; or None."""
-
-    def check(_: object, __: object, value: float | None) -> None:
-        if value is not None and not low <= value <= high:
-            raise ValueError(f"must be between {text}, not {value}")
-
-    return check
+    """Return a validator for numbers from `low` to `high`, which `text` describes."""
+    return require(lambda value: low <= value <= high, f"must be between {text}, not {{}}")
 
 
-check_fraction = between(0, 1, "0 and 1")
+is_positive = require(lambda value: value > 0, "must be more than 0, not {}")
+is_fraction = between(0, 1, "0 and 1")
 
 
 def parsed_by(parse: Callable[[Any], object]) -> Any:

@@ -100,9 +100,11 @@ class ControlServicer:
         epoch = time.time() - trio.current_time()
         with self._event_log.capture_lines() as position:
             past = [
-                LoggedLine(plugin, number, line)
-                for plugin, number, line in self._operations.iterate_log_lines()
-                if wanted(plugin) and line.time >= request.since - epoch
+                LoggedLine(each.plugin, each.number, line)
+                for each in self._supervisor.instances
+                if wanted(each.plugin)
+                for line in each.line_buffer.lines()
+                if line.time >= request.since - epoch
             ]
             past.sort(key=lambda each: each.line.time)
             for each in past[-request.last :]:

@@ -101,7 +101,7 @@ class LogLevelController:
         only the wait; the level is applied nevertheless.
         """
         names = self._operations.set_log_level(name, level)
-        instances = [each for each in self._supervisor.instances if each.plugin in names]
+        instances = self._supervisor.instances_of(names)
         for run in itertools.chain.from_iterable(each.runs() for each in instances):
             run.applied_log_level = None  # Its program may have set another level since.
         self._enqueue(each.key for each in instances)

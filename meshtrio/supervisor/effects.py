@@ -28,11 +28,11 @@ from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
 from meshtrio.supervisor.process.cleanup.reparented import ReparentedProcesses
 from meshtrio.supervisor.process.cleanup.warden import Warden
 from meshtrio.supervisor.process.cleanup.zombie_reaper import run_zombie_reaper
+from meshtrio.supervisor.process.proc.activity import ActivitySample, sample_activity
 from meshtrio.supervisor.process.proc.resource_usage import read_rss_by_group
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.signal_dispositions import default_signals_in_children
 from meshtrio.supervisor.process.spawn.start_failures import explain_exec_failure
-from meshtrio.supervisor.process_observer import Observe, observe
 from meshtrio.supervisor.server_identity import is_address_in_use
 from meshtrio.util.concurrency import background_service
 
@@ -40,6 +40,14 @@ from meshtrio.util.concurrency import background_service
 def _is_socket_removed(socket: Path) -> bool:
     """Whether a bound socket's path is gone, and not its whole folder, which is restored first."""
     return not os.path.lexists(socket) and os.path.lexists(socket.parent)
+
+
+async def _observe(leader: int, address: str) -> ActivitySample | None:
+    """Sample in a thread, since the machine may have thousands of processes."""
+    try:
+        return await trio.to_thread.run_sync(sample_activity, leader, address)
+    except RuntimeError:
+        return None  # No thread can be started.
 
 
 @attrs.frozen(kw_only=True)
@@ -56,8 +64,9 @@ class Effects:
     """Kills the processes that a run has left behind."""
     probe: SocketProbe = attrs.field(factory=SocketProbe)
     """Checks the health of a plugin's server."""
-    observe: Observe = observe
-    """Samples what a plugin's processes do."""
+    observe: Callable[[int, str], Awaitable[ActivitySample | None]] = _observe
+    """Samples the processes of a session or group, and the socket at an address; None if it cannot.
+    """
     read_rss_by_group: Callable[[], Awaitable[Mapping[int, int]]] = read_rss_by_group
     """Reads the resident memory of all process groups, in bytes. Raises OSError or RuntimeError."""
     is_socket_removed: Callable[[Path], bool] = _is_socket_removed

@@ -22,16 +22,9 @@ from __future__ import annotations
 import pwd
 from collections.abc import Mapping
 
-import attrs
-
 from meshtrio import contract
 from meshtrio.config import PluginConfig
-from meshtrio.config.otlp_endpoint import (
-    OTEL_EXPORTER_OTLP_ENDPOINT,
-    OTEL_EXPORTER_OTLP_HEADERS,
-    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
-    OTEL_EXPORTER_OTLP_TRACES_HEADERS,
-)
+from meshtrio.config.otlp_endpoint import COMMON_PREFIX, TRACES_PREFIX
 from meshtrio.config.telemetry import METRICS_FROM_MESH, METRICS_OFF, parse_host_port
 from meshtrio.supervisor.run_spec import RunSpec
 
@@ -55,7 +48,6 @@ def child_environment(
         **user_variables,
         **spec.config.env,
         **_contract(spec),
-        **_metrics(spec),
         **_tracing(spec),
         **_binary_log(spec),
     }
@@ -74,6 +66,8 @@ def _inherited(plugin: PluginConfig, inherited: Mapping[str, str]) -> dict[str, 
 
 def _contract(spec: RunSpec) -> dict[str, str]:
     plugin, tls, level = spec.config, spec.config.serve_tls, spec.config.output.log_level
+    metrics = _metrics_location(spec)
+    experimental = "1" if metrics and spec.telemetry.experimental else None
     variables = {
         contract.PLUGIN_SOCKET: spec.socket,
         contract.PLUGIN_NAME: plugin.name,
@@ -88,22 +82,21 @@ def _contract(spec: RunSpec) -> dict[str, str]:
         contract.PLUGIN_TLS_CERTIFICATE: tls and tls.certificate,
         contract.PLUGIN_TLS_KEY: tls and tls.key,
         contract.PLUGIN_TLS_CLIENT_CA: tls and tls.client_ca,
+        contract.PLUGIN_METRICS: metrics,
+        contract.PLUGIN_METRICS_EXPERIMENTAL: experimental,
     }
     return {name: str(value) for name, value in variables.items() if value is not None}
 
 
-def _metrics(spec: RunSpec) -> dict[str, str]:
-    plugin, where = spec.config, spec.config.metrics
-    if where == METRICS_OFF or (where == METRICS_FROM_MESH and spec.telemetry.metrics is None):
-        return {}
-    if where != METRICS_FROM_MESH:
-        base = parse_host_port(where)
-        port = base.port + spec.number + spec.slot * plugin.instances
-        where = str(attrs.evolve(base, port=port)).removeprefix("tcp:")
-    variables = {contract.PLUGIN_METRICS: where}
-    if spec.telemetry.experimental:
-        variables[contract.PLUGIN_METRICS_EXPERIMENTAL] = "1"
-    return variables
+def _metrics_location(spec: RunSpec) -> str | None:
+    """Return where the plugin exposes its metrics, None if it does not."""
+    where = spec.config.metrics
+    if where == METRICS_FROM_MESH:
+        return None if spec.telemetry.metrics is None else where
+    if where == METRICS_OFF:
+        return None
+    base = parse_host_port(where)
+    return str(spec.config.shift_port(base, spec.number, spec.slot)).removeprefix("tcp:")
 
 
 def _tracing(spec: RunSpec) -> dict[str, str]:
@@ -122,11 +115,11 @@ def _tracing(spec: RunSpec) -> dict[str, str]:
         "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={spec.number}",
     }
     # A plugin with a collector of its own is configured by its own variables alone.
-    if not {OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT} & own:
+    if not {COMMON_PREFIX + "ENDPOINT", TRACES_PREFIX + "ENDPOINT"} & own:
         variables |= endpoint.environment
     # The header variable for traces would override the plugin's own for all signals.
-    if OTEL_EXPORTER_OTLP_HEADERS in own:
-        variables.pop(OTEL_EXPORTER_OTLP_TRACES_HEADERS, None)
+    if COMMON_PREFIX + "HEADERS" in own:
+        variables.pop(TRACES_PREFIX + "HEADERS", None)
     return {name: value for name, value in variables.items() if name not in own}
 
 

@@ -1,4 +1,7 @@
-"""Checks the health of one process: readiness first, then liveness."""
+"""Checks the health of one process: readiness first, then liveness.
+
+A process that does not answer is observed, to find out why.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,25 @@ import attrs
 import trio
 
 from meshtrio.supervisor.effects import Effects
-from meshtrio.supervisor.policy.diagnosis import FailureStreak
-from meshtrio.supervisor.policy.restart import ExitCause, RunFailure
+from meshtrio.supervisor.policy import diagnosis
+from meshtrio.supervisor.policy.diagnosis import Activity, FailureStreak, Symptom
+from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.probe import HealthCheckResult, NotReadyError
-from meshtrio.supervisor.process_observer import ProcessObserver
+from meshtrio.supervisor.process.proc import activity
+from meshtrio.supervisor.process.proc.accept_queue import AcceptQueue
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.concurrency import sleep_until_tick
 
 _INTERVAL_SLACK = 0.1
 """Fraction of the interval that a check may be late, so that those of many plugins coincide."""
+_OBSERVATION_TIME = 1.0
+"""Seconds for which a process is observed after the first check that it failed."""
 
 HealthCheck = Callable[[float], Awaitable[HealthCheckResult]]
 """Makes one check, whose answer may take the given number of seconds."""
+Observe = Callable[[], Awaitable[activity.ActivitySample | None]]
+"""Samples the processes of a plugin, and their socket; None if it cannot."""
 
 
 @attrs.define(eq=False)
@@ -31,77 +40,113 @@ class HealthMonitor:
     _spec: RunSpec
     _pid: int
     """The leader of the process group, which is observed if it does not answer."""
-    _verifier: ServerVerifier
+    verifier: ServerVerifier
     """Connects to the address and verifies that the plugin's server answers."""
     _effects: Effects
     _on_ready: Callable[[], None]
     """Called once, when the process is first ready."""
     _on_result: Callable[[HealthCheckResult], None]
     """Called with the result of each liveness check."""
-    _socket_replaced: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _pause: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    """The scope of the wait for the next liveness check."""
 
-    async def run(self) -> RunFailure:
+    async def run(self) -> Exit:
         """Wait for readiness, then check liveness; return why the process has to be ended.
 
         Does not return while it is healthy, or if liveness checks are turned off.
         """
-        observer = ProcessObserver(partial(self._effects.observe, self._pid, self._spec.address))
-        failure = await self._wait_ready(observer)
+        observe = partial(self._effects.observe, self._pid, self._spec.address)
+        failure = await self._wait_ready(observe)
         if failure is not None:
             return failure
         # The process may have ended with its answer.
         await trio.lowlevel.checkpoint_if_cancelled()
         self._on_ready()
-        probe, connect = self._effects.probe, self._verifier.connect
-        check = partial(probe.check, self._spec.address, connect=connect)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._check_replaced_socket, check)
-            reason = await self._check_liveness(check, observer)
-            nursery.cancel_scope.cancel()
-        return RunFailure(reason, ExitCause.UNHEALTHY)
+        probe, connect = self._effects.probe, self.verifier.connect
+        check = partial(probe.check, connect=connect)
+        reason = await self._check_liveness(check, ProcessObserver(observe))
+        return Exit(reason=reason, explicit_cause=ExitCause.UNHEALTHY)
 
     def check_socket(self) -> None:
         """Check the health at once if another file has taken the place of the socket."""
-        if self._verifier.is_socket_replaced:
-            self._socket_replaced.set()
+        if self.verifier.is_socket_replaced:
+            self._pause.cancel()
 
-    async def _check_replaced_socket(self, check: HealthCheck) -> None:
-        while True:
-            await self._socket_replaced.wait()
-            self._socket_replaced = trio.Event()
-            self._on_result(await check(self._spec.config.liveness.timeout))
-
-    async def _wait_ready(self, observer: ProcessObserver) -> RunFailure | None:
+    async def _wait_ready(self, observe: Observe) -> Exit | None:
         """Wait for readiness; time in which the process waited for a CPU does not count."""
         timeout = next_timeout = self._spec.config.ready_timeout
         extended, probe = 0.0, self._effects.probe
         while True:
             try:
-                await probe.wait_ready(self._spec.address, next_timeout, self._verifier.connect)
+                await probe.wait_ready(next_timeout, self.verifier.connect)
                 return None
             except NotReadyError as exc:
-                next_timeout = await observer.ready_timeout_extension(timeout, extended)
+                found = await observe()
+                cpu_wait = 0.0 if found is None else found.max_cpu_wait
+                next_timeout = diagnosis.ready_timeout_extension(timeout, cpu_wait, extended)
                 if not next_timeout:
                     reason = str(NotReadyError(timeout, exc.missing))
                     if extended:
                         reason += f"; it had {extended:.3g} s more, since it waited for a CPU"
-                    return RunFailure(reason, ExitCause.NOT_READY)
+                    return Exit(reason=reason, explicit_cause=ExitCause.NOT_READY)
                 extended += next_timeout
 
     async def _check_liveness(self, check: HealthCheck, observer: ProcessObserver) -> str:
         """Check until the process has to be killed, and return why, as a phrase."""
         config, streak = self._spec.config.liveness, FailureStreak()
-        if not config.interval:
-            await trio.sleep_forever()
         while True:
-            await sleep_until_tick(config.interval * _INTERVAL_SLACK, min_delay=config.interval)
+            with trio.CancelScope() as self._pause:
+                if not config.interval:
+                    await trio.sleep_forever()
+                await sleep_until_tick(config.interval * _INTERVAL_SLACK, min_delay=config.interval)
             result = await check(config.timeout)
             if result.is_alive:
                 observer.reset()
-            else:
+            elif not result.is_wrong_server:
                 result = await observer.diagnose(result, config.timeout)
             self._on_result(result)
             streak.record(None if result.is_alive else result.condition)
             reason = streak.find_kill_reason(config.failure_threshold, config.overload_threshold)
             if reason:
                 return f"{reason}: {result.reason}"
+
+
+@attrs.define(eq=False)
+class ProcessObserver:
+    """Finds out what a process, its session and its group did since it last failed a check."""
+
+    _observe: Observe
+    _previous: activity.ActivitySample | None = None
+    _unanswered_checks: int = 0
+    """Number of checks in a row without an answer, whose connections may still be queued."""
+
+    def reset(self) -> None:
+        """Forget earlier samples, since the process has answered a check."""
+        self._previous, self._unanswered_checks = None, 0
+
+    async def diagnose(self, result: HealthCheckResult, max_time: float) -> HealthCheckResult:
+        """Find out why a check failed; its result gets a condition, and what was observed.
+
+        Takes up to a second after the first failure in a row, and no longer than the check.
+        """
+        if result.condition is not None:
+            return result
+        symptom = result.symptom or Symptom.NO_ANSWER
+        self._unanswered_checks += symptom is Symptom.NO_ANSWER
+        if symptom in (Symptom.UNREACHABLE, Symptom.WRONG_ANSWER):
+            return attrs.evolve(result, condition=diagnosis.diagnose(symptom, None))
+        found, queue = await self._measure(max_time)
+        counts = None if queue is None else (queue.waiting, queue.backlog)
+        symptom = diagnosis.correct_symptom(symptom, counts, self._unanswered_checks)
+        seen = [str(each) for each in (found, queue) if each is not None]
+        reason = "; ".join([result.reason, *seen])
+        return attrs.evolve(result, condition=diagnosis.diagnose(symptom, found), reason=reason)
+
+    async def _measure(self, max_time: float) -> tuple[Activity | None, AcceptQueue | None]:
+        before = self._previous
+        if before is None and (before := await self._observe()) is not None:
+            await trio.sleep(min(_OBSERVATION_TIME, max_time))
+        after = self._previous = before and await self._observe()
+        if before is None or after is None:
+            return None, None
+        return activity.compute_activity(before, after), after.accept_queue

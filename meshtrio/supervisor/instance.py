@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -146,7 +145,8 @@ class Instance:
     @property
     def is_starting(self) -> bool:
         """Whether its active run has not been ready yet."""
-        return self.active_run is not None and self.active_run.is_starting
+        starting = (InstanceState.PENDING, InstanceState.STARTING)
+        return self.active_run is not None and self.active_run.state in starting
 
     @property
     def is_ready(self) -> bool:
@@ -178,12 +178,6 @@ class Instance:
             socket=run.socket if run is not None else next_socket,
             reason="; ".join(filter(None, reasons)),
         )
-
-    def record_rss(self, rss_by_group: Mapping[int, int]) -> None:
-        """Record the resident memory of its runs, in bytes by process group."""
-        for run in self.runs():
-            if run.process is not None:
-                run.record_rss(rss_by_group.get(run.process.pid, 0))
 
     # -- requests ----------------------------------------------------------------------------
 

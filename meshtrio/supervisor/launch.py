@@ -50,12 +50,12 @@ class Launch:
     async def spawn(self) -> PluginProcess:
         """Start the process in its cgroup, with its command and environment."""
         spec, config, effects = self._spec, self._spec.config, self._effects
-        cgroup = None
-        if effects.cgroups is not None:
-            cgroup = effects.cgroups.create(spec.launch_id, config.containment.memory)
+        cgroups, user = effects.cgroups, config.containment.user
+        memory = config.containment.memory
+        cgroup = None if cgroups is None else cgroups.create(spec.launch_id, memory)
         self._command = build_command(config, cgroup)
-        user = None if config.containment.user is None else look_up_user(config.containment.user)
-        self._env = child_environment(spec, inherited=os.environ, user=user)
+        entry = None if user is None else look_up_user(user)
+        self._env = child_environment(spec, inherited=os.environ, user=entry)
         return await effects.spawn(self._command, env=self._env, cwd=config.cwd, cgroup=cgroup)
 
     async def make_exit(self, exc: Exception) -> Exit:

@@ -20,20 +20,19 @@ _GROUP_MARGIN = re.compile(r"[\s|]*\|\s")
 """Matches the margin of a line of an exception group, before its text."""
 _LEVEL_KEYS = ("level", "levelname", "severity", "lvl")
 _MESSAGE_KEYS = ("message", "msg", "event")
-_LOGGER_KEYS = ("logger", "logger_name", "loggerName")
-_TRACE_ID_KEYS = ("trace_id", "traceId", "trace.id", "otelTraceID")
-_SPAN_ID_KEYS = ("span_id", "spanId", "span.id", "otelSpanID")
-_EXCEPTION_KEYS = ("exception", "exc_info", "stack_trace", "stacktrace")
+_TEXT_KEYS = {
+    "logger": ("logger", "logger_name", "loggerName"),
+    "trace_id": ("trace_id", "traceId", "trace.id", "otelTraceID"),
+    "span_id": ("span_id", "spanId", "span.id", "otelSpanID"),
+    "exception": ("exception", "exc_info", "stack_trace", "stacktrace"),
+}
+"""Keys by the attribute of `ParsedLine`."""
 _LEVELS = {
-    name: level
-    for level, names in (
-        (logging.DEBUG, "TRACE DEBUG"),
-        (logging.INFO, "INFO NOTICE"),
-        (logging.WARNING, "WARN WARNING"),
-        (logging.ERROR, "ERR ERROR"),
-        (logging.CRITICAL, "CRIT CRITICAL FATAL PANIC"),
-    )
-    for name in names.split()
+    **dict.fromkeys(("TRACE", "DEBUG"), logging.DEBUG),
+    **dict.fromkeys(("INFO", "NOTICE"), logging.INFO),
+    **dict.fromkeys(("WARN", "WARNING"), logging.WARNING),
+    **dict.fromkeys(("ERR", "ERROR"), logging.ERROR),
+    **dict.fromkeys(("CRIT", "CRITICAL", "FATAL", "PANIC"), logging.CRITICAL),
 }
 
 
@@ -74,11 +73,8 @@ def parse_line(line: str, fields: Mapping[str, Any] | None) -> ParsedLine:
     return ParsedLine(
         message=replace_surrogates(line) if message is None else message,
         level=_LEVELS.get(level, logging.INFO),
-        logger=_pop_first_string(rest, _LOGGER_KEYS) or "",
-        trace_id=_pop_first_string(rest, _TRACE_ID_KEYS) or "",
-        span_id=_pop_first_string(rest, _SPAN_ID_KEYS) or "",
-        exception=_pop_first_string(rest, _EXCEPTION_KEYS) or "",
         fields=rest,
+        **{name: _pop_first_string(rest, keys) or "" for name, keys in _TEXT_KEYS.items()},
     )
 
 

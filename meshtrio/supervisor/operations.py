@@ -8,7 +8,7 @@ another.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 
 import attrs
@@ -110,12 +110,6 @@ class Operations:
         """Return the last lines that each instance wrote, oldest first, by plugin and number."""
         return {each.key: each.line_buffer.lines() for each in self._instances_of(name)}
 
-    def iterate_log_lines(self) -> Iterator[tuple[str, int, OutputLine]]:
-        """Iterate over the last lines of all instances, with the plugin and the number of each."""
-        for instance in self._supervisor.instances:
-            for line in instance.line_buffer.lines():
-                yield instance.plugin, instance.number, line
-
     async def restart(self, name: str) -> None:
         """Replace the processes of the instances one by one; no call is lost.
 
@@ -143,7 +137,7 @@ class Operations:
             raise UsageError(f"cannot scale {name} to {instances} instances; `stop` stops them all")
         async with self._plugin_locks[plugin.name]:
             scaled = attrs.evolve(self._plugin(name), instances=instances)
-            self._supervisor.configure(_replace_plugin(self._supervisor.config, scaled))
+            self._supervisor.configure(_replace_plugins(self._supervisor.config, [scaled]))
             await self._apply_instance_count(scaled.name)
 
     def set_log_level(self, name: str, level: LogLevel | str) -> frozenset[str]:
@@ -153,12 +147,14 @@ class Operations:
         `services.log_level_controller` sets that of running processes. Returns the names of the
         plugins.
         """
-        names, config = self._plugin_names(name), self._supervisor.config
-        for plugin in config.plugins:
-            if plugin.name in names:
-                output = attrs.evolve(plugin.output, log_level=LogLevel.parse(level))
-                config = _replace_plugin(config, attrs.evolve(plugin, output=output))
-        self._supervisor.configure(config)
+        names, log_level = self._plugin_names(name), LogLevel.parse(level)
+        config = self._supervisor.config
+        changed = [
+            attrs.evolve(plugin, output=attrs.evolve(plugin.output, log_level=log_level))
+            for plugin in config.plugins
+            if plugin.name in names
+        ]
+        self._supervisor.configure(_replace_plugins(config, changed))
         return names
 
     async def reload(self, config: MeshConfig) -> ReloadResult:
@@ -231,8 +227,7 @@ class Operations:
         raise UnknownNameError(f"there is no plugin {name!r}; the plugins are: {known}")
 
     def _instances_of(self, name: str) -> list[Instance]:
-        wanted = self._plugin_names(name)
-        return [each for each in self._supervisor.instances if each.plugin in wanted]
+        return self._supervisor.instances_of(self._plugin_names(name))
 
     def _plugin_names(self, name: str) -> frozenset[str]:
         config = self._supervisor.config
@@ -317,9 +312,9 @@ def _describe_failure(instance: Instance) -> str:
     return text
 
 
-def _replace_plugin(config: MeshConfig, plugin: PluginConfig) -> MeshConfig:
-    plugins = [plugin if known.name == plugin.name else known for known in config.plugins]
-    return attrs.evolve(config, plugins=plugins)
+def _replace_plugins(config: MeshConfig, changed: Iterable[PluginConfig]) -> MeshConfig:
+    by_name = {plugin.name: plugin for plugin in (*config.plugins, *changed)}
+    return attrs.evolve(config, plugins=by_name.values())
 
 
 def compare_configs(

@@ -19,16 +19,7 @@ from meshtrio.config import OutputConfig
 from meshtrio.contract import DRAIN_CUT_CALL, DRAIN_DONE, MAX_LINE_LENGTH
 from meshtrio.supervisor import events
 from meshtrio.supervisor.log_line import parse_line
-from meshtrio.supervisor.process.output.output_lines import (
-    LineBuffer,
-    LineSplitter,
-    OutputBlock,
-    OutputLine,
-    RateLimiter,
-    decode_line,
-    parse_json_fields,
-)
-from meshtrio.supervisor.process.output.pipe_reader import read_available, read_pipe
+from meshtrio.supervisor.process.output import output_lines, pipe_reader
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -52,7 +43,7 @@ class OutputReader:
     """Reads what a process writes to stdout and stderr."""
 
     def __init__(
-        self, config: OutputConfig, line_buffer: LineBuffer, emit: Callable[..., None]
+        self, config: OutputConfig, line_buffer: output_lines.LineBuffer, emit: Callable[..., None]
     ) -> None:
         self.config = config
         self.line_buffer = line_buffer
@@ -72,7 +63,9 @@ class OutputReader:
     @property
     def stderr_tail(self) -> tuple[str, ...]:
         """The last lines that the process wrote to stderr, with the message of those in JSON."""
-        parsed = (parse_line(line, parse_json_fields(line)) for line in self._stderr_lines)
+        parsed = (
+            parse_line(line, output_lines.parse_json_fields(line)) for line in self._stderr_lines
+        )
         lines = [line for each in parsed for line in each.lines][-_MAX_STDERR_LINES:]
         lengths = itertools.accumulate(len(line) for line in reversed(lines))
         kept = sum(length <= _MAX_STDERR_TAIL_LENGTH for length in lengths)
@@ -99,13 +92,13 @@ class OutputReader:
         pipes = {"stdout": process.stdout, "stderr": process.stderr}
 
         async def read(stream: str, pipe: int) -> None:
-            limiter = RateLimiter(self.config)
+            limiter = output_lines.RateLimiter(self.config)
             consumer = _OutputPipe(self, process.pid, stream, pipe, limiter)
             self._pipes.append(consumer)
             os.set_blocking(pipe, False)  # For `read_remaining`.
             try:
                 with scopes[stream]:
-                    await read_pipe(pipe, consumer, process.leader_exited)
+                    await pipe_reader.read_pipe(pipe, consumer, process.leader_exited)
             except Exception:
                 _log.exception("pid %d: stopped reading its %s", process.pid, stream)
             del pipes[stream]
@@ -136,7 +129,7 @@ class OutputReader:
             return True
         if not line.startswith(DRAIN_CUT_CALL) or len(self.cut_calls) >= _MAX_CUT_CALLS:
             return False
-        fields = parse_json_fields(line)
+        fields = output_lines.parse_json_fields(line)
         if fields is not None:
             self.cut_calls.append(str(fields.get("path")))
         return fields is not None
@@ -144,7 +137,7 @@ class OutputReader:
     def record_stderr(self, data: bytes) -> None:
         """Keep the last of the lines in `data`, which was written to stderr."""
         for piece in data.rsplit(b"\n", _MAX_STDERR_LINES)[-_MAX_STDERR_LINES:]:
-            line = decode_line(piece)
+            line = output_lines.decode_line(piece)
             before, mark, _ = line.partition(_REPORT_PREFIX)
             is_report = mark and line[len(before) :].startswith((DRAIN_DONE, DRAIN_CUT_CALL))
             if not is_report:
@@ -162,8 +155,8 @@ class _OutputPipe:
     _stream: str
     _descriptor: int | None
     """The pipe; None once it is about to be closed."""
-    _rate_limiter: RateLimiter
-    _splitter: LineSplitter = attrs.field(factory=LineSplitter)
+    _rate_limiter: output_lines.RateLimiter
+    _splitter: output_lines.LineSplitter = attrs.field(factory=output_lines.LineSplitter)
     is_flooding: bool = False
     """Whether lines of the data that was handled last were dropped."""
     _read_at: float = -math.inf
@@ -186,7 +179,7 @@ class _OutputPipe:
 
     def read_remaining(self) -> None:
         if self._descriptor is not None:
-            for data in read_available(self._descriptor):
+            for data in pipe_reader.read_available(self._descriptor):
                 self.feed(data)
 
     def handle(self) -> bool:
@@ -219,7 +212,7 @@ class _OutputPipe:
                 return True
             line = line[:at]
         now = self._read_at
-        kept = OutputLine(now, self._pid, self._stream, line)
+        kept = output_lines.OutputLine(now, self._pid, self._stream, line)
         reader.line_buffer.append(kept, reader.config.kept)
         if not self._rate_limiter.try_acquire(now):
             return False
@@ -230,7 +223,7 @@ class _OutputPipe:
             stream=self._stream,
             line=line,
             truncated_bytes=cut,
-            fields=None if cut else parse_json_fields(line),
+            fields=None if cut else output_lines.parse_json_fields(line),
             log_level=reader.log_level,
         )
         return True
@@ -242,7 +235,9 @@ class _OutputPipe:
         if self._stream == "stderr":
             data, count = self._remove_reports(data, count)
         if count:
-            block = OutputBlock(trio.current_time(), self._pid, self._stream, data, count)
+            block = output_lines.OutputBlock(
+                trio.current_time(), self._pid, self._stream, data, count
+            )
             self._reader.line_buffer.append(block, self._reader.config.kept)
             self._rate_limiter.dropped += count
 
@@ -251,7 +246,7 @@ class _OutputPipe:
 
         def remove(found: re.Match[bytes]) -> bytes:
             nonlocal count
-            if not self._reader.handle_report(decode_line(found[0].rstrip(b"\n"))):
+            if not self._reader.handle_report(output_lines.decode_line(found[0].rstrip(b"\n"))):
                 return found[0]
             count -= 1
             return b""

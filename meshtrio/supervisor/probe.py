@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import attrs
 import purerpc
@@ -20,7 +19,6 @@ from meshtrio.rpc.one_shot_call import ClosedWithoutResponseError, OneShotCall, 
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.supervisor.policy.diagnosis import Condition, Symptom
 from meshtrio.supervisor.process.proc.activity import read_thread_cpu_wait
-from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.transport.unix_connect import WrongServerError
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
@@ -73,14 +71,10 @@ class HealthCheckResult:
 
 
 _SERVING = HealthCheckResult(True, True)
+_CONNECTING = "it did not accept a connection"
 
-Connect = Callable[[str], Awaitable[Transport]]
-"""Connects to the server at an address. Raises WrongServerError if it is not the plugin's."""
-_Connect = Callable[[], Awaitable[Transport]]
-
-
-async def _dial(address: str) -> Transport:
-    return await dial(address, None)
+Connect = Callable[[], Awaitable[Transport]]
+"""Connects to a server. Raises WrongServerError if it is not the plugin's."""
 
 
 @attrs.frozen
@@ -90,19 +84,17 @@ class SocketProbe:
     _read_cpu_wait: Callable[[], float] = read_thread_cpu_wait
     """Returns how long this thread has waited for a CPU so far, in seconds."""
 
-    async def wait_ready(self, address: str, max_time: float, connect: Connect = _dial) -> None:
-        """Wait until the server at an address is ready. Raises NotReadyError after the timeout."""
+    async def wait_ready(self, max_time: float, connect: Connect) -> None:
+        """Wait until a server is ready. Raises NotReadyError after the timeout."""
         while True:
             progress = _Progress()
             with trio.move_on_after(max_time) as scope:
-                await _poll_until_serving(partial(connect, address), progress)
+                await _poll_until_serving(connect, progress)
                 return
             if not _was_stalled(scope):
                 raise NotReadyError(max_time, str(progress))
 
-    async def check(
-        self, address: str, max_time: float, connect: Connect = _dial
-    ) -> HealthCheckResult:
+    async def check(self, max_time: float, connect: Connect) -> HealthCheckResult:
         """Make one health check, which waits up to the timeout for the answer.
 
         A check that the mesh could not make, for lack of descriptors, memory or threads or because
@@ -113,7 +105,7 @@ class SocketProbe:
             progress = _Progress()
             try:
                 with trio.move_on_after(max_time) as scope:
-                    found = await _check_once(partial(connect, address), progress)
+                    found = await _check_once(connect, progress)
                     return attrs.evolve(found, latency=trio.current_time() - started_at)
             except _ProbeResourceError:
                 # Outside the scope, whose end would count as a missing answer.
@@ -150,18 +142,12 @@ class _Progress:
 
     last_problem: str = ""
     """Why the last check did not find SERVING."""
-    step: str = "it did not accept a connection"
+    step: str = _CONNECTING
     """What the check in progress waits for."""
     step_started_at: float = math.inf
     """When that step was started."""
     symptom: Symptom = Symptom.NO_ANSWER
     """How the check fails, if its time is over now."""
-
-    def start_check(self) -> None:
-        self.step, self.step_started_at = "it did not accept a connection", trio.current_time()
-
-    def finish_check(self, problem: str) -> None:
-        self.last_problem, self.step_started_at = problem, math.inf
 
     def __str__(self) -> str:
         # A check that was only just started tells less than the result of the one before.
@@ -169,23 +155,23 @@ class _Progress:
         return self.step if had_time or not self.last_problem else self.last_problem
 
 
-async def _poll_until_serving(connect: _Connect, progress: _Progress) -> None:
+async def _poll_until_serving(connect: Connect, progress: _Progress) -> None:
     pause = _MIN_POLL_INTERVAL
     while True:
+        progress.step, progress.step_started_at = _CONNECTING, trio.current_time()
         try:
-            progress.start_check()
             found = await _check_once(connect, progress)
-        except _ProbeResourceError as exc:
-            progress.finish_check(f"the mesh cannot check it ({exc})")
-        else:
             if found.is_serving:
                 return
-            progress.finish_check(found.reason)
+            progress.last_problem = found.reason
+        except _ProbeResourceError as exc:
+            progress.last_problem = f"the mesh cannot check it ({exc})"
+        progress.step_started_at = math.inf
         await trio.sleep(pause)
         pause = min(pause * 1.1, _MAX_POLL_INTERVAL)
 
 
-async def _check_once(connect: _Connect, progress: _Progress) -> HealthCheckResult:
+async def _check_once(connect: Connect, progress: _Progress) -> HealthCheckResult:
     """Make one check; `progress` is updated, and valid even if this is cancelled.
 
     Raises _ProbeResourceError if the mesh lacks descriptors, memory or threads.
@@ -234,7 +220,7 @@ async def _query_health(transport: Transport) -> HealthCheckResult:
     return HealthCheckResult(True, False, "its health check says NOT_SERVING")
 
 
-async def _connect(connect: _Connect, progress: _Progress) -> Transport:
+async def _connect(connect: Connect, progress: _Progress) -> Transport:
     """Connect, and retry while the backlog of a Unix socket is full (EAGAIN)."""
     while True:
         try:

@@ -19,7 +19,7 @@ from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.health_monitor import HealthMonitor
 from meshtrio.supervisor.launch import LAUNCH_ERRORS, Launch
 from meshtrio.supervisor.output_reader import OutputReader
-from meshtrio.supervisor.policy.restart import Exit, ExitCause, RunFailure, make_exit
+from meshtrio.supervisor.policy.restart import Exit, ExitCause, make_exit
 from meshtrio.supervisor.policy.state import InstanceState, next_run_state
 from meshtrio.supervisor.probe import HealthCheckResult
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity, get_boot_ticks
@@ -88,10 +88,9 @@ class ProcessRun:
         self._emit = emit
         self._on_change = on_change
         self._registration = Registration(registry, spec)
-        self._verifier: ServerVerifier | None = None
         self._health: HealthMonitor | None = None
         self._drain_delay = 0.0
-        self._failure = RunFailure()
+        self._failure = Exit()
         """Why the process has to be ended, unless it has ended by itself."""
         self._kill_requested = trio.Event()
         self._cancel_scope = trio.CancelScope()
@@ -104,11 +103,6 @@ class ProcessRun:
         return self._kill_requested.is_set()
 
     @property
-    def is_starting(self) -> bool:
-        """Whether it has not been ready yet."""
-        return self.state in (InstanceState.PENDING, InstanceState.STARTING)
-
-    @property
     def is_ready(self) -> bool:
         """Whether it is ready."""
         return self.state is InstanceState.READY
@@ -117,11 +111,6 @@ class ProcessRun:
     def uptime(self) -> float:
         """Seconds since it was started."""
         return trio.current_time() - self.started_at
-
-    @property
-    def since_ready(self) -> float | None:
-        """Seconds since it was first ready, None if it has not been yet."""
-        return None if self.ready_at is None else trio.current_time() - self.ready_at
 
     def stop_details(self) -> dict[str, Any]:
         """Return how it was stopped, as `events.Stopped` and `operations.DrainResult` have it."""
@@ -152,15 +141,15 @@ class ProcessRun:
         limit = self.config.containment.memory
         if limit is not None and rss > limit:
             reason = f"used {rss:,} bytes of memory, and may use {limit:,}"
-            self._request_kill(RunFailure(reason, ExitCause.MEMORY_LIMIT))
+            self._request_kill(reason, ExitCause.MEMORY_LIMIT)
 
     def check_socket(self) -> None:
         """Check its health at once if another file has taken the place of its socket."""
         if self.is_ready and self._health is not None:
             self._health.check_socket()
 
-    def _request_kill(self, failure: RunFailure) -> None:
-        self._failure = failure
+    def _request_kill(self, reason: str, cause: ExitCause) -> None:
+        self._failure = Exit(reason=reason, explicit_cause=cause)
         self._kill_requested.set()
 
     # -- life cycle --------------------------------------------------------------------------
@@ -176,15 +165,14 @@ class ProcessRun:
                 await self._launch()
             except (Exception, BaseExceptionGroup) as exc:
                 # The process was stopped on the way here.
-                failure = self._internal_failure(exc)
-                self.exit = Exit(reason=failure.reason, explicit_cause=failure.cause)
+                self.exit = self._internal_failure(exc)
                 with contextlib.suppress(Exception):  # The registry may be what has failed.
-                    self._deregister(str(self.exit), self.exit)
+                    self._registration.deregister(str(self.exit), self.exit)
         if self.exit is None:
             self.exit = Exit(reason="was stopped before it was started")
         self._set_state(InstanceState.ENDED)
 
-    def _internal_failure(self, exc: BaseException) -> RunFailure:
+    def _internal_failure(self, exc: BaseException) -> Exit:
         """Turn an error of the mesh itself into the failure of this run, and of nothing else.
 
         Raises what is not an error: cancellation, SystemExit and KeyboardInterrupt.
@@ -195,8 +183,8 @@ class ProcessRun:
         _log.error("%s/%d: internal error", self.config.name, self.number, exc_info=error)
         if cancelled is not None:
             raise cancelled
-        reason = f"was ended by an internal error of the mesh: {type(error).__name__}: {error}"
-        return RunFailure(replace_surrogates(reason), ExitCause.INTERNAL_ERROR)
+        text = f"was ended by an internal error of the mesh: {type(error).__name__}: {error}"
+        return Exit(reason=replace_surrogates(text), explicit_cause=ExitCause.INTERNAL_ERROR)
 
     async def _launch(self) -> None:
         self._set_state(InstanceState.STARTING)
@@ -206,20 +194,28 @@ class ProcessRun:
             process = await self._launcher.spawn()
         except LAUNCH_ERRORS as exc:
             self.exit = await self._launcher.make_exit(exc)
-            self._deregister(str(self.exit))
+            self._registration.deregister(str(self.exit))
             self._emit(events.NotStarted, exit=self.exit)
             return
-        self.process = process
+        self.process, self._registration.pid = process, process.pid
         owner, config = ProcessTree(process.pid, self.launch_id), self.config
-        self._verifier = ServerVerifier(
+        verifier = ServerVerifier(
             self._spec.address, owner, uids, tls=config.tls, verify_process=config.verify_server
+        )
+        self._health = HealthMonitor(
+            self._spec,
+            process.pid,
+            verifier,
+            self._effects,
+            on_ready=self._mark_ready,
+            on_result=self._on_check_result,
         )
         self.identity = attrs.evolve(self.identity, session_id=process.pid)
         try:
             self._effects.guard.watch(process.pid, process.pidfd)
-            self._emit(events.Starting, pid=process.pid, launch_id=self.launch_id)
+            self._emit_process_event(events.Starting, launch_id=self.launch_id)
             async with self.output_reader.reading(process) as output_ended:
-                await self._supervise_to_end(process, self._verifier, output_ended)
+                await self._supervise_to_end(process, self._health, output_ended)
         finally:
             if self.exit is None:  # An error came before it was supervised.
                 with trio.CancelScope(shield=True):
@@ -231,11 +227,11 @@ class ProcessRun:
             self.process = None
 
     async def _supervise_to_end(
-        self, process: PluginProcess, verifier: ServerVerifier, output_ended: trio.Event
+        self, process: PluginProcess, health: HealthMonitor, output_ended: trio.Event
     ) -> None:
         try:
             try:
-                failure = await self._supervise(process, verifier)
+                failure = await self._supervise(process, health)
             except (Exception, BaseExceptionGroup) as exc:
                 failure = self._internal_failure(exc)
         except BaseException:
@@ -246,30 +242,23 @@ class ProcessRun:
         with trio.move_on_after(_OUTPUT_TIMEOUT, shield=True):
             await output_ended.wait()
         never_ran = process.returncode in EXEC_FAILED_STATUSES
-        if not failure.reason and never_ran and not self._registration.was_registered:
-            failure = RunFailure(await self._effects.diagnose_program(self.config), failure.cause)
+        if not failure.reason and never_ran and self.ready_at is None:
+            problem = await self._effects.diagnose_program(self.config)
+            failure = attrs.evolve(failure, reason=problem)
         self.exit = self._make_exit(process, failure)
-        self._deregister(str(self.exit), self.exit)
-        self._emit(events.Exited, pid=process.pid, exit=self.exit)
+        self._registration.deregister(str(self.exit), self.exit)
+        self._emit_process_event(events.Exited, exit=self.exit)
 
-    async def _supervise(self, process: PluginProcess, verifier: ServerVerifier) -> RunFailure:
+    async def _supervise(self, process: PluginProcess, health: HealthMonitor) -> Exit:
         """Probe the process and wait for its end; return why it has to be ended, if it has to."""
-        self._health = health = HealthMonitor(
-            self._spec,
-            process.pid,
-            verifier,
-            self._effects,
-            on_ready=partial(self._mark_ready, process),
-            on_result=partial(self._on_check_result, process),
-        )
 
         async def check_health() -> None:
             self._failure = await health.run()
 
         await wait_any(check_health, self._kill_requested.wait, process.wait)
-        return RunFailure() if process.has_exited else self._failure
+        return Exit() if process.has_exited else self._failure
 
-    async def _terminate(self, process: PluginProcess, failure: RunFailure) -> RunFailure:
+    async def _terminate(self, process: PluginProcess, failure: Exit) -> Exit:
         """End a process that has failed; one that is stuck is made to dump its stacks first."""
         self._set_state(InstanceState.STOPPING)
         with trio.CancelScope(shield=True):
@@ -288,77 +277,78 @@ class ProcessRun:
         """Stop the process on request, even though this task is cancelled already."""
         was_ready = self.is_ready
         if was_ready:
-            self._deregister("is being stopped")
+            self._registration.deregister("is being stopped")
         self._set_state(InstanceState.STOPPING)
-        self._emit(events.Stopping, pid=process.pid)
+        self._emit_process_event(events.Stopping)
         with trio.CancelScope(shield=True):
             with trio.move_on_after(self._drain_delay if was_ready else 0):
                 await process.wait()
             self.was_killed = await process.stop(self.config.stop_timeout)
             with trio.move_on_after(_OUTPUT_TIMEOUT):
                 await output_ended.wait()
-        self.exit = self._make_exit(process, RunFailure())
+        self.exit = self._make_exit(process, Exit())
         # Callers whose calls broke with the process learn how it ended.
-        self._deregister(self._describe_stop(self.exit), self.exit)
-        self._emit(events.Stopped, pid=process.pid, **self.stop_details())
+        self._registration.deregister(self._describe_stop(self.exit), self.exit)
+        self._emit_process_event(events.Stopped, **self.stop_details())
 
     def _describe_stop(self, exit: Exit) -> str:
         if self.was_killed and not exit.is_unkillable:
             return f"did not stop within {self.config.stop_timeout:g} s and {exit}"
         return "was stopped" if exit.is_clean else f"was stopped; it {exit}"
 
-    def _make_exit(self, process: PluginProcess, failure: RunFailure) -> Exit:
+    def _make_exit(self, process: PluginProcess, failure: Exit) -> Exit:
         self.output_reader.read_remaining()
         if process.tracer is not None:
-            self._emit(events.Traced, pid=process.pid, tracer=str(process.tracer))
+            self._emit_process_event(events.Traced, tracer=str(process.tracer))
         cgroups = self._effects.cgroups
         was_killed = process.returncode == -signal.SIGKILL
         if was_killed and cgroups is not None and cgroups.was_oom_killed(self.launch_id):
-            reason, cause = failure.reason or "used more memory than it may", failure.cause
-            failure = RunFailure(reason, cause or ExitCause.MEMORY_LIMIT)
+            text = failure.reason or "used more memory than it may"
+            cause = failure.explicit_cause or ExitCause.MEMORY_LIMIT
+            failure = Exit(reason=text, explicit_cause=cause)
         is_unkillable, tail = not process.has_exited, self.output_reader.stderr_tail
         return make_exit(process.returncode, failure, is_unkillable=is_unkillable, stderr_tail=tail)
 
     # -- health ------------------------------------------------------------------------------
 
-    def _mark_ready(self, process: PluginProcess) -> None:
-        assert self._verifier is not None
-        self._registration.register(process.pid, self._verifier.uid)
+    def _mark_ready(self) -> None:
+        assert self._health is not None
+        self._registration.register(self._health.verifier.uid)
         if self.ready_at is None:
             self.ready_at = trio.current_time()
         self._set_state(InstanceState.READY)
-        self._emit(events.Ready, pid=process.pid, startup_time=self.uptime)
+        self._emit_process_event(events.Ready, startup_time=self.uptime)
 
-    def _on_check_result(self, process: PluginProcess, result: HealthCheckResult) -> None:
+    def _on_check_result(self, result: HealthCheckResult) -> None:
         """Act on a health check: while the plugin reports NOT_SERVING it is not registered."""
         self.last_check = result
         if result.is_wrong_server:
-            self._handle_wrong_server(process, result.reason)
+            self._handle_wrong_server(result.reason)
             return
         if not result.is_alive or result.is_busy:
-            found = {"reason": result.reason, "condition": result.condition}
-            self._emit(events.CheckFailed, pid=process.pid, **found)
+            self._emit_process_event(
+                events.CheckFailed, reason=result.reason, condition=result.condition
+            )
         if result.is_busy:
             return
         if result.is_serving and self.state is InstanceState.UNREADY:
-            self._mark_ready(process)
+            self._mark_ready()
         elif result.is_alive and not result.is_serving and self.state is InstanceState.READY:
             self._set_state(InstanceState.UNREADY)
-            self._deregister(result.reason)
-            self._emit(events.Unready, pid=process.pid, reason=result.reason)
+            self._registration.deregister(result.reason)
+            self._emit_process_event(events.Unready, reason=result.reason)
 
-    def _handle_wrong_server(self, process: PluginProcess, reason: str) -> None:
+    def _handle_wrong_server(self, reason: str) -> None:
         """Deregister, since another program would get the calls, and end the process."""
         if self.is_kill_requested:
             return
         if self.state is InstanceState.READY:
-            self._deregister(reason)
-        self._emit(events.Unready, pid=process.pid, reason=reason)
-        self._request_kill(RunFailure(reason, ExitCause.WRONG_SERVER))
+            self._registration.deregister(reason)
+        self._emit_process_event(events.Unready, reason=reason)
+        self._request_kill(reason, ExitCause.WRONG_SERVER)
 
-    def _deregister(self, reason: str, exit: Exit | None = None) -> None:
-        pid = None if self.process is None else self.process.pid
-        self._registration.deregister(reason, pid, exit)
+    def _emit_process_event(self, kind: type[events.ProcessEvent], **values: Any) -> None:
+        self._emit(kind, pid=self._registration.pid, **values)
 
     def _set_state(self, state: InstanceState) -> None:
         self.state = next_run_state(self.state, state)

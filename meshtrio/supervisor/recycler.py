@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-import attrs
 import trio
 
 from meshtrio.supervisor.effects import Effects
@@ -18,46 +17,50 @@ _log = logging.getLogger("meshtrio.mesh")
 _CHECK_INTERVAL = 1.0
 
 
-@attrs.define(eq=False)
-class Recycler:
-    """Checks all instances once a second and requests replacements."""
+async def recycle_runs(
+    list_instances: Callable[[], Sequence[Instance]],
+    effects: Effects,
+    on_request: Callable[[], None],
+) -> None:
+    """Check all instances once a second and request replacements, until cancelled.
 
-    _effects: Effects
-    _list_instances: Callable[[], Sequence[Instance]]
-    """Returns the instances that there are now."""
-    _on_request: Callable[[], None]
-    """Called after a replacement was requested."""
-
-    async def run(self) -> None:
-        """Check once a second until cancelled; a check that raises is logged."""
-        while True:
-            await sleep_until_tick(_CHECK_INTERVAL)
-            try:
-                await self._check(self._list_instances())
-            except Exception:
-                _log.exception("cannot check which instances to replace")
-
-    async def _check(self, instances: Sequence[Instance]) -> None:
-        with_process = [each for each in instances if each.process is not None]
-        for instance in instances:
-            instance.unkillable = tuple(each for each in instance.unkillable if each.is_running)
-        if any(each.config.monitors_memory for each in with_process):
-            await self._check_memory(with_process)
-        for instance in with_process:
-            for run in instance.runs():
-                run.check_socket()
-            if reason := find_replace_reason(instance, self._effects):
-                instance.request_replacement(reason)
-                self._on_request()
-
-    async def _check_memory(self, instances: Iterable[Instance]) -> None:
+    `list_instances` returns those that there are now, and `on_request` is called after a request.
+    A check that raises is logged.
+    """
+    while True:
+        await sleep_until_tick(_CHECK_INTERVAL)
         try:
-            rss_by_group = await self._effects.read_rss_by_group()
-        except (OSError, RuntimeError) as exc:
-            _log.warning("cannot read the memory usage of plugins: %s", exc)
-            return
-        for instance in instances:
-            instance.record_rss(rss_by_group)
+            if await _check(list_instances(), effects):
+                on_request()
+        except Exception:
+            _log.exception("cannot check which instances to replace")
+
+
+async def _check(instances: Sequence[Instance], effects: Effects) -> bool:
+    """Check instances; return whether a replacement was requested."""
+    with_process = [each for each in instances if each.process is not None]
+    for instance in instances:
+        instance.unkillable = tuple(each for each in instance.unkillable if each.is_running)
+    if any(each.config.monitors_memory for each in with_process):
+        await _check_memory(with_process, effects)
+    requests = []
+    for instance in with_process:
+        for run in instance.runs():
+            run.check_socket()
+        if reason := find_replace_reason(instance, effects):
+            requests.append(instance.request_replacement(reason))
+    return bool(requests)
+
+
+async def _check_memory(instances: Iterable[Instance], effects: Effects) -> None:
+    try:
+        rss_by_group = await effects.read_rss_by_group()
+    except (OSError, RuntimeError) as exc:
+        _log.warning("cannot read the memory usage of plugins: %s", exc)
+        return
+    for run in (run for instance in instances for run in instance.runs()):
+        if run.process is not None:
+            run.record_rss(rss_by_group.get(run.process.pid, 0))
 
 
 def find_replace_reason(instance: Instance, effects: Effects) -> str:

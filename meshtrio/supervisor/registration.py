@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-
 import attrs
 
 from meshtrio.discovery.endpoint import Endpoint, ExitInfo
@@ -22,35 +19,35 @@ class Registration:
 
     _registry: Registry
     _spec: RunSpec
-    _serials: Iterator[int] = attrs.field(factory=itertools.count, init=False)
-    _endpoint_id: str = attrs.field(default="", init=False)
+    pid: int = attrs.field(default=0, init=False)
+    """The pid of the run's process, 0 before it has one."""
+    _times_ready: int = attrs.field(default=0, init=False)
 
     @property
-    def was_registered(self) -> bool:
-        """Whether the run has ever been in the registry, if only with how it ended."""
-        return bool(self._endpoint_id)
+    def _endpoint_id(self) -> str:
+        spec = self._spec
+        return f"{spec.config.name}-{spec.number}-{spec.launch_id}-{self._times_ready}"
 
-    def register(self, pid: int, server_uid: int | None) -> None:
+    def register(self, server_uid: int | None) -> None:
         """Make the run available to callers."""
-        self._endpoint_id = self._next_endpoint_id()
+        self._times_ready += 1
         endpoint = Endpoint(
             id=self._endpoint_id,
             address=self._spec.address,
             instance=self._spec.number,
-            pid=pid,
+            pid=self.pid,
             tls=self._spec.config.tls,
             server_uid=server_uid,
         )
         self._registry.register(self._spec.config.service, endpoint)
 
-    def deregister(self, reason: str, pid: int | None, exit: Exit | None) -> None:
+    def deregister(self, reason: str, exit: Exit | None = None) -> None:
         """Remove the run from the registry, or add how it ended to an earlier removal.
 
         A run that was never registered has exit info too: callers learn from it why there is no
         endpoint. `reason` is a phrase that follows "instance 0 (pid 4711)".
         """
-        self._endpoint_id = self._endpoint_id or self._next_endpoint_id()
-        process, ended = "" if pid is None else f" (pid {pid})", exit or Exit()
+        process, ended = f" (pid {self.pid})" if self.pid else "", exit or Exit()
         exit_info = ExitInfo(
             endpoint_id=self._endpoint_id,
             reason=f"instance {self._spec.number}{process} {reason}",
@@ -60,7 +57,3 @@ class Registration:
             launch_id=self._spec.launch_id,
         )
         self._registry.deregister(self._spec.config.service, exit_info)
-
-    def _next_endpoint_id(self) -> str:
-        spec = self._spec
-        return f"{spec.config.name}-{spec.number}-{spec.launch_id}-{next(self._serials)}"

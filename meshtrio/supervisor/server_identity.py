@@ -21,20 +21,15 @@ import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import attrs
 import trio
 
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
-from meshtrio.supervisor.process.proc.tcp_listeners import (
-    TcpListener,
-    find_listeners,
-    is_self_connected,
-    list_tcp_listeners,
-)
+from meshtrio.supervisor.process.proc import tcp_listeners
 from meshtrio.transport.dial import connect_socket, dial
 from meshtrio.transport.peer import peer_of
 from meshtrio.transport.transport import Transport
@@ -46,8 +41,8 @@ _CONNECT_TIMEOUT = 1.0
 """Seconds for which a connection to an address is tried before a process starts there."""
 _REJECTION_TTL = 1.0
 """Seconds for which the rejection of a listener is cached."""
-
-T = TypeVar("T")
+_run_in_thread = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
+"""Calls a function in a worker thread. Raises RuntimeError if no thread can be started."""
 
 FileId = tuple[int, int]
 """Device and inode."""
@@ -88,11 +83,11 @@ class ServerVerifier:
         found = _get_file_id(self._path)
         return found is not None and found != self._socket_file_id
 
-    async def connect(self, address: str) -> Transport:
+    async def connect(self) -> Transport:
         """Connect to the server, as `transport.dial.dial` does; WrongServerError if it is not."""
         # Before connecting, so that a file that replaces the socket afterwards is noticed.
         self._socket_file_id = _get_file_id(self._path) if self._path else None
-        transport = await dial(address, self._tls, self._uids)
+        transport = await dial(self._address, self._tls, self._uids)
         try:
             await self._verify(transport.sock)
         except BaseException:
@@ -110,9 +105,9 @@ class ServerVerifier:
                 self.uid = peer.uid
         elif self._verify_process:
             host, port = sock.getpeername()[:2]
-            if is_self_connected(sock):
+            if tcp_listeners.is_self_connected(sock):
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "nothing listens there")
-            found = await _run_in_thread(partial(self._find_listeners, host, port))
+            found = await _run_in_thread(self._find_listeners, host, port)
             inodes = frozenset(each.inode for each in found)
             await self._verify_listener(inodes, partial(self._check_sockets, found))
 
@@ -143,15 +138,17 @@ class ServerVerifier:
         other = _describe_process(pid)
         return f"its socket is served by {other}, which is not one of its processes"
 
-    def _find_listeners(self, host: str, port: int) -> list[TcpListener]:
+    def _find_listeners(self, host: str, port: int) -> list[tcp_listeners.TcpListener]:
         """Find what listens at an address, in our network namespace or else in the plugin's."""
-        found = find_listeners(list_tcp_listeners(), host, port)
+        found = tcp_listeners.find_listeners(tcp_listeners.list_tcp_listeners(), host, port)
         leader = self._owner.leader_pid
         if not found and _network_namespace(leader) not in (None, _network_namespace("self")):
-            found = find_listeners(list_tcp_listeners(leader), host, port)
+            found = tcp_listeners.find_listeners(
+                tcp_listeners.list_tcp_listeners(leader), host, port
+            )
         return found
 
-    def _check_sockets(self, listeners: list[TcpListener]) -> str:
+    def _check_sockets(self, listeners: list[tcp_listeners.TcpListener]) -> str:
         """Find why sockets that listen are not the plugin's; "" if they are."""
         if not listeners:
             return "no socket of this machine listens on its port, but something answers there"
@@ -162,48 +159,32 @@ class ServerVerifier:
         return f"another program (uid {listeners[0].uid}) listens on its port"
 
 
-async def _run_in_thread(function: Callable[[], T]) -> T:
-    """Call a function in a worker thread. Raises OSError."""
-    try:
-        return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
-    except RuntimeError as exc:
-        # No thread can be started; the plugin was not checked.
-        raise OSError(errno.ENOMEM, str(exc)) from None
-
-
 async def is_address_in_use(
     address: str, connect: Callable[[str], Awaitable[socket.socket]] = connect_socket
 ) -> bool:
     """Whether a server accepts connections at a TCP address."""
-    with trio.move_on_after(_CONNECT_TIMEOUT):
-        try:
-            sock = await connect(address)
-        except (OSError, ValueError):
-            return False
-        with sock:
-            return not is_self_connected(sock)
+    with trio.move_on_after(_CONNECT_TIMEOUT), suppress(OSError, ValueError):
+        with await connect(address) as sock:
+            return not tcp_listeners.is_self_connected(sock)
     return False
 
 
 def _get_file_id(path: str) -> FileId | None:
-    try:
+    with suppress(OSError):
         status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return status.st_dev, status.st_ino
+    return None
 
 
 def _network_namespace(pid: int | str) -> str | None:
     """Return the network namespace of a process, None if it cannot be read."""
-    try:
+    with suppress(OSError):
         return os.readlink(f"/proc/{pid}/ns/net")
-    except OSError:
-        return None
+    return None
 
 
 def _describe_process(pid: int) -> str:
     """Describe a process by its pid and, if it can be read, its program."""
-    try:
+    with suppress(OSError):
         return f"pid {pid} ({ascii(Path(os.readlink(f'/proc/{pid}/exe')).name)[1:-1]})"
-    except OSError:
-        return f"pid {pid}"
+    return f"pid {pid}"

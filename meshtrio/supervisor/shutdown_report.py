@@ -38,32 +38,25 @@ class ShutdownReport:
             parts.append(f"whether calls of {unknown} were cut is not known")
         return ", ".join(parts)
 
+    def add(self, event: events.LifecycleEvent) -> ShutdownReport:
+        """Return the report with an event that happened after those in it."""
+        name = f"{event.plugin}/{event.instance}"
+        match event:
+            # A process that an instance has started; its own process is reported as Stopped.
+            case events.LeftRunning(pid=pid) if name not in self.unkillable:
+                return attrs.evolve(self, unkillable=(*self.unkillable, f"{name} pid {pid}"))
+            case events.Stopped(was_killed=was_killed, cut_calls=cut, cut_calls_known=is_known):
+                how = "killed" if was_killed else "stopped"
+                how = "unkillable" if event.exit.is_unkillable else how
+                unknown = {*self.cut_calls_unknown, *(() if is_known else (name,))}
+                return attrs.evolve(
+                    self,
+                    cut_calls=(*self.cut_calls, *cut),
+                    cut_calls_unknown=tuple(sorted(unknown)),
+                    **{how: (*getattr(self, how), name)},
+                )
+        return self
+
 
 def _format_names(names: tuple[str, ...]) -> str:
     return f" ({', '.join(names)})" if names else ""
-
-
-class ShutdownReporter:
-    """A subscriber that makes the report, of what happens from when it is subscribed."""
-
-    def __init__(self) -> None:
-        self.report = ShutdownReport()
-        """The report so far."""
-
-    def on_event(self, event: events.LifecycleEvent) -> None:
-        """Add an event to the report."""
-        name = f"{event.plugin}/{event.instance}"
-        if isinstance(event, events.LeftRunning):
-            # A process that an instance has started; its own process is reported as Stopped.
-            if name not in self.report.unkillable:
-                self._append("unkillable", f"{name} pid {event.pid}")
-        elif isinstance(event, events.Stopped):
-            how = "killed" if event.was_killed else "stopped"
-            self._append("unkillable" if event.exit.is_unkillable else how, name)
-            self._append("cut_calls", *event.cut_calls)
-            if not event.cut_calls_known:
-                unknown = tuple(sorted((*self.report.cut_calls_unknown, name)))
-                self.report = attrs.evolve(self.report, cut_calls_unknown=unknown)
-
-    def _append(self, field: str, *names: str) -> None:
-        self.report = attrs.evolve(self.report, **{field: (*getattr(self.report, field), *names)})

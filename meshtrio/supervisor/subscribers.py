@@ -62,16 +62,11 @@ class Subscribers:
         self._last_logged[subscriber] = (now, 0)
         # The subscriber may be the one that logs, and whose handler is broken.
         with contextlib.suppress(Exception):
-            _log.error(
-                "subscriber of lifecycle events raised for %s of %s/%d (and %d times since this "
-                "was last logged): %r",
-                type(event).__name__,
-                event.plugin,
-                event.instance,
-                more,
-                subscriber,
-                exc_info=exc,
+            text = (
+                "subscriber of lifecycle events raised for %s (and %d times since last logged): %r"
             )
+            name = f"{type(event).__name__} of {event.plugin}/{event.instance}"
+            _log.error(text, name, more, subscriber, exc_info=exc)
 
 
 def _cut_context(exc: BaseException, ours: BaseException | None) -> None:

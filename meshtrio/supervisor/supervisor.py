@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import trio
 
-from meshtrio.config import MeshConfig, StaticServiceConfig
+from meshtrio.config import MeshConfig
 from meshtrio.discovery import static
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import MeshFailedError
@@ -31,9 +31,9 @@ from meshtrio.supervisor.policy.restart import Exit, Finish, Restart, decide_res
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.process_run import ProcessRun
-from meshtrio.supervisor.recycler import Recycler
+from meshtrio.supervisor.recycler import recycle_runs
 from meshtrio.supervisor.run_spec import RunSpec
-from meshtrio.supervisor.shutdown_report import ShutdownReport, ShutdownReporter
+from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics
 from meshtrio.supervisor.subscribers import Subscribers
 from meshtrio.util.concurrency import open_collapsing_nursery
@@ -67,23 +67,21 @@ class Supervisor:
         self.mesh_socket = runtime_dir.mesh_socket_path(directory)
         self._effects = effects or make_system_effects(directory, config.cgroup)
         self.counters = LifecycleCounters(lambda: self.instances)
-        self._shutdown_reporter = ShutdownReporter()
+        self.shutdown_report = ShutdownReport()
+        """How the mesh has stopped, as far as it has."""
         self._failed = trio.Event()
         self._failure: BaseException | None = None
         self._subscribers = Subscribers([self.counters.on_event, *subscribers], self._fail)
         self._started_at = trio.current_time()
         self._registry = registry
-        self._service_tables: tuple[StaticServiceConfig, ...] = ()
-        self._declared_services: set[str] = set()
-        """The services that the config declares: those of plugins and of its tables."""
         self._directory = directory
         self.instances = [
             Instance(plugin, number)
             for plugin in config.plugins
             for number in range(plugin.instances)
         ]
+        self.config = MeshConfig()
         self.configure(config)
-        self._recycler = Recycler(self._effects, lambda: self.instances, self._wake)
         self._exited_runs: deque[tuple[Instance, ProcessRun]] = deque()
         self._batch_ids = itertools.count(1)
         self._recent_group_restarts: escalation.GroupRestartTimes = {}
@@ -96,7 +94,7 @@ class Supervisor:
 
     def configure(self, config: MeshConfig) -> None:
         """Use `config` from now on; `add` and `remove` change the set of instances."""
-        self.config = config
+        before, self.config = self.config, config
         try:
             self._effects.guard.set_users(runtime_dir.resolve_plugin_uids(config))
         except OSError as exc:
@@ -109,19 +107,17 @@ class Supervisor:
         self.dependencies = self._topology.dependencies()
         by_name = {plugin.name: plugin for plugin in config.plugins}
         for instance in self.instances:
-            before = instance.config.output.log_level
+            old_level = instance.config.output.log_level
             instance.apply_config(by_name.get(instance.plugin, instance.config))
             level = instance.config.output.log_level
-            if level is not before:
+            if level is not old_level:
                 self._emit(instance, events.LogLevelSet, level=level)
-        services = {plugin.service for plugin in config.plugins}
-        services |= {table.name for table in config.services}
+        services = _declared_services(config)
         for service in sorted(services):
             self._registry.add_service(service)
-        static.apply_service_tables(self._registry, self._service_tables, config.services)
-        for service in self._declared_services - services:
+        static.apply_service_tables(self._registry, before.services, config.services)
+        for service in _declared_services(before) - services:
             self._registry.remove_service(service)
-        self._service_tables, self._declared_services = config.services, services
 
     def add(self, instances: Iterable[Instance]) -> None:
         """Add instances, which are started. Raises UsageError if the mesh is stopping."""
@@ -141,6 +137,11 @@ class Supervisor:
         self._subscribers.add(subscriber)
 
     # -- views -------------------------------------------------------------------------------
+
+    def instances_of(self, plugins: Iterable[str]) -> list[Instance]:
+        """Return the instances of some plugins, in the order of the config."""
+        wanted = frozenset(plugins)
+        return [instance for instance in self.instances if instance.plugin in wanted]
 
     def statuses(self) -> tuple[InstanceStatus, ...]:
         """Return the status of every instance, in the order of the config."""
@@ -163,11 +164,6 @@ class Supervisor:
             total=summarize("mesh", plugins),
         )
 
-    @property
-    def shutdown_report(self) -> ShutdownReport:
-        """How the mesh has stopped, as far as it has."""
-        return self._shutdown_reporter.report
-
     # -- life cycle --------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -184,7 +180,7 @@ class Supervisor:
         """
         async with self._effects.run_guard(), open_collapsing_nursery() as nursery:
             nursery.start_soon(self._supervisor_loop)
-            nursery.start_soon(self._recycler.run)
+            nursery.start_soon(recycle_runs, lambda: self.instances, self._effects, self._wake)
             task_status.started()
             try:
                 await self._failed.wait()
@@ -197,11 +193,14 @@ class Supervisor:
     def start_shutdown(self) -> None:
         """Stop everything; `run` returns once all processes are gone. Does not wait."""
         if not self.shutdown_started.is_set():
-            self.subscribe(self._shutdown_reporter.on_event)
+            self.subscribe(self._report_shutdown)
         self.shutdown_started.set()
         for instance in self.instances:
             instance.request_stop()
         self._wake()
+
+    def _report_shutdown(self, event: events.LifecycleEvent) -> None:
+        self.shutdown_report = self.shutdown_report.add(event)
 
     def request_start(self, instance: Instance) -> None:
         """Have an instance run. Raises UsageError if the mesh is stopping."""
@@ -236,9 +235,10 @@ class Supervisor:
 
     async def _supervisor_loop(self) -> None:
         """Plan and act until all is stopped. Shielded: `start_shutdown` ends it."""
+        stopping = self.shutdown_started.is_set
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as runs:
-                while not self._is_stopped():
+                while any(each.is_running for each in self.instances) or not stopping():
                     self._wakeup = trio.Event()
                     wake_at = self._reconcile(runs)
                     with trio.move_on_at(wake_at):
@@ -247,10 +247,6 @@ class Supervisor:
                         self._handle_exit(*self._exited_runs.popleft())
                     self._reconciled.unpark_all()
         self._reconciled.unpark_all()
-
-    def _is_stopped(self) -> bool:
-        is_running = any(instance.is_running for instance in self.instances)
-        return self.shutdown_started.is_set() and not is_running
 
     def _reconcile(self, runs: trio.Nursery) -> float:
         """Start, replace and stop what is due; returns when there is more to do."""
@@ -337,8 +333,9 @@ class Supervisor:
     def _apply_restart_policy(self, instance: Instance, run: ProcessRun) -> None:
         process_exit, now = run.exit, trio.current_time()
         assert process_exit is not None
+        since_ready = None if run.ready_at is None else now - run.ready_at
         decision = decide_restart(
-            instance.config, instance.history, process_exit, run.since_ready, now, self._effects.rng
+            instance.config, instance.history, process_exit, since_ready, now, self._effects.rng
         )
         if process_exit.is_unkillable and len(instance.unkillable) > _MAX_UNKILLABLE:
             text = f"{process_exit}, as do {len(instance.unkillable) - 1} others of its processes"
@@ -351,7 +348,7 @@ class Supervisor:
                 self._emit(instance, events.Restarting, delay=delay, cause=process_exit.cause)
                 companions = escalation.plugins_restarted_with(self._topology, instance.plugin)
                 if companions:
-                    self._restart_together([instance, *self._instances_of(companions)])
+                    self._restart_together([instance, *self.instances_of(companions)])
             case Finish(is_failure=is_failure, restarts=restarts):
                 instance.finish(is_failure=is_failure)
                 self._emit(instance, events.GaveUp, exit=process_exit, restarts=restarts)
@@ -370,7 +367,7 @@ class Supervisor:
             return
         self._recent_group_restarts = result.restart_times
         self._emit(instance, events.GroupRestarting, group=result.group, plugins=result.plugins)
-        members = self._instances_of(result.plugins)
+        members = self.instances_of(result.plugins)
         for member in members:
             member.reset_history()
         self._restart_together(members)
@@ -381,9 +378,10 @@ class Supervisor:
         for instance in instances:
             instance.request_restart(batch)
 
-    def _instances_of(self, plugins: Iterable[str]) -> list[Instance]:
-        wanted = frozenset(plugins)
-        return [instance for instance in self.instances if instance.plugin in wanted]
-
     def _emit(self, instance: Instance, kind: type[events.LifecycleEvent], **values: Any) -> None:
         self._subscribers.emit(kind(instance.plugin, instance.number, **values))
+
+
+def _declared_services(config: MeshConfig) -> set[str]:
+    """Return the services of the plugins and the tables of a config."""
+    return {plugin.service for plugin in config.plugins} | {each.name for each in config.services}

@@ -116,11 +116,14 @@ class ObjectReader:
         return default
 
     def read_object(self, key: str, read: Callable[[ObjectReader], T]) -> T | None:
-        """Read an object below this one completely; None if it is missing."""
+        """Read an object below this one completely; None if it is missing or not an object."""
         self._known_keys[key] = None
-        if self._raw.get(key) is None:
+        raw = self._raw.get(key)
+        if raw is None:
             return None
-        reader = ObjectReader(self._raw[key], self.path(key), self._errors, self._syntax)
+        reader = ObjectReader(raw, self.path(key), self._errors, self._syntax)
+        if not isinstance(raw, dict):
+            return None
         found = read(reader)
         reader.reject_unknown_keys()
         return found

@@ -8,6 +8,7 @@ import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import trio
 from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
 from meshtrio.supervisor.policy.diagnosis import Condition, Symptom
-from meshtrio.supervisor.probe import HealthCheckResult, NotReadyError, SocketProbe
+from meshtrio.supervisor.probe import Connect, HealthCheckResult, NotReadyError, SocketProbe
+from meshtrio.transport.dial import dial
 from meshtrio.transport.listener import unix_listener
 from tests.support.connection_pairs import CallbackServicer
 from tests.support.http_responses import (
@@ -36,20 +38,24 @@ async def serving(path: Path, *servicers: Any) -> AsyncIterator[None]:
             nursery.cancel_scope.cancel()
 
 
+def dial_in(directory: Path) -> Connect:
+    return partial(dial, f"unix:{directory / 's'}", None)
+
+
 async def missing(path: Path) -> str:
     with pytest.raises(NotReadyError) as caught:
-        await SocketProbe().wait_ready(f"unix:{path}", 0.1)
+        await SocketProbe().wait_ready(0.1, partial(dial, f"unix:{path}", None))
     return str(caught.value)
 
 
 async def test_serving_is_ready(short_dir: Path) -> None:
     async with serving(short_dir / "s", HealthServicer()):
-        await SocketProbe().wait_ready(f"unix:{short_dir / 's'}", 5)
+        await SocketProbe().wait_ready(5, dial_in(short_dir))
 
 
 async def test_a_server_without_health_is_ready(short_dir: Path) -> None:
     async with serving(short_dir / "s", CallbackServicer()):
-        await SocketProbe().wait_ready(f"unix:{short_dir / 's'}", 5)
+        await SocketProbe().wait_ready(5, dial_in(short_dir))
 
 
 async def test_not_serving_is_not_yet(short_dir: Path) -> None:
@@ -62,7 +68,7 @@ async def test_not_serving_is_not_yet(short_dir: Path) -> None:
 async def test_a_socket_that_is_not_there_yet(short_dir: Path) -> None:
     assert "has not bound its socket" in await missing(short_dir / "s")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(SocketProbe().wait_ready, f"unix:{short_dir / 's'}", 5)
+        nursery.start_soon(SocketProbe().wait_ready, 5, dial_in(short_dir))
         await trio.testing.wait_all_tasks_blocked()
         async with serving(short_dir / "s", HealthServicer()):
             while nursery.child_tasks:
@@ -87,11 +93,11 @@ async def test_a_server_that_answers_with_a_page_is_ready_if_that_maps_to_unimpl
     short_dir: Path, page: HttpResponse
 ) -> None:
     async with serve_http_response(short_dir / "s", page):
-        found = await SocketProbe().check(f"unix:{short_dir / 's'}", 5)
+        found = await SocketProbe().check(5, dial_in(short_dir))
         ready = page.grpc_code == "UNIMPLEMENTED"
         assert (found.is_alive, found.is_serving) == (ready, ready)
         if ready:
-            await SocketProbe().wait_ready(f"unix:{short_dir / 's'}", 5)
+            await SocketProbe().wait_ready(5, dial_in(short_dir))
         else:
             assert f"its health check failed with {page.grpc_code}" in found.reason
 
@@ -105,7 +111,7 @@ async def test_a_check_counts_for_the_mesh_if_that_waited_for_a_cpu(
         sock.bind(str(short_dir / "s"))
         sock.listen()
         for expected in (None, Condition.MESH_OVERLOADED):
-            found = await probe.check(f"unix:{short_dir / 's'}", 0.1)
+            found = await probe.check(0.1, dial_in(short_dir))
             assert (found.is_alive, found.symptom) == (False, Symptom.NO_ANSWER)
             assert found.condition is expected
     assert "the mesh waited for a CPU 90 % of the time" in found.reason
@@ -131,7 +137,7 @@ async def test_a_mesh_without_descriptors_asks_again_when_it_has_some(
         found: list[HealthCheckResult] = []
 
         async def check() -> None:
-            found.append(await SocketProbe().check(address, 0.05))
+            found.append(await SocketProbe().check(0.05, partial(dial, address, None)))
 
         try:
             async with trio.open_nursery() as checking:
@@ -146,9 +152,9 @@ async def test_a_mesh_without_descriptors_asks_again_when_it_has_some(
 
 
 async def test_a_mesh_without_local_ports_does_not_take_a_plugin_for_dead() -> None:
-    async def no_port(*_: object) -> Any:
+    async def no_port() -> Any:
         await trio.lowlevel.checkpoint()
         raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
 
-    found = await SocketProbe().check("tcp:127.0.0.1:1", 5, connect=no_port)
+    found = await SocketProbe().check(5, no_port)
     assert (found.is_alive, found.condition) == (False, Condition.MESH_OVERLOADED)

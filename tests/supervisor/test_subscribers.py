@@ -103,9 +103,9 @@ async def test_an_error_of_the_mesh_ends_one_process_only(
     failures = iter([RuntimeError("of the probe")])
 
     class Failing(FakeEffects):
-        async def check(self, address: str, timeout_seconds: float, connect: Any = None) -> Any:
-            found = await super().check(address, timeout_seconds, connect)
-            if "/a-0" in address:
+        async def check(self, timeout_seconds: float, connect: Any) -> Any:
+            found = await super().check(timeout_seconds, connect)
+            if "/a-0" in connect.__self__._address:
                 for failure in failures:
                     raise failure
             return found

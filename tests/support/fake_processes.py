@@ -197,18 +197,16 @@ class FakeEffects:
 
     # -- as the probe ------------------------------------------------------------------------
 
-    async def wait_ready(self, address: str, timeout_seconds: float, connect: Any = None) -> None:
-        process = self._by_socket[address]
+    async def wait_ready(self, timeout_seconds: float, connect: Any) -> None:
+        process = self._by_socket[connect.__self__._address]
         with trio.move_on_after(timeout_seconds):
             await trio.sleep_until(process.ready_at)
             return
         raise NotReadyError(timeout_seconds, "it is a fake")
 
-    async def check(
-        self, address: str, timeout_seconds: float, connect: Any = None
-    ) -> HealthCheckResult:
+    async def check(self, timeout_seconds: float, connect: Any) -> HealthCheckResult:
         await trio.lowlevel.checkpoint()
-        return self._by_socket[address].next_health_check()
+        return self._by_socket[connect.__self__._address].next_health_check()
 
 
 class SupervisorHarness:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,7 @@ def test_the_lot_is_as_the_ratio_says_and_the_sampler_agrees() -> None:
 async def test_health_and_the_like_begin_no_trace(short_dir: Path) -> None:
     from meshtrio.messages import health as messages
     from meshtrio.supervisor.probe import SocketProbe
+    from meshtrio.transport.dial import dial
     from tests.support.servers import standard_server
 
     found = TracingHarness()
@@ -286,7 +288,7 @@ async def test_health_and_the_like_begin_no_trace(short_dir: Path) -> None:
             serve_on_socket(short_dir / "a", server),
             connect_to(f"unix:{short_dir / 'a'}") as channel,
         ):
-            health = await SocketProbe().check(f"unix:{short_dir / 'a'}", 5)
+            health = await SocketProbe().check(5, partial(dial, f"unix:{short_dir / 'a'}", None))
             asking = DynamicStub(channel, messages.DESCRIPTOR.services_by_name["Health"])
             await asking.Check(messages.HealthCheckRequest())
             assert not found.exporter.get_finished_spans()

@@ -49,11 +49,6 @@ class Condition(Enum):
     CLOSING = "closing connections"
     MESH_OVERLOADED = "mesh overloaded"
 
-    @property
-    def is_overload(self) -> bool:
-        """Whether the process is overloaded, so that it gets more time."""
-        return self not in _FAILURES
-
 
 _CONDITIONS = {
     Symptom.NO_ANSWER: Condition.STUCK,
@@ -64,6 +59,7 @@ _CONDITIONS = {
 }
 """The conditions that follow from a symptom alone."""
 _FAILURES = {Condition.STUCK, Condition.STOPPED, Condition.UNREACHABLE, Condition.FAULTY}
+"""Other conditions are those of an overloaded process, which gets more time."""
 
 
 @attrs.frozen
@@ -147,7 +143,7 @@ class FailureStreak:
             self.failures = self.stuck_failures = 0
         else:
             self.failures += 1
-            self.stuck_failures = 0 if condition.is_overload else self.stuck_failures + 1
+            self.stuck_failures = self.stuck_failures + 1 if condition in _FAILURES else 0
 
     def find_kill_reason(self, failure_threshold: int, overload_threshold: int) -> str:
         """Find why the process is to be killed, as a phrase; "" if it is not."""

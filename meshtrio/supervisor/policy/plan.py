@@ -24,9 +24,8 @@ class InstanceView(Protocol):
     def plugin(self) -> str:
         """The name of its plugin."""
 
-    @property
-    def phase(self) -> InstancePhase:
-        """What the supervisor is doing with it."""
+    phase: InstancePhase
+    """What the supervisor is doing with it."""
 
     @property
     def is_running(self) -> bool:
@@ -40,13 +39,10 @@ class InstanceView(Protocol):
     def is_ready(self) -> bool:
         """Whether its active run is ready."""
 
-    @property
-    def start_at(self) -> float:
-        """The earliest time of its next start, in seconds of the monotonic clock."""
-
-    @property
-    def batch(self) -> int:
-        """Its batch, 0 for none: all of a batch stop before the first is started again."""
+    start_at: float
+    """The earliest time of its next start, in seconds of the monotonic clock."""
+    batch: int
+    """Its batch, 0 for none: all of a batch stop before the first is started again."""
 
 
 E = TypeVar("E", bound=InstanceView)

@@ -40,20 +40,21 @@ class ExitCause(Enum):
 
 @attrs.frozen
 class Exit:
-    """How a process ended, or why it could not be started."""
+    """How a process ended, or is to be ended as a failure, or why it could not be started."""
 
     status: int | None = None
     """The exit status, None if the process was killed, was not started, or it is not known."""
     signal: int | None = None
     """The number of the signal that killed the process, None if none did."""
     reason: str = ""
-    """Why the mesh ended the process, as a phrase; "" if it ended by itself."""
+    """Why the mesh ended the process, as a phrase that follows "instance 0 (pid 4711)"; "" if it
+    ended by itself."""
+    explicit_cause: ExitCause | None = None
+    """The cause by which it is counted if the mesh ended the process."""
     is_unkillable: bool = False
     """Whether the process could not be killed and still runs."""
     stderr_tail: tuple[str, ...] = ()
     """The last lines that the process wrote to stderr."""
-    explicit_cause: ExitCause | None = None
-    """Why the mesh ended the process, None if it ended by itself."""
     is_resource_exhaustion: bool = False
     """Whether the process could not be started for lack of descriptors, memory or processes, which
     is not its own failure."""
@@ -64,6 +65,11 @@ class Exit:
         if self.explicit_cause is not None:
             return self.explicit_cause
         return ExitCause.EXITED if self.signal is None else ExitCause.KILLED
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the mesh gives the process no time to drain."""
+        return self.explicit_cause in (ExitCause.UNHEALTHY, ExitCause.MEMORY_LIMIT)
 
     @property
     def is_clean(self) -> bool:
@@ -79,7 +85,7 @@ class Exit:
 
 
 def make_exit(
-    returncode: int | None, failure: RunFailure, *, is_unkillable: bool, stderr_tail: Sequence[str]
+    returncode: int | None, failure: Exit, *, is_unkillable: bool, stderr_tail: Sequence[str]
 ) -> Exit:
     """Make the exit of a process that was started.
 
@@ -91,29 +97,14 @@ def make_exit(
         reason = f"{reason or 'was to stop'}; it cannot be killed, left running"
     elif returncode is None:
         reason = "; it ".join(filter(None, (reason, _UNKNOWN_STATUS_REASON)))
-    return Exit(
+    return attrs.evolve(
+        failure,
         status=returncode if returncode is not None and returncode >= 0 else None,
         signal=-returncode if returncode is not None and returncode < 0 else None,
         reason=reason,
         is_unkillable=is_unkillable,
         stderr_tail=tuple(stderr_tail),
-        explicit_cause=failure.cause,
     )
-
-
-@attrs.frozen
-class RunFailure:
-    """Why the mesh ends a process without a request to stop it."""
-
-    reason: str = ""
-    """What is wrong, as a phrase that follows "instance 0 (pid 4711)"; "" if nothing is."""
-    cause: ExitCause | None = None
-    """The cause by which such ends are counted."""
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether the process gets no time to drain."""
-        return self.cause in (ExitCause.UNHEALTHY, ExitCause.MEMORY_LIMIT)
 
 
 def signal_name(number: int) -> str:

@@ -16,7 +16,6 @@ from meshtrio.supervisor.policy.restart import (
     Finish,
     Restart,
     RestartHistory,
-    RunFailure,
     decide_restart,
     make_exit,
 )
@@ -160,19 +159,19 @@ def test_a_start_for_which_the_mesh_has_no_resources_is_not_counted() -> None:
 @pytest.mark.parametrize(
     ("returncode", "failure", "is_unkillable", "text", "cause"),
     [
-        (0, RunFailure(""), False, "exited with status 0", ExitCause.EXITED),
-        (-9, RunFailure(""), False, "was killed by SIGKILL", ExitCause.KILLED),
+        (0, Exit(reason=""), False, "exited with status 0", ExitCause.EXITED),
+        (-9, Exit(reason=""), False, "was killed by SIGKILL", ExitCause.KILLED),
         (
             -15,
-            RunFailure("was not ready", ExitCause.NOT_READY),
+            Exit(reason="was not ready", explicit_cause=ExitCause.NOT_READY),
             False,
             "was not ready; it was killed by SIGTERM",
             ExitCause.NOT_READY,
         ),
-        (None, RunFailure(""), True, "was to stop; it cannot be killed, left running", None),
+        (None, Exit(reason=""), True, "was to stop; it cannot be killed, left running", None),
         (
             None,
-            RunFailure("was not ready", ExitCause.NOT_READY),
+            Exit(reason="was not ready", explicit_cause=ExitCause.NOT_READY),
             True,
             "was not ready; it cannot be killed, left running",
             ExitCause.NOT_READY,
@@ -181,7 +180,7 @@ def test_a_start_for_which_the_mesh_has_no_resources_is_not_counted() -> None:
 )
 def test_exits_of_processes(
     returncode: int | None,
-    failure: RunFailure,
+    failure: Exit,
     is_unkillable: bool,
     text: str,
     cause: ExitCause | None,
@@ -193,14 +192,14 @@ def test_exits_of_processes(
 
 
 def test_an_exit_of_unknown_status() -> None:
-    found = make_exit(None, RunFailure(), is_unkillable=False, stderr_tail=())
+    found = make_exit(None, Exit(), is_unkillable=False, stderr_tail=())
     assert (found.status, found.signal) == (None, None)
     assert found.reason.startswith("ended, but its exit status is not known")
-    found = make_exit(None, RunFailure("was not ready"), is_unkillable=False, stderr_tail=())
+    found = make_exit(None, Exit(reason="was not ready"), is_unkillable=False, stderr_tail=())
     assert found.reason.startswith("was not ready; it ended, but its exit status is not known")
 
 
 def test_only_processes_that_are_stuck_get_no_time_to_drain() -> None:
-    stuck = {cause for cause in ExitCause if RunFailure("x", cause).is_stuck}
+    stuck = {cause for cause in ExitCause if Exit(reason="x", explicit_cause=cause).is_stuck}
     assert stuck == {ExitCause.UNHEALTHY, ExitCause.MEMORY_LIMIT}
-    assert not RunFailure("x").is_stuck
+    assert not Exit(reason="x").is_stuck
