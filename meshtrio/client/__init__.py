@@ -8,8 +8,8 @@ A *channel* (`channel`) makes calls to a service by name. It is a facade over th
 - a *resolver*, which the pool below runs, reports states of the service: its endpoints, its service
   config, and how processes of former endpoints ended;
 - a *load balancer* (`load_balancer`) owns the channel's endpoints (`channel_endpoint`) and is its
-  picker: `pick(PickArgs) -> PickResult`. Its decisions are pure (`load_balancing/`); the tasks
-  that feed them are `outlier_ejector` and `health_watch`;
+  picker: `pick(PickArgs) -> PickResult`. Its decisions are pure (`load_balancing/`); it runs their
+  tasks, one that ends the intervals of outlier detection, and `health_watch` for each endpoint;
 - a *retry control* (`retry/policy`) holds the retry budget and throttle.
 
 Connections are not the channel's. A *pool* (`subchannel_pool`) belongs to the trio run and owns one
