@@ -17,8 +17,8 @@ Connections are not the channel's. A *pool* (`subchannel_pool`) belongs to the t
 reconnects with backoff, and replaces a connection that the server is shutting down while calls on
 it finish. The pool also shares resolver runs among channels.
 
-A stub's methods are *multicallables* (`multicallable`): `unary` and `streaming`. A call goes down
-this path, which a test keeps short:
+A stub's methods are *multicallables* (`multicallable`), which prepare a `CallContext` for each
+call. A unary call goes down this path, which a test keeps short:
 
     UnaryUnaryMultiCallable.__call__      options, counters, tracer, interceptors
       run_attempts (retry/loop)           one attempt after another, by RetryState.next_delay

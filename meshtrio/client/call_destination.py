@@ -19,14 +19,19 @@ from meshtrio.client.retry.policy import RetryControl
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import Metadata, encode_metadata
-from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig, ServiceConfig
 from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN, CallStatus
 from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.rpc.message_limits import MessageLengths, MessageLimits
 from meshtrio.rpc.method import MetadataLike, Method
 from meshtrio.rpc.stats import CallCounters
-from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer, ClientTracer
+from meshtrio.rpc.tracer import (
+    ORIGINAL,
+    AttemptKind,
+    ClientCallTracer,
+    ClientTracer,
+    MethodTracer,
+)
 from meshtrio.util.errors import unwrap_exception_group
 
 
@@ -86,11 +91,6 @@ class CallOptions:
 DEFAULT_OPTIONS = CallOptions()
 
 
-def make_call_options(keywords: CallKeywords) -> CallOptions:
-    """Make the options of a call. Raises ValueError if the compression is unknown."""
-    return CallOptions(**keywords) if keywords else DEFAULT_OPTIONS
-
-
 class CallDestination(Protocol):
     """The part of a channel that calls use."""
 
@@ -135,12 +135,14 @@ class CallContext:
     channel: CallDestination
     method: Method
     method_headers: HeaderBlock
+    """Request headers that all calls of the method share."""
+    method_tracer: MethodTracer | None
     options: CallOptions
+    config: MethodConfig
     message_limits: MessageLimits | None
     """Limits of the call's messages; None for those of the connection."""
-    tracer: ClientCallTracer | None
-    retry_policy: RetryPolicy | None
     pick_args: PickArgs
+    tracer: ClientCallTracer | None = None
     attempt_kind: AttemptKind = ORIGINAL
     previous_attempts: int = 0
     """Value of `grpc-previous-rpc-attempts`; transparent retries do not count."""

@@ -1,4 +1,4 @@
-"""Request headers of an attempt: those that all calls of a method share, and its own."""
+"""Request headers of an attempt, in addition to those that all calls of its method share."""
 
 from __future__ import annotations
 
@@ -8,35 +8,18 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_destination import (
-    DEFAULT_OPTIONS,
-    CallContext,
-    CallDestination,
-    CallOptions,
-)
+from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallContext, CallOptions
 from meshtrio.client.channel_endpoint import PickArgs
 from meshtrio.client.retry.policy import PREVIOUS_ATTEMPTS_KEY
-from meshtrio.grpc.header_builder import (
-    MAX_TIMEOUT_FIELD_SIZE,
-    build_request_headers,
-    timeout_field,
-)
+from meshtrio.grpc.header_builder import MAX_TIMEOUT_FIELD_SIZE, timeout_field
 from meshtrio.grpc.metadata import encode_metadata, get_metadata_value
 from meshtrio.grpc.status import header_list_too_large_message
 from meshtrio.http2.hpack import encoder
 from meshtrio.http2.hpack.decoder import ENTRY_OVERHEAD, HeaderField
 from meshtrio.http2.hpack.encoder import HeaderBlock, header_list_size
 from meshtrio.rpc.context import ServerContext, current_context
-from meshtrio.rpc.method import Method
 from meshtrio.rpc.tracer import AttemptTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
-
-
-def encode_method_headers(method: Method, destination: CallDestination) -> HeaderBlock:
-    """Encode the request headers that all calls of a method share."""
-    return build_request_headers(
-        method.path.encode(), destination.scheme.encode(), destination.authority.encode()
-    )
 
 
 def build_attempt_fields(
