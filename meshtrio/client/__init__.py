@@ -26,14 +26,14 @@ call. A unary call goes down this path, which a test keeps short:
         Attempt.exchange                  send, wait for the reply, translate the status
 
 `request_headers` encodes the headers of an attempt, in which the caller's deadline becomes
-`grpc-timeout`. If the connection broke, `Channel.describe_failure` waits for the exit info of the
+`grpc-timeout`. If the connection broke, `describe_failure` waits for the exit info of the
 endpoint, of which it makes a PluginDiedError. `retry/policy` decides on another attempt.
 
 Hedging runs several such loops at once. A `StreamingCall` is a state machine; it uses the loop
 until its first reply, which commits it. The gateway's `ProxiedCall` shares the decision and not
 the loop.
 
-A call sees its channel as a `CallDestination` (`call_destination`).
+`CallDestination` (`call_destination`), the base class of `Channel`, has what calls use of it.
 
 Invariants
 ----------
