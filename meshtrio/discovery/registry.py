@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
@@ -35,6 +34,8 @@ class LatestValue(Generic[T]):
 
     def __init__(self, value: T) -> None:
         self._value = value
+        self.watcher_count = 0
+        """Number of tasks that follow the value, whether or not they wait just now."""
         self._changes = 0
         self._waiting = trio.lowlevel.ParkingLot()
 
@@ -68,7 +69,6 @@ class Registry:
 
     def __init__(self) -> None:
         self._services: dict[str, LatestValue[ServiceState]] = {}
-        self._watcher_counts: Counter[str] = Counter()
         self.revision = 0
         """Number of changes of any service since the mesh was started."""
         self._changed = trio.lowlevel.ParkingLot()
@@ -135,11 +135,10 @@ class Registry:
 
     def _evict_idle(self) -> None:
         """Drop the oldest unmanaged services that have neither endpoints nor watchers."""
-        states = {name: value.value for name, value in self._services.items()}
         idle = [
             name
-            for name, state in states.items()
-            if state.unmanaged and not state.endpoints and name not in self._watcher_counts
+            for name, each in self._services.items()
+            if each.value.unmanaged and not each.value.endpoints and not each.watcher_count
         ]
         for service in idle[: max(0, len(idle) + 1 - _MAX_IDLE_SERVICES)]:
             del self._services[service]
@@ -203,16 +202,15 @@ class Registry:
         States in between may be skipped, the latest never is. Raises NotFoundError.
         """
         self.resolve(service)
-        self._watcher_counts[service] += 1
+        value = self._services[service]
+        value.watcher_count += 1
         try:
-            value = self._services[service]
             state = value.value
             while True:
                 yield state
                 state = await value.wait_for_change(state)
         finally:
-            self._watcher_counts[service] -= 1
-            self._watcher_counts += Counter()  # drops counts of 0
+            value.watcher_count -= 1
 
 
 async def watch_service(
