@@ -72,7 +72,9 @@ class Registry:
         self.revision = 0
         """Number of changes of any service since the mesh was started."""
         self._changed = trio.lowlevel.ParkingLot()
-        self._claim_subscribers: list[Callable[[str], None]] = []
+        self.on_claim: Callable[[str], None] = lambda service: None
+        """Called with the name of each service that is declared, or that gets an endpoint without a
+        `server_uid`, as registered by the mesh's own user."""
         self._removed: set[str] = set()
         """Services that were removed but keep their value for watchers."""
 
@@ -81,16 +83,7 @@ class Registry:
         self._services.setdefault(service, LatestValue(ServiceState()))
         self._removed.discard(service)
         self._update(service, unmanaged=False)
-        self._notify_claim_subscribers(service)
-
-    def subscribe_to_claims(self, subscriber: Callable[[str], None]) -> None:
-        """Call `subscriber` with the name of each service that is declared, or that gets an
-        endpoint without a `server_uid`, as registered by the mesh's own user."""
-        self._claim_subscribers.append(subscriber)
-
-    def _notify_claim_subscribers(self, service: str) -> None:
-        for subscriber in self._claim_subscribers:
-            subscriber(service)
+        self.on_claim(service)
 
     def remove_service(self, service: str) -> None:
         """Make a service unmanaged, and remove it if it has no endpoints.
@@ -122,7 +115,7 @@ class Registry:
             raise ValueError(f"endpoint {endpoint.id!r} of {service} is registered already")
         self._update(service, endpoints=(*endpoints, endpoint))
         if endpoint.server_uid is None:
-            self._notify_claim_subscribers(service)
+            self.on_claim(service)
 
     def _update(self, service: str, **changes: Any) -> None:
         """Replace a service's state; wake its watchers if it differs."""
