@@ -64,13 +64,14 @@ class LoadBalancer:
         connect has failed, which calls look at that do not wait for ready endpoints."""
         self._nursery = nursery
         self._rng = Random()
-        self._priority_policy: PriorityPolicy[ChannelEndpoint] = PriorityPolicy(self._rng)
         self._outlier_detector: OutlierDetector | None = None
         """None if outlier detection is off."""
         self._outlier_detection_scope = trio.CancelScope()
         self._on_ejection = on_ejection
         self._circuit_breaker = CircuitBreaker(name)
         self._config = ServiceConfig()
+        self._priority_policy: PriorityPolicy[ChannelEndpoint]
+        self._priority_policy = PriorityPolicy(self._rng, self._config.load_balancing)
         self._max_in_flight_per_endpoint: int | None = None
         self._last_exit_reason = ""
         self._is_resolved = False
@@ -185,7 +186,7 @@ class LoadBalancer:
         self._config = config
         self._circuit_breaker.limits = config.circuit_breakers
         self._max_in_flight_per_endpoint = config.circuit_breakers.max_in_flight_per_endpoint
-        self._priority_policy.reset()
+        self._priority_policy = PriorityPolicy(self._rng, config.load_balancing)
         self._outlier_detection_scope.cancel()
         self._outlier_detector, detection = None, config.load_balancing.outlier_detection
         if detection is not None:
@@ -267,8 +268,7 @@ class LoadBalancer:
             self._configure_endpoint(endpoint)
         if state.exit_infos:
             self._last_exit_reason = state.exit_infos[-1].reason
-        config = self._config.load_balancing
-        self._priority_policy.update_endpoints(self._endpoints.values(), config)
+        self._priority_policy.update_endpoints(self._endpoints.values())
         self._refresh()
 
     def _trace_endpoint(self, endpoint: ChannelEndpoint, event: str) -> None:

@@ -208,29 +208,27 @@ class PriorityPolicy(Generic[C]):
     """Keeps a balancer for each priority; calls go to the best one that has a ready endpoint."""
 
     _rng: Random
+    _config: LoadBalancingConfig
     ready: Sequence[C] = ()
     """Ready endpoints of the best priority that has any."""
     balancer: Balancer[C] = attrs.field(factory=RoundRobin)
     """Picks among `ready`."""
     _balancers: dict[int, Balancer[C]] = attrs.field(factory=dict)
 
-    def reset(self) -> None:
-        """Drop the balancers, before endpoints are updated with another config."""
-        self._balancers = {}
-
-    def update_endpoints(self, endpoints: Iterable[C], config: LoadBalancingConfig) -> None:
+    def update_endpoints(self, endpoints: Iterable[C]) -> None:
         """Set the listed endpoints."""
         by_priority: dict[int, list[C]] = {}
         for endpoint in endpoints:
             by_priority.setdefault(endpoint.priority, []).append(endpoint)
         self._balancers = {
-            priority: self._balancers.get(priority) or self._make_balancer(config)
+            priority: self._balancers.get(priority) or self._make_balancer()
             for priority in by_priority
         }
         for priority, members in by_priority.items():
             self._balancers[priority].update_endpoints(members)
 
-    def _make_balancer(self, config: LoadBalancingConfig) -> Balancer[C]:
+    def _make_balancer(self) -> Balancer[C]:
+        config = self._config
         match config.policy:
             case LoadBalancingPolicy.PICK_FIRST:
                 return PickFirst()
