@@ -30,7 +30,6 @@ from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.service_config import (
     MethodConfig,
     ServiceConfig,
-    make_service_config,
     parse_service_config,
 )
 from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN, CallStatus
@@ -171,10 +170,11 @@ class CallDestination:
         self.nursery = nursery
         """Nursery of tasks that are cancelled when the channel is closed."""
         self._exit_info_timeout = exit_info_timeout
-        given_config = make_service_config(service_config)
-        self._is_config_fixed = given_config is not None
+        self._is_config_fixed = service_config is not None
         self._config_json = ""
-        self._apply_config(given_config or ServiceConfig())
+        if not isinstance(service_config, ServiceConfig):
+            service_config = parse_service_config({} if service_config is None else service_config)
+        self._apply_config(service_config)
 
     async def describe_failure(
         self, pick_result: PickResult, failure: ConnectionLostError

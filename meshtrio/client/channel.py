@@ -168,10 +168,9 @@ async def open_channel(
             nursery.cancel_scope.cancel()
 
 
-@asynccontextmanager
-async def connect_to(
+def connect_to(
     address: str | Endpoint, **options: Unpack[ChannelOptions]
-) -> AsyncIterator[Channel]:
+) -> AbstractAsyncContextManager[Channel]:
     """Open a channel to one fixed address, with or without a mesh.
 
     Args:
@@ -186,8 +185,7 @@ async def connect_to(
         UsageError: A length is invalid, or this is not called from trio.
     """
     endpoint = address if isinstance(address, Endpoint) else Endpoint(id=address, address=address)
-    async with open_endpoint_channel(endpoint, traced=True, **options) as channel:
-        yield channel
+    return open_endpoint_channel(endpoint, traced=True, **options)
 
 
 def open_endpoint_channel(

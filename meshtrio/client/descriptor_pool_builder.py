@@ -76,9 +76,9 @@ class DescriptorPoolBuilder:
                 continue
             self._total_size += len(data)
             self._import_count += len(imports)
-            if len(self._files) >= MAX_FILES or self._total_size > MAX_TOTAL_SIZE:
-                most = f"{MAX_FILES:,} files or {MAX_TOTAL_SIZE // 1024 // 1024} MiB"
-                raise MalformedProtobufError(f"the files exceed {most}")
+            text = f"the files exceed {MAX_FILES:,} files or {MAX_TOTAL_SIZE // 1024 // 1024} MiB"
+            check_max(len(self._files) + 1, MAX_FILES, text)
+            check_max(self._total_size, MAX_TOTAL_SIZE, text)
             check_max(self._import_count, _MAX_IMPORTS, "files have more than {:,} imports")
             self._declaration_count += _count_declarations(data, pace)
             check_max(

@@ -14,8 +14,7 @@ from meshtrio.client.call_destination import CallContext
 from meshtrio.client.channel_endpoint import PickArgs
 from meshtrio.client.retry.loop import run_attempts
 from meshtrio.client.retry.policy import DO_NOT_RETRY, MAX_ATTEMPTS
-from meshtrio.grpc.retry_policy import HedgingPolicy
-from meshtrio.grpc.service_config import MethodConfig
+from meshtrio.grpc.service_config import HedgingPolicy, MethodConfig
 from meshtrio.rpc.tracer import HEDGE, ORIGINAL
 from meshtrio.util.concurrency import open_collapsing_nursery
 
