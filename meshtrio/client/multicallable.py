@@ -70,7 +70,9 @@ class MultiCallable:
         self._message_limits = channel.message_lengths.resolve_limits(self._method_config)
         self._pick_args = DEFAULT_OPTIONS.make_pick_args(self._method_config)
 
-    def _make_context(self, options: CallOptions) -> CallContext:
+    def _make_context(self, keywords: CallKeywords) -> CallContext:
+        """Prepare a call. Raises ValueError if its compression is unknown."""
+        options = CallOptions(**keywords) if keywords else DEFAULT_OPTIONS
         channel = self._channel
         if self._service_config is not channel.service_config:
             self._update_config()
@@ -89,8 +91,7 @@ class MultiCallable:
         messages: AsyncIterable[Message] | None = None,
         single_message: Message | None = None,
     ) -> StreamingCall:
-        context = self._make_context(CallOptions(**keywords) if keywords else DEFAULT_OPTIONS)
-        return create(StreamingCall, context, messages, single_message)
+        return create(StreamingCall, self._make_context(keywords), messages, single_message)
 
 
 class UnaryUnaryMultiCallable(MultiCallable):
@@ -139,7 +140,7 @@ class UnaryUnaryMultiCallable(MultiCallable):
     async def _counted_call(
         self, message: Message, compress: bool, keywords: CallKeywords
     ) -> tuple[Any, Attempt]:
-        call = self._make_context(CallOptions(**keywords) if keywords else DEFAULT_OPTIONS)
+        call = self._make_context(keywords)
         channel, tracer = call.channel, None
         counters = channel.call_counters
         counters.started += 1

@@ -291,11 +291,10 @@ def _read_ring_hash(fields: ObjectReader) -> LoadBalancingConfig:
 
 
 def _read_outlier_detection(fields: ObjectReader) -> LoadBalancingConfig:
-    base = fields.get("baseEjectionTime", parse_duration, 30.0)
     outlier_detection = OutlierDetection(
         interval=fields.get("interval", parse_duration, 10.0),
-        base_ejection_time=base,
-        max_ejection_time=fields.get("maxEjectionTime", parse_duration, max(300.0, base)),
+        base_ejection_time=fields.get("baseEjectionTime", parse_duration, 30.0),
+        max_ejection_time=fields.get("maxEjectionTime", parse_duration, 300.0),
         max_ejection_percent=fields.get("maxEjectionPercent", integer_parser(0, 100), 10),
         success_rate=fields.read_object("successRateEjection", _read_success_rate),
         failure_percentage=fields.read_object("failurePercentageEjection", _read_failures),

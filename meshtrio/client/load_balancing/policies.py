@@ -10,10 +10,10 @@ from __future__ import annotations
 import bisect
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from random import Random
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -203,6 +203,14 @@ def stable_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
+_BALANCERS: dict[LoadBalancingPolicy, Callable[[LoadBalancingConfig, Random], Balancer[Any]]] = {
+    LoadBalancingPolicy.PICK_FIRST: lambda config, rng: PickFirst(),
+    LoadBalancingPolicy.ROUND_ROBIN: lambda config, rng: RoundRobin(),
+    LoadBalancingPolicy.RING_HASH: lambda config, rng: RingHash(rng, config.ring_size_range),
+    LoadBalancingPolicy.LEAST_REQUEST: lambda config, rng: LeastRequest(rng, config.choice_count),
+}
+
+
 @attrs.define
 class PriorityPolicy(Generic[C]):
     """Keeps a balancer for each priority; calls go to the best one that has a ready endpoint."""
@@ -220,24 +228,13 @@ class PriorityPolicy(Generic[C]):
         by_priority: dict[int, list[C]] = {}
         for endpoint in endpoints:
             by_priority.setdefault(endpoint.priority, []).append(endpoint)
+        make_balancer = _BALANCERS[self._config.policy]
         self._balancers = {
-            priority: self._balancers.get(priority) or self._make_balancer()
+            priority: self._balancers.get(priority) or make_balancer(self._config, self._rng)
             for priority in by_priority
         }
         for priority, members in by_priority.items():
             self._balancers[priority].update_endpoints(members)
-
-    def _make_balancer(self) -> Balancer[C]:
-        config = self._config
-        match config.policy:
-            case LoadBalancingPolicy.PICK_FIRST:
-                return PickFirst()
-            case LoadBalancingPolicy.ROUND_ROBIN:
-                return RoundRobin()
-            case LoadBalancingPolicy.RING_HASH:
-                return RingHash(self._rng, config.ring_size_range)
-            case LoadBalancingPolicy.LEAST_REQUEST:
-                return LeastRequest(self._rng, config.choice_count)
 
     def update_ready(self, endpoints: Iterable[C]) -> None:
         """Follow changes of readiness."""
