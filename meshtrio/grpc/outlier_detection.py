@@ -44,7 +44,7 @@ class OutlierDetection:
     base_ejection_time: float = 30.0
     """Ejection time of a first ejection; later ones take a multiple of it."""
     max_ejection_time: float = 300.0
-    """Maximum ejection time, unless `base_ejection_time` is longer."""
+    """Maximum ejection time."""
     max_ejection_percent: int = 10
     """Maximum percentage of ejected endpoints. One of several can always be ejected."""
     success_rate: SuccessRate | None = None
