@@ -37,13 +37,15 @@ from meshtrio.config import (
     TelemetryConfig,
 )
 from meshtrio.grpc.outlier_detection import OutlierDetection
-from meshtrio.grpc.retry_policy import (
+from meshtrio.grpc.service_config import (
+    CircuitBreakerLimits,
     HedgingPolicy,
+    LoadBalancingConfig,
+    MethodConfig,
     RetryBudgetConfig,
     RetryPolicy,
     RetryThrottling,
 )
-from meshtrio.grpc.service_config import CircuitBreakerLimits, LoadBalancingConfig, MethodConfig
 from meshtrio.http2.limits import UNLIMITED, Limits
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.util.backoff import Backoff

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from meshtrio.client.interceptors import ClientCall as ClientCall
     from meshtrio.client.interceptors import Interceptor as Interceptor
     from meshtrio.client.interceptors import call_credentials as call_credentials
+    from meshtrio.client.multicallable import CallMetadata as CallMetadata
     from meshtrio.client.remote_mesh import connect as connect
     from meshtrio.client.remote_mesh import register as register
     from meshtrio.client.streaming import StreamingCall as StreamingCall
-    from meshtrio.client.unary import CallMetadata as CallMetadata
     from meshtrio.config import Access as Access
     from meshtrio.config import AccessRule as AccessRule
     from meshtrio.config import Containment as Containment
@@ -99,9 +99,9 @@ _NAMES_OF_MODULES = {
     "client.call_destination": "CallKeywords",
     "client.channel": "Channel ChannelOptions connect_to",
     "client.interceptors": "ClientCall Interceptor call_credentials",
+    "client.multicallable": "CallMetadata",
     "client.remote_mesh": "connect register",
     "client.streaming": "StreamingCall",
-    "client.unary": "CallMetadata",
     "config": _CONFIG_CLASSES,
     "config.otlp_endpoint": "OtlpEndpoint",
     "discovery.endpoint": "Endpoint ExitInfo",

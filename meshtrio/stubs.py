@@ -13,7 +13,7 @@ import purerpc
 
 if TYPE_CHECKING:
     from meshtrio.client.call_destination import CallKeywords
-    from meshtrio.client.unary import CallMetadata
+    from meshtrio.client.multicallable import CallMetadata
 
 Service = purerpc.Service
 Metadata = Iterable[tuple[str, str | bytes]]
@@ -75,7 +75,7 @@ class StreamingCall(Protocol[Request_contra, Reply_co]):
 class UnaryUnary(Protocol[Request_contra, Reply_co]):
     """A unary method: `reply = await stub.Method(request)`.
 
-    The type of `meshtrio.client.unary.UnaryUnaryMultiCallable`.
+    The type of `meshtrio.client.multicallable.UnaryUnaryMultiCallable`.
     """
 
     async def __call__(

@@ -19,7 +19,7 @@ from meshtrio.client.descriptor_pool_builder import build_pool
 from meshtrio.client.reflection import (
     ReflectionError,
     ReflectionUnavailableError,
-    fetch_pool,
+    fetch_types,
     find_method,
     split_method,
 )
@@ -65,12 +65,13 @@ async def resolve_method(
     if types is not None:
         return find_method(types, method, "the given files")
     try:
-        return find_method(await fetch_pool(channel, service, server=server), method, server)
+        pool = (await fetch_types(channel, service, server=server)).pool
     except ReflectionUnavailableError:
         raise ReflectionError(
             f"{server} does not support reflection: give the types of {service} with --proto FILE "
             "or --protoset FILE"
         ) from None
+    return find_method(pool, method, server)
 
 
 def _add_files(

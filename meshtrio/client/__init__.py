@@ -8,8 +8,8 @@ A *channel* (`channel`) makes calls to a service by name. It is a facade over th
 - a *resolver*, which the pool below runs, reports states of the service: its endpoints, its service
   config, and how processes of former endpoints ended;
 - a *load balancer* (`load_balancer`) owns the channel's endpoints (`channel_endpoint`) and is its
-  picker: `pick(PickArgs) -> PickResult`. Its decisions are pure (`load_balancing/`); the tasks
-  that feed them are `outlier_ejector` and `health_watch`;
+  picker: `pick(PickArgs) -> PickResult`. Its decisions are pure (`load_balancing/`); it runs their
+  tasks, one that ends the intervals of outlier detection, and `health_watch` for each endpoint;
 - a *retry control* (`retry/policy`) holds the retry budget and throttle.
 
 Connections are not the channel's. A *pool* (`subchannel_pool`) belongs to the trio run and owns one
@@ -17,8 +17,8 @@ Connections are not the channel's. A *pool* (`subchannel_pool`) belongs to the t
 reconnects with backoff, and replaces a connection that the server is shutting down while calls on
 it finish. The pool also shares resolver runs among channels.
 
-A stub's methods are *multicallables* (`multicallable`): `unary` and `streaming`. A call goes down
-this path, which a test keeps short:
+A stub's methods are *multicallables* (`multicallable`), which prepare a `CallContext` for each
+call. A unary call goes down this path, which a test keeps short:
 
     UnaryUnaryMultiCallable.__call__      options, counters, tracer, interceptors
       run_attempts (retry/loop)           one attempt after another, by RetryState.next_delay
@@ -26,14 +26,14 @@ this path, which a test keeps short:
         Attempt.exchange                  send, wait for the reply, translate the status
 
 `request_headers` encodes the headers of an attempt, in which the caller's deadline becomes
-`grpc-timeout`. If the connection broke, `Channel.describe_failure` waits for the exit info of the
+`grpc-timeout`. If the connection broke, `describe_failure` waits for the exit info of the
 endpoint, of which it makes a PluginDiedError. `retry/policy` decides on another attempt.
 
 Hedging runs several such loops at once. A `StreamingCall` is a state machine; it uses the loop
 until its first reply, which commits it. The gateway's `ProxiedCall` shares the decision and not
 the loop.
 
-A call sees its channel as a `CallDestination` (`call_destination`).
+`CallDestination` (`call_destination`), the base class of `Channel`, has what calls use of it.
 
 Invariants
 ----------

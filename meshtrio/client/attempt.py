@@ -21,8 +21,6 @@ from meshtrio.client.request_headers import (
     add_hash_key,
     build_attempt_fields,
     encode_attempt_headers,
-    fit_header_list,
-    request_header_list_size,
 )
 from meshtrio.client.retry.policy import PUSHBACK_KEY, parse_pushback
 from meshtrio.errors import ConnectionLostError, PluginDiedError
@@ -279,13 +277,11 @@ def _open_stream(
     tracer: AttemptTracer | None,
 ) -> Stream | None:
     """Open a stream with the call's headers; None if the connection has no free slot."""
-    connection, method_headers = picked.connection, call.method_headers
+    connection = picked.connection
     limit = connection.peer_settings.max_header_list_size
-    if request_header_list_size(method_headers, fields, tracer) > limit:
-        fields, tracer = fit_header_list(call, fields, tracer, limit)
+    block = encode_attempt_headers(call, fields, tracer, deadline, limit)
     if picked.call_tracker is not None and connection.has_stream_slot:
         picked.call_tracker.on_start()
-    block = method_headers.data + encode_attempt_headers(deadline, fields, tracer)
     return connection.open_stream(Stream, block)
 
 

@@ -1,13 +1,17 @@
 """What a call is started on, what it asks for, and what its attempts share (`CallContext`).
 
-The destination is a `Channel`, which picks an endpoint for each attempt. Compare gRPC core's
+The destination is the base class of `Channel`, and knows nothing of stubs. Compare gRPC core's
 src/core/lib/transport/call_destination.h.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import math
-from typing import Any, Protocol, TypedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from random import Random
+from typing import Any, TypedDict
 
 import attrs
 import purerpc
@@ -16,18 +20,42 @@ import trio
 from meshtrio.client.channel_endpoint import PickArgs, PickResult
 from meshtrio.client.load_balancer import LoadBalancer
 from meshtrio.client.retry.policy import RetryControl
-from meshtrio.errors import ConnectionLostError
+from meshtrio.client.subchannel import ConnectionOptions
+from meshtrio.client.subchannel_pool import SubchannelPool
+from meshtrio.discovery.endpoint import ServiceState, canonical_target
+from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import Metadata, encode_metadata
-from meshtrio.grpc.retry_policy import RetryPolicy
-from meshtrio.grpc.service_config import MethodConfig, ServiceConfig
+from meshtrio.grpc.outlier_detection import Ejection
+from meshtrio.grpc.service_config import (
+    MethodConfig,
+    ServiceConfig,
+    parse_service_config,
+)
 from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN, CallStatus
 from meshtrio.http2.hpack.encoder import HeaderBlock
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc import channelz_registry
+from meshtrio.rpc.composite_tracer import current_tracers
 from meshtrio.rpc.message_limits import MessageLengths, MessageLimits
 from meshtrio.rpc.method import MetadataLike, Method
 from meshtrio.rpc.stats import CallCounters
-from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer, ClientTracer
-from meshtrio.util.errors import unwrap_exception_group
+from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer, MethodTracer
+from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
+from meshtrio.transport.dial import dial
+from meshtrio.transport.transport import Transport
+from meshtrio.util.errors import ConfigError, unwrap_exception_group
+from meshtrio.util.text import escape_unprintable
+from meshtrio.util.tls_config import ClientTlsConfig
+
+_log = logging.getLogger("meshtrio.rpc")
+
+EXIT_INFO_TIMEOUT = 0.08
+"""Seconds that a failed call waits for exit info, of the 0.1 s in which it has to fail."""
+_GRACEFUL_EXIT_INFO_TIMEOUT = 2.0
+"""Seconds that it waits if the server had sent GOAWAY with NO_ERROR: an orderly exit takes longer
+than a kill."""
 
 
 class CallKeywords(TypedDict, total=False):
@@ -86,46 +114,117 @@ class CallOptions:
 DEFAULT_OPTIONS = CallOptions()
 
 
-def make_call_options(keywords: CallKeywords) -> CallOptions:
-    """Make the options of a call. Raises ValueError if the compression is unknown."""
-    return CallOptions(**keywords) if keywords else DEFAULT_OPTIONS
+class CallDestination:
+    """The part of a channel that its calls use, and its parts; `Channel` adds the making of calls.
 
+    Calls use the parts directly where a delegating method would cost a frame.
+    """
 
-class CallDestination(Protocol):
-    """The part of a channel that calls use."""
-
-    name: str
-    """Service name: "plugin.echo"."""
-    target: str
-    """Target URI: "mesh:///plugin.echo", "unix:///path" or "dns:///host:port"."""
-    authority: str
-    scheme: str
-    retry_control: RetryControl
-    """Retry budget and throttle, shared by all calls."""
-    service_config: ServiceConfig
-    """The service config in effect."""
-    hash_header: str | None
-    """Metadata key whose value ring hash maps to an endpoint, None without ring hash."""
-    interceptors: tuple[Any, ...]
-    """Each a `meshtrio.client.interceptors.Interceptor`."""
-    metadata: Metadata
-    """Metadata sent with every call."""
-    call_counters: CallCounters
-    """Counts calls, however many attempts each of them takes."""
-    tracer: ClientTracer | None
-    """Client call tracer, None if none is installed."""
-    nursery: trio.Nursery
-    """Nursery of tasks that are cancelled when the channel is closed."""
-    message_lengths: MessageLengths
-    """Limits of message lengths set by the application."""
-
-    picker: LoadBalancer
-    """Chooses the connection of each attempt."""
+    def __init__(
+        self,
+        name: str,
+        nursery: trio.Nursery,
+        pool: SubchannelPool,
+        exit_info_timeout: float,
+        traced: bool,
+        *,
+        service_config: ServiceConfig | Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
+        tls: ClientTlsConfig | None = None,
+        timeouts: Timeouts | None = None,
+        dialer: Callable[..., Awaitable[Transport]] = dial,
+        interceptors: Sequence[Any] = (),
+        metadata: MetadataLike = (),
+        max_receive_message_length: int | None = None,
+        max_send_message_length: int | None = None,
+    ) -> None:
+        """Use endpoints of `pool`, with the options of a `ChannelOptions`."""
+        self.message_lengths = MessageLengths.from_options(
+            max_receive_message_length, max_send_message_length, limits
+        )
+        """Limits of message lengths set by the application."""
+        self.name = name
+        """Service name: "plugin.echo"."""
+        self.target = canonical_target(name)
+        """Target URI: "mesh:///plugin.echo", "unix:///path" or "dns:///host:port"."""
+        self.authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
+        self.scheme = "http" if tls is None else "https"
+        self.interceptors = tuple(interceptors)
+        """Each a `meshtrio.client.interceptors.Interceptor`."""
+        self.metadata = tuple(metadata)
+        """Metadata sent with every call."""
+        encode_metadata(self.metadata)
+        self.tracer = current_tracers().client if traced else None
+        """Client call tracer, None if none is installed."""
+        self.call_counters = CallCounters()
+        """Counts calls, however many attempts each of them takes."""
+        self.trace_node = channelz_registry.TraceNode()
+        channelz_registry.CHANNELS.add(self.trace_node.channelz_id, self)
+        self.retry_control = RetryControl(Random())
+        """Retry budget and throttle, shared by all calls."""
+        connections = ConnectionOptions(limits, tls, timeouts, dialer)
+        self.picker = LoadBalancer(
+            name, pool, connections, nursery, self.trace_node, self.call_counters, self._on_ejection
+        )
+        """Chooses the connection of each attempt."""
+        self.nursery = nursery
+        """Nursery of tasks that are cancelled when the channel is closed."""
+        self._exit_info_timeout = exit_info_timeout
+        self._is_config_fixed = service_config is not None
+        self._config_json = ""
+        if not isinstance(service_config, ServiceConfig):
+            service_config = parse_service_config({} if service_config is None else service_config)
+        self._apply_config(service_config)
 
     async def describe_failure(
         self, pick_result: PickResult, failure: ConnectionLostError
     ) -> ConnectionLostError:
-        """Return the error to raise for a lost connection: how its process ended, if known."""
+        """Wait for the exit info of an endpoint, which comes from the mesh and not from the socket.
+
+        Returns a PluginDiedError if its process has ended, else a ConnectionLostError.
+        """
+        endpoint, timeout = pick_result.channel_endpoint, self._exit_info_timeout
+        if timeout and pick_result.connection.is_peer_shutting_down:
+            timeout = _GRACEFUL_EXIT_INFO_TIMEOUT
+        with trio.move_on_after(timeout):
+            await endpoint.process_exited.wait()
+        exit_info = endpoint.exit_info
+        if exit_info is None or not exit_info.is_process_exit:
+            return ConnectionLostError(f"{self.name}: {failure.status.status_message}")
+        return PluginDiedError(
+            f"{self.name}: {escape_unprintable(exit_info.reason)}",
+            exit_status=exit_info.exit_status,
+            signal=exit_info.signal,
+            stderr_tail=exit_info.stderr_tail,
+            launch_id=exit_info.launch_id,
+        )
+
+    # -- for the resolver --------------------------------------------------------------------
+
+    def update_state(self, state: ServiceState) -> None:
+        """Follow a state of the service: its service config, if that is valid, and endpoints."""
+        if not self._is_config_fixed and state.service_config != self._config_json:
+            self._config_json = state.service_config
+            try:
+                service_config = parse_service_config(json.loads(self._config_json or "{}"))
+            except (ValueError, ConfigError) as exc:
+                _log.error("%s: invalid service config: %s", self.name, exc)
+            else:
+                self._apply_config(service_config)
+        self.picker.update_endpoints(state)
+
+    def _apply_config(self, service_config: ServiceConfig) -> None:
+        self.service_config = service_config
+        """The service config in effect."""
+        self.hash_header = service_config.load_balancing.request_hash_header
+        """Metadata key whose value ring hash maps to an endpoint, None without ring hash."""
+        self.retry_control.reconfigure(service_config.retry_budget, service_config.retry_throttling)
+        self.picker.apply_config(service_config)
+
+    def _on_ejection(self, ejection: Ejection) -> None:
+        tracer, target = self.tracer, self.target
+        if tracer is not None:
+            notify_tracer_in_read_loop(target, tracer.outlier_ejected, target, ejection)
 
 
 @attrs.define(eq=False, repr=False)
@@ -135,12 +234,14 @@ class CallContext:
     channel: CallDestination
     method: Method
     method_headers: HeaderBlock
+    """Request headers that all calls of the method share."""
+    method_tracer: MethodTracer | None
     options: CallOptions
+    config: MethodConfig
     message_limits: MessageLimits | None
     """Limits of the call's messages; None for those of the connection."""
-    tracer: ClientCallTracer | None
-    retry_policy: RetryPolicy | None
     pick_args: PickArgs
+    tracer: ClientCallTracer | None = None
     attempt_kind: AttemptKind = ORIGINAL
     previous_attempts: int = 0
     """Value of `grpc-previous-rpc-attempts`; transparent retries do not count."""

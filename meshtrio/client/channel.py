@@ -1,64 +1,38 @@
 """Channels: calls to a service by name, spread over the endpoints that serve it.
 
 `Channel` is a facade. Its parts: a resolver reports endpoints and service config;
-`client/load_balancer` picks an endpoint for each attempt; `RetryControl` limits retries.
-Calls use those parts directly where a delegating method would cost a frame.
+`client/load_balancer` picks an endpoint for each attempt; `RetryControl` limits retries. They
+belong to its base class, `CallDestination`.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from random import Random
 from typing import Any, TypedDict, TypeVar, Unpack
 
-import trio
-
-from meshtrio.client.channel_endpoint import PickResult
+from meshtrio.client.call_destination import EXIT_INFO_TIMEOUT, CallDestination
 from meshtrio.client.interceptors import Interceptor
-from meshtrio.client.load_balancer import LoadBalancer
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.retry.policy import RetryControl
-from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import (
     Resolver,
     StateCallback,
-    SubchannelPool,
     open_shared_pool,
 )
-from meshtrio.discovery.endpoint import Endpoint, ServiceState, canonical_target
-from meshtrio.errors import ConnectionLostError, PluginDiedError
-from meshtrio.grpc.metadata import encode_metadata
-from meshtrio.grpc.outlier_detection import Ejection
-from meshtrio.grpc.service_config import ServiceConfig, make_service_config, parse_service_config
+from meshtrio.discovery.endpoint import Endpoint, ServiceState
+from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
-from meshtrio.rpc.composite_tracer import current_tracers
-from meshtrio.rpc.message_limits import MessageLengths
 from meshtrio.rpc.method import MetadataLike, Method
 from meshtrio.rpc.purerpc_compat import StubChannel
-from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
-from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
-from meshtrio.util.errors import ConfigError, UsageError
+from meshtrio.util.errors import UsageError
 from meshtrio.util.no_public_constructor import NoPublicConstructor, create
-from meshtrio.util.text import escape_unprintable
 from meshtrio.util.tls_config import ClientTlsConfig
 
 T = TypeVar("T")
-
-_log = logging.getLogger("meshtrio.rpc")
-
-EXIT_INFO_TIMEOUT = 0.08
-"""Seconds that a failed call waits for exit info, of the 0.1 s in which it has to fail."""
-_GRACEFUL_EXIT_INFO_TIMEOUT = 2.0
-"""Seconds that it waits if the server had sent GOAWAY with NO_ERROR: an orderly exit takes longer
-than a kill."""
 
 
 class ChannelOptions(TypedDict, total=False):
@@ -90,7 +64,7 @@ class ChannelOptions(TypedDict, total=False):
     maxRequestMessageBytes applies if it is less. By default unlimited."""
 
 
-class Channel(StubChannel, metaclass=NoPublicConstructor):
+class Channel(CallDestination, StubChannel, metaclass=NoPublicConstructor):
     """Makes calls to a service; a call waits for a ready endpoint within its caller's deadline.
 
         async with m.connect("plugin.echo") as channel:
@@ -101,51 +75,11 @@ class Channel(StubChannel, metaclass=NoPublicConstructor):
     """
 
     _made_by = "use `async with mesh.connect(...)`, `Mesh.connect(...)` or `connect_to(...)`"
-
-    def __init__(
-        self,
-        name: str,
-        nursery: trio.Nursery,
-        pool: SubchannelPool,
-        exit_info_timeout: float,
-        traced: bool,
-        options: ChannelOptions,
-    ) -> None:
-        """Not public: `open_channel` makes channels, whose tasks run in `nursery`."""
-        limits, tls = options.get("limits"), options.get("tls")
-        service_config = make_service_config(options.get("service_config"))
-        receive = options.get("max_receive_message_length")
-        send = options.get("max_send_message_length")
-        self.message_lengths = MessageLengths.from_options(receive, send, limits)
-        self.name = name
-        self.target = canonical_target(name)
-        self.authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
-        self.scheme = "http" if tls is None else "https"
-        self.interceptors: tuple[Any, ...] = tuple(options.get("interceptors", ()))
-        self.metadata = tuple(options.get("metadata", ()))
-        encode_metadata(self.metadata)
-        self.tracer = current_tracers().client if traced else None
-        self.call_counters = CallCounters()
-        self.trace_node = channelz_registry.TraceNode()
-        channelz_registry.CHANNELS.add(self.trace_node.channelz_id, self)
-        self.retry_control = RetryControl(Random())
-        timeouts, dialer = options.get("timeouts"), options.get("dialer", dial)
-        connections = ConnectionOptions(limits, tls, timeouts, dialer)
-        self.picker = LoadBalancer(
-            name, pool, connections, nursery, self.trace_node, self.call_counters, self._on_ejection
-        )
-        self.nursery = nursery
-        self._exit_info_timeout = exit_info_timeout
-        self._is_config_fixed = service_config is not None
-        self._config_json = ""
-        self._apply_config(service_config or ServiceConfig())
-        self._multicallable_count = 0
+    _multicallable_count = 0
 
     def __repr__(self) -> str:
         known, ready = len(self.endpoints), len(self.picker.ready)
         return f"<Channel to {self.name}: {known} endpoints, {ready} ready>"
-
-    # -- for users ---------------------------------------------------------------------------
 
     def stub(self, stub_class: type[T]) -> T:
         """Make a stub whose methods call on this channel.
@@ -186,56 +120,6 @@ class Channel(StubChannel, metaclass=NoPublicConstructor):
         """Wait until an endpoint is added, removed, connected or disconnected."""
         await self.picker.state_changed.park()
 
-    # -- for calls ---------------------------------------------------------------------------
-
-    async def describe_failure(
-        self, pick_result: PickResult, failure: ConnectionLostError
-    ) -> ConnectionLostError:
-        """Wait for the exit info of an endpoint, which comes from the mesh and not from the socket.
-
-        Returns a PluginDiedError if its process has ended, else a ConnectionLostError.
-        """
-        endpoint, timeout = pick_result.channel_endpoint, self._exit_info_timeout
-        if timeout and pick_result.connection.is_peer_shutting_down:
-            timeout = _GRACEFUL_EXIT_INFO_TIMEOUT
-        with trio.move_on_after(timeout):
-            await endpoint.process_exited.wait()
-        exit_info = endpoint.exit_info
-        if exit_info is None or not exit_info.is_process_exit:
-            return ConnectionLostError(f"{self.name}: {failure.status.status_message}")
-        return PluginDiedError(
-            f"{self.name}: {escape_unprintable(exit_info.reason)}",
-            exit_status=exit_info.exit_status,
-            signal=exit_info.signal,
-            stderr_tail=exit_info.stderr_tail,
-            launch_id=exit_info.launch_id,
-        )
-
-    # -- for the resolver --------------------------------------------------------------------
-
-    def update_state(self, state: ServiceState) -> None:
-        """Follow a state of the service: its service config, if that is valid, and endpoints."""
-        if not self._is_config_fixed and state.service_config != self._config_json:
-            self._config_json = state.service_config
-            try:
-                service_config = parse_service_config(json.loads(self._config_json or "{}"))
-            except (ValueError, ConfigError) as exc:
-                _log.error("%s: invalid service config: %s", self.name, exc)
-            else:
-                self._apply_config(service_config)
-        self.picker.update_endpoints(state)
-
-    def _apply_config(self, service_config: ServiceConfig) -> None:
-        self.service_config = service_config
-        self.hash_header = service_config.load_balancing.request_hash_header
-        self.retry_control.reconfigure(service_config.retry_budget, service_config.retry_throttling)
-        self.picker.apply_config(service_config)
-
-    def _on_ejection(self, ejection: Ejection) -> None:
-        tracer, target = self.tracer, self.target
-        if tracer is not None:
-            notify_tracer_in_read_loop(target, tracer.outlier_ejected, target, ejection)
-
 
 @asynccontextmanager
 async def open_channel(
@@ -270,7 +154,7 @@ async def open_channel(
     """
     require_trio("connect")
     async with open_shared_pool() as pool, open_collapsing_nursery() as nursery:
-        channel = create(Channel, name, nursery, pool, exit_info_timeout, traced, options)
+        channel = create(Channel, name, nursery, pool, exit_info_timeout, traced, **options)
         if initial_state is not None:
             channel.update_state(initial_state)
         key = resolver if resolver_key is None else resolver_key
@@ -284,10 +168,9 @@ async def open_channel(
             nursery.cancel_scope.cancel()
 
 
-@asynccontextmanager
-async def connect_to(
+def connect_to(
     address: str | Endpoint, **options: Unpack[ChannelOptions]
-) -> AsyncIterator[Channel]:
+) -> AbstractAsyncContextManager[Channel]:
     """Open a channel to one fixed address, with or without a mesh.
 
     Args:
@@ -302,8 +185,7 @@ async def connect_to(
         UsageError: A length is invalid, or this is not called from trio.
     """
     endpoint = address if isinstance(address, Endpoint) else Endpoint(id=address, address=address)
-    async with open_endpoint_channel(endpoint, traced=True, **options) as channel:
-        yield channel
+    return open_endpoint_channel(endpoint, traced=True, **options)
 
 
 def open_endpoint_channel(

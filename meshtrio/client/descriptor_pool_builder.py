@@ -14,7 +14,6 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import attrs
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
@@ -70,19 +69,19 @@ class DescriptorPoolBuilder:
             MalformedProtobufError: A file is malformed, or a limit is exceeded.
         """
         for data in files:
-            if len(data) > MAX_FILE_SIZE:
-                raise MalformedProtobufError(f"a file has more than {MAX_FILE_SIZE // 1024} KiB")
+            text = f"a file has more than {MAX_FILE_SIZE // 1024} KiB"
+            check_max(len(data), MAX_FILE_SIZE, text)
             name, imports = _read_name_and_imports(data, pace)
             if name in self._files:
                 continue
             self._total_size += len(data)
             self._import_count += len(imports)
-            if len(self._files) >= MAX_FILES or self._total_size > MAX_TOTAL_SIZE:
-                most = f"{MAX_FILES:,} files or {MAX_TOTAL_SIZE // 1024 // 1024} MiB"
-                raise MalformedProtobufError(f"the files exceed {most}")
-            _check_max(self._import_count, _MAX_IMPORTS, "files have more than {:,} imports")
+            text = f"the files exceed {MAX_FILES:,} files or {MAX_TOTAL_SIZE // 1024 // 1024} MiB"
+            check_max(len(self._files) + 1, MAX_FILES, text)
+            check_max(self._total_size, MAX_TOTAL_SIZE, text)
+            check_max(self._import_count, _MAX_IMPORTS, "files have more than {:,} imports")
             self._declaration_count += _count_declarations(data, pace)
-            _check_max(
+            check_max(
                 self._declaration_count, MAX_DECLARATIONS, "files have more than {:,} declarations"
             )
             self._files[name], self._imports[name] = data, imports
@@ -109,24 +108,27 @@ _Schema = Mapping[int, Any]
 """A message type: the schemas of its message fields, by field number."""
 
 
-def _build_schema(descriptor: Descriptor, cache: dict[str, dict[int, Any]]) -> _Schema:
+_schemas: dict[str, dict[int, Any]] = {}
+
+
+def build_schema(descriptor: Any) -> _Schema:
     """Collect the message fields of a type, which may contain itself."""
-    if descriptor.full_name not in cache:
-        schema = cache[descriptor.full_name] = {}
+    if descriptor.full_name not in _schemas:
+        schema = _schemas[descriptor.full_name] = {}
         for field in descriptor.fields:
             if field.message_type is not None:
-                schema[field.number] = _build_schema(field.message_type, cache)
-    return cache[descriptor.full_name]
+                schema[field.number] = build_schema(field.message_type)
+    return _schemas[descriptor.full_name]
 
 
-_FILE_SCHEMA = _build_schema(FileDescriptorProto.DESCRIPTOR, {})
+_FILE_SCHEMA = build_schema(FileDescriptorProto.DESCRIPTOR)
 _DEPENDENCY_FIELD = FileDescriptorProto.DEPENDENCY_FIELD_NUMBER
 _NAME_FIELD = FileDescriptorProto.NAME_FIELD_NUMBER
 """Field number of the name in a file, and in every kind of declaration."""
 _PACKAGE_FIELD = FileDescriptorProto.PACKAGE_FIELD_NUMBER
 
 
-def _check_max(count: int, limit: int, text: str) -> None:
+def check_max(count: int, limit: int, text: str) -> None:
     if count > limit:
         raise MalformedProtobufError(text.format(limit))
 
@@ -144,7 +146,7 @@ def _read_name_and_imports(data: bytes, pace: GilYielder) -> tuple[str, list[str
             name = decode_name(data[value:end])
         elif number == _DEPENDENCY_FIELD and value >= 0:
             imports.append(decode_name(data[value:end]))
-            _check_max(len(imports), MAX_FILES, "a file imports more than {:,} others")
+            check_max(len(imports), MAX_FILES, "a file imports more than {:,} others")
     return name, imports
 
 
@@ -154,7 +156,7 @@ def decode_name(data: bytes) -> str:
     Raises:
         MalformedProtobufError: It is too long, or not UTF-8.
     """
-    _check_max(len(data), _MAX_NAME_LENGTH, "a name has more than {:,} bytes")
+    check_max(len(data), _MAX_NAME_LENGTH, "a name has more than {:,} bytes")
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -176,7 +178,7 @@ def _count_declarations(data: bytes, pace: GilYielder) -> int:
         for number, _, value, stop in iter_fields(data, start, end):
             pace()
             seen += 1
-            _check_max(seen, _MAX_FIELDS_PER_FILE, "a file has more than {:,} fields")
+            check_max(seen, _MAX_FIELDS_PER_FILE, "a file has more than {:,} fields")
             if value >= 0 and number == name_field:
                 name = max(name, stop - value)
                 if data.count(b".", value, stop) > _MAX_DEPTH and kind is _FILE_SCHEMA:
@@ -184,8 +186,8 @@ def _count_declarations(data: bytes, pace: GilYielder) -> int:
             elif value >= 0 and number in kind:
                 inner.append((kind[number], value, stop))
         found, names, prefix = found + len(inner), names + prefix + name, prefix + name + 1
-        _check_max(found, MAX_DECLARATIONS_PER_FILE, "a file has more than {:,} declarations")
-        _check_max(names, MAX_NAMES_SIZE_PER_FILE, "the names in a file have more than {:,} bytes")
+        check_max(found, MAX_DECLARATIONS_PER_FILE, "a file has more than {:,} declarations")
+        check_max(names, MAX_NAMES_SIZE_PER_FILE, "the names in a file have more than {:,} bytes")
         if inner and depth >= _MAX_DEPTH:
             raise MalformedProtobufError(f"declarations are nested deeper than {_MAX_DEPTH}")
         pending += [(of, begin, stop, depth + 1, prefix) for of, begin, stop in inner]

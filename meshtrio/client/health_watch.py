@@ -6,10 +6,9 @@ A server without the health service counts as healthy; a watch that ends is star
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from random import Random
 
-import attrs
 import purerpc
 import trio
 from google.protobuf.message import DecodeError
@@ -22,53 +21,38 @@ from meshtrio.grpc.header_builder import build_request_headers
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.stream import Stream
-from meshtrio.util.concurrency import start_soon_without_context
 
 _log = logging.getLogger("meshtrio.rpc")
 
 _REQUEST_HEADERS = build_request_headers(b"/grpc.health.v1.Health/Watch", b"http", b"health")
 
 
-@attrs.define(eq=False, repr=False)
-class HealthWatcher:
-    """Sets `is_healthy` of endpoints; the tasks that watch them run in the channel's `nursery`."""
-
-    _nursery: trio.Nursery
-    _on_change: Callable[[], None]
-    """Called when the health of an endpoint changes."""
-    _state_changed: trio.lowlevel.ParkingLot
-    """Unparked when a connection is established or lost."""
-    _service: str | None = None
-
-    def apply_config(self, service: str | None, endpoints: Iterable[ChannelEndpoint]) -> None:
-        """Watch `service` on all endpoints, or nothing if it is None."""
-        self._service = service
-        for endpoint in endpoints:
-            self.watch(endpoint)
-
-    def watch(self, endpoint: ChannelEndpoint) -> None:
-        """Watch an endpoint, until its `health_watch_scope` is cancelled."""
-        service = self._service
-        endpoint.health_watch_scope.cancel()
-        endpoint.is_healthy = service is None
-        if service is not None:
-            scope = endpoint.health_watch_scope = trio.CancelScope()
-            start_soon_without_context(self._nursery, self._run, endpoint, service, scope)
-
-    async def _run(self, endpoint: ChannelEndpoint, service: str, scope: trio.CancelScope) -> None:
-        def on_health(is_healthy: bool) -> None:
-            if is_healthy is not endpoint.is_healthy:
-                endpoint.is_healthy = is_healthy
-                self._on_change()
-
-        with scope:
-            while True:
-                await watch_health(endpoint.subchannel, service, on_health)
-                on_health(False)
-                await self._state_changed.park()
-
-
 async def watch_health(
+    scope: trio.CancelScope,
+    endpoint: ChannelEndpoint,
+    service: str,
+    on_change: Callable[[], None],
+    state_changed: trio.lowlevel.ParkingLot,
+) -> None:
+    """Set `is_healthy` of an endpoint, until `scope` is cancelled.
+
+    `on_change` is called when it changes; `state_changed` is unparked when a connection is
+    established or lost.
+    """
+
+    def on_health(is_healthy: bool) -> None:
+        if is_healthy is not endpoint.is_healthy:
+            endpoint.is_healthy = is_healthy
+            on_change()
+
+    with scope:
+        while True:
+            await _watch_connection(endpoint.subchannel, service, on_health)
+            on_health(False)
+            await state_changed.park()
+
+
+async def _watch_connection(
     subchannel: Subchannel, service: str, on_health: Callable[[bool], None]
 ) -> None:
     """Report whether the service is SERVING, at each change, until the connection is exhausted.

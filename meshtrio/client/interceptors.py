@@ -25,9 +25,8 @@ import attrs
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_destination import CallDestination, CallOptions
+from meshtrio.client.call_destination import CallContext
 from meshtrio.grpc.metadata import Metadata
-from meshtrio.rpc.method import Method
 from meshtrio.util.concurrency import split_cancelled
 from meshtrio.util.no_public_constructor import NoPublicConstructor, create
 
@@ -89,10 +88,10 @@ def call_credentials(
     return credentials
 
 
-def make_client_call(channel: CallDestination, method: Method, options: CallOptions) -> ClientCall:
+def make_client_call(call: CallContext) -> ClientCall:
     """Describe a call to its interceptors; called in the task of its caller."""
-    deadline = trio.current_effective_deadline()
-    return create(ClientCall, channel.name, method.path, list(options.metadata), deadline)
+    name, path, metadata = call.channel.name, call.method.path, list(call.options.metadata)
+    return create(ClientCall, name, path, metadata, trio.current_effective_deadline())
 
 
 async def intercept(

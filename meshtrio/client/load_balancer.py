@@ -22,10 +22,10 @@ from meshtrio.client.channel_endpoint import (
     PickArgs,
     PickResult,
 )
-from meshtrio.client.health_watch import HealthWatcher
+from meshtrio.client.health_watch import watch_health
 from meshtrio.client.load_balancing.circuit_breaker import CircuitBreaker
+from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
 from meshtrio.client.load_balancing.policies import PriorityPolicy
-from meshtrio.client.outlier_ejector import OutlierEjector
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool
 from meshtrio.discovery.endpoint import ServiceState
@@ -34,6 +34,7 @@ from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.rpc.channelz_registry import TraceNode
 from meshtrio.rpc.stats import CallCounters
+from meshtrio.util.concurrency import start_soon_without_context
 
 
 class LoadBalancer:
@@ -61,14 +62,16 @@ class LoadBalancer:
         self.state_changed = trio.lowlevel.ParkingLot()
         """Unparked when an endpoint is added, removed, connected or disconnected, or an attempt to
         connect has failed, which calls look at that do not wait for ready endpoints."""
-        rng = Random()
-        self._priority_policy: PriorityPolicy[ChannelEndpoint] = PriorityPolicy(rng)
-        self._outlier_ejector = OutlierEjector(
-            nursery, rng, self._endpoints, self._refresh, on_ejection
-        )
-        self._health_watcher = HealthWatcher(nursery, self._refresh, self.state_changed)
+        self._nursery = nursery
+        self._rng = Random()
+        self._outlier_detector: OutlierDetector | None = None
+        """None if outlier detection is off."""
+        self._outlier_detection_scope = trio.CancelScope()
+        self._on_ejection = on_ejection
         self._circuit_breaker = CircuitBreaker(name)
         self._config = ServiceConfig()
+        self._priority_policy: PriorityPolicy[ChannelEndpoint]
+        self._priority_policy = PriorityPolicy(self._rng, self._config.load_balancing)
         self._max_in_flight_per_endpoint: int | None = None
         self._last_exit_reason = ""
         self._is_resolved = False
@@ -183,17 +186,58 @@ class LoadBalancer:
         self._config = config
         self._circuit_breaker.limits = config.circuit_breakers
         self._max_in_flight_per_endpoint = config.circuit_breakers.max_in_flight_per_endpoint
-        self._outlier_ejector.apply_config(config.load_balancing.outlier_detection)
-        self._health_watcher.apply_config(config.health_check_service, self._endpoints.values())
-        self._priority_policy.reset()
+        self._priority_policy = PriorityPolicy(self._rng, config.load_balancing)
+        self._outlier_detection_scope.cancel()
+        self._outlier_detector, detection = None, config.load_balancing.outlier_detection
+        if detection is not None:
+            detector = OutlierDetector(detection, self._rng, self._on_ejection)
+            detector.update_endpoints(self._endpoints)
+            self._outlier_detector = detector
+            self._outlier_detection_scope = trio.CancelScope()
+            self._nursery.start_soon(
+                self._run_outlier_detection, detector, self._outlier_detection_scope
+            )
         for endpoint in self._endpoints.values():
-            self._track_calls(endpoint)
+            endpoint.is_ejected = False
+            self._configure_endpoint(endpoint)
 
-    def _track_calls(self, endpoint: ChannelEndpoint) -> None:
-        tracker, ejector = None, self._outlier_ejector
-        if self._config.circuit_breakers.max_in_flight is not None or ejector.detector is not None:
-            tracker = CallTracker(self._circuit_breaker, partial(ejector.report_result, endpoint))
+    def _configure_endpoint(self, endpoint: ChannelEndpoint) -> None:
+        """Have an endpoint's calls tracked, and its health watched, as the config says."""
+        tracker, limit = None, self._config.circuit_breakers.max_in_flight
+        if limit is not None or self._outlier_detector is not None:
+            tracker = CallTracker(self._circuit_breaker, partial(self._report_result, endpoint))
         endpoint.set_call_tracker(tracker)
+        service = self._config.health_check_service
+        endpoint.health_watch_scope.cancel()
+        endpoint.is_healthy = service is None
+        if service is not None:
+            endpoint.health_watch_scope = trio.CancelScope()
+            args = endpoint, service, self._refresh, self.state_changed
+            start_soon_without_context(
+                self._nursery, watch_health, endpoint.health_watch_scope, *args
+            )
+
+    # -- outlier detection -------------------------------------------------------------------
+
+    def _report_result(self, endpoint: ChannelEndpoint, success: bool) -> None:
+        detector, now = self._outlier_detector, trio.current_time()
+        if detector is not None and detector.record(endpoint.endpoint.id, success=success, now=now):
+            self._apply_ejections(detector)
+
+    async def _run_outlier_detection(
+        self, detector: OutlierDetector, scope: trio.CancelScope
+    ) -> None:
+        with scope:
+            while True:
+                await trio.sleep(detector.config.interval)
+                detector.end_interval(trio.current_time())
+                self._apply_ejections(detector)
+
+    def _apply_ejections(self, detector: OutlierDetector) -> None:
+        ejected = detector.ejected
+        for endpoint_id, endpoint in self._endpoints.items():
+            endpoint.is_ejected = endpoint_id in ejected
+        self._refresh()
 
     def update_endpoints(self, state: ServiceState) -> None:
         """Follow the endpoints and exit infos of a state of the service."""
@@ -217,15 +261,14 @@ class LoadBalancer:
             if endpoint_id not in self._endpoints
         }
         self._endpoints |= added
-        self._outlier_ejector.update_endpoints()
+        if self._outlier_detector is not None:
+            self._outlier_detector.update_endpoints(self._endpoints)
         for endpoint in added.values():
             self._trace_endpoint(endpoint, "added")
-            self._track_calls(endpoint)
-            self._health_watcher.watch(endpoint)
+            self._configure_endpoint(endpoint)
         if state.exit_infos:
             self._last_exit_reason = state.exit_infos[-1].reason
-        config = self._config.load_balancing
-        self._priority_policy.update_endpoints(self._endpoints.values(), config)
+        self._priority_policy.update_endpoints(self._endpoints.values())
         self._refresh()
 
     def _trace_endpoint(self, endpoint: ChannelEndpoint, event: str) -> None:

@@ -1,46 +1,216 @@
-"""Makes the callables that are the methods of stubs, and stubs from descriptors."""
+"""The callables that are the methods of stubs, and stubs made from descriptors."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable
+import math
+from collections.abc import AsyncIterable, Awaitable, Callable
+from functools import partial
 from typing import Any, Unpack
 
 import attrs
+import trio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from meshtrio.client.call_destination import CallDestination, CallKeywords, make_call_options
+from meshtrio.client.attempt import Attempt
+from meshtrio.client.call_destination import (
+    DEFAULT_OPTIONS,
+    CallContext,
+    CallDestination,
+    CallKeywords,
+    CallOptions,
+    call_status_for,
+    make_timeout_error,
+)
+from meshtrio.client.interceptors import intercept, make_client_call
+from meshtrio.client.retry.loop import run_attempts
 from meshtrio.client.streaming import StreamingCall
-from meshtrio.client.unary import UnaryUnaryMultiCallable
+from meshtrio.grpc.header_builder import build_request_headers
+from meshtrio.grpc.metadata import Metadata
+from meshtrio.grpc.status import STATUS_OK
+from meshtrio.rpc.composite_tracer import start_tracer
 from meshtrio.rpc.method import Message, Method
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
+from meshtrio.rpc.tracer import ClientCallTracer, MethodTracer
+from meshtrio.rpc.tracer_dispatch import notify_tracer
 from meshtrio.util.no_public_constructor import create
 
 
-def make_multicallable(channel: CallDestination, method: Method) -> Callable[..., Any]:
-    """Make the callable for one method of a stub, with the call forms of purerpc."""
-    if not method.server_streams:
-        cls = StreamUnaryMultiCallable if method.client_streams else UnaryUnaryMultiCallable
-        return cls(channel, method)
-
-    def server_stream(message: Message, **keywords: Unpack[CallKeywords]) -> StreamingCall:
-        return create(
-            StreamingCall, channel, method, make_call_options(keywords), single_message=message
-        )
-
-    def both_stream(
-        messages: AsyncIterable[Message] | None = None, **keywords: Unpack[CallKeywords]
-    ) -> StreamingCall:
-        return create(StreamingCall, channel, method, make_call_options(keywords), messages)
-
-    return both_stream if method.client_streams else server_stream
-
-
 @attrs.frozen
-class StreamUnaryMultiCallable:
-    """A client-streaming method of a stub: `reply = await stub.Method(requests, metadata=…)`."""
+class CallMetadata:
+    """Metadata of a successful call."""
 
-    _channel: CallDestination
-    _method: Method
+    initial_metadata: Metadata
+    """Metadata of the response headers."""
+    trailing_metadata: Metadata
+    """Metadata of the trailers."""
+
+
+class MultiCallable:
+    """A method of a stub: what its calls share, and how each is prepared."""
+
+    def __init__(self, channel: CallDestination, method: Method) -> None:
+        self._channel = channel
+        self._method = method
+        pseudo_headers = method.path, channel.scheme, channel.authority
+        self._headers = build_request_headers(*(each.encode() for each in pseudo_headers))
+        self._tracer = None
+        if channel.tracer is not None:
+            trace_method, target = channel.tracer.trace_method, channel.target
+            self._tracer = start_tracer(trace_method, MethodTracer, target, method)
+        self._update_config()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._method.path} to {self._channel.name}>"
+
+    def _update_config(self) -> None:
+        """Follow the channel's service config."""
+        channel, method = self._channel, self._method
+        self._service_config = channel.service_config
+        self._method_config = self._service_config.get_method_config(method.service, method.name)
+        self._message_limits = channel.message_lengths.resolve_limits(self._method_config)
+        self._pick_args = DEFAULT_OPTIONS.make_pick_args(self._method_config)
+
+    def _make_context(self, keywords: CallKeywords) -> CallContext:
+        """Prepare a call. Raises ValueError if its compression is unknown."""
+        options = CallOptions(**keywords) if keywords else DEFAULT_OPTIONS
+        channel = self._channel
+        if self._service_config is not channel.service_config:
+            self._update_config()
+        config, limits, pick_args = self._method_config, self._message_limits, self._pick_args
+        if options is not DEFAULT_OPTIONS:
+            if options.method_config is not None:
+                config = options.method_config
+                limits = channel.message_lengths.resolve_limits(config)
+            pick_args = options.make_pick_args(config)
+        method, headers, tracer = self._method, self._headers, self._tracer
+        return CallContext(channel, method, headers, tracer, options, config, limits, pick_args)
+
+    def _make_streaming_call(
+        self,
+        keywords: CallKeywords,
+        messages: AsyncIterable[Message] | None = None,
+        single_message: Message | None = None,
+    ) -> StreamingCall:
+        return create(StreamingCall, self._make_context(keywords), messages, single_message)
+
+
+class UnaryUnaryMultiCallable(MultiCallable):
+    """A unary method of a stub: `reply = await stub.Method(request, metadata=…)`."""
+
+    async def __call__(
+        self, message: Message, *, compress: bool = True, **keywords: Unpack[CallKeywords]
+    ) -> Any:
+        """Call the method.
+
+        A call that was provably not processed is retried transparently; any other by the method's
+        retry or hedging policy, within the caller's deadline (gRFC A6).
+
+        Args:
+            message: The request.
+            compress: If False, the request is sent uncompressed in spite of `compression`.
+            keywords: `metadata`, `compression`, `wait_for_ready` and `method_config`, see
+                `CallKeywords`.
+
+        Returns:
+            The reply.
+
+        Raises:
+            RpcFailedError: A status other than OK, as purerpc's exception for it, with
+                `trailing_metadata` and `status_details` (a serialized google.rpc.Status), both
+                empty if the server has sent no trailers.
+            ValueError: `compression` is unknown.
+
+        Cancellation: the handler is cancelled too, as it is at the deadline of the caller's scope.
+        """
+        return (await self._counted_call(message, compress, keywords))[0]
+
+    async def with_call(
+        self, message: Message, *, compress: bool = True, **keywords: Unpack[CallKeywords]
+    ) -> tuple[Any, CallMetadata]:
+        """Call the method and return the reply's metadata too.
+
+        Args, Raises and Cancellation are those of `__call__`.
+
+        Returns:
+            The reply and its metadata.
+        """
+        reply, attempt = await self._counted_call(message, compress, keywords)
+        return reply, CallMetadata(attempt.initial_metadata or (), attempt.trailing_metadata or ())
+
+    async def _counted_call(
+        self, message: Message, compress: bool, keywords: CallKeywords
+    ) -> tuple[Any, Attempt]:
+        call = self._make_context(keywords)
+        channel, tracer = call.channel, None
+        counters = channel.call_counters
+        counters.started += 1
+        if call.method_tracer is not None:
+            tracer = call.tracer = start_tracer(call.method_tracer.start_call, ClientCallTracer)
+        run = _call_intercepted if channel.interceptors else _call_with_config
+        try:
+            result = await run(call, message, compress)
+        except BaseException as exc:
+            counters.failed += 1
+            if tracer is not None:
+                notify_tracer(self._method.path, tracer.call_ended, call_status_for(exc))
+            raise
+        counters.succeeded += 1
+        if tracer is not None:
+            notify_tracer(self._method.path, tracer.call_ended, STATUS_OK)
+        return result
+
+
+async def _call_intercepted(
+    call: CallContext, message: Message, compress: bool
+) -> tuple[Any, Attempt]:
+    client_call = make_client_call(call)
+
+    async def body() -> tuple[Any, Attempt]:
+        call.options = attrs.evolve(call.options, metadata=client_call.metadata)
+        result = await _call_with_config(call, message, compress)
+        client_call.attempt = result[1]
+        return result
+
+    return await intercept(call.channel.interceptors, client_call, body)
+
+
+async def _call_with_config(
+    call: CallContext, message: Message, compress: bool
+) -> tuple[Any, Attempt]:
+    """Make a call as its method config says, and end its attempt."""
+    config, control = call.config, call.channel.retry_control
+    if call.message_limits is not None:
+        call.message_limits.check_send(message.ByteSize())
+    if config.retry_policy is not None:
+        control.budget.deposit(trio.current_time())
+    exchange = partial(Attempt.exchange, message=message, compress=compress)
+    if config.can_use_fast_path:
+        result = await run_attempts(call, exchange)
+    else:
+        result = await _call_within_timeout(call, exchange)
+    result[1].end()
+    if control.throttle is not None:
+        control.throttle.on_success()
+    return result
+
+
+async def _call_within_timeout(
+    call: CallContext, exchange: Callable[[Attempt], Awaitable[Any]]
+) -> tuple[Any, Attempt]:
+    """Make a call whose method config has a timeout or a hedging policy."""
+    timeout, policy = call.config.timeout, call.config.hedging_policy
+    with trio.move_on_after(math.inf if timeout is None else timeout):
+        if policy is None:
+            return await run_attempts(call, exchange)
+        from meshtrio.client.retry.hedging import call_hedged  # few methods have it
+
+        call.channel.retry_control.budget.deposit(trio.current_time())
+        return await call_hedged(call, policy, exchange)
+    raise make_timeout_error(timeout)
+
+
+class StreamUnaryMultiCallable(MultiCallable):
+    """A client-streaming method of a stub: `reply = await stub.Method(requests, metadata=…)`."""
 
     async def __call__(
         self, messages: AsyncIterable[Message], **keywords: Unpack[CallKeywords]
@@ -60,8 +230,7 @@ class StreamUnaryMultiCallable:
 
         Cancellation: the handler is cancelled too.
         """
-        options = make_call_options(keywords)
-        async with create(StreamingCall, self._channel, self._method, options, messages) as call:
+        async with self._make_streaming_call(keywords, messages) as call:
             return await call.receive_single()
 
     def start(self, **keywords: Unpack[CallKeywords]) -> StreamingCall:
@@ -72,7 +241,36 @@ class StreamUnaryMultiCallable:
         Returns:
             The call. Its reply is received by `receive_message`.
         """
-        return create(StreamingCall, self._channel, self._method, make_call_options(keywords))
+        return self._make_streaming_call(keywords)
+
+
+class UnaryStreamMultiCallable(MultiCallable):
+    """A server-streaming method of a stub: `async for reply in stub.Method(request): ...`."""
+
+    def __call__(self, message: Message, **keywords: Unpack[CallKeywords]) -> StreamingCall:
+        return self._make_streaming_call(keywords, single_message=message)
+
+
+class StreamStreamMultiCallable(MultiCallable):
+    """A bidirectional method of a stub: `async with stub.Method() as call: ...`."""
+
+    def __call__(
+        self, messages: AsyncIterable[Message] | None = None, **keywords: Unpack[CallKeywords]
+    ) -> StreamingCall:
+        return self._make_streaming_call(keywords, messages)
+
+
+_MULTI_CALLABLES: dict[tuple[bool, bool], Callable[..., Callable[..., Any]]] = {
+    (False, False): UnaryUnaryMultiCallable,
+    (True, False): StreamUnaryMultiCallable,
+    (False, True): UnaryStreamMultiCallable,
+    (True, True): StreamStreamMultiCallable,
+}
+
+
+def make_multicallable(channel: CallDestination, method: Method) -> Callable[..., Any]:
+    """Make the callable for one method of a stub, with the call forms of purerpc."""
+    return _MULTI_CALLABLES[method.client_streams, method.server_streams](channel, method)
 
 
 class DynamicStub:

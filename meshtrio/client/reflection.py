@@ -1,27 +1,27 @@
 """Client of server reflection, v1 or else v1alpha.
 
-Servers are untrusted: responses are parsed field by field, in a thread, and limited before protobuf
-builds descriptors from them (see `descriptor_pool_builder`).
+Servers are untrusted: responses are limited before protobuf parses them, in a thread, and once more
+before it builds descriptors from them (see `descriptor_pool_builder`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import re
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import attrs
 import purerpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
 
 from meshtrio.client.call_destination import CallDestination
 from meshtrio.client.descriptor_pool_builder import (
     DescriptorPoolBuilder,
     ReflectedTypes,
+    build_schema,
+    check_max,
     decode_name,
 )
 from meshtrio.client.multicallable import make_multicallable, make_raw_method
@@ -39,8 +39,8 @@ MAX_SERVICES = 1000
 _MAX_FIELDS = 10_000
 """Fields of a response."""
 
-_FIELDS = _FILE_DESCRIPTOR_FIELD, _LIST_SERVICES_FIELD, _ERROR_FIELD = 4, 6, 7
-"""Field numbers of ServerReflectionResponse."""
+_RESPONSE_SCHEMA = build_schema(reflection_v1.ServerReflectionResponse.DESCRIPTOR)
+"""Messages in a ServerReflectionResponse, which is the same in both versions."""
 
 
 def _reflection_method(module: Any) -> Method:
@@ -65,12 +65,8 @@ async def list_services(channel: CallDestination) -> list[str]:
     Raises:
         ReflectionError: The server does not list them.
     """
-    return (await _query(channel, channel.name, {"list_services": ""})).services
-
-
-async def fetch_pool(channel: CallDestination, *services: str, server: str = "") -> DescriptorPool:
-    """Fetch the descriptors of services; see `fetch_types`."""
-    return (await fetch_types(channel, *services, server=server)).pool
+    response = await _query(channel, channel.name, {"list_services": ""})
+    return [each.name for each in response.list_services_response.service]
 
 
 async def fetch_types(channel: CallDestination, *services: str, server: str = "") -> ReflectedTypes:
@@ -100,8 +96,9 @@ async def _add_files(
     channel: CallDestination, server: str, request: dict[str, str], builder: DescriptorPoolBuilder
 ) -> None:
     response = await _query(channel, server, request)
+    files = response.file_descriptor_response.file_descriptor_proto
     try:
-        await run_computation(partial(builder.add, response.files))
+        await run_computation(partial(builder.add, files))
     except MalformedProtobufError as exc:
         text = f"{server} sent malformed file descriptors for {request}: {exc}"
         raise ReflectionError(text) from None
@@ -143,70 +140,49 @@ def find_method(pool: DescriptorPool, method: str, source: str) -> MethodDescrip
     return found
 
 
-@attrs.define
-class _Response:
-    """A ServerReflectionResponse whose files are not parsed."""
+def _parse_response(response_type: Any, data: bytes, pace: GilYielder) -> Any:
+    """Parse a response, once its fields have been counted. Its files are not parsed.
 
-    services: list[str] = attrs.field(factory=list)
-    """Names of the listed services."""
-    files: list[bytes] = attrs.field(factory=list)
-    """Serialized files."""
-    error: str | None = None
-    """The error message, None if there is no error."""
-
-    @classmethod
-    def parse(cls, data: bytes, pace: GilYielder) -> _Response:
-        """Parse a response.
-
-        Raises:
-            MalformedProtobufError: It is malformed, or exceeds a limit.
-        """
-        response, counter = cls(), itertools.count(1)
-
-        def read_fields(begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-            for number, _, value, stop in iter_fields(data, begin, end):
-                pace()
-                if next(counter) > _MAX_FIELDS:
-                    raise MalformedProtobufError(f"a response has more than {_MAX_FIELDS:,} fields")
-                yield number, value, stop
-
-        for number, begin, end in read_fields(0, len(data)):
-            if number == _ERROR_FIELD:
-                response.error = ""
-            if begin >= 0 and number in _FIELDS:
-                for inner, value, stop in read_fields(begin, end):
-                    if value >= 0:
-                        response._add_field(number, inner, data[value:stop])
-        return response
-
-    def _add_field(self, number: int, inner: int, value: bytes) -> None:
-        if number == _FILE_DESCRIPTOR_FIELD and inner == 1:
-            self.files.append(value)
-        elif number == _LIST_SERVICES_FIELD and inner == 1:
-            self.services += [
-                decode_name(value[v:e]) for n, _, v, e in iter_fields(value) if n == 1 and v >= 0
-            ]
-            if len(self.services) > MAX_SERVICES:
-                raise MalformedProtobufError(f"there are more than {MAX_SERVICES:,} services")
-        elif number == _ERROR_FIELD and inner == 2:
-            self.error = value[:1024].decode("utf-8", "replace")
+    Raises:
+        MalformedProtobufError: It is malformed, or exceeds a limit.
+    """
+    count, pending = 0, [(_RESPONSE_SCHEMA, 0, len(data))]
+    while pending:
+        schema, begin, end = pending.pop()
+        for number, _, value, stop in iter_fields(data, begin, end):
+            pace()
+            count += 1
+            check_max(count, _MAX_FIELDS, "a response has more than {:,} fields")
+            if value >= 0 and number in schema:
+                pending.append((schema[number], value, stop))
+    try:
+        response = response_type.FromString(data)
+    except DecodeError as exc:
+        raise MalformedProtobufError(str(exc)) from None
+    services = response.list_services_response.service
+    check_max(len(services), MAX_SERVICES, "there are more than {:,} services")
+    for each in services:
+        decode_name(each.name.encode())
+    return response
 
 
-async def _query(channel: CallDestination, server: str, request: dict[str, str]) -> _Response:
+async def _query(channel: CallDestination, server: str, request: dict[str, str]) -> Any:
     """Send one request, in the first version that the server implements."""
-    what = " ".join(request.values())
     for module, method in _VERSIONS:
         with contextlib.suppress(purerpc.UnimplementedError):
             async with make_multicallable(channel, method)() as call:
                 await call.send_message(module.ServerReflectionRequest(**request))
                 reply = await call.receive_message()
-            try:
-                data = b"" if reply is None else reply.data
-                response = await run_computation(partial(_Response.parse, data))
-            except MalformedProtobufError as exc:
-                raise ReflectionError(f"{server} does not describe {what}: {exc}") from None
-            if reply is None or response.error is not None:
-                reason = response.error if reply else "no answer"
-                raise ReflectionError(f"{server} does not describe {what}: {reason}")
-            return response
+            reason = "no answer"
+            if reply is not None:
+                parse = partial(_parse_response, module.ServerReflectionResponse, reply.data)
+                try:
+                    response = await run_computation(parse)
+                    if not response.HasField("error_response"):
+                        return response
+                    reason = response.error_response.error_message[:1024]
+                except MalformedProtobufError as exc:
+                    reason = str(exc)
+            what = " ".join(request.values())
+            raise ReflectionError(f"{server} does not describe {what}: {reason}")
     raise ReflectionUnavailableError(f"{server} does not support reflection")

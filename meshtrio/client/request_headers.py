@@ -1,4 +1,4 @@
-"""Request headers of an attempt: those that all calls of a method share, and its own."""
+"""Request headers of an attempt, in addition to those that all calls of its method share."""
 
 from __future__ import annotations
 
@@ -8,35 +8,18 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_destination import (
-    DEFAULT_OPTIONS,
-    CallContext,
-    CallDestination,
-    CallOptions,
-)
+from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallContext, CallOptions
 from meshtrio.client.channel_endpoint import PickArgs
 from meshtrio.client.retry.policy import PREVIOUS_ATTEMPTS_KEY
-from meshtrio.grpc.header_builder import (
-    MAX_TIMEOUT_FIELD_SIZE,
-    build_request_headers,
-    timeout_field,
-)
+from meshtrio.grpc.header_builder import MAX_TIMEOUT_FIELD_SIZE, timeout_field
 from meshtrio.grpc.metadata import encode_metadata, get_metadata_value
 from meshtrio.grpc.status import header_list_too_large_message
 from meshtrio.http2.hpack import encoder
 from meshtrio.http2.hpack.decoder import ENTRY_OVERHEAD, HeaderField
-from meshtrio.http2.hpack.encoder import HeaderBlock, header_list_size
-from meshtrio.rpc.context import ServerContext, current_context
-from meshtrio.rpc.method import Method
+from meshtrio.http2.hpack.encoder import header_list_size
+from meshtrio.rpc.context import current_context
 from meshtrio.rpc.tracer import AttemptTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
-
-
-def encode_method_headers(method: Method, destination: CallDestination) -> HeaderBlock:
-    """Encode the request headers that all calls of a method share."""
-    return build_request_headers(
-        method.path.encode(), destination.scheme.encode(), destination.authority.encode()
-    )
 
 
 def build_attempt_fields(
@@ -44,17 +27,18 @@ def build_attempt_fields(
 ) -> list[HeaderField]:
     """Build the metadata fields of an attempt, and notify its tracer of them.
 
-    The tracer's fields replace those of the call and the channel.
+    The tracer's fields replace those of the call and the channel: a server that receives two
+    parents of a trace ignores both. Baggage is combined (W3C Baggage).
     """
     channel, options = call.channel, call.options
     fields = [] if options is DEFAULT_OPTIONS else options.encode_headers()
     if channel.metadata:
         fields += encode_metadata(channel.metadata)
     if fields and tracer is not None:
-        fields = [field for field in fields if not _is_set_by_tracer(field[0], tracer)]
-    serving = current_context.get()
-    if serving is not None:
-        fields += _propagated_fields(serving, options, tracer)
+        replaced = tracer.extra_header_keys - {"baggage"}
+        fields = [field for field in fields if field[0].decode() not in replaced]
+    if current_context.get() is not None:
+        fields += _propagated_fields(options, tracer)
     if call.previous_attempts:
         fields.append((PREVIOUS_ATTEMPTS_KEY, b"%d" % call.previous_attempts))
     if tracer is not None and tracer.wants_pick_events:
@@ -62,20 +46,11 @@ def build_attempt_fields(
     return fields
 
 
-def _is_set_by_tracer(key: bytes, tracer: AttemptTracer) -> bool:
-    """Return whether the tracer's value of a key replaces the caller's.
-
-    A server that receives two parents of a trace ignores both. Baggage is combined (W3C Baggage).
-    """
-    name = key.decode()
-    return name in tracer.extra_header_keys and name != "baggage"
-
-
-def request_header_list_size(
-    block: HeaderBlock, fields: list[HeaderField], tracer: AttemptTracer | None
+def _header_list_size(
+    call: CallContext, fields: list[HeaderField], tracer: AttemptTracer | None
 ) -> int:
     """Return the size of a request's header list in bytes, with the longest `grpc-timeout`."""
-    size = block.list_size + MAX_TIMEOUT_FIELD_SIZE
+    size = call.method_headers.list_size + MAX_TIMEOUT_FIELD_SIZE
     if fields:
         size += header_list_size(fields)
     if tracer is not None:
@@ -83,7 +58,7 @@ def request_header_list_size(
     return size
 
 
-def fit_header_list(
+def _fit_header_list(
     call: CallContext, fields: list[HeaderField], tracer: AttemptTracer | None, limit: int
 ) -> tuple[list[HeaderField], AttemptTracer | None]:
     """Drop propagated metadata, and then the trace, from a request that is too large for the peer.
@@ -94,13 +69,12 @@ def fit_header_list(
     Raises:
         ResourceExhaustedError: The rest is still larger than the peer accepts.
     """
-    serving = current_context.get()
-    propagated = [] if serving is None else _propagated_fields(serving, call.options, tracer)
+    propagated = _propagated_fields(call.options, tracer)
     own = [field for field in fields if field not in propagated]
     for sent_tracer in (tracer, None):
-        if request_header_list_size(call.method_headers, own, sent_tracer) <= limit:
+        if _header_list_size(call, own, sent_tracer) <= limit:
             return own, sent_tracer
-    size = request_header_list_size(call.method_headers, fields, tracer)
+    size = _header_list_size(call, fields, tracer)
     raise purerpc.ResourceExhaustedError(header_list_too_large_message("request", size, limit))
 
 
@@ -113,10 +87,22 @@ def add_hash_key(call: CallContext) -> PickArgs:
 
 
 def encode_attempt_headers(
-    deadline: float, fields: list[HeaderField], tracer: AttemptTracer | None
+    call: CallContext,
+    fields: list[HeaderField],
+    tracer: AttemptTracer | None,
+    deadline: float,
+    limit: int,
 ) -> bytes:
-    """Encode the request headers of one attempt: trace, timeout and metadata."""
-    block = b"" if tracer is None else tracer.extra_headers
+    """Encode the request headers of one attempt: those of its method, trace, timeout and metadata.
+
+    Raises:
+        ResourceExhaustedError: Their size in a header list exceeds `limit` bytes.
+    """
+    if _header_list_size(call, fields, tracer) > limit:
+        fields, tracer = _fit_header_list(call, fields, tracer, limit)
+    block = call.method_headers.data
+    if tracer is not None:
+        block += tracer.extra_headers
     if deadline != math.inf:
         block += encoder.encode_field(*timeout_field(deadline - trio.current_time()))
     if fields:
@@ -124,13 +110,14 @@ def encode_attempt_headers(
     return block
 
 
-def _propagated_fields(
-    serving: ServerContext, options: CallOptions, tracer: AttemptTracer | None
-) -> list[HeaderField]:
+def _propagated_fields(options: CallOptions, tracer: AttemptTracer | None) -> list[HeaderField]:
     """Encode the trace and baggage of the served call, except for keys that the call sets itself.
 
     They are sent as they were received (`ReceivedText`).
     """
+    serving = current_context.get()
+    if serving is None:
+        return []
     overridden = {key for key, _ in options.metadata}
     if tracer is not None:
         overridden |= tracer.extra_header_keys

@@ -33,9 +33,6 @@ class RequestStream:
     _attempt: Attempt | None = None
     _replay_buffer: list[Message] | None = attrs.field(factory=list)
     _buffered_size: int = 0
-    _read_count: int = 0
-    _sent_count: int = 0
-    """Number of requests sent to the attempt, of `_read_count` read from the iterable."""
     _is_exhausted: bool = False
     _send_lock: trio.Lock = attrs.field(factory=trio.Lock)
 
@@ -51,9 +48,9 @@ class RequestStream:
     async def attach(self, attempt: Attempt) -> None:
         """Send to this attempt from now on, and first replay what the one before was sent."""
         async with self._send_lock:
-            self._attempt, self._sent_count = attempt, 0
+            self._attempt = attempt
             for message in self._replay_buffer or ():
-                await self._send(attempt, message)
+                await attempt.send(message)
             if self._is_exhausted:
                 await self._send_end(attempt)
 
@@ -77,34 +74,24 @@ class RequestStream:
             if hasattr(iterator, "aclose"):
                 await stack.enter_async_context(contextlib.aclosing(iterator))
             async for message in iterator:
-                self._buffer(message)
-                if not await self._send_latest(message):
+                if not await self._send(message):
                     return
         async with self._send_lock:
             self._is_exhausted = True
             assert self._attempt is not None
             await self._send_end(self._attempt)
 
-    def _buffer(self, message: Message) -> None:
-        self._read_count += 1
-        if self._replay_buffer is not None:
-            self._buffered_size += message.ByteSize()
-            self._replay_buffer.append(message)
-            if self._buffered_size > _MAX_REPLAY_SIZE:
-                self.commit()
-
-    async def _send_latest(self, message: Message) -> bool:
-        """Send the request read last; False if no more are needed."""
+    async def _send(self, message: Message) -> bool:
+        """Send a request, and keep it for `attach`; return False if no more are needed."""
         async with self._send_lock:
+            if self._replay_buffer is not None:
+                self._buffered_size += message.ByteSize()
+                self._replay_buffer.append(message)
+                if self._buffered_size > _MAX_REPLAY_SIZE:
+                    self.commit()
             assert self._attempt is not None
-            # An attempt that was attached meanwhile has replayed it already.
-            if self._sent_count < self._read_count:
-                await self._send(self._attempt, message)
+            await self._attempt.send(message)
             return self.is_replayable or not self._attempt.stream.send_closed
-
-    async def _send(self, attempt: Attempt, message: Message) -> None:
-        self._sent_count += 1
-        await attempt.send(message)
 
     async def _send_end(self, attempt: Attempt) -> None:
         with contextlib.suppress(purerpc.RpcFailedError):

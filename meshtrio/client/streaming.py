@@ -1,9 +1,13 @@
 """Streaming calls: objects rather than async generators, so that leaving a loop ends the call.
 
-A `StreamingCall` is a state machine (`client/call_state`). An attempt may
-be replaced by another until the first reply arrives (gRFC A6); `run_attempts` does so while the
-caller waits for that reply. Requests come from one of three sources: a single message, an iterable
-(sent by a `RequestStream`), or `send_message`, in which case the call is not replayable.
+A `StreamingCall` is a state machine:
+
+    IDLE --> STARTING --> OPEN --> COMMITTED --> FINISHED
+
+An attempt may be replaced by another until the first reply arrives (gRFC A6); `run_attempts` does
+so while the caller waits for that reply. Requests come from one of three sources: a single message,
+an iterable (sent by a `RequestStream`), or `send_message`, in which case the call is not
+replayable.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import math
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
+from enum import Enum
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -20,30 +25,45 @@ import purerpc
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_destination import (
-    DEFAULT_OPTIONS,
-    CallContext,
-    CallDestination,
-    CallOptions,
-    call_status_for,
-    make_timeout_error,
-)
-from meshtrio.client.call_state import TRANSITIONS, CallInput, CallState
+from meshtrio.client.call_destination import CallContext, call_status_for, make_timeout_error
 from meshtrio.client.interceptors import InterceptorTask, make_client_call
-from meshtrio.client.request_headers import encode_method_headers
 from meshtrio.client.request_stream import RequestStream
 from meshtrio.client.retry.loop import run_attempts
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.status import STATUS_OK, CallStatus
 from meshtrio.rpc.composite_tracer import start_tracer
-from meshtrio.rpc.method import Message, Method
-from meshtrio.rpc.tracer import ClientCallTracer, MethodTracer
+from meshtrio.rpc.method import Message
+from meshtrio.rpc.tracer import ClientCallTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 from meshtrio.util.errors import unwrap_exception_group
 from meshtrio.util.no_public_constructor import NoPublicConstructor
 
 T = TypeVar("T")
 
+
+class CallState(Enum):
+    """State of a streaming call."""
+
+    IDLE = "idle"
+    """Not used yet: nothing was sent or counted."""
+    STARTING = "starting"
+    """Interceptors are being entered, and the first attempt opened."""
+    OPEN = "open"
+    """An attempt is under way, and may still be replaced by a retry."""
+    COMMITTED = "committed"
+    """A reply has arrived: there are no more retries."""
+    FINISHED = "finished"
+    """The call has ended, by its status or from this side. Final."""
+
+
+TRANSITIONS = {
+    CallState.IDLE: (CallState.STARTING, CallState.FINISHED),
+    CallState.STARTING: (CallState.OPEN, CallState.FINISHED),
+    CallState.OPEN: (CallState.OPEN, CallState.COMMITTED, CallState.FINISHED),
+    CallState.COMMITTED: (CallState.FINISHED,),
+    CallState.FINISHED: (CallState.FINISHED,),
+}
+"""The states that may follow each. A retry leads from OPEN to OPEN; `cancel` may be repeated."""
 
 # Looking up a member of an Enum costs more than the rest of the check that each reply needs.
 _IDLE, _COMMITTED, _FINISHED = CallState.IDLE, CallState.COMMITTED, CallState.FINISHED
@@ -70,32 +90,20 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
 
     def __init__(
         self,
-        channel: CallDestination,
-        method: Method,
-        options: CallOptions = DEFAULT_OPTIONS,
-        messages: AsyncIterable[Message] | None = None,
-        *,
-        single_message: Message | None = None,
+        call: CallContext,
+        messages: AsyncIterable[Message] | None,
+        single_message: Message | None,
     ) -> None:
         """Not public: a stub's methods make calls.
 
         Args:
-            channel: The channel to call on.
-            method: The method.
-            options: Options of the call.
+            call: What the attempts of the call share.
             messages: Requests to send while replies are received.
             single_message: The only request. Without it and `messages`, `send_message` sends them.
         """
         self.state = CallState.IDLE
         """State of the call."""
-        config = options.method_config
-        if config is None:
-            config = channel.service_config.get_method_config(method.service, method.name)
-        headers = encode_method_headers(method, channel)
-        limits = channel.message_lengths.resolve_limits(config)
-        policy, pick_args = config.retry_policy, options.make_pick_args(config)
-        self._call = CallContext(channel, method, headers, options, limits, None, policy, pick_args)
-        self._config_timeout = config.timeout
+        self._call = call
         self._single_message = single_message
         self._request_stream = None if messages is None else RequestStream(messages)
         self._attempt: Attempt | None = None
@@ -109,8 +117,9 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
         call = self._call
         return f"<StreamingCall {call.method.path} to {call.channel.name}: {self.state.value}>"
 
-    def _advance(self, event: CallInput) -> None:
-        self.state = TRANSITIONS[self.state, event]
+    def _advance(self, state: CallState) -> None:
+        assert state in TRANSITIONS[self.state]
+        self.state = state
 
     # -- starting ----------------------------------------------------------------------------
 
@@ -129,21 +138,19 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
         return self._attempt
 
     async def _start(self) -> None:
-        self._advance(CallInput.START)
+        self._advance(CallState.STARTING)
         call = self._call
         channel = call.channel
         channel.call_counters.started += 1
-        if channel.tracer is not None:
-            trace_method = channel.tracer.trace_method
-            method_tracer = start_tracer(trace_method, MethodTracer, channel.target, call.method)
-            call.tracer = start_tracer(method_tracer.start_call, ClientCallTracer)
+        if call.method_tracer is not None:
+            call.tracer = start_tracer(call.method_tracer.start_call, ClientCallTracer)
         if channel.interceptors:
-            client_call = make_client_call(channel, call.method, call.options)
+            client_call = make_client_call(call)
             self._interceptor_task = InterceptorTask(channel.interceptors, client_call)
             channel.nursery.start_soon(self._interceptor_task.run)
             await self._interceptor_task.wait_entered()
             call.options = attrs.evolve(call.options, metadata=client_call.metadata)
-        if call.retry_policy is not None:
+        if call.config.retry_policy is not None:
             channel.retry_control.budget.deposit(trio.current_time())
         await self._use_attempt(await Attempt.open(call))
         if self._request_stream is not None:
@@ -155,7 +162,7 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
             attempt.end()
             raise purerpc.CancelledError("the call was cancelled on this side")
         self._attempt = attempt
-        self._advance(CallInput.OPENED)
+        self._advance(CallState.OPEN)
         if self._interceptor_task is not None:
             self._interceptor_task.call.attempt = attempt
         if self._single_message is not None:
@@ -174,7 +181,7 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
         Raises:
             DeadlineExceededError: The timeout has passed.
         """
-        seconds = self._config_timeout
+        seconds = self._call.config.timeout
         if seconds is None:  # A cancel scope takes longer than the rest of a step.
             return await step(*arguments)
         if self._config_deadline == math.inf:
@@ -257,7 +264,7 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
             await self._use_attempt(attempt)
         reply = await attempt.receive()
         if self.state is not _FINISHED:
-            self._advance(CallInput.REPLY)
+            self._advance(_COMMITTED)
         if self._request_stream is not None:
             self._request_stream.commit()
         return reply
@@ -313,7 +320,7 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
     ) -> None:
         """End the call; `status` is reported to the tracer, None if it was cancelled here."""
         state, call, attempt = self.state, self._call, self._attempt
-        self._advance(CallInput.FINISH)
+        self._advance(_FINISHED)
         if state is _FINISHED or state is _IDLE:
             return
         call.channel.call_counters.end_call(failed=failed)

@@ -121,7 +121,7 @@ class Subchannel:
                 nursery.start_soon(self._check_timeouts_loop)
             while not self._draining.is_set():
                 failures = 0 if await self._connect(nursery) else failures + 1
-                delay = self.endpoint.reconnect_backoff.delay(max(failures, 1), self._rng)
+                delay = self.endpoint.reconnect_backoff.delay(failures, self._rng)
                 await self._backoff_until(trio.current_time() + delay)
                 if failures:
                     at = self._dial_limiter.reserve_retry_time(self.endpoint, trio.current_time())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
@@ -35,6 +34,8 @@ class LatestValue(Generic[T]):
 
     def __init__(self, value: T) -> None:
         self._value = value
+        self.watcher_count = 0
+        """Number of tasks that follow the value, whether or not they wait just now."""
         self._changes = 0
         self._waiting = trio.lowlevel.ParkingLot()
 
@@ -68,11 +69,12 @@ class Registry:
 
     def __init__(self) -> None:
         self._services: dict[str, LatestValue[ServiceState]] = {}
-        self._watcher_counts: Counter[str] = Counter()
         self.revision = 0
         """Number of changes of any service since the mesh was started."""
         self._changed = trio.lowlevel.ParkingLot()
-        self._claim_subscribers: list[Callable[[str], None]] = []
+        self.on_claim: Callable[[str], None] = lambda service: None
+        """Called with the name of each service that is declared, or that gets an endpoint without a
+        `server_uid`, as registered by the mesh's own user."""
         self._removed: set[str] = set()
         """Services that were removed but keep their value for watchers."""
 
@@ -81,16 +83,7 @@ class Registry:
         self._services.setdefault(service, LatestValue(ServiceState()))
         self._removed.discard(service)
         self._update(service, unmanaged=False)
-        self._notify_claim_subscribers(service)
-
-    def subscribe_to_claims(self, subscriber: Callable[[str], None]) -> None:
-        """Call `subscriber` with the name of each service that is declared, or that gets an
-        endpoint without a `server_uid`, as registered by the mesh's own user."""
-        self._claim_subscribers.append(subscriber)
-
-    def _notify_claim_subscribers(self, service: str) -> None:
-        for subscriber in self._claim_subscribers:
-            subscriber(service)
+        self.on_claim(service)
 
     def remove_service(self, service: str) -> None:
         """Make a service unmanaged, and remove it if it has no endpoints.
@@ -122,7 +115,7 @@ class Registry:
             raise ValueError(f"endpoint {endpoint.id!r} of {service} is registered already")
         self._update(service, endpoints=(*endpoints, endpoint))
         if endpoint.server_uid is None:
-            self._notify_claim_subscribers(service)
+            self.on_claim(service)
 
     def _update(self, service: str, **changes: Any) -> None:
         """Replace a service's state; wake its watchers if it differs."""
@@ -135,11 +128,10 @@ class Registry:
 
     def _evict_idle(self) -> None:
         """Drop the oldest unmanaged services that have neither endpoints nor watchers."""
-        states = {name: value.value for name, value in self._services.items()}
         idle = [
             name
-            for name, state in states.items()
-            if state.unmanaged and not state.endpoints and name not in self._watcher_counts
+            for name, each in self._services.items()
+            if each.value.unmanaged and not each.value.endpoints and not each.watcher_count
         ]
         for service in idle[: max(0, len(idle) + 1 - _MAX_IDLE_SERVICES)]:
             del self._services[service]
@@ -203,16 +195,15 @@ class Registry:
         States in between may be skipped, the latest never is. Raises NotFoundError.
         """
         self.resolve(service)
-        self._watcher_counts[service] += 1
+        value = self._services[service]
+        value.watcher_count += 1
         try:
-            value = self._services[service]
             state = value.value
             while True:
                 yield state
                 state = await value.wait_for_change(state)
         finally:
-            self._watcher_counts[service] -= 1
-            self._watcher_counts += Counter()  # drops counts of 0
+            value.watcher_count -= 1
 
 
 async def watch_service(

@@ -25,13 +25,8 @@ def make_register_request(
     address = str(socket)
     if not address.startswith(("unix:", "tcp:")):
         address = f"unix:{os.path.abspath(address)}"
-    fields = _make_address_fields(address)
-    request = messages.RegisterRequest(service=service, weight=weight, **fields)
-    if local is not None:
-        request.local = local
-    if tls is not None:
-        request.tls.CopyFrom(tls_to_message(tls))
-    return request
+    fields = _make_address_fields(address) | {"local": local, "tls": tls_to_message(tls)}
+    return messages.RegisterRequest(service=service, weight=weight, **fields)
 
 
 def state_to_message(service: str, state: ServiceState) -> Any:
@@ -96,7 +91,7 @@ def _endpoint_to_message(endpoint: Endpoint) -> Any:
         pid=endpoint.pid,
         weight=endpoint.weight,
         priority=endpoint.priority,
-        tls=None if endpoint.tls is None else tls_to_message(endpoint.tls),
+        tls=tls_to_message(endpoint.tls),
         owner=endpoint.server_uid,
     )
 
@@ -115,8 +110,8 @@ def _endpoint_from_message(message: Any) -> Endpoint:
     )
 
 
-def tls_to_message(files: ClientTlsConfig) -> Any:
-    return messages.Tls(
+def tls_to_message(files: ClientTlsConfig | None) -> Any:
+    return files and messages.Tls(
         ca_path=str(files.ca or ""),
         certificate_path=str(files.certificate or ""),
         key_path=str(files.key or ""),

@@ -15,8 +15,8 @@ pure; state is only in `MessageReader`, of which a stream has one at most.
     status_message    percent-encoding of the grpc-message trailer
     framing           messages in DATA
     compression       message encodings
-    service_config    a service config and its parser; parts of it are in retry_policy and
-                      outlier_detection
+    service_config    a service config and its parser
+    outlier_detection its settings of outlier detection, and what that reports
 
 A call on a client is `build_request_headers` (once per method) plus `timeout_field` and
 `encode_metadata` (per call), then `frame_message`; its response is parsed by

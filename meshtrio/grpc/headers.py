@@ -36,9 +36,6 @@ _match_field_name = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _find_forbidden_octet = re.compile(rb"[\x00\r\n]").search
 _WHITESPACE = b" \t"
 _PER_CALL_FIELDS = frozenset({b"grpc-timeout", b"traceparent"})
-_CONNECTION_SPECIFIC_FIELDS = frozenset(name.encode() for name in CONNECTION_SPECIFIC_FIELDS)
-_NON_METADATA_FIELDS = frozenset(name.encode() for name in NON_METADATA_FIELDS)
-_ALLOWED_GRPC_KEYS = frozenset(name.encode() for name in ALLOWED_GRPC_KEYS)
 
 
 def is_grpc_content_type(content_type: str) -> bool:
@@ -244,7 +241,7 @@ def _split_pseudo_headers(
             if key not in allowed or key in pseudo or regular:
                 raise MalformedHeadersError(f"{key} is unknown, repeated or misplaced")
             pseudo[key] = value.decode("latin-1")
-        elif name in _CONNECTION_SPECIFIC_FIELDS:
+        elif name in CONNECTION_SPECIFIC_FIELDS:
             raise MalformedHeadersError(f"{name.decode()} is not allowed in HTTP/2")
         else:
             # Other gRPC clients keep the white space of a message, too.
@@ -270,8 +267,8 @@ def parse_metadata(regular: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, st
     out: list[tuple[str, str | bytes]] = []
     error = ""
     for name, value in regular:
-        if name in _NON_METADATA_FIELDS or (
-            name.startswith(b"grpc-") and name not in _ALLOWED_GRPC_KEYS
+        if name in NON_METADATA_FIELDS or (
+            name.startswith(b"grpc-") and name not in ALLOWED_GRPC_KEYS
         ):
             continue
         key = decode_key(name)

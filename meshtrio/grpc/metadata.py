@@ -19,17 +19,16 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 """Pairs in order of arrival; the value of a key that ends in `-bin` is bytes, any other is text."""
 
 CONNECTION_SPECIFIC_FIELDS = frozenset(
-    {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
+    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 )
 """Fields that HTTP/2 forbids (RFC 9113 §8.2.2)."""
 ALLOWED_GRPC_KEYS = frozenset(
-    {"grpc-tags-bin", "grpc-trace-bin", "grpc-previous-rpc-attempts", "grpc-retry-pushback-ms"}
+    {b"grpc-tags-bin", b"grpc-trace-bin", b"grpc-previous-rpc-attempts", b"grpc-retry-pushback-ms"}
 )
 """Keys that applications may read and write although the prefix `grpc-` is reserved (gRFC A6)."""
-NON_METADATA_FIELDS = frozenset({"te", "content-type", "content-length", "user-agent", "host"})
+NON_METADATA_FIELDS = frozenset({b"te", b"content-type", b"content-length", b"user-agent", b"host"})
 """Fields that HTTP and gRPC use themselves."""
 _RESERVED_KEYS = CONNECTION_SPECIFIC_FIELDS | NON_METADATA_FIELDS
-_KEY_PATTERN = re.compile("[0-9a-z._-]+")
 _match_key = re.compile(rb"[0-9a-z._-]+").fullmatch
 _match_ascii_value = re.compile(rb"[ -~]*").fullmatch
 
@@ -78,14 +77,14 @@ def _encode_entry(key: str, value: str | bytes) -> HeaderField:
 def _encode_key(key: str) -> bytes:
     if not isinstance(key, str):
         raise TypeError(f"metadata key {key!r} must be str")
-    name = key.lower() if key.isascii() else key
-    has_reserved_prefix = name.startswith("grpc-") and name not in ALLOWED_GRPC_KEYS
+    name = (key.lower() if key.isascii() else key).encode("utf-8", "replace")
+    has_reserved_prefix = name.startswith(b"grpc-") and name not in ALLOWED_GRPC_KEYS
     if has_reserved_prefix or name in _RESERVED_KEYS:
         raise ValueError(f"metadata key {key!r} is reserved, as is all that begins with 'grpc-'")
-    if not _KEY_PATTERN.fullmatch(name):
+    if not _match_key(name):
         text = "only letters, digits, '-', '_' and '.' may be used"
         raise ValueError(f"metadata key {key!r}: {text}")
-    return name.encode()
+    return name
 
 
 def encode_received_metadata(metadata: Metadata) -> list[HeaderField]:

@@ -19,12 +19,6 @@ from typing import Any
 import attrs
 
 from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection, SuccessRate
-from meshtrio.grpc.retry_policy import (
-    HedgingPolicy,
-    RetryBudgetConfig,
-    RetryPolicy,
-    RetryThrottling,
-)
 from meshtrio.grpc.status import StatusCode
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.errors import ConfigError
@@ -66,6 +60,50 @@ class LoadBalancingConfig:
     """Minimum and maximum number of entries of RING_HASH's ring (gRFC A42)."""
     outlier_detection: OutlierDetection | None = None
     """Outlier detection of the channel; None if off."""
+
+
+@attrs.frozen
+class RetryPolicy:
+    """Sequential attempts: `retryPolicy` of a method config."""
+
+    max_attempts: int
+    """Maximum number of attempts, the first one included."""
+    backoff: Backoff
+    """Delays between attempts."""
+    retryable_codes: frozenset[int]
+    """Status codes after which another attempt may be made."""
+
+
+@attrs.frozen
+class HedgingPolicy:
+    """Concurrent attempts: `hedgingPolicy` of a method config."""
+
+    max_attempts: int
+    """Maximum number of attempts, the first one included."""
+    hedging_delay: float
+    """Seconds from the start of one attempt to the start of the next."""
+    non_fatal_codes: frozenset[int]
+    """Status codes that start the next attempt at once; any other ends the call."""
+
+
+@attrs.frozen
+class RetryThrottling:
+    """Limits retries while a server is failing: `retryThrottling` of a service config."""
+
+    max_tokens: float
+    """Initial and maximum number of tokens; retries stop at half of it."""
+    token_ratio: float
+    """Tokens that each successful call adds. A failed call takes one."""
+
+
+@attrs.frozen
+class RetryBudgetConfig:
+    """Limits the share of retries in a service's load: `meshtrio.retryBudget`."""
+
+    ratio: float = 0.2
+    """Retries that each call allows."""
+    min_per_second: float = 10.0
+    """Retries allowed per second in addition, so that services with few calls can retry."""
 
 
 @attrs.frozen
@@ -130,16 +168,6 @@ class ServiceConfig:
 
 
 _DEFAULT_METHOD_CONFIG = MethodConfig()
-
-
-def make_service_config(given: ServiceConfig | Mapping[str, Any] | None) -> ServiceConfig | None:
-    """Return the service config that a program gives a channel, parsed if it is not yet.
-
-    Raises ConfigError with all errors.
-    """
-    return (
-        given if given is None or isinstance(given, ServiceConfig) else parse_service_config(given)
-    )
 
 
 def parse_service_config(raw: Any) -> ServiceConfig:
@@ -263,11 +291,10 @@ def _read_ring_hash(fields: ObjectReader) -> LoadBalancingConfig:
 
 
 def _read_outlier_detection(fields: ObjectReader) -> LoadBalancingConfig:
-    base = fields.get("baseEjectionTime", parse_duration, 30.0)
     outlier_detection = OutlierDetection(
         interval=fields.get("interval", parse_duration, 10.0),
-        base_ejection_time=base,
-        max_ejection_time=fields.get("maxEjectionTime", parse_duration, max(300.0, base)),
+        base_ejection_time=fields.get("baseEjectionTime", parse_duration, 30.0),
+        max_ejection_time=fields.get("maxEjectionTime", parse_duration, 300.0),
         max_ejection_percent=fields.get("maxEjectionPercent", integer_parser(0, 100), 10),
         success_rate=fields.read_object("successRateEjection", _read_success_rate),
         failure_percentage=fields.read_object("failurePercentageEjection", _read_failures),

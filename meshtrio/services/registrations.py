@@ -72,7 +72,7 @@ class Registrations:
         self._sizes: Counter[str] = Counter()
         """Total bytes of the registrations by user."""
         self._rate_limits: dict[str, TokenBucket] = {}
-        registry.subscribe_to_claims(self._revoke_unpermitted)
+        registry.on_claim = self._revoke_unpermitted
 
     def is_privileged(self, peer: Peer) -> bool:
         """Return whether a peer is the mesh's own user or root."""

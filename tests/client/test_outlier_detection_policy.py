@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
 from meshtrio.grpc.outlier_detection import (
     DetectionMethod,
+    Ejection,
     FailurePercentage,
     OutlierDetection,
     SuccessRate,
@@ -19,8 +20,10 @@ from meshtrio.grpc.outlier_detection import (
 HALF = OutlierDetection(max_ejection_percent=50, failure_percentage=FailurePercentage())
 
 
-def outliers(config: OutlierDetection, count: int = 5) -> OutlierDetector:
-    made = OutlierDetector(config, Random(0))
+def outliers(
+    config: OutlierDetection, count: int = 5, found: list[Ejection] | None = None
+) -> OutlierDetector:
+    made = OutlierDetector(config, Random(0), [].append if found is None else found.append)
     made.update_endpoints(str(number) for number in range(count))
     return made
 
@@ -162,7 +165,7 @@ def test_never_more_are_ejected_than_may_be(history: list[object], percent: int,
         failure_percentage=FailurePercentage(threshold=30, minimum_hosts=1, request_volume=10),
         consecutive_failures=20,
     )
-    made, now, count = OutlierDetector(config, Random(seed)), 0.0, 5
+    made, now, count = OutlierDetector(config, Random(seed), [].append), 0.0, 5
     made.update_endpoints(map(str, range(count)))
     for step in history:
         ejected_before = len(made.ejected)
@@ -182,35 +185,41 @@ def test_never_more_are_ejected_than_may_be(history: list[object], percent: int,
 
 
 def test_each_verdict_is_told_once_with_why_it_had_no_consequence() -> None:
+    ejections: list[Ejection] = []
     rule = FailurePercentage(minimum_hosts=1)
-    made = outliers(OutlierDetection(max_ejection_percent=20, failure_percentage=rule))
+    made = outliers(
+        OutlierDetection(max_ejection_percent=20, failure_percentage=rule), found=ejections
+    )
     record(made, "0", good=0, bad=100)
     record(made, "1", good=0, bad=100)
     made.end_interval(10.0)
     found = DetectionMethod.FAILURE_PERCENTAGE
-    assert made.drain_ejections() == [
+    assert ejections == [
         (found, None),
         (found, UnenforcedReason.MAX_EJECTION_OVERFLOW),
     ]
-    assert made.drain_ejections() == []
 
 
 def test_a_lot_that_was_drawn_is_a_reason() -> None:
+    ejections: list[Ejection] = []
     rule = FailurePercentage(minimum_hosts=1, enforcement_percentage=0)
-    made = outliers(OutlierDetection(failure_percentage=rule))
+    made = outliers(OutlierDetection(failure_percentage=rule), found=ejections)
     record(made, "0", good=0, bad=100)
     made.end_interval(10.0)
-    assert made.drain_ejections() == [
+    assert ejections == [
         (DetectionMethod.FAILURE_PERCENTAGE, UnenforcedReason.ENFORCEMENT_PERCENTAGE)
     ]
 
 
 def test_a_row_of_failures_is_one_verdict_however_long_it_is() -> None:
-    made = outliers(OutlierDetection(max_ejection_percent=20, consecutive_failures=3))
+    ejections: list[Ejection] = []
+    made = outliers(
+        OutlierDetection(max_ejection_percent=20, consecutive_failures=3), found=ejections
+    )
     record(made, "0", good=0, bad=10)
     record(made, "1", good=0, bad=10)
     found = DetectionMethod.CONSECUTIVE_FAILURES
-    assert made.drain_ejections() == [
+    assert ejections == [
         (found, None),
         (found, UnenforcedReason.MAX_EJECTION_OVERFLOW),
     ]

@@ -18,7 +18,7 @@ from meshtrio.client.retry.policy import (
     parse_pushback,
 )
 from meshtrio.errors import CallRefusedError
-from meshtrio.grpc.retry_policy import RetryBudgetConfig, RetryPolicy, RetryThrottling
+from meshtrio.grpc.service_config import RetryBudgetConfig, RetryPolicy, RetryThrottling
 from meshtrio.util.backoff import Backoff
 
 UNAVAILABLE, INTERNAL = 14, 13

@@ -14,7 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio.client.channel import Channel
 from meshtrio.client.multicallable import DynamicStub
-from meshtrio.client.reflection import fetch_pool, find_method, list_services
+from meshtrio.client.reflection import fetch_types, find_method, list_services
 from meshtrio.gateway.router import GatewayLimits
 from meshtrio.messages import reflection_v1
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
@@ -61,7 +61,7 @@ async def test_each_service_has_the_files_of_its_plugin(short_dir: Path) -> None
             for file in found:
                 again = contents(await ask(behind.channel, file_by_filename=file))
                 assert again[file] == found[file]
-            pool = await fetch_pool(behind.channel, f"{name}.Service")
+            pool = (await fetch_types(behind.channel, f"{name}.Service")).pool
             method = find_method(pool, f"{name}.Service/Echo", "the gateway")
             message = GetMessageClass(method.input_type)()
             setattr(message.field_1, f"of_{name}", "hi")
@@ -243,11 +243,11 @@ async def test_what_one_plugin_says_harms_no_other(
             short_dir, a=server_with_reflection(servicer_named("a")), b=strange
         ) as behind:
             assert ECHO in await list_services(behind.channel)
-            pool: Any = await fetch_pool(behind.channel, ECHO)
+            pool: Any = (await fetch_types(behind.channel, ECHO)).pool
             assert pool.FindServiceByName(ECHO).methods_by_name["Echo"]
             for name in services:
                 try:
-                    await fetch_pool(behind.channel, name)
+                    await fetch_types(behind.channel, name)
                 except UsageError:
                     continue
             assert await ask(behind.channel, file_containing_symbol=ECHO)
@@ -264,7 +264,7 @@ async def test_there_is_room_for_the_types_of_so_many(short_dir: Path) -> None:
         for name in servers:
             assert f"{name}.Service" in await list_services(behind.channel)
             try:
-                await fetch_pool(behind.channel, f"{name}.Service")
+                await fetch_types(behind.channel, f"{name}.Service")
                 known += 1
             except UsageError as exc:
                 assert "unknown: " in str(exc)  # noqa: PT017

@@ -14,7 +14,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.multicallable import DynamicStub
-from meshtrio.client.reflection import fetch_pool, list_services
+from meshtrio.client.reflection import fetch_types, list_services
 from meshtrio.discovery.endpoint import ExitInfo
 from meshtrio.messages import health, reflection_v1
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
@@ -200,7 +200,7 @@ async def test_reflection_tells_of_all(short_dir: Path) -> None:
             names = await list_services(behind.channel)
             assert ECHO in names
             assert "grpc.health.v1.Health" in names
-            pool = await fetch_pool(behind.channel, ECHO, "grpc.health.v1.Health")
+            pool = (await fetch_types(behind.channel, ECHO, "grpc.health.v1.Health")).pool
         assert pool.FindServiceByName(ECHO).methods_by_name["Chat"].client_streaming
 
 

@@ -7,17 +7,15 @@ from typing import Any
 import pytest
 
 from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection
-from meshtrio.grpc.retry_policy import (
-    HedgingPolicy,
-    RetryBudgetConfig,
-    RetryPolicy,
-    RetryThrottling,
-)
 from meshtrio.grpc.service_config import (
     CircuitBreakerLimits,
+    HedgingPolicy,
     LoadBalancingConfig,
     LoadBalancingPolicy,
     MethodConfig,
+    RetryBudgetConfig,
+    RetryPolicy,
+    RetryThrottling,
     ServiceConfig,
     parse_service_config,
 )

@@ -12,18 +12,16 @@ import pytest
 import trio
 
 from meshtrio.client.channel import connect_to
-from meshtrio.client.request_headers import encode_method_headers
+from meshtrio.grpc.header_builder import build_request_headers
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.http2 import events
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack import encoder
-from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.rpc.stream import Stream
 from meshtrio.transport.listener import unix_listener
 from meshtrio.transport.transport import Transport
-from tests.interop.grpc_testing import interop_pb2 as pb
 from tests.interop.metrics.calls import make_request
 from tests.interop.metrics.cases import CASES
 from tests.interop.metrics.compare import (
@@ -186,19 +184,11 @@ async def test_a_server_whose_caller_stays_tells_the_deadline(
     with start_peer(server, "serve", short_dir / "s") as peer:
         tally = SeriesReader(peer, are_attempts_complete)
         async with connect_to(f"unix:{short_dir / 's'}") as channel:
-            method = Method(
-                "grpc.testing.TestService",
-                "UnaryCall",
-                pb.SimpleRequest,
-                pb.SimpleResponse,
-                False,
-                False,
-            )
+            path = b"/grpc.testing.TestService/UnaryCall"
+            headers = build_request_headers(path, b"http", channel.authority.encode())
             fields = [(b"grpc-timeout", b"50m"), (b"do", b"wait")]
             target = await channel.picker.pick()
-            stream = target.connection.open_stream(
-                Stream, encode_method_headers(method, channel).data + encoder.encode(fields)
-            )
+            stream = target.connection.open_stream(Stream, headers.data + encoder.encode(fields))
             assert stream is not None
             await stream.send(make_request().SerializeToString(), end_stream=True)
             found = await trio.to_thread.run_sync(tally.wait_for_change, 1)

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.client.unary import UnaryUnaryMultiCallable
+from meshtrio.client.multicallable import UnaryUnaryMultiCallable
 from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType

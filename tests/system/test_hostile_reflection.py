@@ -10,7 +10,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio.client.mesh_connection import connect_to_mesh
-from meshtrio.client.reflection import fetch_pool, list_services
+from meshtrio.client.reflection import fetch_types, list_services
 from meshtrio.gateway import service_index
 from meshtrio.supervisor import events
 from tests.plugins.malformed_reflection import FILES, LISTS, many_messages
@@ -37,7 +37,7 @@ async def reflect_through_mesh(socket: Path) -> None:
             reply = await channel.stub(EchoServiceStub).Echo(EchoRequest(message="hi"))
             assert reply.message == "hi"
             assert ECHO in await list_services(channel)
-            assert (await fetch_pool(channel, ECHO)).FindServiceByName(ECHO)
+            assert (await fetch_types(channel, ECHO)).pool.FindServiceByName(ECHO)
 
 
 KINDS = [

@@ -19,7 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.client.multicallable import DynamicStub
-from meshtrio.client.reflection import fetch_pool, list_services
+from meshtrio.client.reflection import fetch_types, list_services
 from meshtrio.config import LogLevel
 from meshtrio.messages import control
 from meshtrio.services.log_level_controller import InstanceLevel, PluginLevel
@@ -204,7 +204,7 @@ async def test_reflection_tells_of_it(short_dir: Path) -> None:
         async with watched.mesh.connect("plugin.talkative") as channel:
             with trio.fail_after(20):
                 assert "meshtrio.v1.Logging" in await list_services(channel)
-                pool = await fetch_pool(channel, "meshtrio.v1.Logging")
+                pool = (await fetch_types(channel, "meshtrio.v1.Logging")).pool
                 stub = DynamicStub(channel, pool.FindServiceByName("meshtrio.v1.Logging"))
                 said = pool.FindMessageTypeByName("meshtrio.v1.GetLevelRequest")
                 assert (await stub.GetLevel(GetMessageClass(said)())).level == "info"

@@ -7,5 +7,5 @@ get `now` and random sources as arguments; `client.load_balancer` owns their sta
 
 To add a balancing policy, write a `Balancer` in `policies`, add its name to `LoadBalancingPolicy`
 and its settings to the parser, both in `meshtrio.grpc.service_config`, and make it in
-`_make_balancer`. Each priority of a channel has a balancer of its own.
+`_BALANCERS`. Each priority of a channel has a balancer of its own.
 """

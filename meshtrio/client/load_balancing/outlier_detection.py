@@ -7,7 +7,7 @@ consecutive failures can eject an endpoint at once.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
 
 import attrs
@@ -42,16 +42,14 @@ class _Host:
 class OutlierDetector:
     """The results of calls of one channel, by endpoint id."""
 
-    def __init__(self, config: OutlierDetection, rng: Random) -> None:
+    def __init__(
+        self, config: OutlierDetection, rng: Random, on_ejection: Callable[[Ejection], None]
+    ) -> None:
+        """Start without results; `on_ejection` is called for each outlier that is found."""
         self.config = config
         self._rng = rng
+        self._on_ejection = on_ejection
         self._hosts: dict[str, _Host] = {}
-        self._ejections: list[Ejection] = []
-
-    def drain_ejections(self) -> list[Ejection]:
-        """Return the outliers found by `record` and `end_interval` since the last call."""
-        ejections, self._ejections = self._ejections, []
-        return ejections
 
     @property
     def ejected(self) -> frozenset[str]:
@@ -81,7 +79,7 @@ class OutlierDetector:
         ejected = self._eject(host, now)
         if ejected or is_first:
             overflow = None if ejected else UnenforcedReason.MAX_EJECTION_OVERFLOW
-            self._ejections.append((DetectionMethod.CONSECUTIVE_FAILURES, overflow))
+            self._on_ejection((DetectionMethod.CONSECUTIVE_FAILURES, overflow))
         return ejected
 
     def end_interval(self, now: float) -> None:
@@ -125,7 +123,7 @@ class OutlierDetector:
             unenforced = UnenforcedReason.ENFORCEMENT_PERCENTAGE
         elif not self._eject(host, now):
             unenforced = UnenforcedReason.MAX_EJECTION_OVERFLOW
-        self._ejections.append((method, unenforced))
+        self._on_ejection((method, unenforced))
 
     def _eject(self, host: _Host, now: float) -> bool:
         count = len(self._hosts)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import bisect
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from random import Random
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -51,8 +51,6 @@ C = TypeVar("C", bound=Candidate)
 
 _ASSUMED_MIN_ENDPOINTS = 8
 """Number of endpoints for which the minimum size of a ring is meant."""
-_MAX_DRAWS = 4
-"""Attempts to draw another endpoint than before; one may have nearly all of the weight."""
 
 
 class Balancer(Generic[C]):
@@ -103,21 +101,29 @@ class LeastRequest(Balancer[C]):
     """Number of endpoints drawn for each pick, at least 2."""
     _pick_count: int = 0
     _cached_ready: Sequence[C] = ()
-    _cached_weights: list[int] | None = None
+    _weight_sums: list[int] = attrs.field(factory=list)
+    """Running sums of the weights of `_cached_ready`."""
+    _is_weighted: bool = False
+    """Whether those weights differ."""
 
     def pick(self, ready: Sequence[C], hash_key: str | None) -> C:
-        count, sums = len(ready), self._cumulative_weights(ready)
+        count = len(ready)
         if count == 1:
             return ready[0]
-        if sums is None and self._choice_count == 2:
+        if self._cached_ready is not ready:
+            self._cached_ready = ready
+            self._weight_sums = [*accumulate(candidate.weight for candidate in ready)]
+            self._is_weighted = any(each.weight != ready[0].weight for each in ready)
+        if not self._is_weighted and self._choice_count == 2:
             return self._pick_of_two(ready, count)
-        drawn = self._draw(sums, count)
+        drawn = self._draw()
         best = ready[drawn]
         for _ in range(min(self._choice_count, count) - 1):
-            drawn = self._draw_other(sums, count, drawn)
+            drawn = self._draw(other_than=drawn)
             other = ready[drawn]
             load = other.in_flight * best.weight - best.in_flight * other.weight
-            if load < 0 or (load == 0 and sums is None and other.last_pick < best.last_pick):
+            is_older = not self._is_weighted and other.last_pick < best.last_pick
+            if load < 0 or (load == 0 and is_older):
                 best = other
         self._pick_count = best.last_pick = self._pick_count + 1
         return best
@@ -134,30 +140,14 @@ class LeastRequest(Balancer[C]):
         self._pick_count = best.last_pick = self._pick_count + 1
         return best
 
-    def _draw(self, cumulative_weights: list[int] | None, count: int) -> int:
-        if cumulative_weights is None:
-            return int(self._rng.random() * count)
-        point = int(self._rng.random() * cumulative_weights[-1])
-        return bisect.bisect_right(cumulative_weights, point)
-
-    def _draw_other(self, cumulative_weights: list[int] | None, count: int, drawn: int) -> int:
-        if cumulative_weights is None:
-            other = int(self._rng.random() * (count - 1))
-            return other + (other >= drawn)
-        other = drawn
-        for _ in range(_MAX_DRAWS):
-            other = self._draw(cumulative_weights, count)
-            if other != drawn:
-                break
-        return other
-
-    def _cumulative_weights(self, ready: Sequence[C]) -> list[int] | None:
-        """Running sums of the weights, None if all are equal."""
-        if self._cached_ready is not ready:
-            weights = [candidate.weight for candidate in ready]
-            self._cached_ready = ready
-            self._cached_weights = [*accumulate(weights)] if len(set(weights)) > 1 else None
-        return self._cached_weights
+    def _draw(self, other_than: int | None = None) -> int:
+        """Draw the index of an endpoint by weight; an excluded one has none."""
+        sums = self._weight_sums
+        begin = end = sums[-1]
+        if other_than is not None:
+            begin, end = sums[other_than - 1] if other_than else 0, sums[other_than]
+        point = int(self._rng.random() * (sums[-1] - (end - begin)))
+        return bisect.bisect_right(sums, point if point < begin else point + end - begin)
 
 
 @attrs.define
@@ -213,43 +203,38 @@ def stable_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
+_BALANCERS: dict[LoadBalancingPolicy, Callable[[LoadBalancingConfig, Random], Balancer[Any]]] = {
+    LoadBalancingPolicy.PICK_FIRST: lambda config, rng: PickFirst(),
+    LoadBalancingPolicy.ROUND_ROBIN: lambda config, rng: RoundRobin(),
+    LoadBalancingPolicy.RING_HASH: lambda config, rng: RingHash(rng, config.ring_size_range),
+    LoadBalancingPolicy.LEAST_REQUEST: lambda config, rng: LeastRequest(rng, config.choice_count),
+}
+
+
 @attrs.define
 class PriorityPolicy(Generic[C]):
     """Keeps a balancer for each priority; calls go to the best one that has a ready endpoint."""
 
     _rng: Random
+    _config: LoadBalancingConfig
     ready: Sequence[C] = ()
     """Ready endpoints of the best priority that has any."""
     balancer: Balancer[C] = attrs.field(factory=RoundRobin)
     """Picks among `ready`."""
     _balancers: dict[int, Balancer[C]] = attrs.field(factory=dict)
 
-    def reset(self) -> None:
-        """Drop the balancers, before endpoints are updated with another config."""
-        self._balancers = {}
-
-    def update_endpoints(self, endpoints: Iterable[C], config: LoadBalancingConfig) -> None:
+    def update_endpoints(self, endpoints: Iterable[C]) -> None:
         """Set the listed endpoints."""
         by_priority: dict[int, list[C]] = {}
         for endpoint in endpoints:
             by_priority.setdefault(endpoint.priority, []).append(endpoint)
+        make_balancer = _BALANCERS[self._config.policy]
         self._balancers = {
-            priority: self._balancers.get(priority) or self._make_balancer(config)
+            priority: self._balancers.get(priority) or make_balancer(self._config, self._rng)
             for priority in by_priority
         }
         for priority, members in by_priority.items():
             self._balancers[priority].update_endpoints(members)
-
-    def _make_balancer(self, config: LoadBalancingConfig) -> Balancer[C]:
-        match config.policy:
-            case LoadBalancingPolicy.PICK_FIRST:
-                return PickFirst()
-            case LoadBalancingPolicy.ROUND_ROBIN:
-                return RoundRobin()
-            case LoadBalancingPolicy.RING_HASH:
-                return RingHash(self._rng, config.ring_size_range)
-            case LoadBalancingPolicy.LEAST_REQUEST:
-                return LeastRequest(self._rng, config.choice_count)
 
     def update_ready(self, endpoints: Iterable[C]) -> None:
         """Follow changes of readiness."""

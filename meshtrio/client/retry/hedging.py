@@ -14,7 +14,7 @@ from meshtrio.client.call_destination import CallContext
 from meshtrio.client.channel_endpoint import PickArgs
 from meshtrio.client.retry.loop import run_attempts
 from meshtrio.client.retry.policy import DO_NOT_RETRY, MAX_ATTEMPTS
-from meshtrio.grpc.retry_policy import HedgingPolicy
+from meshtrio.grpc.service_config import HedgingPolicy, MethodConfig
 from meshtrio.rpc.tracer import HEDGE, ORIGINAL
 from meshtrio.util.concurrency import open_collapsing_nursery
 
@@ -88,7 +88,7 @@ class _HedgedCall:
 
         hedge = attrs.evolve(
             self._call,
-            retry_policy=None,
+            config=MethodConfig(),
             pick_args=self._pick_args,
             attempt_kind=HEDGE if number else ORIGINAL,
             previous_attempts=number,

@@ -44,7 +44,7 @@ async def run_attempts(
             delay = None
             if not attempt.is_committed and (is_replayable is None or is_replayable()):
                 if retry_state is None:
-                    retry_state = RetryState(call.retry_policy, call.channel.retry_control)
+                    retry_state = RetryState(call.config.retry_policy, call.channel.retry_control)
                 now, deadline = trio.current_time(), trio.current_effective_deadline()
                 delay = retry_state.next_delay(exc, attempt.pushback, now, deadline)
             attempt.end()
@@ -55,7 +55,7 @@ async def run_attempts(
             attempt.end()
             raise
         call.attempt_kind = TRANSPARENT_RETRY if retry_state.is_transparent else RETRY
-        if call.retry_policy is not None:
+        if call.config.retry_policy is not None:
             call.previous_attempts = retry_state.attempts - 1
         call.pick_args = call.pick_args.excluding(attempt.pick_result.channel_endpoint)
         await trio.sleep(delay)

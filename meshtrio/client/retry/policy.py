@@ -13,7 +13,7 @@ import attrs
 import purerpc
 
 from meshtrio.errors import CallRefusedError
-from meshtrio.grpc.retry_policy import RetryBudgetConfig, RetryPolicy, RetryThrottling
+from meshtrio.grpc.service_config import RetryBudgetConfig, RetryPolicy, RetryThrottling
 from meshtrio.util.backoff import Backoff
 
 MAX_ATTEMPTS = 5

@@ -21,8 +21,7 @@ from meshtrio.client.channel import open_endpoint_channel
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.grpc.retry_policy import RetryPolicy
-from meshtrio.grpc.service_config import MethodConfig
+from meshtrio.grpc.service_config import MethodConfig, RetryPolicy
 from meshtrio.grpc.status import StatusCode
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.telemetry.traces.batch_span_processor import ExportSpans, SpanExportError
