@@ -129,19 +129,17 @@ class ControlServicer:
 
     async def WatchCalls(self, request: Any) -> AsyncIterator[Any]:
         wanted = self._operations.make_filter(request.names)
-        services = {plugin.service: plugin.name for plugin in self._supervisor.config.plugins}
-
-        def is_wanted(service: str) -> bool:
-            return service in services and wanted(services[service])
-
-        async with tap_instances(self._registry, is_wanted, request.calls) as found:
-            async for tapped in found:
-                for message in messages.make_watched_calls(services[tapped.service], tapped):
+        found = [each for each in self._supervisor.config.plugins if wanted(each.name)]
+        plugins = {plugin.service: plugin.name for plugin in found}
+        async with tap_instances(self._registry, plugins, request.calls) as batches:
+            async for batch in batches:
+                for message in batch:
                     yield message
 
     async def _collect_statistics(self) -> Any:
         usage = await self._get_usage()
         found = self._supervisor.statistics()
+        reports = self._load_reports.get_all()
         instances = []
         for status in self._supervisor.statuses():
             used = usage.get(status.pid) if status.pid else None
@@ -149,7 +147,7 @@ class ControlServicer:
                 instance=messages.make_instance(status),
                 cpu=None if used is None else used.cpu_time,
                 resident=None if used is None else used.rss,
-                load=self._load_reports.get(status.name, status.instance),
+                load=reports.get((f"plugin.{status.name}", status.instance)),
             )
             instances.append(each)
         return control.Statistics(

@@ -19,7 +19,7 @@ from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import metrics
 from meshtrio.services import instances
-from meshtrio.services.metrics import CollectedMetrics
+from meshtrio.services.metrics import decode_response
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metric_families import (
     MetricFamily,
@@ -96,9 +96,7 @@ def _parse_responses(
     # Large responses come last, so that they do not use up the time for the others.
     for key in sorted(responses, key=lambda k: (len(responses[k]) > _LARGE_RESPONSE_SIZE, k)):
         try:
-            collected = CollectedMetrics(responses[key], check_time)
-            scrape.in_flight[key] = collected.in_flight
-            families = collected.decode_families()
+            scrape.in_flight[key], families = decode_response(responses[key], check_time)
             count_dropped(key[0], merger.merge(families, instance_labels(*key)))
         except MalformedProtobufError as exc:
             scrape.failures[key] = str(exc)

@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import (
 )
 
 from meshtrio.messages import metrics
-from meshtrio.services.metrics import CollectedMetrics
+from meshtrio.services.metrics import decode_response
 from meshtrio.supervisor import events
 from meshtrio.telemetry.metric_families import instance_labels
 from meshtrio.telemetry.metrics.family_merger import FamilyMerger
@@ -118,7 +118,7 @@ async def test_much_that_is_told_does_not_hold_the_loop(short_dir: Path) -> None
     ).SerializeToString()
 
     def at_once() -> None:
-        FamilyMerger().merge(CollectedMetrics(reply).decode_families(), instance_labels("bad", 0))
+        FamilyMerger().merge(decode_response(reply)[1], instance_labels("bad", 0))
 
     with make_metrics_config() as (table, url):
         async with run_mesh(table + malformed_metrics_table("many"), short_dir) as watched:
