@@ -83,8 +83,6 @@ class ChannelProvider(Protocol):
 
     call_metrics: GatewayMetrics | None
     """The metrics of proxied calls; None if they are off."""
-    max_unread_size: int
-    """Maximum bytes that wait for a client that does not read."""
 
     def find_open_channel(self, route: Route) -> Channel | None:
         """Return the channel for a route if it is known and open."""

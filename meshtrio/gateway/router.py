@@ -14,7 +14,6 @@ import trio
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.discovery.registry import Registry, watch_service
 from meshtrio.gateway.proxied_call import ProxiedCall
-from meshtrio.gateway.proxied_streams import DownstreamStream
 from meshtrio.gateway.route import MAX_GATEWAYS, Route
 from meshtrio.gateway.service_index import ServiceIndex
 from meshtrio.grpc.headers import RequestHeaders
@@ -26,19 +25,8 @@ from meshtrio.util.caches import IdentityCache
 from meshtrio.util.concurrency import sleep_until_tick
 
 _OWN_SERVICES_PREFIX = "meshtrio."
-MAX_UNREAD_SIZE = 8 * 1024 * 1024
-"""Maximum bytes that wait for a client that does not read."""
-
-
-@attrs.frozen
-class GatewayLimits:
-    """Limits and periods of a gateway."""
-
-    max_unread_size: int = MAX_UNREAD_SIZE
-    max_declarations: int = 200_000
-    """Maximum number of types and fields of all services together: protobuf takes up to 160 MB."""
-    orphan_check_interval: float = 30.0
-    """Seconds between two searches for channels whose service is gone."""
+_ORPHAN_CHECK_INTERVAL = 30.0
+"""Seconds between two searches for channels whose service is gone."""
 
 
 class Router:
@@ -49,23 +37,17 @@ class Router:
         registry: Registry,
         configured_services: Callable[[], Mapping[str, Iterable[str]]],
         call_metrics: GatewayMetrics | None = None,
-        limits: GatewayLimits | None = None,
     ) -> None:
         """Initialize the router; `call_metrics` is None if metrics are off.
 
         `configured_services` returns, by service of the mesh, the gRPC services that the config
         lists for it; the same object while the config is the same.
         """
-        limits = limits or GatewayLimits()
         self.call_metrics = call_metrics
-        self.max_unread_size = limits.max_unread_size
         self._registry = registry
-        self._orphan_check_interval = limits.orphan_check_interval
         # Reflection does not use the services' configs, whose limits are for calls of clients.
         open_channel = partial(self._make_channel, service_config=ServiceConfig())
-        self.service_index = ServiceIndex(
-            registry, configured_services, open_channel, limits.max_declarations
-        )
+        self.service_index = ServiceIndex(registry, configured_services, open_channel)
         self._get_route = IdentityCache(Route.from_headers)
         self.channels: dict[str, _OpenChannel] = {}
         """The open channels, by service."""
@@ -83,7 +65,7 @@ class Router:
         """Close the channels of services that were gone in two searches in a row."""
         orphaned_before: set[str] = set()
         while True:
-            await sleep_until_tick(self._orphan_check_interval)
+            await sleep_until_tick(_ORPHAN_CHECK_INTERVAL)
             orphaned = {service for service in self.channels if self._is_orphaned(service)}
             for service in orphaned & orphaned_before:
                 self.channels[service].cancel_scope.cancel()
@@ -117,11 +99,11 @@ class Router:
         self, connection: ServerConnection, stream_id: int, headers: RequestHeaders
     ) -> Stream:
         """Start a proxied call and return its downstream stream. Does not block."""
-        stream = DownstreamStream(connection, stream_id)
-        stream.path = headers.path
-        connection.streams[stream_id] = stream
-        ProxiedCall(self, stream, self._get_route(headers)).start()
-        return stream
+        route = self._get_route(headers)
+        call = ProxiedCall(connection, stream_id, headers.path, router=self, route=route)
+        connection.streams[stream_id] = call
+        call.start()
+        return call
 
     # -- for proxied calls -------------------------------------------------------------------
 

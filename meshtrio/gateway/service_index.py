@@ -31,6 +31,8 @@ _RETRY_INTERVAL = 5.0
 _MAX_LISTED_NAMES = 20
 """Maximum number of names in a message."""
 _MAX_CACHED_LOOKUPS = 10_000
+_MAX_DECLARATIONS = 200_000
+"""Maximum number of types and fields of all services together: protobuf takes up to 160 MB."""
 
 
 @attrs.define(eq=False)
@@ -64,7 +66,6 @@ class ServiceIndex:
     """Returns, by service of the mesh, the gRPC services that the config lists for it."""
     _open_channel: Callable[[str], AbstractAsyncContextManager[Channel]]
     """Opens a channel to a service, for reflection."""
-    _max_declarations: int
     _entries: dict[str, _ServiceEntry] = attrs.field(factory=dict)
     """The services that were asked, or are being asked, in the order of the first time."""
     _lookup_cache: BoundedCache[str, str] = attrs.field(
@@ -297,10 +298,10 @@ class ServiceIndex:
         """Count the types of a service. Raises ReflectionError above the limit for all services."""
         entry.declaration_count = 0
         total = sum(each.declaration_count for each in self._entries.values())
-        if total + count > self._max_declarations:
+        if total + count > _MAX_DECLARATIONS:
             raise ReflectionError(
                 f"{service} declares {count:,} types and fields, which exceeds the limit of "
-                f"{self._max_declarations:,} for all services of the mesh"
+                f"{_MAX_DECLARATIONS:,} for all services of the mesh"
             )
         entry.declaration_count = count
 
