@@ -12,7 +12,7 @@ the mesh's own services (control, registry, health, reflection) and forward all 
    mesh: from the config, or from the plugins' reflection.
 3. The router holds one channel for each service of the mesh (`find_open_channel`). `ProxiedCall`
    picks an endpoint, which is an instance of the plugin, from it as any client does, and opens an
-   `UpstreamStream` there with headers from `header_rewrite`.
+   `UpstreamStream` there with the headers that the route encodes for it.
 4. What arrives on one stream is written to the other by the read loop that has read it.
 
 Who owns what: the router owns channels and the service index; the server's connection owns the

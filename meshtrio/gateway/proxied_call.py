@@ -20,9 +20,13 @@ from meshtrio.client.retry.policy import RetryState
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.gateway import call_state
 from meshtrio.gateway.call_state import CallEvent, CallState
-from meshtrio.gateway.header_rewrite import rewrite_response_headers, rewrite_trailers
 from meshtrio.gateway.proxied_streams import MAX_SMALL_CHUNK, DownstreamStream, ProxiedStream
-from meshtrio.gateway.route import ChannelProvider, Route
+from meshtrio.gateway.route import (
+    ChannelProvider,
+    Route,
+    rewrite_response_headers,
+    rewrite_trailers,
+)
 from meshtrio.grpc.header_builder import build_response_headers
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.grpc.status import (

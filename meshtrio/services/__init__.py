@@ -8,7 +8,7 @@ Three groups of modules:
   but health at the first call): `health`, `reflection` with `reflection_files`, `channelz` with
   `channelz_messages`, `load`, `tap`, and in plugins `metrics` and `log_level`.
 - On the mesh socket: `control` with `control_messages` (over `event_log`, `load_reports`,
-  `log_level_controller` and `tap_client`), and `registry` with `registrations`. `access_control`
+  `log_level_controller` and `tap_client`), and `registry`. `access_control`
   checks every call, `call_quota` limits the calls of each user.
 - In the mesh, as clients of its instances: `load_reports`, `tap_client`, `metrics_collector` and
   `log_level_controller`. All of them go through `instances`: `read_from_each_instance` reads

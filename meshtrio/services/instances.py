@@ -6,13 +6,13 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import purerpc
 import trio
 
-from meshtrio.client.channel import Channel, open_endpoint_channel
+from meshtrio.client.channel import open_endpoint_channel
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.client.streaming import StreamingCall
 from meshtrio.discovery.endpoint import Endpoint
@@ -32,9 +32,6 @@ _MAX_ERROR_LENGTH = 200
 InstanceKey = tuple[str, int]
 """The name of a service, and the number of one of its instances."""
 
-K = TypeVar("K")
-T = TypeVar("T")
-
 
 class FailureKind(Enum):
     """Why a call to an instance gave no response."""
@@ -49,7 +46,7 @@ class FailureKind(Enum):
 
 @attrs.frozen
 class CallFailure:
-    """A call to an instance that gave no response."""
+    """Why a call to an instance gave no response."""
 
     kind: FailureKind
     message: str
@@ -73,21 +70,23 @@ def get_ready_endpoints(
 
 async def call_instance(
     endpoint: Endpoint,
-    call: Callable[[Channel], Awaitable[T]],
+    method: Method,
+    request: Message,
     *,
     timeout_seconds: float,
     max_response_size: int | None = None,
-) -> T | CallFailure:
-    """Call one instance. Whatever it answers, only cancellation raises.
+) -> Any:
+    """Call a method of one instance, and return the response or a `CallFailure`.
 
-    `max_response_size`: maximum bytes of the response; None for the default of 4 MiB.
+    Whatever the instance answers, only cancellation raises. `max_response_size`: maximum bytes of
+    the response; None for the default of 4 MiB.
     """
     try:
         with trio.fail_after(timeout_seconds):
             async with open_endpoint_channel(
                 endpoint, traced=False, max_receive_message_length=max_response_size
             ) as channel:
-                return await call(channel)
+                return await make_multicallable(channel, method)(request)
     except purerpc.UnimplementedError as exc:
         return CallFailure(FailureKind.UNSUPPORTED, exc.status.status_message)
     except purerpc.RpcFailedError as exc:
@@ -102,16 +101,18 @@ async def call_instance(
 
 
 async def call_each_instance(
-    endpoints: Mapping[K, Endpoint],
-    call: Callable[[Channel], Awaitable[T]],
+    endpoints: Mapping[InstanceKey, Endpoint],
+    method: Method,
+    request: Message,
     *,
     timeout_seconds: float,
-) -> dict[K, T | CallFailure]:
-    """Call several instances concurrently and return the result for each."""
-    results: dict[K, T | CallFailure] = {}
+) -> dict[InstanceKey, Any]:
+    """Call several instances concurrently, and return what `call_instance` does for each."""
+    results: dict[InstanceKey, Any] = {}
 
-    async def run(key: K, endpoint: Endpoint) -> None:
-        results[key] = await call_instance(endpoint, call, timeout_seconds=timeout_seconds)
+    async def run(key: InstanceKey, endpoint: Endpoint) -> None:
+        timeout = timeout_seconds
+        results[key] = await call_instance(endpoint, method, request, timeout_seconds=timeout)
 
     async with trio.open_nursery() as nursery:
         for key, endpoint in endpoints.items():

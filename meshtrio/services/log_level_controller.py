@@ -6,7 +6,6 @@ Processes that ran or were starting when the level changed are called by this co
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Container, Iterable
 from typing import Any
@@ -14,11 +13,9 @@ from typing import Any
 import attrs
 import trio
 
-from meshtrio.client.channel import Channel
-from meshtrio.client.multicallable import DynamicStub
-from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import logging as messages
+from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.services.instances import (
     MAX_SMALL_RESPONSE_SIZE,
     CallFailure,
@@ -36,8 +33,9 @@ from meshtrio.util.log_level import LogLevel
 _log = logging.getLogger("meshtrio.mesh")
 
 _SERVICE = messages.DESCRIPTOR.services_by_name["Logging"]
+_METHODS = {each.name: method_from_descriptor(each) for each in _SERVICE.methods}
 CALL_TIMEOUT = 5.0
-"""Default timeout of a call to a process, in seconds."""
+"""Timeout of a call to a process, in seconds."""
 _MAX_CONCURRENT_CALLS = 16
 _MAX_LEVEL_LENGTH = 64
 """Maximum characters of the name of a level: programs may define their own."""
@@ -79,7 +77,6 @@ class LogLevelController:
     _supervisor: Supervisor
     _registry: Registry
     _operations: Operations
-    _call_timeout: float = CALL_TIMEOUT
     _pending: set[tuple[str, int]] = attrs.field(factory=set)
     """Instances, by `Instance.key`, whose processes may have another level than desired."""
     _applying: set[ProcessRun] = attrs.field(factory=set)
@@ -92,7 +89,8 @@ class LogLevelController:
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Check an instance that is ready, as it may have been started before the level changed."""
         if isinstance(event, (events.Ready, events.LogLevelSet)):
-            self._enqueue([(event.plugin, event.instance)])
+            self._pending.add((event.plugin, event.instance))
+            self._changed.unpark_all()
 
     async def set_level(self, name: str, level: LogLevel | str) -> tuple[PluginLevel, ...]:
         """Set the log level of a plugin, or of the plugins of a group, until the next reload.
@@ -101,10 +99,12 @@ class LogLevelController:
         only the wait; the level is applied nevertheless.
         """
         names = self._operations.set_log_level(name, level)
-        instances = [each for each in self._supervisor.instances if each.plugin in names]
-        for run in itertools.chain.from_iterable(each.runs() for each in instances):
-            run.applied_log_level = None  # Its program may have set another level since.
-        self._enqueue(each.key for each in instances)
+        for instance in self._supervisor.instances:
+            if instance.plugin in names:
+                self._pending.add(instance.key)
+                for run in instance.runs():
+                    run.applied_log_level = None  # Its program may have set another level since.
+        self._changed.unpark_all()
         while self._is_applying(names):
             await self._changed.park()
         return await self.get_levels(names)
@@ -140,14 +140,10 @@ class LogLevelController:
             self._pending.clear()
             self._changed.unpark_all()
 
-    def _enqueue(self, instances: Iterable[tuple[str, int]]) -> None:
-        self._pending.update(instances)
-        self._changed.unpark_all()
-
     def _start_pending(self, nursery: trio.Nursery) -> None:
         """Call the processes of pending instances; `_apply` repeats a call under way by itself."""
         pending = [each for each in self._supervisor.instances if each.key in self._pending]
-        for run in itertools.chain.from_iterable(each.runs() for each in pending):
+        for run in [run for instance in pending for run in instance.runs()]:
             is_wrong = run.applied_log_level is not self._get_desired_level(run)
             if is_wrong and run not in self._applying:
                 self._applying.add(run)
@@ -155,15 +151,13 @@ class LogLevelController:
         self._pending.clear()
 
     def _is_applying(self, names: Container[str]) -> bool:
-        pending = (plugin for plugin, _ in self._pending)
-        applying = (run.config.name for run in self._applying)
-        return any(name in names for name in (*pending, *applying))
+        pending = {plugin for plugin, _ in self._pending}
+        return any(name in names for name in pending | {run.config.name for run in self._applying})
 
     def _get_desired_level(self, run: ProcessRun) -> LogLevel | None:
-        for plugin in self._supervisor.config.plugins:
-            if plugin.name == run.config.name:
-                return plugin.output.log_level
-        return run.applied_log_level
+        plugins = {plugin.name: plugin for plugin in self._supervisor.config.plugins}
+        plugin = plugins.get(run.config.name)
+        return run.applied_log_level if plugin is None else plugin.output.log_level
 
     async def _apply(self, run: ProcessRun) -> None:
         """Set the level of a process, and again if the desired level changes meanwhile.
@@ -204,27 +198,19 @@ class LogLevelController:
 
     async def _call_process(self, run: ProcessRun, method: str, request: Any) -> Any:
         """Return the response of a process, or a `CallFailure`."""
-
-        async def call(channel: Channel) -> Any:
-            return await getattr(DynamicStub(channel, _SERVICE), method)(request)
-
-        endpoint = self._find_endpoint(run)
+        key = (None if run.process is None else run.process.pid, run.number)
+        endpoints = self._registry.resolve(run.config.service).endpoints
+        endpoint = next((each for each in endpoints if (each.pid, each.instance) == key), None)
         if endpoint is None:
             return _NOT_READY
         async with self._concurrency_limit:
             result = await call_instance(
                 endpoint,
-                call,
-                timeout_seconds=self._call_timeout,
+                _METHODS[method],
+                request,
+                timeout_seconds=CALL_TIMEOUT,
                 max_response_size=MAX_SMALL_RESPONSE_SIZE,
             )
         if isinstance(result, CallFailure) and result.kind is FailureKind.UNSUPPORTED:
             return attrs.evolve(result, message="it does not serve meshtrio.v1.Logging")
         return result
-
-    def _find_endpoint(self, run: ProcessRun) -> Endpoint | None:
-        """Return the endpoint of a process; None if it is not ready."""
-        pid = None if run.process is None else run.process.pid
-        endpoints = self._registry.resolve(run.config.service).endpoints
-        found = (each for each in endpoints if (each.pid, each.instance) == (pid, run.number))
-        return None if pid is None else next(found, None)

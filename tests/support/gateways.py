@@ -16,7 +16,6 @@ from echo.v1.echo_pb2 import EchoReply, RepeatRequest
 from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.discovery.registry import Registry
-from meshtrio.gateway.proxied_health import ProxiedHealth
 from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
@@ -124,7 +123,7 @@ async def run_gateway(
     gateway = Router(registry, lambda: found, GatewayMetrics())
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(background_service(gateway.run))
-        health = HealthServicer(fallback=ProxiedHealth(registry, gateway))
+        health = HealthServicer(fallback=gateway)
         others = gateway.service_index.list_reflection_sources
         server = Server(health, forwarder=gateway, limits=limits)
         add_standard_services(server, health, get_proxied_sources=others)
