@@ -112,7 +112,9 @@ class ChannelProvider(Protocol):
         """
 
 
-def _rewrite_response_headers(headers: ResponseHeaders) -> HeaderBlock:
+@IdentityCache
+def rewrite_response_headers(headers: ResponseHeaders) -> HeaderBlock:
+    """Build the response headers for the client."""
     # A Trailers-Only response has its metadata in the trailers.
     metadata = headers.metadata if headers.trailers is None else ()
     return header_builder.build_response_headers(
@@ -122,6 +124,7 @@ def _rewrite_response_headers(headers: ResponseHeaders) -> HeaderBlock:
     )
 
 
+@IdentityCache
 def _rewrite_trailers(trailers: Trailers) -> HeaderBlock:
     """Build the trailers for the client, with the status message as the plugin encoded it."""
     return header_builder.build_trailers(
@@ -132,14 +135,9 @@ def _rewrite_trailers(trailers: Trailers) -> HeaderBlock:
     )
 
 
-rewrite_response_headers = IdentityCache(_rewrite_response_headers)
-"""Builds the response headers for the client."""
-_rewrite_trailers_cached = IdentityCache(_rewrite_trailers)
-
-
 def rewrite_trailers(trailers: Trailers, max_size: int) -> HeaderBlock:
     """Build the trailers for the client, with the status message truncated to fit `max_size`."""
-    block = _rewrite_trailers_cached(trailers)
+    block = _rewrite_trailers(trailers)
     if block.list_size <= max_size:
         return block
     metadata = encode_received_metadata(trailers.metadata)

@@ -107,15 +107,9 @@ def make_socket(listener_or_connection: Connection | ListenSocket) -> channelz.S
     """Make the message of a socket. Raises OSError if it is closed."""
     message = channelz.Socket()
     data = message.data
-    for required in (
-        data.local_flow_control_window,
-        data.remote_flow_control_window,
-        data.last_local_stream_created_timestamp,
-        data.last_remote_stream_created_timestamp,
-        data.last_message_sent_timestamp,
-        data.last_message_received_timestamp,
-    ):
-        required.SetInParent()
+    for name in data.DESCRIPTOR.fields_by_name:
+        if name.endswith(("_window", "_timestamp")):
+            getattr(data, name).SetInParent()
     if isinstance(listener_or_connection, ListenSocket):
         message.ref.CopyFrom(_make_listen_socket_ref(listener_or_connection))
         _fill_address(message.local, listener_or_connection.sock.getsockname())

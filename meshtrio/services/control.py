@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -256,7 +256,7 @@ def _make_log_line(logged_line: LoggedLine, epoch: float, missed: int = 0) -> An
     )
 
 
-class ErrorTranslator:
+class ErrorTranslator(AbstractAsyncContextManager[object]):
     """An interceptor that translates errors of an operation to the gRPC status for the client.
 
     It is its own context manager, since one for each call would take memory for each open watch.
@@ -264,9 +264,6 @@ class ErrorTranslator:
 
     def __call__(self, context: ServerContext) -> Self:
         return self
-
-    async def __aenter__(self) -> None:
-        """Do nothing."""
 
     async def __aexit__(self, _: object, exc: BaseException | None, __: object) -> None:
         for kind, status in _STATUS_BY_ERROR.items():

@@ -7,7 +7,7 @@ Processes that ran or were starting when the level changed are called by this co
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -27,7 +27,7 @@ from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.supervisor import Supervisor
-from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.concurrency import open_collapsing_nursery, start_soon_without_context
 from meshtrio.util.log_level import LogLevel
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -77,20 +77,21 @@ class LogLevelController:
     _supervisor: Supervisor
     _registry: Registry
     _operations: Operations
-    _pending: set[tuple[str, int]] = attrs.field(factory=set)
-    """Instances, by `Instance.key`, whose processes may have another level than desired."""
+    _nursery: trio.Nursery | None = None
+    """The nursery of the calls that set levels, while `run` is running."""
     _applying: set[ProcessRun] = attrs.field(factory=set)
     """Processes that are being called."""
     _concurrency_limit: trio.CapacityLimiter = attrs.field(
         factory=lambda: trio.CapacityLimiter(_MAX_CONCURRENT_CALLS)
     )
     _changed: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+    """Unparked when the call of a process is over."""
 
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Check an instance that is ready, as it may have been started before the level changed."""
         if isinstance(event, (events.Ready, events.LogLevelSet)):
-            self._pending.add((event.plugin, event.instance))
-            self._changed.unpark_all()
+            key = event.plugin, event.instance
+            self._start_applying([each for each in self._supervisor.instances if each.key == key])
 
     async def set_level(self, name: str, level: LogLevel | str) -> tuple[PluginLevel, ...]:
         """Set the log level of a plugin, or of the plugins of a group, until the next reload.
@@ -99,13 +100,11 @@ class LogLevelController:
         only the wait; the level is applied nevertheless.
         """
         names = self._operations.set_log_level(name, level)
-        for instance in self._supervisor.instances:
-            if instance.plugin in names:
-                self._pending.add(instance.key)
-                for run in instance.runs():
-                    run.applied_log_level = None  # Its program may have set another level since.
-        self._changed.unpark_all()
-        while self._is_applying(names):
+        chosen = [each for each in self._supervisor.instances if each.plugin in names]
+        for run in [run for instance in chosen for run in instance.runs()]:
+            run.applied_log_level = None  # Its program may have set another level since.
+        self._start_applying(chosen)
+        while any(run.config.name in names for run in self._applying):
             await self._changed.park()
         return await self.get_levels(names)
 
@@ -130,42 +129,27 @@ class LogLevelController:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Apply levels as they change, until cancelled."""
         try:
-            async with open_collapsing_nursery() as nursery:
+            async with open_collapsing_nursery() as self._nursery:
                 task_status.started()
-                while True:
-                    self._start_pending(nursery)
-                    self._changed.unpark_all()
-                    await self._changed.park()
+                await trio.sleep_forever()
         finally:
-            self._pending.clear()
-            self._changed.unpark_all()
+            self._nursery = None
 
-    def _start_pending(self, nursery: trio.Nursery) -> None:
-        """Call the processes of pending instances; `_apply` repeats a call under way by itself."""
-        pending = [each for each in self._supervisor.instances if each.key in self._pending]
-        for run in [run for instance in pending for run in instance.runs()]:
-            is_wrong = run.applied_log_level is not self._get_desired_level(run)
-            if is_wrong and run not in self._applying:
+    def _start_applying(self, instances: Iterable[Instance]) -> None:
+        """Call the processes of instances; `_apply` repeats a call under way by itself."""
+        for instance, run in [(each, run) for each in instances for run in each.runs()]:
+            is_wrong = run.applied_log_level is not instance.config.output.log_level
+            if is_wrong and run not in self._applying and self._nursery is not None:
                 self._applying.add(run)
-                nursery.start_soon(self._apply, run)
-        self._pending.clear()
+                start_soon_without_context(self._nursery, self._apply, instance, run)
 
-    def _is_applying(self, names: Container[str]) -> bool:
-        pending = {plugin for plugin, _ in self._pending}
-        return any(name in names for name in pending | {run.config.name for run in self._applying})
-
-    def _get_desired_level(self, run: ProcessRun) -> LogLevel | None:
-        plugins = {plugin.name: plugin for plugin in self._supervisor.config.plugins}
-        plugin = plugins.get(run.config.name)
-        return run.applied_log_level if plugin is None else plugin.output.log_level
-
-    async def _apply(self, run: ProcessRun) -> None:
+    async def _apply(self, instance: Instance, run: ProcessRun) -> None:
         """Set the level of a process, and again if the desired level changes meanwhile.
 
         A process that is not ready yet is called when it is.
         """
         try:
-            while run.applied_log_level is not (desired := self._get_desired_level(run)):
+            while run.applied_log_level is not (desired := instance.config.output.log_level):
                 request = messages.SetLevelRequest(level="" if desired is None else desired.value)
                 result = await self._call_process(run, "SetLevel", request)
                 if not isinstance(result, CallFailure):
@@ -175,7 +159,7 @@ class LogLevelController:
                 severity = logging.DEBUG if is_expected else logging.WARNING
                 text = "%s/%s: could not set log level: %s"
                 _log.log(severity, text, run.config.name, run.number, result.message)
-                if desired is self._get_desired_level(run):
+                if desired is instance.config.output.log_level:
                     break
         finally:
             self._applying.discard(run)

@@ -9,6 +9,7 @@ whatever language their descriptors come from.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -77,23 +78,20 @@ class ReflectionFiles:
 
     def find_containing_extension(self, message: str, number: int) -> list[bytes]:
         """Return the file that declares an extension of a message, and its imports."""
-
-        def find(pool: Any) -> Any:
-            return pool.FindExtensionByNumber(pool.FindMessageTypeByName(message), number)
-
-        found = _get_first(_find_in(self._sources, find), f"extension {number} of {message}")
-        return self._serialize_with_imports(found.file)
+        found = _find_in(
+            self._sources,
+            lambda pool: pool.FindExtensionByNumber(pool.FindMessageTypeByName(message), number),
+        )
+        extension = _get_first(found, f"extension {number} of {message}")
+        return self._serialize_with_imports(extension.file)
 
     def find_extension_numbers(self, message: str) -> list[int]:
         """Return the numbers of all extensions of a message in any source."""
-
-        def find(pool: Any) -> Any:
-            return pool.FindAllExtensions(pool.FindMessageTypeByName(message))
-
-        found = list(_find_in(self._sources, find))
-        if not found:
-            raise KeyError(message)
-        return sorted({extension.number for extensions in found for extension in extensions})
+        found = _find_in(
+            self._sources, lambda pool: pool.FindAllExtensions(pool.FindMessageTypeByName(message))
+        )
+        first = _get_first(found, message)
+        return sorted({each.number for each in itertools.chain(first, *found)})
 
     # -- names -------------------------------------------------------------------------------
 
