@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -113,23 +112,56 @@ class MeshServer:
         """Serve on the mesh socket and the gateway's port; both are shut down concurrently."""
         config = self._supervisor.config.gateway
         async with open_collapsing_nursery() as nursery:
-            await nursery.start(
-                _serve_mesh_socket,
-                self._supervisor.mesh_socket,
-                claim,
-                self._make_server(),
-                lambda: allows_other_users(self._supervisor.config.access),
-                config.drain_timeout,
-            )
+            await nursery.start(self._serve_mesh_socket, claim)
             if config.listen is not None:
                 await nursery.start(self._serve_port, config)
             task_status.started()
+
+    async def _serve_mesh_socket(
+        self, claim: ClaimedRuntimeDir, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Serve on the mesh socket until cancelled, then shut the server down.
+
+        If the socket or its directory is removed, both are created again within a second. Connected
+        clients stay connected, and their calls continue.
+
+        Raises:
+            UsageError: The socket cannot be bound at the start.
+        """
+        path, server = self._supervisor.mesh_socket, self._make_server()
+        drain_timeout = self._supervisor.config.gateway.drain_timeout
+        with ExitStack() as stack:
+            bound = ExitStack()
+            stack.callback(lambda: bound.close())
+            async with background_service(server.serve, bound.enter_context(unix_listener(path))):
+                task_status.started()
+                try:
+                    while True:
+                        await _wait_until_lost(path, claim, self._is_shared)
+                        _log.error("mesh socket %s was removed; recreating", path)
+                        previous, bound = bound, ExitStack()
+                        # The server closes the previous socket when it moves.
+                        with previous:
+                            server.replace_listener(await _rebind(path, claim, bound))
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await server.shut_down(drain_timeout)
+
+    def _is_shared(self) -> bool:
+        """Return whether other users may connect; access is checked for each call."""
+        return allows_other_users(self._supervisor.config.access)
 
     async def _serve_port(
         self, config: GatewayConfig, *, task_status: trio.TaskStatus[None]
     ) -> None:
         assert config.listen is not None
-        context = _make_ssl_context(config)
+        context = None
+        if (tls := config.tls) is not None:
+            try:
+                context = make_server_ssl_context(tls.certificate, tls.key, tls.client_ca)
+            except OSError as exc:
+                text = f"mesh: gateway: tls: cannot be used: {exc.strerror or exc}"
+                raise ConfigError([text]) from None
         is_plaintext = config.security is GatewaySecurity.PLAINTEXT
         with ExitStack() as stack:
             try:
@@ -196,54 +228,6 @@ def _list_grpc_services(config: MeshConfig) -> Mapping[str, Iterable[str]]:
     for table in config.services:
         services[table.name].update(table.services)
     return services
-
-
-def _make_ssl_context(config: GatewayConfig) -> ssl.SSLContext | None:
-    if config.tls is None:
-        return None
-    try:
-        files = config.tls
-        return make_server_ssl_context(files.certificate, files.key, files.client_ca)
-    except OSError as exc:
-        raise ConfigError([f"mesh: gateway: tls: cannot be used: {exc.strerror or exc}"]) from None
-
-
-async def _serve_mesh_socket(
-    path: Path,
-    claim: ClaimedRuntimeDir,
-    server: Server,
-    is_shared: Callable[[], bool],
-    grace: float,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve on the mesh socket until cancelled, then shut the server down.
-
-    If the socket or its directory is removed, both are created again within a second. Connected
-    clients stay connected, and their calls continue.
-
-    `is_shared` returns whether other users may connect; access is checked for each call. `grace` is
-    the timeout of `Server.shut_down`, in seconds.
-
-    Raises:
-        UsageError: The socket cannot be bound at the start.
-    """
-    with ExitStack() as stack:
-        bound = ExitStack()
-        stack.callback(lambda: bound.close())
-        async with background_service(server.serve, bound.enter_context(unix_listener(path))):
-            task_status.started()
-            try:
-                while True:
-                    await _wait_until_lost(path, claim, is_shared)
-                    _log.error("mesh socket %s was removed; recreating", path)
-                    previous, bound = bound, ExitStack()
-                    # The server closes the previous socket when it moves.
-                    with previous:
-                        server.replace_listener(await _rebind(path, claim, bound))
-            finally:
-                with trio.CancelScope(shield=True):
-                    await server.shut_down(grace)
 
 
 async def _rebind(path: Path, claim: ClaimedRuntimeDir, socket_stack: ExitStack) -> socket.socket:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from time import time
+from typing import Protocol
 
 import attrs
 import purerpc
@@ -21,25 +22,16 @@ from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.gateway import call_state
 from meshtrio.gateway.call_state import CallEvent, CallState
 from meshtrio.gateway.proxied_streams import MAX_SMALL_CHUNK, DownstreamStream, ProxiedStream
-from meshtrio.gateway.route import (
-    ChannelProvider,
-    Route,
-    rewrite_response_headers,
-    rewrite_trailers,
-)
+from meshtrio.gateway.route import Route, rewrite_response_headers, rewrite_trailers
+from meshtrio.grpc import status
 from meshtrio.grpc.header_builder import build_response_headers
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
-from meshtrio.grpc.status import (
-    CANCELLED,
-    DEADLINE_EXCEEDED,
-    DEADLINE_TOLERANCE,
-    header_list_too_large_message,
-)
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.rejection import encode_server_status
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.telemetry.metrics.call_recorder import CallRecorder
+from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
 
 _PICKING, _REPLAYABLE = CallState.PICKING, CallState.REPLAYABLE
 _COMMITTED, _FLUSHING, _CLOSED = CallState.COMMITTED, CallState.FLUSHING, CallState.CLOSED
@@ -47,6 +39,23 @@ _COMMITTED, _FLUSHING, _CLOSED = CallState.COMMITTED, CallState.FLUSHING, CallSt
 _DEFAULT_RESPONSE_HEADERS = build_response_headers(content_type=b"application/grpc")
 MAX_UNREAD_SIZE = 8 * 1024 * 1024
 """Maximum bytes that wait for a client that does not read."""
+
+
+class ChannelProvider(Protocol):
+    """What a proxied call needs of the router."""
+
+    call_metrics: GatewayMetrics | None
+    """The metrics of proxied calls; None if they are off."""
+
+    def find_open_channel(self, route: Route) -> Channel | None:
+        """Return the channel for a route if it is known and open."""
+
+    async def open_channel(self, route: Route) -> Channel:
+        """Find the destination of a route and open a channel to it.
+
+        Raises:
+            purerpc.RpcFailedError: There is no such destination, with the status for the client.
+        """
 
 
 @attrs.define(eq=False, repr=False, weakref_slot=False)
@@ -82,7 +91,7 @@ class ProxiedCall(DownstreamStream):
     @property
     def _is_deadline_exceeded(self) -> bool:
         """Whether the deadline has passed, allowing for other clocks of client and plugin."""
-        return trio.current_time() >= self._deadline - DEADLINE_TOLERANCE
+        return trio.current_time() >= self._deadline - status.DEADLINE_TOLERANCE
 
     # -- picking an endpoint -----------------------------------------------------------------
 
@@ -158,7 +167,7 @@ class ProxiedCall(DownstreamStream):
         block = self._route.encode_headers(channel, self.peer, self._deadline)
         limit = connection.peer_settings.max_header_list_size
         if block.list_size > limit:
-            text = header_list_too_large_message("request", block.list_size, limit)
+            text = status.header_list_too_large_message("request", block.list_size, limit)
             raise purerpc.ResourceExhaustedError(text)
         if not connection.has_stream_slot or connection.write_buffer.above_high_water:
             return False
@@ -245,8 +254,9 @@ class ProxiedCall(DownstreamStream):
         if self.cancel_on_error is not None:
             self.cancel_on_error.cancel()
         if self._state is not _CLOSED:
-            status = DEADLINE_EXCEEDED if self._is_deadline_exceeded else CANCELLED
-            self._finish(call_state.ON_DOWNSTREAM_RESET, status, success=None)
+            is_late = self._is_deadline_exceeded
+            code = status.DEADLINE_EXCEEDED if is_late else status.CANCELLED
+            self._finish(call_state.ON_DOWNSTREAM_RESET, code, success=None)
 
     # -- events of the upstream stream -------------------------------------------------------
 
@@ -287,7 +297,7 @@ class ProxiedCall(DownstreamStream):
 
     def _end_too_large(self, size: int) -> None:
         limit = self.connection.peer_settings.max_header_list_size
-        text = header_list_too_large_message("response", size, limit)
+        text = status.header_list_too_large_message("response", size, limit)
         self._end_with_error(purerpc.ResourceExhaustedError(text), success=None)
 
     def on_request_taken(self) -> None:
@@ -355,8 +365,8 @@ class ProxiedCall(DownstreamStream):
         """
         code, message = error.status.status_code, error.status.status_message
         limit = self.connection.peer_settings.max_header_list_size
-        status = encode_server_status(limit, code, message)
-        self._send_status(status, code.value, success=success)
+        trailers = encode_server_status(limit, code, message)
+        self._send_status(trailers, code.value, success=success)
         self.connection.flush()
 
     def _send_status(self, trailers: bytes, code: int, *, success: bool | None) -> None:

@@ -1,4 +1,4 @@
-"""Where a request is to go, the channels that lead there, and header blocks for the other side.
+"""Where a request is to go, and header blocks for the other side.
 
 The engine returns the same object for a header block that it has decoded recently, so rewritten
 blocks are cached by identity: those of requests by `Route`.
@@ -6,7 +6,6 @@ blocks are cached by identity: those of requests by `Route`.
 
 from __future__ import annotations
 
-from typing import Protocol
 from urllib.parse import quote
 
 import attrs
@@ -19,7 +18,6 @@ from meshtrio.grpc import header_builder
 from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders, Trailers
 from meshtrio.grpc.metadata import encode_received_metadata
 from meshtrio.http2.hpack.encoder import HeaderBlock
-from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
 from meshtrio.transport.peer import Peer
 from meshtrio.util.caches import IdentityCache
 
@@ -93,23 +91,6 @@ class Route:
             return self._encoded_headers
         timeout = header_builder.timeout_field(deadline - trio.current_time())
         return self._encoded_headers + HeaderBlock.encode([timeout])
-
-
-class ChannelProvider(Protocol):
-    """What a proxied call needs of the router."""
-
-    call_metrics: GatewayMetrics | None
-    """The metrics of proxied calls; None if they are off."""
-
-    def find_open_channel(self, route: Route) -> Channel | None:
-        """Return the channel for a route if it is known and open."""
-
-    async def open_channel(self, route: Route) -> Channel:
-        """Find the destination of a route and open a channel to it.
-
-        Raises:
-            purerpc.RpcFailedError: There is no such destination, with the status for the client.
-        """
 
 
 @IdentityCache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 
 import attrs
@@ -64,29 +64,23 @@ class Router:
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep channels open until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            await self._close_orphaned_channels()
-
-    async def _close_orphaned_channels(self) -> None:
-        """Close the channels of services that were gone in two searches in a row."""
+        """Keep channels open until cancelled, or until two searches in a row find no service."""
         orphaned_before: set[str] = set()
-        while True:
-            await sleep_until_tick(_ORPHAN_CHECK_INTERVAL)
-            orphaned = {service for service in self.channels if self._is_orphaned(service)}
-            for service in orphaned & orphaned_before:
-                self.channels[service].cancel_scope.cancel()
-                self.service_index.remove(service)
-            orphaned_before = orphaned
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            while True:
+                await sleep_until_tick(_ORPHAN_CHECK_INTERVAL)
+                orphaned = {service for service in self.channels if self._is_orphaned(service)}
+                for service in orphaned & orphaned_before:
+                    self.channels[service].cancel_scope.cancel()
+                    self.service_index.remove(service)
+                orphaned_before = orphaned
 
     def _is_orphaned(self, service: str) -> bool:
         """Return whether a service is unknown, or unmanaged and without endpoints."""
-        if not self._registry.has_service(service):
-            return True
-        state = self._registry.resolve(service)
-        return state.unmanaged and not state.endpoints
+        known = self._registry
+        is_served = known.has_service(service) and known.resolve(service).endpoints
+        return not is_served and not known.is_managed(service)
 
     # -- for servers -------------------------------------------------------------------------
 
@@ -221,12 +215,10 @@ class Router:
         """Wait until the health of a service may have changed, for a second at most."""
         with trio.move_on_after(_HEALTH_CHECK_INTERVAL):
             for service in self._find_known_services(name):
-                try:
+                with suppress(purerpc.RpcFailedError):  # The service may be removed meanwhile.
                     channel = await self.get_or_open_channel(service)
-                except purerpc.RpcFailedError:
-                    continue  # The service was removed meanwhile.
-                await channel.wait_for_state_change()
-                return
+                    await channel.wait_for_state_change()
+                    return
             await trio.sleep_forever()
 
     def _find_known_services(self, name: str) -> list[str]:
@@ -239,11 +231,9 @@ class Router:
         endpoints = self._registry.resolve(service).endpoints
         if not endpoints or any(endpoint.pid for endpoint in endpoints):
             return bool(endpoints)
-        try:
-            with trio.move_on_after(_CONNECT_TIMEOUT):
-                return await (await self.get_or_open_channel(service)).is_reachable()
-        except purerpc.RpcFailedError:
-            pass  # The service was removed meanwhile.
+        # The service may be removed meanwhile.
+        with suppress(purerpc.RpcFailedError), trio.move_on_after(_CONNECT_TIMEOUT):
+            return await (await self.get_or_open_channel(service)).is_reachable()
         return False
 
 

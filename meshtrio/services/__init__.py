@@ -5,8 +5,8 @@ Theory of operation
 Three groups of modules:
 
 - In every server, of a mesh or a plugin (`add_standard_services` puts them together, importing all
-  but health at the first call): `health`, `reflection` with `reflection_files`, `channelz` with
-  `channelz_messages`, `load`, `tap`, and in plugins `metrics` and `log_level`.
+  but health at the first call): `health`, `reflection` with `reflection_files`, `channelz`,
+  `load`, `tap`, and in plugins `metrics` and `log_level`.
 - On the mesh socket: `control` with `control_messages` (over `event_log`, `load_reports`,
   `log_level_controller` and `tap_client`), and `registry`. `access_control`
   checks every call, `call_quota` limits the calls of each user.

@@ -15,7 +15,7 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.config import ConfigSource, LogLevel, MeshConfig
+from meshtrio.config import ConfigSource, LogLevel
 from meshtrio.config.async_loading import load_in_thread
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import PluginFailedError
@@ -205,9 +205,17 @@ class ControlServicer:
         return control.SetLogLevelResponse(plugins=map(messages.make_log_level, found))
 
     async def Reload(self, message: Any, request: ServerContext) -> Any:
-        self._check_path(message.path, request.peer)
-        config = await self._load_config(message.path)
-        return control.ReloadResponse(**attrs.asdict(await self._operations.reload(config)))
+        path, source = message.path, self._supervisor.config.source
+        self._check_path(path, request.peer)
+        if path and not Path(path).is_absolute():
+            raise ConfigError([f"{path}: is not an absolute path"])
+        if not path and source is None:
+            raise UsageError("this mesh was not started from a config file; give the path of one")
+        before = ConfigSource(Path(path)) if source is None else source
+        # Without a path it is the file that the mesh was started from, even after other reloads.
+        config = await load_in_thread(path or before.path, runtime_dir=before.runtime_dir)
+        found = await self._operations.reload(attrs.evolve(config, source=source))
+        return control.ReloadResponse(**attrs.asdict(found))
 
     def _check_path(self, path: str, peer: Peer) -> None:
         """Raise PermissionDeniedError if a peer may not load a file as the config.
@@ -221,18 +229,6 @@ class ControlServicer:
                 f"access.control: {peer} may only reload the file that the mesh was started from; "
                 "another one is for the mesh's own user and root"
             )
-
-    async def _load_config(self, path: str) -> MeshConfig:
-        """Load the config file again, or another one. Raises ConfigError and UsageError."""
-        source = self._supervisor.config.source
-        if path and not Path(path).is_absolute():
-            raise ConfigError([f"{path}: is not an absolute path"])
-        if not path and source is None:
-            raise UsageError("this mesh was not started from a config file; give the path of one")
-        before = ConfigSource(Path(path)) if source is None else source
-        # Without a path it is the file that the mesh was started from, even after other reloads.
-        config = await load_in_thread(path or before.path, runtime_dir=before.runtime_dir)
-        return attrs.evolve(config, source=source)
 
 
 def _make_log_line(logged_line: LoggedLine, epoch: float, missed: int = 0) -> Any:

@@ -182,8 +182,6 @@ async def _read_stream(
                 await trio.sleep(min_interval)
     except purerpc.UnimplementedError:
         return FailureKind.UNSUPPORTED
-    except MalformedProtobufError:
-        return FailureKind.INVALID
-    except purerpc.RpcFailedError:
+    except (purerpc.RpcFailedError, MalformedProtobufError):
         pass
     return FailureKind.UNAVAILABLE

@@ -16,12 +16,8 @@ import trio
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import logging as messages
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
-from meshtrio.services.instances import (
-    MAX_SMALL_RESPONSE_SIZE,
-    CallFailure,
-    FailureKind,
-    call_instance,
-)
+from meshtrio.services import instances
+from meshtrio.services.instances import CallFailure, FailureKind
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.operations import Operations
@@ -135,9 +131,9 @@ class LogLevelController:
         finally:
             self._nursery = None
 
-    def _start_applying(self, instances: Iterable[Instance]) -> None:
+    def _start_applying(self, chosen: Iterable[Instance]) -> None:
         """Call the processes of instances; `_apply` repeats a call under way by itself."""
-        for instance, run in [(each, run) for each in instances for run in each.runs()]:
+        for instance, run in [(each, run) for each in chosen for run in each.runs()]:
             is_wrong = run.applied_log_level is not instance.config.output.log_level
             if is_wrong and run not in self._applying and self._nursery is not None:
                 self._applying.add(run)
@@ -188,12 +184,12 @@ class LogLevelController:
         if endpoint is None:
             return _NOT_READY
         async with self._concurrency_limit:
-            result = await call_instance(
+            result = await instances.call_instance(
                 endpoint,
                 _METHODS[method],
                 request,
                 timeout_seconds=CALL_TIMEOUT,
-                max_response_size=MAX_SMALL_RESPONSE_SIZE,
+                max_response_size=instances.MAX_SMALL_RESPONSE_SIZE,
             )
         if isinstance(result, CallFailure) and result.kind is FailureKind.UNSUPPORTED:
             return attrs.evolve(result, message="it does not serve meshtrio.v1.Logging")

@@ -12,13 +12,7 @@ from meshtrio.messages import metrics
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.telemetry.metric_families import Distribution, MetricFamily, MetricKind, MetricPoint
-from meshtrio.telemetry.metrics import MetricSource
-from meshtrio.telemetry.metrics.family_merger import (
-    MAX_BUCKETS,
-    MAX_LABELS,
-    DropReason,
-    FamilyMerger,
-)
+from meshtrio.telemetry.metrics import MetricSource, family_merger
 from meshtrio.util.log_once import OncePerReasonLogger
 from meshtrio.util.protobuf_wire import MalformedProtobufError, split_message, split_repeated
 from meshtrio.util.worker_threads import GilYielder, run_computation
@@ -57,9 +51,9 @@ class MetricsServicer:
 
 def _make_response(
     families: Sequence[MetricFamily], yield_gil: GilYielder
-) -> tuple[Any, Counter[DropReason]]:
+) -> tuple[Any, Counter[family_merger.DropReason]]:
     """Make a response, and count the points that were dropped because they cannot be sent."""
-    merger = FamilyMerger(yield_gil)
+    merger = family_merger.FamilyMerger(yield_gil)
     dropped = merger.merge(families, is_mesh=True)
     encoded = [each for family in merger.families() for each in encode_family(family)]
     return metrics.CollectMetricsResponse(families=encoded), dropped
@@ -133,15 +127,17 @@ def _decode_family(header: Any, chunk: Any) -> MetricFamily:
     for field in ("name", "kind", "unit", "text"):
         if getattr(chunk, field):
             setattr(header, field, getattr(chunk, field))
-    header.bounds.extend(chunk.bounds[: MAX_BUCKETS + 1 - len(header.bounds)])
+    header.bounds.extend(chunk.bounds[: family_merger.MAX_BUCKETS + 1 - len(header.bounds)])
     kind, bounds = _KIND_BY_NUMBER.get(header.kind), tuple(header.bounds)
     if kind is None:
         points = [MetricPoint((), 0.0)] * len(chunk.points)
         return MetricFamily("", MetricKind.GAUGE, "", "", points)
     points = [
         MetricPoint(
-            tuple((label.name, label.value) for label in each.labels[: MAX_LABELS + 1]),
-            Distribution(bounds, tuple(each.counts[: MAX_BUCKETS + 2]), each.value)
+            tuple(
+                (label.name, label.value) for label in each.labels[: family_merger.MAX_LABELS + 1]
+            ),
+            Distribution(bounds, tuple(each.counts[: family_merger.MAX_BUCKETS + 2]), each.value)
             if kind is MetricKind.HISTOGRAM
             else each.value,
         )

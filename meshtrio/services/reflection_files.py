@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -23,15 +24,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 
 _WELL_KNOWN_PREFIX = "google/protobuf/"
 """Files that all pools share, perhaps from different releases of protobuf."""
-_LANGUAGE_OPTIONS = frozenset(
-    {
-        *("java_package", "java_outer_classname", "java_multiple_files", "java_generic_services"),
-        *("java_generate_equals_and_hash", "java_string_check_utf8", "optimize_for", "go_package"),
-        *("cc_generic_services", "cc_enable_arenas", "py_generic_services", "objc_class_prefix"),
-        *("csharp_namespace", "swift_prefix", "php_class_prefix", "php_namespace"),
-        *("php_metadata_namespace", "ruby_package"),
-    }
-)
+_LANGUAGE_OPTIONS = re.compile("(cc|csharp|go|java|objc|php|py|ruby|swift)_|optimize_for")
 """File options that affect generated code only, not the wire format."""
 
 
@@ -203,7 +196,7 @@ def _normalize(file: FileDescriptor) -> bytes:
     proto.ClearField("source_code_info")
     options: Any = proto.options
     for option, _ in options.ListFields():
-        if option.name in _LANGUAGE_OPTIONS:
+        if _LANGUAGE_OPTIONS.match(option.name):
             options.ClearField(option.name)
     if not options.ListFields():
         proto.ClearField("options")
