@@ -43,8 +43,8 @@ from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.runtime_dir import directory
 from meshtrio.runtime_dir.claim import claim_runtime_dir
 from meshtrio.services.event_log import EventLog
-from meshtrio.services.log_level_controller import CALL_TIMEOUT, LogLevelController, PluginLevel
-from meshtrio.services.telemetry_setup import COLLECT_TIMEOUT, mesh_telemetry
+from meshtrio.services.log_level_controller import LogLevelController, PluginLevel
+from meshtrio.services.telemetry_setup import mesh_telemetry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import InstanceStatus
 from meshtrio.supervisor.operations import DrainResult, Operations, ReloadResult
@@ -336,21 +336,6 @@ async def main(
         MeshFailedError: A plugin's failure was escalated to the mesh. All plugins are stopped.
     """
     require_trio("mesh.main")
-    await run_mesh(config, task_status=task_status)
-
-
-async def run_mesh(
-    config: MeshConfig | Path | str,
-    *,
-    collect_timeout: float = COLLECT_TIMEOUT,
-    log_level_timeout: float = CALL_TIMEOUT,
-    task_status: trio.TaskStatus[Mesh] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Run a mesh as `main` does, with timeouts, in seconds, that no config sets.
-
-    `collect_timeout` is for the responses of instances to a scrape, `log_level_timeout` for a call
-    that reads or sets the log level of a process.
-    """
     if not isinstance(config, MeshConfig):
         config = await load_in_thread(config)
     directory.validate(config)
@@ -360,13 +345,11 @@ async def run_mesh(
         registry, event_log = Registry(), EventLog()
         supervisor = Supervisor(config, registry, folder, [log_event, event_log.on_event])
         operations = Operations(supervisor)
-        log_levels = LogLevelController(
-            supervisor, registry, operations, call_timeout=log_level_timeout
-        )
+        log_levels = LogLevelController(supervisor, registry, operations)
         supervisor.subscribe(log_levels.on_event)
         try:
             async with (
-                mesh_telemetry(supervisor, registry, collect_timeout=collect_timeout) as metrics,
+                mesh_telemetry(supervisor, registry) as metrics,
                 MeshServer(
                     supervisor, registry, operations, event_log, log_levels, metrics
                 ).running(claim),

@@ -28,7 +28,7 @@ from meshtrio.http2.limits import Limits
 from meshtrio.rpc import connection_io, connection_limiter
 from meshtrio.rpc.connection_limiter import ConnectionLimiter, TooManyConnectionsError
 from meshtrio.services.channelz import _make_page
-from meshtrio.services.registrations import Registrations
+from meshtrio.services.registry import Registrations
 from meshtrio.supervisor.process.proc.accept_queue import AcceptQueue, read_accept_queue
 from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
 from meshtrio.telemetry.metrics import exposition_server

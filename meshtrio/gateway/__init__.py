@@ -6,18 +6,18 @@ Theory of operation
 the mesh's own services (control, registry, health, reflection) and forward all other calls:
 
 1. The server asks `Router.accepts` whether a call is to be forwarded. `Router.forward` makes a
-   `DownstreamStream` and a `ProxiedCall` for it.
+   `ProxiedCall` for it, which is the stream from the client.
 2. `Route` says what the request headers name: a service of the mesh (metadata `x-mesh-target`, or
    :authority), or only a gRPC service. In the latter case `ServiceIndex` knows the service of the
    mesh: from the config, or from the plugins' reflection.
 3. The router holds one channel for each service of the mesh (`find_open_channel`). `ProxiedCall`
    picks an endpoint, which is an instance of the plugin, from it as any client does, and opens an
-   `UpstreamStream` there with headers from `header_rewrite`.
+   `UpstreamStream` there with the headers that the route encodes for it.
 4. What arrives on one stream is written to the other by the read loop that has read it.
 
 Who owns what: the router owns channels and the service index; the server's connection owns the
-downstream stream; the channel's connection owns the upstream stream; the call is held by its
-streams (`ProxiedStream.listener`) until its state is CLOSED.
+call, which is its downstream stream; the channel's connection owns the upstream stream. Call and
+upstream stream refer to each other until the attempt is over.
 
 Invariants:
 

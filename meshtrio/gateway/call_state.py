@@ -21,6 +21,7 @@ whether response headers went out, which the downstream stream knows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 
@@ -45,39 +46,27 @@ class CallState(IntEnum):
     """The downstream stream is over and does not hold the call any more."""
 
 
-class CallEvent(IntEnum):
-    """What changes the state of a proxied call."""
+CallEvent = Mapping[CallState, CallState]
+"""What changes the state of a proxied call: the next state by the current one.
 
-    UPSTREAM_OPENED = 0
-    """The call was sent to an endpoint."""
-    COMMITTED = 1
-    """The response began, or the request outgrew the replay buffer."""
-    REFUSED = 2
-    """The upstream refused the call before processing it."""
-    CONNECTION_LOST = 3
-    """The upstream connection ended during the call."""
-    STATUS_QUEUED = 4
-    """The status follows what is buffered for the client."""
-    FLUSHED = 5
-    """The client has taken the status."""
-    DOWNSTREAM_RESET = 6
-    """The client cancelled the call or is gone."""
-    DOWNSTREAM_REFUSED = 7
-    """The gateway ends the call with REFUSED_STREAM, for the client to make it elsewhere."""
+A state that is not listed is a bug (KeyError).
+"""
 
-
-_S, _E = CallState, CallEvent
+_S = CallState
 _ACTIVE = _S.PICKING, _S.REPLAYABLE, _S.COMMITTED, _S.AWAITING_EXIT
-TRANSITIONS: dict[tuple[CallState, CallEvent], CallState] = {
-    (_S.PICKING, _E.UPSTREAM_OPENED): _S.REPLAYABLE,
-    (_S.PICKING, _E.DOWNSTREAM_REFUSED): _S.CLOSED,
-    (_S.REPLAYABLE, _E.COMMITTED): _S.COMMITTED,
-    (_S.REPLAYABLE, _E.REFUSED): _S.PICKING,
-    (_S.REPLAYABLE, _E.CONNECTION_LOST): _S.AWAITING_EXIT,
-    (_S.COMMITTED, _E.CONNECTION_LOST): _S.AWAITING_EXIT,
-    (_S.COMMITTED, _E.DOWNSTREAM_REFUSED): _S.CLOSED,
-    **{(state, _E.STATUS_QUEUED): _S.FLUSHING for state in _ACTIVE},
-    (_S.FLUSHING, _E.FLUSHED): _S.CLOSED,
-    **{(state, _E.DOWNSTREAM_RESET): _S.CLOSED for state in (*_ACTIVE, _S.FLUSHING)},
-}
-"""The next state for each state and event; a pair that is not listed is a bug (KeyError)."""
+ON_UPSTREAM_OPENED: CallEvent = {_S.PICKING: _S.REPLAYABLE}
+"""The call was sent to an endpoint."""
+ON_COMMITTED: CallEvent = {_S.REPLAYABLE: _S.COMMITTED}
+"""The response began, or the request outgrew the replay buffer."""
+ON_REFUSED: CallEvent = {_S.REPLAYABLE: _S.PICKING}
+"""The upstream refused the call before processing it."""
+ON_CONNECTION_LOST: CallEvent = dict.fromkeys((_S.REPLAYABLE, _S.COMMITTED), _S.AWAITING_EXIT)
+"""The upstream connection ended during the call."""
+ON_STATUS_QUEUED: CallEvent = dict.fromkeys(_ACTIVE, _S.FLUSHING)
+"""The status follows what is buffered for the client."""
+ON_FLUSHED: CallEvent = {_S.FLUSHING: _S.CLOSED}
+"""The client has taken the status."""
+ON_DOWNSTREAM_RESET: CallEvent = dict.fromkeys((*_ACTIVE, _S.FLUSHING), _S.CLOSED)
+"""The client cancelled the call or is gone."""
+ON_DOWNSTREAM_REFUSED: CallEvent = dict.fromkeys((_S.PICKING, _S.COMMITTED), _S.CLOSED)
+"""The gateway ends the call with REFUSED_STREAM, for the client to make it elsewhere."""

@@ -1,21 +1,24 @@
-"""The servers on the mesh socket and on the gateway's port."""
+"""The servers on the mesh socket and on the gateway's port.
+
+The mesh socket is bound again if it is removed.
+"""
 
 from __future__ import annotations
 
 import logging
-import ssl
+import os
+import socket
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import attrs
 import trio
 
 from meshtrio.config import GatewayConfig, GatewaySecurity, MeshConfig
 from meshtrio.discovery.registry import Registry
-from meshtrio.gateway.mesh_socket import serve_mesh_socket
-from meshtrio.gateway.proxied_health import ProxiedHealth
 from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.budget_settings import BudgetSetting, BudgetSettings
@@ -35,13 +38,17 @@ from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
-from meshtrio.transport.listener import tcp_listener
+from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.transport.tls import make_server_ssl_context
 from meshtrio.util.caches import IdentityCache
-from meshtrio.util.concurrency import background_service, open_collapsing_nursery
-from meshtrio.util.errors import ConfigError, UsageError
+from meshtrio.util.concurrency import background_service, open_collapsing_nursery, sleep_until_tick
+from meshtrio.util.errors import ConfigError, MeshtrioError, UsageError
+from meshtrio.util.log_once import ReasonChangeLogger
 
 _log = logging.getLogger("meshtrio.mesh")
+
+_CHECK_INTERVAL = 1.0
+"""Seconds between two checks of the mesh socket."""
 
 
 _BASE_LIMITS = Limits(max_concurrent_streams=256)
@@ -77,7 +84,6 @@ class MeshServer:
             metrics.add_source(gateway_metrics.collect)
         list_services = IdentityCache(_list_grpc_services, max_entries=1)
         self._router = Router(registry, lambda: list_services(supervisor.config), gateway_metrics)
-        self._proxied_health = ProxiedHealth(registry, self._router)
         control = ControlServicer(
             supervisor, registry, operations, event_log, self._load_reports, log_levels
         )
@@ -106,23 +112,56 @@ class MeshServer:
         """Serve on the mesh socket and the gateway's port; both are shut down concurrently."""
         config = self._supervisor.config.gateway
         async with open_collapsing_nursery() as nursery:
-            await nursery.start(
-                serve_mesh_socket,
-                self._supervisor.mesh_socket,
-                claim,
-                self._make_server(),
-                lambda: allows_other_users(self._supervisor.config.access),
-                config.drain_timeout,
-            )
+            await nursery.start(self._serve_mesh_socket, claim)
             if config.listen is not None:
                 await nursery.start(self._serve_port, config)
             task_status.started()
+
+    async def _serve_mesh_socket(
+        self, claim: ClaimedRuntimeDir, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Serve on the mesh socket until cancelled, then shut the server down.
+
+        If the socket or its directory is removed, both are created again within a second. Connected
+        clients stay connected, and their calls continue.
+
+        Raises:
+            UsageError: The socket cannot be bound at the start.
+        """
+        path, server = self._supervisor.mesh_socket, self._make_server()
+        drain_timeout = self._supervisor.config.gateway.drain_timeout
+        with ExitStack() as stack:
+            bound = ExitStack()
+            stack.callback(lambda: bound.close())
+            async with background_service(server.serve, bound.enter_context(unix_listener(path))):
+                task_status.started()
+                try:
+                    while True:
+                        await _wait_until_lost(path, claim, self._is_shared)
+                        _log.error("mesh socket %s was removed; recreating", path)
+                        previous, bound = bound, ExitStack()
+                        # The server closes the previous socket when it moves.
+                        with previous:
+                            server.replace_listener(await _rebind(path, claim, bound))
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await server.shut_down(drain_timeout)
+
+    def _is_shared(self) -> bool:
+        """Return whether other users may connect; access is checked for each call."""
+        return allows_other_users(self._supervisor.config.access)
 
     async def _serve_port(
         self, config: GatewayConfig, *, task_status: trio.TaskStatus[None]
     ) -> None:
         assert config.listen is not None
-        context = _make_ssl_context(config)
+        context = None
+        if (tls := config.tls) is not None:
+            try:
+                context = make_server_ssl_context(tls.certificate, tls.key, tls.client_ca)
+            except OSError as exc:
+                text = f"mesh: gateway: tls: cannot be used: {exc.strerror or exc}"
+                raise ConfigError([text]) from None
         is_plaintext = config.security is GatewaySecurity.PLAINTEXT
         with ExitStack() as stack:
             try:
@@ -151,7 +190,7 @@ class MeshServer:
         )
         # NOT_SERVING while the mesh stops, in which it still serves draining plugins.
         stopping = self._supervisor.shutdown_started
-        health = HealthServicer(fallback=self._proxied_health, shutdown_started=stopping)
+        health = HealthServicer(fallback=self._router, shutdown_started=stopping)
         server = Server(
             *self._servicers,
             health,
@@ -191,11 +230,53 @@ def _list_grpc_services(config: MeshConfig) -> Mapping[str, Iterable[str]]:
     return services
 
 
-def _make_ssl_context(config: GatewayConfig) -> ssl.SSLContext | None:
-    if config.tls is None:
-        return None
+async def _rebind(path: Path, claim: ClaimedRuntimeDir, socket_stack: ExitStack) -> socket.socket:
+    while True:
+        try:
+            if claim.is_lost:
+                claim.recreate()
+            return socket_stack.enter_context(unix_listener(path))
+        except (MeshtrioError, OSError) as exc:
+            _log.error("cannot recreate the mesh socket: %s; retrying", exc)
+            await trio.sleep(_CHECK_INTERVAL)
+
+
+def _set_mode(
+    path: Path, own_stat: os.stat_result, claim: ClaimedRuntimeDir, is_shared: bool
+) -> None:
+    """Set the mode of the socket. Raises FileNotFoundError if it is no longer ours."""
+    if is_shared:
+        claim.allow_traversal()
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        files = config.tls
-        return make_server_ssl_context(files.certificate, files.key, files.client_ca)
-    except OSError as exc:
-        raise ConfigError([f"mesh: gateway: tls: cannot be used: {exc.strerror or exc}"]) from None
+        if not os.path.samestat(os.fstat(fd), own_stat):
+            raise FileNotFoundError
+        # Access is checked for each call. An O_PATH descriptor does not support fchmod(2).
+        fd_path = f"/proc/self/fd/{fd}"
+        os.chmod(fd_path if os.path.lexists(fd_path) else path, 0o666 if is_shared else 0o600)
+    finally:
+        os.close(fd)
+
+
+async def _wait_until_lost(
+    path: Path, claim: ClaimedRuntimeDir, is_shared: Callable[[], bool]
+) -> None:
+    """Wait until the path or its directory is gone or replaced; meanwhile keep the mode set."""
+    own_stat: os.stat_result | None = None
+    applied_shared: bool | None = None
+    failures = ReasonChangeLogger(_log, level=logging.ERROR)
+    while True:
+        try:
+            found = os.lstat(path)
+            own_stat = own_stat or found
+            if claim.is_lost or not os.path.samestat(found, own_stat):
+                return
+            if is_shared() is not applied_shared:
+                applied_shared = is_shared()
+                _set_mode(path, own_stat, claim, applied_shared)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as exc:
+            text = "cannot check the mesh socket %s: %s; retrying"
+            failures.log(str(exc), text, path, exc.strerror)
+        await sleep_until_tick(_CHECK_INTERVAL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from time import time
+from typing import Protocol
 
 import attrs
 import purerpc
@@ -18,43 +19,51 @@ from meshtrio.client.channel import Channel
 from meshtrio.client.channel_endpoint import PickResult
 from meshtrio.client.retry.policy import RetryState
 from meshtrio.errors import CallRefusedError, ConnectionLostError
-from meshtrio.gateway.call_state import TRANSITIONS, CallEvent, CallState
-from meshtrio.gateway.header_rewrite import rewrite_response_headers, rewrite_trailers
-from meshtrio.gateway.proxied_streams import DownstreamStream, ProxiedStream, UpstreamStream
-from meshtrio.gateway.route import ChannelProvider, Route
+from meshtrio.gateway import call_state
+from meshtrio.gateway.call_state import CallEvent, CallState
+from meshtrio.gateway.proxied_streams import MAX_SMALL_CHUNK, DownstreamStream, ProxiedStream
+from meshtrio.gateway.route import Route, rewrite_response_headers, rewrite_trailers
+from meshtrio.grpc import status
 from meshtrio.grpc.header_builder import build_response_headers
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
-from meshtrio.grpc.status import (
-    CANCELLED,
-    DEADLINE_EXCEEDED,
-    DEADLINE_TOLERANCE,
-    header_list_too_large_message,
-)
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.rejection import encode_server_status
 from meshtrio.rpc.server_connection import ServerConnection
+from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
 from meshtrio.telemetry.metrics.call_recorder import CallRecorder
 
-# Members as globals: attribute access on an enum class takes 0.2 us in Python 3.11.
 _PICKING, _REPLAYABLE = CallState.PICKING, CallState.REPLAYABLE
-_COMMITTED, _FLUSHING = CallState.COMMITTED, CallState.FLUSHING
-_ON_UPSTREAM_OPENED, _ON_COMMITTED = CallEvent.UPSTREAM_OPENED, CallEvent.COMMITTED
-_ON_REFUSED, _ON_CONNECTION_LOST = CallEvent.REFUSED, CallEvent.CONNECTION_LOST
-_ON_STATUS_QUEUED, _ON_FLUSHED = CallEvent.STATUS_QUEUED, CallEvent.FLUSHED
-_ON_DOWNSTREAM_RESET = CallEvent.DOWNSTREAM_RESET
-_ON_DOWNSTREAM_REFUSED = CallEvent.DOWNSTREAM_REFUSED
-
+_COMMITTED, _FLUSHING, _CLOSED = CallState.COMMITTED, CallState.FLUSHING, CallState.CLOSED
+# Globals, as attribute access on an enum class takes 0.2 us in Python 3.11.
 _DEFAULT_RESPONSE_HEADERS = build_response_headers(content_type=b"application/grpc")
+MAX_UNREAD_SIZE = 8 * 1024 * 1024
+"""Maximum bytes that wait for a client that does not read."""
 
 
-@attrs.define(eq=False, repr=False)
-class ProxiedCall:
-    """Connects the downstream stream of a call with its upstream stream; see `CallState`."""
+class ChannelProvider(Protocol):
+    """What a proxied call needs of the router."""
 
-    _router: ChannelProvider
-    _downstream: DownstreamStream
-    _route: Route
+    call_metrics: GatewayMetrics | None
+    """The metrics of proxied calls; None if they are off."""
+
+    def find_open_channel(self, route: Route) -> Channel | None:
+        """Return the channel for a route if it is known and open."""
+
+    async def open_channel(self, route: Route) -> Channel:
+        """Find the destination of a route and open a channel to it.
+
+        Raises:
+            purerpc.RpcFailedError: There is no such destination, with the status for the client.
+        """
+
+
+@attrs.define(eq=False, repr=False, weakref_slot=False)
+class ProxiedCall(DownstreamStream):
+    """The stream from the client, and what connects it with the upstream one; see `CallState`."""
+
+    _router: ChannelProvider = attrs.field(kw_only=True)
+    _route: Route = attrs.field(kw_only=True)
     _state: CallState = _PICKING
     _channel: Channel | None = None
     _service_metrics: CallRecorder | None = None
@@ -75,20 +84,19 @@ class ProxiedCall:
         return self._state >= _FLUSHING
 
     def _advance(self, event: CallEvent) -> None:
-        self._state = TRANSITIONS[self._state, event]
+        self._state = event[self._state]
         if self._state > _REPLAYABLE:
-            self._downstream.replay_buffer = None
+            self.replay_buffer = None
 
     @property
     def _is_deadline_exceeded(self) -> bool:
         """Whether the deadline has passed, allowing for other clocks of client and plugin."""
-        return trio.current_time() >= self._deadline - DEADLINE_TOLERANCE
+        return trio.current_time() >= self._deadline - status.DEADLINE_TOLERANCE
 
     # -- picking an endpoint -----------------------------------------------------------------
 
     def start(self) -> None:
         """Send the call to a ready endpoint; if there is none, start a task that waits for one."""
-        self._downstream.listener = self
         if self._route.headers.timeout is not None:
             self._deadline = self._started_at + self._route.headers.timeout
         channel = self._router.find_open_channel(self._route)
@@ -98,24 +106,24 @@ class ProxiedCall:
                 result = channel.picker.try_pick(self._route.make_pick_args(channel))
                 if result is not None and self._open_upstream(channel, result):
                     # Flushed after the current read, with the request data that it brings.
-                    self._downstream.connection.connections_to_flush.add(result.connection)
+                    self.connection.connections_to_flush.add(result.connection)
                     return
         except purerpc.RpcFailedError as exc:
             self._end_with_error(exc)
         else:
-            self._downstream.connection.start_soon(self._start_when_ready)
+            self.connection.start_soon(self._start_when_ready)
 
     async def _start_when_ready(self) -> None:
         """Wait for an endpoint until the client's deadline, and send the call there."""
         try:
             with trio.CancelScope(deadline=self._deadline) as scope:
-                self._downstream.cancel_on_error = scope
-                if self._downstream.error is None:
+                self.cancel_on_error = scope
+                if self.error is None:
                     await self._pick_and_open()
         except purerpc.RpcFailedError as exc:
             self._end_with_error(exc)
         finally:
-            self._downstream.cancel_on_error = None
+            self.cancel_on_error = None
         if scope.cancelled_caught:
             name = self._route.explicit_target or self._route.grpc_service
             text = f"the deadline passed before {name} could be called"
@@ -156,10 +164,10 @@ class ProxiedCall:
         if self._is_over:
             connection.notify_stream_slot()  # Another call may use it.
             return True
-        block = self._route.encode_headers(channel, self._downstream.peer, self._deadline)
+        block = self._route.encode_headers(channel, self.peer, self._deadline)
         limit = connection.peer_settings.max_header_list_size
         if block.list_size > limit:
-            text = header_list_too_large_message("request", block.list_size, limit)
+            text = status.header_list_too_large_message("request", block.list_size, limit)
             raise purerpc.ResourceExhaustedError(text)
         if not connection.has_stream_slot or connection.write_buffer.above_high_water:
             return False
@@ -167,84 +175,109 @@ class ProxiedCall:
             pick_result.call_tracker.on_start()
         upstream = connection.open_stream(UpstreamStream, block.data)
         assert upstream is not None
-        upstream.owner, upstream.listener = channel, self
+        upstream.owner, upstream.call = channel, self
         connection.counters.streamed_requests += 1  # Messages of proxied calls are not counted.
         channel.call_counters.last_started = connection.counters.last_started = time()
         self._pick_result, self._upstream = pick_result, upstream
-        self._advance(_ON_UPSTREAM_OPENED)
-        downstream = self._downstream
-        for data in downstream.replay_buffer or ():
+        self._advance(call_state.ON_UPSTREAM_OPENED)
+        for data in self.replay_buffer or ():
             upstream.write(data)
-        if downstream.remote_closed:
+        if self.remote_closed:
             upstream.write(b"", b"")
-        if downstream.replay_size and downstream.release_window():
-            downstream.connection.flush()
+        if self.replay_size and self.release_window():
+            self.connection.flush()
         return True
 
-    # -- events of the downstream stream -----------------------------------------------------
+    # -- events of this stream ---------------------------------------------------------------
 
-    def on_request_data(self, data: bytes, *, end_stream: bool) -> None:
-        if not data and not end_stream:
+    def _forward_data(self, data: bytes, *, end_stream: bool = False) -> None:
+        if self._state is _CLOSED or not (data or end_stream):
             return
-        if self._downstream.buffer_for_replay(data) and self._state is _REPLAYABLE:
-            self._advance(_ON_COMMITTED)
+        if self.buffer_for_replay(data) and self._state is _REPLAYABLE:
+            self._advance(call_state.ON_COMMITTED)
         if self._upstream is not None:
             self._upstream.write(data, b"" if end_stream else None)
-            self._downstream.connection.connections_to_flush.add(self._upstream.connection)
+            self.connection.connections_to_flush.add(self._upstream.connection)
         self._charge_request()
 
     def _charge_request(self) -> None:
         """Account for the buffered request, and end the call if a memory budget is exceeded."""
-        unsent = 0 if self._upstream is None else self._upstream.buffered_size
-        budget = self._downstream.charge_request(unsent)
+        size = 0 if self.replay_buffer is None else self.replay_size
+        if self._upstream is not None:
+            size += self._upstream.buffered_size
+        budget = self.charge_received(size if size > MAX_SMALL_CHUNK else 0)
         if budget:
             text = f"requests buffered for plugins exceed {budget}"
             self._end_with_error(purerpc.ResourceExhaustedError(text), success=None)
 
-    def on_downstream_reset(self) -> None:
-        self._downstream.listener = None
-        status = DEADLINE_EXCEEDED if self._is_deadline_exceeded else CANCELLED
-        self._finish(_ON_DOWNSTREAM_RESET, status, success=None)
+    def _on_buffer_taken(self) -> None:
+        """Let the plugin send more, as the client has taken what was buffered."""
+        if self._state is _CLOSED:
+            return
+        self.charge_response()
+        if self._state is _FLUSHING:
+            self._close_if_flushed()
+        elif self._upstream is not None and self._upstream.release_window():
+            self._upstream.connection.flush()
+
+    def _get_unsent_size(self) -> int:
+        if self._state is _CLOSED:
+            return 0
+        return self.replay_size if self._upstream is None else self._upstream.buffered_size
 
     @property
     def has_started(self) -> bool:
+        """Whether the call was sent to a plugin."""
         return self._state is not _PICKING
 
     def refuse(self) -> None:
         """End the call with REFUSED_STREAM: no plugin has processed it (RFC 9113 §8.7)."""
-        downstream = self._downstream
-        downstream.listener = None
-        if downstream.cancel_on_error is not None:
-            downstream.cancel_on_error.cancel()
-        self._finish(_ON_DOWNSTREAM_REFUSED, purerpc.StatusCode.UNAVAILABLE.value, success=None)
-        downstream.reset(ErrorCode.REFUSED_STREAM)
+        if self._state is _CLOSED:
+            return
+        if self.cancel_on_error is not None:
+            self.cancel_on_error.cancel()
+        self._finish(
+            call_state.ON_DOWNSTREAM_REFUSED, purerpc.StatusCode.UNAVAILABLE.value, success=None
+        )
+        self.reset(ErrorCode.REFUSED_STREAM)
 
-    def abort(self) -> None:
+    def on_shutdown_timeout(self) -> None:
         """End a call that has not ended within the drain timeout of the mesh."""
         error = purerpc.UnavailableError("the mesh stopped during the call")
         self._end_with_error(error, success=None)
+
+    def fail(self, error: purerpc.RpcFailedError) -> None:
+        """End the call: the client has cancelled it, or is gone."""
+        if self.error is not None:
+            return
+        self.error = error
+        if self.cancel_on_error is not None:
+            self.cancel_on_error.cancel()
+        if self._state is not _CLOSED:
+            is_late = self._is_deadline_exceeded
+            code = status.DEADLINE_EXCEEDED if is_late else status.CANCELLED
+            self._finish(call_state.ON_DOWNSTREAM_RESET, code, success=None)
 
     # -- events of the upstream stream -------------------------------------------------------
 
     def on_response_headers(self, headers: ResponseHeaders) -> None:
         if self._state is _REPLAYABLE:
-            self._advance(_ON_COMMITTED)
-        downstream, block = self._downstream, rewrite_response_headers(headers)
-        connection = downstream.connection
+            self._advance(call_state.ON_COMMITTED)
+        block, connection = rewrite_response_headers(headers), self.connection
         if block.list_size > connection.peer_settings.max_header_list_size:
             self._end_too_large(block.list_size)
-        elif connection.is_send_open(downstream.id):
-            connection.send_headers(downstream.id, block.data)
-            downstream.headers_sent = True
-            self._flush_downstream_after_read()
+        elif connection.is_send_open(self.id):
+            connection.send_headers(self.id, block.data)
+            self.headers_sent = True
+            self._flush_after_read()
 
     def on_response_data(self, data: bytes) -> None:
-        self._downstream.write(data)
-        self._flush_downstream_after_read()
-        budget = self._downstream.charge_response() if self._downstream.buffered_size else ""
+        self.write(data)
+        self._flush_after_read()
+        budget = self.charge_response() if self.buffered_size else ""
         if budget:
             # The client may see a truncated message: the status gives the reason.
-            self._downstream.discard_buffered()
+            self.discard_buffered()
             text = f"replies buffered for the client exceed {budget}"
             self._end_with_error(purerpc.ResourceExhaustedError(text), success=None)
 
@@ -253,8 +286,8 @@ class ProxiedCall:
             headers = None if self._upstream is None else self._upstream.headers
             self._end_with_error(error_for_call(headers, None, peer="the plugin"))
             return
-        room = self._downstream.connection.peer_settings.max_header_list_size
-        if not self._downstream.headers_sent:
+        room = self.connection.peer_settings.max_header_list_size
+        if not self.headers_sent:
             room -= _DEFAULT_RESPONSE_HEADERS.list_size  # They are sent with it.
         block = rewrite_trailers(trailers, room)
         if block.list_size > room:
@@ -263,18 +296,24 @@ class ProxiedCall:
             self._send_status(block.data, trailers.code, success=trailers.code == 0)
 
     def _end_too_large(self, size: int) -> None:
-        limit = self._downstream.connection.peer_settings.max_header_list_size
-        text = header_list_too_large_message("response", size, limit)
+        limit = self.connection.peer_settings.max_header_list_size
+        text = status.header_list_too_large_message("response", size, limit)
         self._end_with_error(purerpc.ResourceExhaustedError(text), success=None)
+
+    def on_request_taken(self) -> None:
+        """Let the client send more, as the plugin has taken what was buffered for it."""
+        self._charge_request()
+        if self.release_window():
+            self.connection.flush()
 
     def on_upstream_reset(self, error: purerpc.RpcFailedError) -> None:
         if self._is_over:
             return
-        if isinstance(error, CallRefusedError) and not self._downstream.headers_sent:
+        if isinstance(error, CallRefusedError) and not self.headers_sent:
             self._on_refused(error)
         elif isinstance(error, ConnectionLostError):
-            self._advance(_ON_CONNECTION_LOST)
-            self._downstream.connection.start_soon(self._end_with_exit_info, error)
+            self._advance(call_state.ON_CONNECTION_LOST)
+            self.connection.start_soon(self._end_with_exit_info, error)
         elif isinstance(error, purerpc.CancelledError) and self._is_deadline_exceeded:
             # Some servers (grpc-go) reset with CANCEL at the deadline.
             self._end_with_error(purerpc.DeadlineExceededError("the deadline passed in the plugin"))
@@ -293,11 +332,11 @@ class ProxiedCall:
             return
         self._retry_delay = delay
         self._end_attempt(success=None)
-        connection = self._downstream.connection
+        connection = self.connection
         if self._state is _COMMITTED:
             self.refuse()
             return
-        self._advance(_ON_REFUSED)
+        self._advance(call_state.ON_REFUSED)
         if isinstance(connection, ServerConnection) and connection.is_refusing:
             connection.refuse_waiting_streams()
         else:
@@ -309,34 +348,13 @@ class ProxiedCall:
         assert self._pick_result is not None
         self._end_with_error(await self._channel.describe_failure(self._pick_result, error))
 
-    # -- both streams, and the end -----------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------
 
-    def on_writable(self, stream: ProxiedStream) -> None:
-        """Let the other stream's peer send more, as this one's has taken what was buffered."""
-        other: ProxiedStream | None
-        if stream is self._downstream:
-            self._downstream.charge_response()
-            if self._state is _FLUSHING:
-                self._close_if_flushed()
-            other = self._upstream
-        else:
-            self._charge_request()
-            other = self._downstream
-        if other is not None and other.release_window():
-            other.connection.flush()
-
-    def peer_buffered_size(self, stream: ProxiedStream) -> int:
-        """Return the bytes that came on a stream and are buffered for the other."""
-        if stream is self._upstream:
-            return self._downstream.buffered_size
-        buffered = self._downstream.replay_size
-        return buffered if self._upstream is None else self._upstream.buffered_size
-
-    def _flush_downstream_after_read(self) -> None:
-        connection = self._downstream.connection
+    def _flush_after_read(self) -> None:
+        connection = self.connection
         if self._upstream is not None:
             self._upstream.connection.connections_to_flush.add(connection)
-        if connection.write_buffer.size > self._router.max_unread_size:
+        if connection.write_buffer.size > MAX_UNREAD_SIZE:
             # Messages stop earlier, by flow control: these are headers and trailers of many calls.
             connection.close("responses are not read", ErrorCode.ENHANCE_YOUR_CALM)
 
@@ -346,29 +364,28 @@ class ProxiedCall:
         `success` is the result for load balancing, None if it says nothing about the plugin.
         """
         code, message = error.status.status_code, error.status.status_message
-        limit = self._downstream.connection.peer_settings.max_header_list_size
-        status = encode_server_status(limit, code, message)
-        self._send_status(status, code.value, success=success)
-        self._downstream.connection.flush()
+        limit = self.connection.peer_settings.max_header_list_size
+        trailers = encode_server_status(limit, code, message)
+        self._send_status(trailers, code.value, success=success)
+        self.connection.flush()
 
     def _send_status(self, trailers: bytes, code: int, *, success: bool | None) -> None:
         """Send the status after what is buffered for the client."""
         if self._is_over:
             return
-        if not self._downstream.headers_sent:
+        if not self.headers_sent:
             trailers = _DEFAULT_RESPONSE_HEADERS.data + trailers
-        self._downstream.write(b"", trailers)
-        self._flush_downstream_after_read()
-        if self._downstream.listener is None:
+        self.write(b"", trailers)
+        self._flush_after_read()
+        if self._state is _CLOSED:
             return  # Flushing has closed the connection, which has reset the call.
-        self._finish(_ON_STATUS_QUEUED, code, success=success)
+        self._finish(call_state.ON_STATUS_QUEUED, code, success=success)
         self._close_if_flushed()
 
     def _close_if_flushed(self) -> None:
-        if not self._downstream.buffered_size:
-            self._advance(_ON_FLUSHED)
-            self._downstream.listener = None
-            self._downstream.reset(ErrorCode.NO_ERROR)
+        if not self.buffered_size:
+            self._advance(call_state.ON_FLUSHED)
+            self.reset(ErrorCode.NO_ERROR)
 
     def _finish(self, event: CallEvent, code: int, *, success: bool | None) -> None:
         """Leave an active state for good: record the outcome and end the attempt, once."""
@@ -379,7 +396,7 @@ class ProxiedCall:
             if metrics is not None:
                 calls = self._service_metrics or metrics.start_call(None)
                 calls.record(code, trio.current_time() - self._started_at)
-            self._downstream.connection.counters.end_call(failed=not success)
+            self.connection.counters.end_call(failed=not success)
             if self._channel is not None:
                 self._channel.call_counters.end_call(failed=not success)
         self._end_attempt(success=success)
@@ -390,9 +407,55 @@ class ProxiedCall:
         self._upstream = None
         if upstream is None or pick_result is None:
             return
-        upstream.listener = None
+        upstream.call = None
         if upstream.has_succeeded:
             upstream.connection.counters.streamed_replies += 1
         upstream.reset(ErrorCode.CANCEL)
         if pick_result.call_tracker is not None:
             pick_result.call_tracker.on_finish(success=success)
+
+
+@attrs.define(eq=False, repr=False, weakref_slot=False)
+class UpstreamStream(ProxiedStream):
+    """The stream to the plugin."""
+
+    call: ProxiedCall | None = None
+    """The call that the stream belongs to; None once it is over."""
+
+    def on_headers(self, headers: ResponseHeaders) -> None:
+        if self.call is not None:
+            self.call.on_response_headers(headers)
+
+    def on_data(self, data: bytes, end_stream: bool) -> None:
+        if len(data) < MAX_SMALL_CHUNK:
+            self._small_chunks.append(data)
+        else:
+            self._flush_small_chunks()
+            self._forward_data(data)
+        if end_stream:
+            self.on_end_stream(None)
+
+    def _forward_data(self, data: bytes, *, end_stream: bool = False) -> None:
+        if self.call is not None:
+            self.call.on_response_data(data)
+
+    def on_end_stream(self, trailers: Trailers | None) -> None:
+        self._flush_small_chunks()
+        self.remote_closed, self.trailers = True, trailers
+        if self.call is not None:
+            self.call.on_response_end(trailers)
+
+    def fail(self, error: purerpc.RpcFailedError) -> None:
+        """Report that the plugin has reset the call, or that its connection is lost."""
+        self._flush_small_chunks()
+        if self.error is None and not self.remote_closed:
+            self.error = error
+            if self.call is not None:
+                self.call.on_upstream_reset(error)
+
+    def _on_buffer_taken(self) -> None:
+        if self.call is not None:
+            self.call.on_request_taken()
+
+    def _get_unsent_size(self) -> int:
+        return 0 if self.call is None else self.call.buffered_size

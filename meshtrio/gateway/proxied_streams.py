@@ -8,86 +8,40 @@ than one window.
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
 
-import purerpc
+import attrs
 
-from meshtrio.grpc.headers import ResponseHeaders, Trailers
+from meshtrio.grpc.headers import Trailers
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.stream import Stream
 from meshtrio.transport.transport import Buffer
 
-_MAX_SMALL_CHUNK = 4096
+MAX_SMALL_CHUNK = 4096
 """Bytes below which DATA is joined with what follows it: single bytes must not cost an object
 each."""
 _MAX_REPLAY_SIZE = 256 * 1024
 """Maximum bytes of a request that are buffered for a retry; a longer request is committed."""
 
 
-class ProxiedStreamListener(Protocol):
-    """What the streams of a proxied call report to the call."""
-
-    @property
-    def has_started(self) -> bool:
-        """Whether the call was sent to a plugin."""
-
-    def on_request_data(self, data: bytes, *, end_stream: bool) -> None:
-        """Handle DATA of the client."""
-
-    def on_downstream_reset(self) -> None:
-        """Handle that the client has cancelled the call, or is gone."""
-
-    def refuse(self) -> None:
-        """End the call with REFUSED_STREAM: no plugin has it."""
-
-    def abort(self) -> None:
-        """End the call with a status because the mesh stops."""
-
-    def on_response_headers(self, headers: ResponseHeaders) -> None:
-        """Handle response headers of the plugin."""
-
-    def on_response_data(self, data: bytes) -> None:
-        """Handle DATA of the plugin."""
-
-    def on_response_end(self, trailers: Trailers | None) -> None:
-        """Handle the end of the response."""
-
-    def on_upstream_reset(self, error: purerpc.RpcFailedError) -> None:
-        """Handle that the plugin has reset the call, or that its connection is lost."""
-
-    def on_writable(self, stream: ProxiedStream) -> None:
-        """Handle that a stream's peer has taken data that was buffered for it."""
-
-    def peer_buffered_size(self, stream: ProxiedStream) -> int:
-        """Return the bytes that came on a stream and are buffered for the other."""
-
-
+@attrs.define(eq=False, repr=False, weakref_slot=False)
 class ProxiedStream(Stream):
     """A stream that writes without waiting, and buffers what cannot be sent yet."""
 
-    __slots__ = (
-        "_buffer",
-        "_pending_trailers",
-        "_small_chunks",
-        "buffered_size",
-        "connection",
-        "listener",
-    )
-
     sends_synchronously = True
 
-    def __init__(self, connection: Connection, stream_id: int) -> None:
-        super().__init__(connection, stream_id)
-        self.connection = connection
-        self.listener: ProxiedStreamListener | None = None
-        """The call that the stream belongs to; None once the call is over."""
-        self.buffered_size = 0
-        """Number of bytes that wait for flow control or for the socket."""
-        self._buffer: deque[Buffer] | tuple[()] = ()
-        self._small_chunks: list[bytes] = []
-        """Small DATA of the current read, which costs one frame together."""
-        self._pending_trailers: bytes | None = None
-        """Trailers to send after the buffer, b"" for END_STREAM alone; None before the end."""
+    connection: Connection = attrs.field(init=False)
+    buffered_size: int = 0
+    """Number of bytes that wait for flow control or for the socket."""
+    _buffer: deque[Buffer] | tuple[()] = ()
+    _small_chunks: list[bytes] = attrs.field(factory=list)
+    """Small DATA of the current read, which costs one frame together."""
+    _pending_trailers: bytes | None = None
+    """Trailers to send after the buffer, b"" for END_STREAM alone; None before the end."""
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        assert isinstance(self._connection, Connection)
+        self.connection = self._connection
 
     def write(self, data: Buffer, trailers: bytes | None = None) -> None:
         """Send DATA, and END_STREAM after it unless `trailers` is None; b"" is for no trailers."""
@@ -100,7 +54,7 @@ class ProxiedStream(Stream):
         self._pending_trailers = trailers
         if not isinstance(self._buffer, deque):
             self._buffer = deque()
-        elif self._buffer and len(self._buffer[-1]) < _MAX_SMALL_CHUNK:
+        elif self._buffer and len(self._buffer[-1]) < MAX_SMALL_CHUNK:
             data = b"".join((self._buffer.pop(), data))
         self._buffer.append(data)
 
@@ -117,8 +71,16 @@ class ProxiedStream(Stream):
             data, self._small_chunks = b"".join(self._small_chunks), []
             self._forward_data(data)
 
-    def _forward_data(self, data: bytes) -> None:
-        """Pass DATA that was received to the call."""
+    def _forward_data(self, data: bytes, *, end_stream: bool = False) -> None:
+        """Pass DATA that was received to the other stream."""
+        raise NotImplementedError
+
+    def _on_buffer_taken(self) -> None:
+        """Handle that the peer has taken data that was buffered for it."""
+        raise NotImplementedError
+
+    def _get_unsent_size(self) -> int:
+        """Return the bytes that came on this stream and are buffered for the other."""
         raise NotImplementedError
 
     def _try_send(self, data: Buffer, trailers: bytes | None) -> int:
@@ -152,8 +114,7 @@ class ProxiedStream(Stream):
                 break
             self._buffer.popleft()
         self.connection.flush()
-        if self.listener is not None:
-            self.listener.on_writable(self)
+        self._on_buffer_taken()
 
     def release_window(self) -> bool:
         """Set the receive window to what the other stream has room for.
@@ -161,22 +122,33 @@ class ProxiedStream(Stream):
         Returns whether there is something to flush.
         """
         self._flush_small_chunks()
-        buffered = 0 if self.listener is None else self.listener.peer_buffered_size(self)
-        room = max(self.connection.limits.stream_window - buffered, 0)
+        room = max(self.connection.limits.stream_window - self._get_unsent_size(), 0)
         return self.connection.set_receive_window(self.id, room)
 
 
+@attrs.define(eq=False, repr=False, weakref_slot=False)
 class DownstreamStream(ProxiedStream):
-    """The stream from the client."""
+    """The stream from the client, with what it holds for the call."""
 
-    __slots__ = ("replay_buffer", "replay_size")
+    replay_buffer: list[bytes] | None = attrs.field(factory=list)
+    """Request data for a retry; None once the call is committed or over."""
+    replay_size: int = 0
+    """Bytes of the request so far, until the call is committed."""
 
-    def __init__(self, connection: Connection, stream_id: int) -> None:
-        super().__init__(connection, stream_id)
-        self.replay_buffer: list[bytes] | None = []
-        """Request data for a retry; None once the call is committed or over."""
-        self.replay_size = 0
-        """Bytes of the request so far, until the call is committed."""
+    def on_data(self, data: bytes, end_stream: bool) -> None:
+        if len(data) < MAX_SMALL_CHUNK and not end_stream:
+            self._small_chunks.append(data)
+            return
+        self.remote_closed = end_stream
+        self._flush_small_chunks()
+        self._forward_data(data, end_stream=end_stream)
+
+    def on_end_stream(self, trailers: Trailers | None) -> None:
+        """End the request; gRPC has no request trailers."""
+        self.on_data(b"", end_stream=True)
+
+    def on_shutdown(self) -> None:
+        """Do nothing: the call may end by itself until the shutdown timeout."""
 
     def buffer_for_replay(self, data: bytes) -> bool:
         """Buffer DATA of an uncommitted call; return whether it is too much for a retry."""
@@ -184,32 +156,11 @@ class DownstreamStream(ProxiedStream):
         if buffer is None:
             return False
         self.replay_size += len(data)
-        if buffer and len(buffer[-1]) < _MAX_SMALL_CHUNK:
+        if buffer and len(buffer[-1]) < MAX_SMALL_CHUNK:
             buffer[-1] += data
         else:
             buffer.append(data)
         return self.replay_size > _MAX_REPLAY_SIZE
-
-    def charge_request(self, unsent: int) -> str:
-        """Account for the buffered request, `unsent` bytes of which are at the upstream stream.
-
-        Describes the memory budget that it exceeds, "" for none.
-        """
-        size = unsent if self.replay_buffer is None else unsent + self.replay_size
-        return self.charge_received(size if size > _MAX_SMALL_CHUNK else 0)
-
-    def on_data(self, data: bytes, end_stream: bool) -> None:
-        if len(data) < _MAX_SMALL_CHUNK and not end_stream:
-            self._small_chunks.append(data)
-            return
-        self.remote_closed = end_stream
-        self._flush_small_chunks()
-        if self.listener is not None:
-            self.listener.on_request_data(data, end_stream=end_stream)
-
-    def _forward_data(self, data: bytes) -> None:
-        if self.listener is not None:
-            self.listener.on_request_data(data, end_stream=False)
 
     def charge_response(self) -> str:
         """Account for the buffered response; describe the budget it exceeds, "" for none."""
@@ -219,71 +170,3 @@ class DownstreamStream(ProxiedStream):
         self.sending_charge = self.buffered_size
         account.add_working(change)
         return account.exceeded_work_budget() if change > 0 else ""
-
-    def on_end_stream(self, trailers: Trailers | None) -> None:
-        """End the request; gRPC has no request trailers."""
-        self.on_data(b"", end_stream=True)
-
-    @property
-    def has_started(self) -> bool:
-        """Whether the call was sent to a plugin."""
-        return self.listener is None or self.listener.has_started
-
-    def refuse(self) -> None:
-        """Refuse the call, for the client to make it elsewhere."""
-        if self.listener is not None:
-            self.listener.refuse()
-
-    def on_shutdown(self) -> None:
-        """Do nothing: the call may end by itself until the shutdown timeout."""
-
-    def on_shutdown_timeout(self) -> None:
-        """End the call."""
-        if self.listener is not None:
-            self.listener.abort()
-
-    def fail(self, error: purerpc.RpcFailedError) -> None:
-        """End the call: the client has cancelled it, or is gone."""
-        if self.error is None:
-            self.error = error
-            if self.cancel_on_error is not None:
-                self.cancel_on_error.cancel()
-            if self.listener is not None:
-                self.listener.on_downstream_reset()
-
-
-class UpstreamStream(ProxiedStream):
-    """The stream to the plugin."""
-
-    __slots__ = ()
-
-    def on_headers(self, headers: ResponseHeaders) -> None:
-        if self.listener is not None:
-            self.listener.on_response_headers(headers)
-
-    def on_data(self, data: bytes, end_stream: bool) -> None:
-        if len(data) < _MAX_SMALL_CHUNK:
-            self._small_chunks.append(data)
-        else:
-            self._flush_small_chunks()
-            self._forward_data(data)
-        if end_stream:
-            self.on_end_stream(None)
-
-    def _forward_data(self, data: bytes) -> None:
-        if self.listener is not None:
-            self.listener.on_response_data(data)
-
-    def on_end_stream(self, trailers: Trailers | None) -> None:
-        self._flush_small_chunks()
-        self.remote_closed, self.trailers = True, trailers
-        if self.listener is not None:
-            self.listener.on_response_end(trailers)
-
-    def fail(self, error: purerpc.RpcFailedError) -> None:
-        """Report that the plugin has reset the call, or that its connection is lost."""
-        self._flush_small_chunks()
-        if self.error is None and not self.remote_closed:
-            self.error = error
-            if self.listener is not None:
-                self.listener.on_upstream_reset(error)

@@ -1,8 +1,11 @@
-"""Where a request is to go, and the channels that lead there."""
+"""Where a request is to go, and header blocks for the other side.
+
+The engine returns the same object for a header block that it has decoded recently, so rewritten
+blocks are cached by identity: those of requests by `Route`.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
 from urllib.parse import quote
 
 import attrs
@@ -11,12 +14,12 @@ import trio
 from meshtrio.client.channel import Channel
 from meshtrio.client.channel_endpoint import DEFAULT_PICK_ARGS, PickArgs
 from meshtrio.contract import FORWARDED_METADATA_KEY, TARGET_METADATA_KEY
-from meshtrio.gateway.header_rewrite import rewrite_request_headers
-from meshtrio.grpc.header_builder import timeout_field
-from meshtrio.grpc.headers import RequestHeaders
+from meshtrio.grpc import header_builder
+from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders, Trailers
+from meshtrio.grpc.metadata import encode_received_metadata
 from meshtrio.http2.hpack.encoder import HeaderBlock
-from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
 from meshtrio.transport.peer import Peer
+from meshtrio.util.caches import IdentityCache
 
 MAX_GATEWAYS = 8
 """Maximum number of gateways on the way of a call; more of them mean a loop."""
@@ -66,32 +69,58 @@ class Route:
         and so of one client.
         """
         if self._encoded_headers is None or self._channel is not channel:
+            headers = self.headers
             client_name = quote(str(client), safe=_UNQUOTED_CHARACTERS)
-            forwarded = ", ".join((*self.forwarded_for, client_name))
-            self._encoded_headers = rewrite_request_headers(
-                self.headers, channel.scheme, channel.authority, forwarded
+            forwarded = ", ".join((*self.forwarded_for, client_name)).encode()
+            others = tuple(pair for pair in headers.metadata if pair[0] != FORWARDED_METADATA_KEY)
+            self._encoded_headers = header_builder.build_request_headers(
+                headers.path.encode("latin-1"),
+                channel.scheme.encode(),
+                channel.authority.encode(),
+                content_type=headers.content_type.encode("latin-1"),
+                encoding=headers.encoding,
+                accept_encoding=headers.accept_encoding,
+                user_agent=headers.user_agent.encode("latin-1"),
+                metadata=[
+                    (FORWARDED_METADATA_KEY.encode(), forwarded),
+                    *encode_received_metadata(others),
+                ],
             )
             self._channel = channel
         if self.headers.timeout is None:
             return self._encoded_headers
-        timeout = timeout_field(deadline - trio.current_time())
+        timeout = header_builder.timeout_field(deadline - trio.current_time())
         return self._encoded_headers + HeaderBlock.encode([timeout])
 
 
-class ChannelProvider(Protocol):
-    """What a proxied call needs of the router."""
+@IdentityCache
+def rewrite_response_headers(headers: ResponseHeaders) -> HeaderBlock:
+    """Build the response headers for the client."""
+    # A Trailers-Only response has its metadata in the trailers.
+    metadata = headers.metadata if headers.trailers is None else ()
+    return header_builder.build_response_headers(
+        content_type=headers.content_type.encode("latin-1"),
+        encoding=headers.encoding,
+        metadata=encode_received_metadata(metadata),
+    )
 
-    call_metrics: GatewayMetrics | None
-    """The metrics of proxied calls; None if they are off."""
-    max_unread_size: int
-    """Maximum bytes that wait for a client that does not read."""
 
-    def find_open_channel(self, route: Route) -> Channel | None:
-        """Return the channel for a route if it is known and open."""
+@IdentityCache
+def _rewrite_trailers(trailers: Trailers) -> HeaderBlock:
+    """Build the trailers for the client, with the status message as the plugin encoded it."""
+    return header_builder.build_trailers(
+        trailers.code,
+        details=trailers.details,
+        metadata=encode_received_metadata(trailers.metadata),
+        encoded_message=trailers.encoded_message,
+    )
 
-    async def open_channel(self, route: Route) -> Channel:
-        """Find the destination of a route and open a channel to it.
 
-        Raises:
-            purerpc.RpcFailedError: There is no such destination, with the status for the client.
-        """
+def rewrite_trailers(trailers: Trailers, max_size: int) -> HeaderBlock:
+    """Build the trailers for the client, with the status message truncated to fit `max_size`."""
+    block = _rewrite_trailers(trailers)
+    if block.list_size <= max_size:
+        return block
+    metadata = encode_received_metadata(trailers.metadata)
+    code, message, details = trailers.code, trailers.message, trailers.details
+    return header_builder.build_trailers(code, message, details, metadata, max_size=max_size)

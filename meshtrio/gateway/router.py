@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 
 import attrs
@@ -14,7 +14,6 @@ import trio
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.discovery.registry import Registry, watch_service
 from meshtrio.gateway.proxied_call import ProxiedCall
-from meshtrio.gateway.proxied_streams import DownstreamStream
 from meshtrio.gateway.route import MAX_GATEWAYS, Route
 from meshtrio.gateway.service_index import ServiceIndex
 from meshtrio.grpc.headers import RequestHeaders
@@ -26,46 +25,38 @@ from meshtrio.util.caches import IdentityCache
 from meshtrio.util.concurrency import sleep_until_tick
 
 _OWN_SERVICES_PREFIX = "meshtrio."
-MAX_UNREAD_SIZE = 8 * 1024 * 1024
-"""Maximum bytes that wait for a client that does not read."""
-
-
-@attrs.frozen
-class GatewayLimits:
-    """Limits and periods of a gateway."""
-
-    max_unread_size: int = MAX_UNREAD_SIZE
-    max_declarations: int = 200_000
-    """Maximum number of types and fields of all services together: protobuf takes up to 160 MB."""
-    orphan_check_interval: float = 30.0
-    """Seconds between two searches for channels whose service is gone."""
+_CONNECT_TIMEOUT = 2.0
+"""Timeout for a connection to an endpoint that the mesh does not run, in seconds."""
+_HEALTH_CHECK_INTERVAL = 1.0
+"""Maximum seconds between two checks of a watched service."""
+_ORPHAN_CHECK_INTERVAL = 30.0
+"""Seconds between two searches for channels whose service is gone."""
 
 
 class Router:
-    """The `Forwarder` of the mesh's servers. Its channels are open while `run` is running."""
+    """The `Forwarder` and the `HealthSource` of the mesh's servers.
+
+    Its channels are open while `run` is running. A service is SERVING while one of its endpoints is
+    ready. The mesh's own instances are registered only while they are ready; other endpoints are if
+    they accept a connection.
+    """
 
     def __init__(
         self,
         registry: Registry,
         configured_services: Callable[[], Mapping[str, Iterable[str]]],
         call_metrics: GatewayMetrics | None = None,
-        limits: GatewayLimits | None = None,
     ) -> None:
         """Initialize the router; `call_metrics` is None if metrics are off.
 
         `configured_services` returns, by service of the mesh, the gRPC services that the config
         lists for it; the same object while the config is the same.
         """
-        limits = limits or GatewayLimits()
         self.call_metrics = call_metrics
-        self.max_unread_size = limits.max_unread_size
         self._registry = registry
-        self._orphan_check_interval = limits.orphan_check_interval
         # Reflection does not use the services' configs, whose limits are for calls of clients.
         open_channel = partial(self._make_channel, service_config=ServiceConfig())
-        self.service_index = ServiceIndex(
-            registry, configured_services, open_channel, limits.max_declarations
-        )
+        self.service_index = ServiceIndex(registry, configured_services, open_channel)
         self._get_route = IdentityCache(Route.from_headers)
         self.channels: dict[str, _OpenChannel] = {}
         """The open channels, by service."""
@@ -73,29 +64,23 @@ class Router:
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep channels open until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            await self._close_orphaned_channels()
-
-    async def _close_orphaned_channels(self) -> None:
-        """Close the channels of services that were gone in two searches in a row."""
+        """Keep channels open until cancelled, or until two searches in a row find no service."""
         orphaned_before: set[str] = set()
-        while True:
-            await sleep_until_tick(self._orphan_check_interval)
-            orphaned = {service for service in self.channels if self._is_orphaned(service)}
-            for service in orphaned & orphaned_before:
-                self.channels[service].cancel_scope.cancel()
-                self.service_index.remove(service)
-            orphaned_before = orphaned
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            while True:
+                await sleep_until_tick(_ORPHAN_CHECK_INTERVAL)
+                orphaned = {service for service in self.channels if self._is_orphaned(service)}
+                for service in orphaned & orphaned_before:
+                    self.channels[service].cancel_scope.cancel()
+                    self.service_index.remove(service)
+                orphaned_before = orphaned
 
     def _is_orphaned(self, service: str) -> bool:
         """Return whether a service is unknown, or unmanaged and without endpoints."""
-        if not self._registry.has_service(service):
-            return True
-        state = self._registry.resolve(service)
-        return state.unmanaged and not state.endpoints
+        known = self._registry
+        is_served = known.has_service(service) and known.resolve(service).endpoints
+        return not is_served and not known.is_managed(service)
 
     # -- for servers -------------------------------------------------------------------------
 
@@ -117,11 +102,11 @@ class Router:
         self, connection: ServerConnection, stream_id: int, headers: RequestHeaders
     ) -> Stream:
         """Start a proxied call and return its downstream stream. Does not block."""
-        stream = DownstreamStream(connection, stream_id)
-        stream.path = headers.path
-        connection.streams[stream_id] = stream
-        ProxiedCall(self, stream, self._get_route(headers)).start()
-        return stream
+        route = self._get_route(headers)
+        call = ProxiedCall(connection, stream_id, headers.path, router=self, route=route)
+        connection.streams[stream_id] = call
+        call.start()
+        return call
 
     # -- for proxied calls -------------------------------------------------------------------
 
@@ -207,6 +192,49 @@ class Router:
                     # A lock that has waiters is kept: a new one would let another caller in.
                     if not self._opening_locks[service].locked():
                         del self._opening_locks[service]
+
+    # -- health: for `HealthServicer` --------------------------------------------------------
+
+    async def is_serving(self, name: str) -> bool | None:
+        """Return whether a service has a ready endpoint; None if it is unknown.
+
+        It may be one of the mesh ("plugin.echo"), or a gRPC service that one of them serves.
+        """
+        services = self._find_known_services(name)
+        if not services:
+            await self.service_index.refresh()
+            services = self._find_known_services(name)
+        if not services:
+            return None
+        for service in services:
+            if await self._is_ready(service):
+                return True
+        return False
+
+    async def wait_for_change(self, name: str) -> None:
+        """Wait until the health of a service may have changed, for a second at most."""
+        with trio.move_on_after(_HEALTH_CHECK_INTERVAL):
+            for service in self._find_known_services(name):
+                with suppress(purerpc.RpcFailedError):  # The service may be removed meanwhile.
+                    channel = await self.get_or_open_channel(service)
+                    await channel.wait_for_state_change()
+                    return
+            await trio.sleep_forever()
+
+    def _find_known_services(self, name: str) -> list[str]:
+        is_known = self._registry.has_service(name)
+        return [name] if is_known else self.service_index.find_services(name)
+
+    async def _is_ready(self, service: str) -> bool:
+        if not self._registry.has_service(service):
+            return False
+        endpoints = self._registry.resolve(service).endpoints
+        if not endpoints or any(endpoint.pid for endpoint in endpoints):
+            return bool(endpoints)
+        # The service may be removed meanwhile.
+        with suppress(purerpc.RpcFailedError), trio.move_on_after(_CONNECT_TIMEOUT):
+            return await (await self.get_or_open_channel(service)).is_reachable()
+        return False
 
 
 @attrs.frozen

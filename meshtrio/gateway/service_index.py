@@ -19,6 +19,7 @@ from meshtrio.discovery.endpoint import ServiceState
 from meshtrio.discovery.registry import Registry
 from meshtrio.services.reflection_files import ReflectionSource
 from meshtrio.util.caches import BoundedCache
+from meshtrio.util.log_once import OncePerReasonLogger
 
 _log = logging.getLogger("meshtrio.gateway")
 
@@ -31,6 +32,8 @@ _RETRY_INTERVAL = 5.0
 _MAX_LISTED_NAMES = 20
 """Maximum number of names in a message."""
 _MAX_CACHED_LOOKUPS = 10_000
+_MAX_DECLARATIONS = 200_000
+"""Maximum number of types and fields of all services together: protobuf takes up to 160 MB."""
 
 
 @attrs.define(eq=False)
@@ -64,7 +67,6 @@ class ServiceIndex:
     """Returns, by service of the mesh, the gRPC services that the config lists for it."""
     _open_channel: Callable[[str], AbstractAsyncContextManager[Channel]]
     """Opens a channel to a service, for reflection."""
-    _max_declarations: int
     _entries: dict[str, _ServiceEntry] = attrs.field(factory=dict)
     """The services that were asked, or are being asked, in the order of the first time."""
     _lookup_cache: BoundedCache[str, str] = attrs.field(
@@ -72,8 +74,7 @@ class ServiceIndex:
     )
     """The service of the mesh by gRPC service; cleared when anything changes."""
     _lookup_cache_version: tuple[Mapping[str, Iterable[str]], int] | None = None
-    _conflicts: dict[frozenset[str], frozenset[str]] = attrs.field(factory=dict)
-    """The gRPC services that both of a pair of services claim, by pair."""
+    _warnings: OncePerReasonLogger = attrs.field(factory=lambda: OncePerReasonLogger(_log))
 
     def find_services(self, name: str) -> list[str]:
         """Return the services of the mesh that serve a gRPC service, the preferred one first.
@@ -174,11 +175,7 @@ class ServiceIndex:
     def remove(self, service: str) -> None:
         """Forget a service that is gone."""
         self._entries.pop(service, None)
-        self._conflicts = self._conflicts_without(service)
         self._lookup_cache.clear()
-
-    def _conflicts_without(self, service: str) -> dict[frozenset[str], frozenset[str]]:
-        return {pair: names for pair, names in self._conflicts.items() if service not in pair}
 
     async def lookup_or_refresh(self, name: str) -> str:
         """Return the one service of the mesh that serves a gRPC service, asking plugins if needed.
@@ -297,35 +294,31 @@ class ServiceIndex:
         """Count the types of a service. Raises ReflectionError above the limit for all services."""
         entry.declaration_count = 0
         total = sum(each.declaration_count for each in self._entries.values())
-        if total + count > self._max_declarations:
+        if total + count > _MAX_DECLARATIONS:
             raise ReflectionError(
                 f"{service} declares {count:,} types and fields, which exceeds the limit of "
-                f"{self._max_declarations:,} for all services of the mesh"
+                f"{_MAX_DECLARATIONS:,} for all services of the mesh"
             )
         entry.declaration_count = count
 
     def _log_conflicts(self, service: str, reflection: ReflectionSource) -> None:
         """Log the gRPC services that others claim, too, unless that was logged."""
         known = self._list_by_precedence()
-        conflicts = {
-            frozenset((service, other)): names
-            for other, each in known.items()
-            if other != service and (names := reflection.services & each.services)
-        }
-        for pair, names in conflicts.items():
-            if self._conflicts.get(pair) != names:
-                first, second = (each for each in known if each in pair)
-                is_managed = self._registry.is_managed
-                prefers_second = is_managed(second) and not is_managed(first)
-                _log.warning(
-                    "%s and %s both claim %s: calls without a target go to %s, unless `services` "
-                    "in the config overrides it",
-                    first,
-                    second,
-                    _format_names(names),
-                    second if prefers_second else first,
-                )
-        self._conflicts = self._conflicts_without(service) | conflicts
+        for other, each in known.items():
+            names = reflection.services & each.services
+            if other == service or not names:
+                continue
+            first, second = (name for name in known if name in (service, other))
+            managed = [name for name in (first, second) if self._registry.is_managed(name)]
+            self._warnings.log(
+                (first, second, names),
+                "%s and %s both claim %s: calls without a target go to %s, unless `services` in "
+                "the config overrides it",
+                first,
+                second,
+                _format_names(names),
+                (managed or [first])[0],
+            )
 
 
 async def _describe_services(

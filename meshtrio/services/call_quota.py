@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from typing import TypeVar
 
 import attrs
 import purerpc
@@ -12,8 +13,7 @@ from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.reserve import Reserve, ReservedSlot
 from meshtrio.transport.peer import Peer
 
-_Key = tuple[str | int | None, str]
-_Counts = Counter[_Key]
+K = TypeVar("K")
 
 
 def get_user_key(peer: Peer) -> str:
@@ -35,9 +35,9 @@ class CallQuota:
     def __init__(self, max_calls: Callable[[], int]) -> None:
         """Initialize the quota; `max_calls` returns the current maximum per user and service."""
         self.max_calls = max_calls
-        self.user_calls: _Counts = Counter()
+        self.user_calls: Counter[tuple[str, str]] = Counter()
         """Number of open calls by user and service, except for those in the reserves."""
-        self.process_calls: _Counts = Counter()
+        self.process_calls: Counter[tuple[int | None, str]] = Counter()
         """Number of open calls by pid and service."""
         self.reserves: defaultdict[str, Reserve] = defaultdict(Reserve)
 
@@ -78,7 +78,7 @@ class _CountedCall:
         _decrement(self._quota.process_calls, (self._peer.pid, self._service))
 
 
-def _decrement(counts: _Counts, key: _Key) -> None:
+def _decrement(counts: Counter[K], key: K) -> None:
     counts[key] -= 1
     if not counts[key]:
         del counts[key]

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.config import ConfigSource, LogLevel, MeshConfig
+from meshtrio.config import ConfigSource, LogLevel
 from meshtrio.config.async_loading import load_in_thread
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import PluginFailedError
@@ -131,19 +131,17 @@ class ControlServicer:
 
     async def WatchCalls(self, request: Any) -> AsyncIterator[Any]:
         wanted = self._operations.make_filter(request.names)
-        services = {plugin.service: plugin.name for plugin in self._supervisor.config.plugins}
-
-        def is_wanted(service: str) -> bool:
-            return service in services and wanted(services[service])
-
-        async with tap_instances(self._registry, is_wanted, request.calls) as found:
-            async for tapped in found:
-                for message in messages.make_watched_calls(services[tapped.service], tapped):
+        found = [each for each in self._supervisor.config.plugins if wanted(each.name)]
+        plugins = {plugin.service: plugin.name for plugin in found}
+        async with tap_instances(self._registry, plugins, request.calls) as batches:
+            async for batch in batches:
+                for message in batch:
                     yield message
 
     async def _collect_statistics(self) -> Any:
         usage = await self._get_usage()
         found = self._supervisor.statistics()
+        reports = self._load_reports.get_all()
         instances = []
         for status in self._supervisor.statuses():
             used = usage.get(status.pid) if status.pid else None
@@ -151,7 +149,7 @@ class ControlServicer:
                 instance=messages.make_instance(status),
                 cpu=None if used is None else used.cpu_time,
                 resident=None if used is None else used.rss,
-                load=self._load_reports.get(status.name, status.instance),
+                load=reports.get((f"plugin.{status.name}", status.instance)),
             )
             instances.append(each)
         return control.Statistics(
@@ -209,9 +207,17 @@ class ControlServicer:
         return control.SetLogLevelResponse(plugins=map(messages.make_log_level, found))
 
     async def Reload(self, message: Any, request: ServerContext) -> Any:
-        self._check_path(message.path, request.peer)
-        config = await self._load_config(message.path)
-        return control.ReloadResponse(**attrs.asdict(await self._operations.reload(config)))
+        path, source = message.path, self._supervisor.config.source
+        self._check_path(path, request.peer)
+        if path and not Path(path).is_absolute():
+            raise ConfigError([f"{path}: is not an absolute path"])
+        if not path and source is None:
+            raise UsageError("this mesh was not started from a config file; give the path of one")
+        before = ConfigSource(Path(path)) if source is None else source
+        # Without a path it is the file that the mesh was started from, even after other reloads.
+        config = await load_in_thread(path or before.path, runtime_dir=before.runtime_dir)
+        found = await self._operations.reload(attrs.evolve(config, source=source))
+        return control.ReloadResponse(**attrs.asdict(found))
 
     def _check_path(self, path: str, peer: Peer) -> None:
         """Raise PermissionDeniedError if a peer may not load a file as the config.
@@ -225,18 +231,6 @@ class ControlServicer:
                 f"access.control: {peer} may only reload the file that the mesh was started from; "
                 "another one is for the mesh's own user and root"
             )
-
-    async def _load_config(self, path: str) -> MeshConfig:
-        """Load the config file again, or another one. Raises ConfigError and UsageError."""
-        source = self._supervisor.config.source
-        if path and not Path(path).is_absolute():
-            raise ConfigError([f"{path}: is not an absolute path"])
-        if not path and source is None:
-            raise UsageError("this mesh was not started from a config file; give the path of one")
-        before = ConfigSource(Path(path)) if source is None else source
-        # Without a path it is the file that the mesh was started from, even after other reloads.
-        config = await load_in_thread(path or before.path, runtime_dir=before.runtime_dir)
-        return attrs.evolve(config, source=source)
 
 
 def _make_log_line(logged_line: LoggedLine, epoch: float, missed: int = 0) -> Any:
@@ -260,7 +254,7 @@ def _make_log_line(logged_line: LoggedLine, epoch: float, missed: int = 0) -> An
     )
 
 
-class ErrorTranslator:
+class ErrorTranslator(AbstractAsyncContextManager[object]):
     """An interceptor that translates errors of an operation to the gRPC status for the client.
 
     It is its own context manager, since one for each call would take memory for each open watch.
@@ -268,9 +262,6 @@ class ErrorTranslator:
 
     def __call__(self, context: ServerContext) -> Self:
         return self
-
-    async def __aenter__(self) -> None:
-        """Do nothing."""
 
     async def __aexit__(self, _: object, exc: BaseException | None, __: object) -> None:
         for kind, status in _STATUS_BY_ERROR.items():

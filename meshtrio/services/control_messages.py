@@ -7,8 +7,7 @@ strings. They are for people to read, and show U+FFFD instead.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 import attrs
 
@@ -16,7 +15,6 @@ from meshtrio.config import MeshConfig
 from meshtrio.messages import control
 from meshtrio.services.event_log import LoggedEvent
 from meshtrio.services.log_level_controller import PluginLevel
-from meshtrio.services.tap_client import TappedCalls
 from meshtrio.supervisor.event_text import describe_event, event_name
 from meshtrio.supervisor.instance import InstanceStatus
 from meshtrio.supervisor.operations import DrainResult
@@ -113,15 +111,3 @@ def make_log_level(plugin_level: PluginLevel) -> control.PluginLogLevel:
         level="" if plugin_level.level is None else plugin_level.level.value,
         instances=[control.InstanceLogLevel(**attrs.asdict(i)) for i in plugin_level.instances],
     )
-
-
-def make_watched_calls(plugin: str, tapped: TappedCalls) -> Iterator[Any]:
-    """Make one message for each call of a batch, or one that says there will be none."""
-    number = tapped.instance
-    if tapped.calls is None:
-        yield control.WatchedCall(plugin=plugin, instance=number, silent=True)
-        return
-    missed = tapped.missed
-    for call in tapped.calls:
-        yield control.WatchedCall(plugin=plugin, instance=number, call=call, missed=missed)
-        missed = 0

@@ -53,15 +53,11 @@ class EventLog:
 
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Append an event or a line."""
-        match event:
-            case events.LineWritten(line=text):
-                dropped = 0
-            case events.LinesDropped(count=dropped):
-                text = ""
-            case _:
-                self._events.append(LoggedEvent(time.time(), event))
-                return
-        if self._line_throttle.readers:
+        if not isinstance(event, events.LineWritten | events.LinesDropped):
+            self._events.append(LoggedEvent(time.time(), event))
+        elif self._line_throttle.readers:
+            text = event.line if isinstance(event, events.LineWritten) else ""
+            dropped = event.count if isinstance(event, events.LinesDropped) else 0
             line = OutputLine(trio.current_time(), event.pid, event.stream, text)
             self._lines.append(LoggedLine(event.plugin, event.instance, line, dropped))
 

@@ -6,6 +6,7 @@ Source: grpc/doc/health-checking.md.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, Protocol
 
 import purerpc
@@ -13,7 +14,6 @@ import trio
 
 from meshtrio.messages import health
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-from meshtrio.util.concurrency import open_collapsing_nursery
 
 _DESCRIPTOR = health.DESCRIPTOR.services_by_name["Health"]
 _Response = health.HealthCheckResponse
@@ -79,11 +79,7 @@ class HealthServicer:
         if name in self.service_names or self._fallback is None:
             await self.shutdown_started.wait()
             return
-        async with open_collapsing_nursery() as nursery:
-            nursery.start_soon(self._cancel_on_shutdown, nursery.cancel_scope)
-            await self._fallback.wait_for_change(name)
-            nursery.cancel_scope.cancel()
+        from trio_util import wait_any  # Plugins, which have no fallback, need not import it.
 
-    async def _cancel_on_shutdown(self, scope: trio.CancelScope) -> None:
-        await self.shutdown_started.wait()
-        scope.cancel()
+        wait_for_fallback = partial(self._fallback.wait_for_change, name)
+        await wait_any(self.shutdown_started.wait, wait_for_fallback)

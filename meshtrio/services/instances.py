@@ -1,20 +1,23 @@
-"""The fan-out over the instances that are ready: one call to each, or one task for each."""
+"""The fan-out over the instances that are ready: one call to each, or one stream of each."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
-from typing import TypeVar
+from functools import partial
+from typing import Any
 
 import attrs
 import purerpc
 import trio
 
-from meshtrio.client.channel import Channel, open_endpoint_channel
+from meshtrio.client.channel import open_endpoint_channel
+from meshtrio.client.multicallable import make_multicallable
+from meshtrio.client.streaming import StreamingCall
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
+from meshtrio.rpc.method import Message, Method
 from meshtrio.util.protobuf_wire import MalformedProtobufError
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -28,9 +31,6 @@ _MAX_ERROR_LENGTH = 200
 
 InstanceKey = tuple[str, int]
 """The name of a service, and the number of one of its instances."""
-
-K = TypeVar("K")
-T = TypeVar("T")
 
 
 class FailureKind(Enum):
@@ -46,7 +46,7 @@ class FailureKind(Enum):
 
 @attrs.frozen
 class CallFailure:
-    """A call to an instance that gave no response."""
+    """Why a call to an instance gave no response."""
 
     kind: FailureKind
     message: str
@@ -70,21 +70,23 @@ def get_ready_endpoints(
 
 async def call_instance(
     endpoint: Endpoint,
-    call: Callable[[Channel], Awaitable[T]],
+    method: Method,
+    request: Message,
     *,
     timeout_seconds: float,
     max_response_size: int | None = None,
-) -> T | CallFailure:
-    """Call one instance. Whatever it answers, only cancellation raises.
+) -> Any:
+    """Call a method of one instance, and return the response or a `CallFailure`.
 
-    `max_response_size`: maximum bytes of the response; None for the default of 4 MiB.
+    Whatever the instance answers, only cancellation raises. `max_response_size`: maximum bytes of
+    the response; None for the default of 4 MiB.
     """
     try:
         with trio.fail_after(timeout_seconds):
             async with open_endpoint_channel(
                 endpoint, traced=False, max_receive_message_length=max_response_size
             ) as channel:
-                return await call(channel)
+                return await make_multicallable(channel, method)(request)
     except purerpc.UnimplementedError as exc:
         return CallFailure(FailureKind.UNSUPPORTED, exc.status.status_message)
     except purerpc.RpcFailedError as exc:
@@ -99,16 +101,18 @@ async def call_instance(
 
 
 async def call_each_instance(
-    endpoints: Mapping[K, Endpoint],
-    call: Callable[[Channel], Awaitable[T]],
+    endpoints: Mapping[InstanceKey, Endpoint],
+    method: Method,
+    request: Message,
     *,
     timeout_seconds: float,
-) -> dict[K, T | CallFailure]:
-    """Call several instances concurrently and return the result for each."""
-    results: dict[K, T | CallFailure] = {}
+) -> dict[InstanceKey, Any]:
+    """Call several instances concurrently, and return what `call_instance` does for each."""
+    results: dict[InstanceKey, Any] = {}
 
-    async def run(key: K, endpoint: Endpoint) -> None:
-        results[key] = await call_instance(endpoint, call, timeout_seconds=timeout_seconds)
+    async def run(key: InstanceKey, endpoint: Endpoint) -> None:
+        timeout = timeout_seconds
+        results[key] = await call_instance(endpoint, method, request, timeout_seconds=timeout)
 
     async with trio.open_nursery() as nursery:
         for key, endpoint in endpoints.items():
@@ -116,50 +120,40 @@ async def call_each_instance(
     return results
 
 
-async def read_stream_repeatedly(
-    open_stream: Callable[[], AbstractAsyncContextManager[AsyncIterator[T]]],
-    on_message: Callable[[T], Awaitable[None]],
+async def read_from_each_instance(
+    registry: Registry,
+    method: Method,
+    request: Message,
+    handle: Callable[[InstanceKey, Endpoint, Any], Awaitable[None]],
     *,
+    is_wanted: Callable[[str], bool] = lambda _: True,
     min_interval: float,
     retry_delay: float,
-    on_failure: Callable[[], None] = lambda: None,
+    max_message_size: int | None = None,
 ) -> None:
-    """Read a server stream of an instance, and open it again when it ends; until cancelled.
+    """Call a streaming method of each ready instance, and read until its endpoint is gone.
 
-    Returns only if the instance answers UNIMPLEMENTED. `on_message` may raise
-    MalformedProtobufError. An instance that sends more often than once in `min_interval` has to
-    wait for its flow-control window. The next call is made `retry_delay` after the end of the last.
-    """
-    while True:
-        try:
-            async with open_stream() as stream:
-                async for message in stream:
-                    await on_message(message)
-                    await trio.sleep(min_interval)
-        except purerpc.UnimplementedError:
-            return
-        except (purerpc.RpcFailedError, MalformedProtobufError):
-            on_failure()
-        await trio.sleep(retry_delay)
+    `handle` is called with each message, and may raise MalformedProtobufError; and with a
+    FailureKind when a stream ends. The next one is opened `retry_delay` later, unless the instance
+    answers UNIMPLEMENTED. An instance that sends more often than once in `min_interval` has to wait
+    for its flow-control window.
 
-
-async def for_each_ready_instance(
-    registry: Registry,
-    task: Callable[[InstanceKey, Endpoint], Awaitable[None]],
-    is_wanted: Callable[[str], bool] = lambda _: True,
-) -> None:
-    """Run a task for each ready instance, and cancel it when its endpoint is gone.
-
-    A task that ends is not started again for the same endpoint; an exception of it is logged.
-
-    Cancellation: cancels all tasks; the function does not return otherwise.
+    Cancellation: closes all streams; the function does not return otherwise.
     """
     running: dict[InstanceKey, tuple[Endpoint, trio.CancelScope]] = {}
 
-    async def run(scope: trio.CancelScope, key: InstanceKey, endpoint: Endpoint) -> None:
+    async def read(key: InstanceKey, endpoint: Endpoint, scope: trio.CancelScope) -> None:
         with scope:
             try:
-                await task(key, endpoint)
+                async with open_endpoint_channel(
+                    endpoint, traced=False, max_receive_message_length=max_message_size
+                ) as channel:
+                    call = make_multicallable(channel, method)
+                    on_message, failure = partial(handle, key, endpoint), None
+                    while failure is not FailureKind.UNSUPPORTED:
+                        failure = await _read_stream(call(request), on_message, min_interval)
+                        await on_message(failure)
+                        await trio.sleep(retry_delay)
             except Exception:
                 # The response of one instance must not end the tasks of the others.
                 _log.exception("%s/%d: unusable response", *key)
@@ -171,9 +165,23 @@ async def for_each_ready_instance(
                 if ready.get(key) != endpoint:
                     scope.cancel()
                     del running[key]
-            for key, endpoint in ready.items():
-                if key not in running:
-                    running[key] = (endpoint, trio.CancelScope())
-                    nursery.start_soon(run, running[key][1], key, endpoint)
+            for key in ready.keys() - running.keys():
+                running[key] = (ready[key], trio.CancelScope())
+                nursery.start_soon(read, key, *running[key])
             await trio.sleep(_MIN_SCAN_INTERVAL)
             await registry.wait_changed(revision)
+
+
+async def _read_stream(
+    call: StreamingCall, on_message: Callable[[Any], Awaitable[None]], min_interval: float
+) -> FailureKind:
+    try:
+        async with call as stream:
+            async for message in stream:
+                await on_message(message)
+                await trio.sleep(min_interval)
+    except purerpc.UnimplementedError:
+        return FailureKind.UNSUPPORTED
+    except (purerpc.RpcFailedError, MalformedProtobufError):
+        pass
+    return FailureKind.UNAVAILABLE

@@ -6,38 +6,32 @@ Processes that ran or were starting when the level changed are called by this co
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
 import trio
 
-from meshtrio.client.channel import Channel
-from meshtrio.client.multicallable import DynamicStub
-from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import logging as messages
-from meshtrio.services.instances import (
-    MAX_SMALL_RESPONSE_SIZE,
-    CallFailure,
-    FailureKind,
-    call_instance,
-)
+from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
+from meshtrio.services import instances
+from meshtrio.services.instances import CallFailure, FailureKind
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.supervisor import Supervisor
-from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.concurrency import open_collapsing_nursery, start_soon_without_context
 from meshtrio.util.log_level import LogLevel
 
 _log = logging.getLogger("meshtrio.mesh")
 
 _SERVICE = messages.DESCRIPTOR.services_by_name["Logging"]
+_METHODS = {each.name: method_from_descriptor(each) for each in _SERVICE.methods}
 CALL_TIMEOUT = 5.0
-"""Default timeout of a call to a process, in seconds."""
+"""Timeout of a call to a process, in seconds."""
 _MAX_CONCURRENT_CALLS = 16
 _MAX_LEVEL_LENGTH = 64
 """Maximum characters of the name of a level: programs may define their own."""
@@ -79,20 +73,21 @@ class LogLevelController:
     _supervisor: Supervisor
     _registry: Registry
     _operations: Operations
-    _call_timeout: float = CALL_TIMEOUT
-    _pending: set[tuple[str, int]] = attrs.field(factory=set)
-    """Instances, by `Instance.key`, whose processes may have another level than desired."""
+    _nursery: trio.Nursery | None = None
+    """The nursery of the calls that set levels, while `run` is running."""
     _applying: set[ProcessRun] = attrs.field(factory=set)
     """Processes that are being called."""
     _concurrency_limit: trio.CapacityLimiter = attrs.field(
         factory=lambda: trio.CapacityLimiter(_MAX_CONCURRENT_CALLS)
     )
     _changed: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+    """Unparked when the call of a process is over."""
 
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Check an instance that is ready, as it may have been started before the level changed."""
         if isinstance(event, (events.Ready, events.LogLevelSet)):
-            self._enqueue([(event.plugin, event.instance)])
+            key = event.plugin, event.instance
+            self._start_applying([each for each in self._supervisor.instances if each.key == key])
 
     async def set_level(self, name: str, level: LogLevel | str) -> tuple[PluginLevel, ...]:
         """Set the log level of a plugin, or of the plugins of a group, until the next reload.
@@ -101,11 +96,11 @@ class LogLevelController:
         only the wait; the level is applied nevertheless.
         """
         names = self._operations.set_log_level(name, level)
-        instances = self._supervisor.instances_of(names)
-        for run in itertools.chain.from_iterable(each.runs() for each in instances):
+        chosen = self._supervisor.instances_of(names)
+        for run in [run for instance in chosen for run in instance.runs()]:
             run.applied_log_level = None  # Its program may have set another level since.
-        self._enqueue(each.key for each in instances)
-        while self._is_applying(names):
+        self._start_applying(chosen)
+        while any(run.config.name in names for run in self._applying):
             await self._changed.park()
         return await self.get_levels(names)
 
@@ -130,48 +125,27 @@ class LogLevelController:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Apply levels as they change, until cancelled."""
         try:
-            async with open_collapsing_nursery() as nursery:
+            async with open_collapsing_nursery() as self._nursery:
                 task_status.started()
-                while True:
-                    self._start_pending(nursery)
-                    self._changed.unpark_all()
-                    await self._changed.park()
+                await trio.sleep_forever()
         finally:
-            self._pending.clear()
-            self._changed.unpark_all()
+            self._nursery = None
 
-    def _enqueue(self, instances: Iterable[tuple[str, int]]) -> None:
-        self._pending.update(instances)
-        self._changed.unpark_all()
-
-    def _start_pending(self, nursery: trio.Nursery) -> None:
-        """Call the processes of pending instances; `_apply` repeats a call under way by itself."""
-        pending = [each for each in self._supervisor.instances if each.key in self._pending]
-        for run in itertools.chain.from_iterable(each.runs() for each in pending):
-            is_wrong = run.applied_log_level is not self._get_desired_level(run)
-            if is_wrong and run not in self._applying:
+    def _start_applying(self, chosen: Iterable[Instance]) -> None:
+        """Call the processes of instances; `_apply` repeats a call under way by itself."""
+        for instance, run in [(each, run) for each in chosen for run in each.runs()]:
+            is_wrong = run.applied_log_level is not instance.config.output.log_level
+            if is_wrong and run not in self._applying and self._nursery is not None:
                 self._applying.add(run)
-                nursery.start_soon(self._apply, run)
-        self._pending.clear()
+                start_soon_without_context(self._nursery, self._apply, instance, run)
 
-    def _is_applying(self, names: Container[str]) -> bool:
-        pending = (plugin for plugin, _ in self._pending)
-        applying = (run.config.name for run in self._applying)
-        return any(name in names for name in (*pending, *applying))
-
-    def _get_desired_level(self, run: ProcessRun) -> LogLevel | None:
-        for plugin in self._supervisor.config.plugins:
-            if plugin.name == run.config.name:
-                return plugin.output.log_level
-        return run.applied_log_level
-
-    async def _apply(self, run: ProcessRun) -> None:
+    async def _apply(self, instance: Instance, run: ProcessRun) -> None:
         """Set the level of a process, and again if the desired level changes meanwhile.
 
         A process that is not ready yet is called when it is.
         """
         try:
-            while run.applied_log_level is not (desired := self._get_desired_level(run)):
+            while run.applied_log_level is not (desired := instance.config.output.log_level):
                 request = messages.SetLevelRequest(level="" if desired is None else desired.value)
                 result = await self._call_process(run, "SetLevel", request)
                 if not isinstance(result, CallFailure):
@@ -181,7 +155,7 @@ class LogLevelController:
                 severity = logging.DEBUG if is_expected else logging.WARNING
                 text = "%s/%s: could not set log level: %s"
                 _log.log(severity, text, run.config.name, run.number, result.message)
-                if desired is self._get_desired_level(run):
+                if desired is instance.config.output.log_level:
                     break
         finally:
             self._applying.discard(run)
@@ -204,27 +178,19 @@ class LogLevelController:
 
     async def _call_process(self, run: ProcessRun, method: str, request: Any) -> Any:
         """Return the response of a process, or a `CallFailure`."""
-
-        async def call(channel: Channel) -> Any:
-            return await getattr(DynamicStub(channel, _SERVICE), method)(request)
-
-        endpoint = self._find_endpoint(run)
+        key = (None if run.process is None else run.process.pid, run.number)
+        endpoints = self._registry.resolve(run.config.service).endpoints
+        endpoint = next((each for each in endpoints if (each.pid, each.instance) == key), None)
         if endpoint is None:
             return _NOT_READY
         async with self._concurrency_limit:
-            result = await call_instance(
+            result = await instances.call_instance(
                 endpoint,
-                call,
-                timeout_seconds=self._call_timeout,
-                max_response_size=MAX_SMALL_RESPONSE_SIZE,
+                _METHODS[method],
+                request,
+                timeout_seconds=CALL_TIMEOUT,
+                max_response_size=instances.MAX_SMALL_RESPONSE_SIZE,
             )
         if isinstance(result, CallFailure) and result.kind is FailureKind.UNSUPPORTED:
             return attrs.evolve(result, message="it does not serve meshtrio.v1.Logging")
         return result
-
-    def _find_endpoint(self, run: ProcessRun) -> Endpoint | None:
-        """Return the endpoint of a process; None if it is not ready."""
-        pid = None if run.process is None else run.process.pid
-        endpoints = self._registry.resolve(run.config.service).endpoints
-        found = (each for each in endpoints if (each.pid, each.instance) == (pid, run.number))
-        return None if pid is None else next(found, None)

@@ -12,24 +12,14 @@ from meshtrio.messages import metrics
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.telemetry.metric_families import Distribution, MetricFamily, MetricKind, MetricPoint
-from meshtrio.telemetry.metrics import MetricSource
-from meshtrio.telemetry.metrics.family_merger import (
-    MAX_BUCKETS,
-    MAX_LABELS,
-    DropReason,
-    FamilyMerger,
-)
+from meshtrio.telemetry.metrics import MetricSource, family_merger
 from meshtrio.util.log_once import OncePerReasonLogger
-from meshtrio.util.protobuf_wire import MalformedProtobufError, iter_fields, split_message
+from meshtrio.util.protobuf_wire import MalformedProtobufError, split_message, split_repeated
 from meshtrio.util.worker_threads import GilYielder, run_computation
 
 _log = logging.getLogger("meshtrio.telemetry")
 
-_KINDS = {
-    MetricKind.COUNTER: metrics.METRIC_KIND_COUNTER,
-    MetricKind.GAUGE: metrics.METRIC_KIND_GAUGE,
-    MetricKind.HISTOGRAM: metrics.METRIC_KIND_HISTOGRAM,
-}
+_KINDS = {kind: getattr(metrics, f"METRIC_KIND_{kind.name}") for kind in MetricKind}
 _KIND_BY_NUMBER = {number: kind for kind, number in _KINDS.items()}
 _FAMILIES_FIELD = metrics.CollectMetricsResponse.FAMILIES_FIELD_NUMBER
 _CHUNK_SIZE = 64 * 1024
@@ -40,8 +30,6 @@ MAX_POINTS = 100_000
 """Maximum number of points in a response: more than an instance's share of the text can hold."""
 MAX_TOTAL_LABELS = 400_000
 """Maximum number of labels in a response."""
-_MAX_OTHER_BYTES = 1024
-"""Maximum bytes of a response in fields other than families."""
 
 
 class MetricsServicer:
@@ -63,9 +51,9 @@ class MetricsServicer:
 
 def _make_response(
     families: Sequence[MetricFamily], yield_gil: GilYielder
-) -> tuple[Any, Counter[DropReason]]:
+) -> tuple[Any, Counter[family_merger.DropReason]]:
     """Make a response, and count the points that were dropped because they cannot be sent."""
-    merger = FamilyMerger(yield_gil)
+    merger = family_merger.FamilyMerger(yield_gil)
     dropped = merger.merge(families, is_mesh=True)
     encoded = [each for family in merger.families() for each in encode_family(family)]
     return metrics.CollectMetricsResponse(families=encoded), dropped
@@ -99,51 +87,39 @@ def _encode_point(point: MetricPoint) -> Any:
 # -- from another process ----------------------------------------------------------------------
 
 
-class CollectedMetrics:
-    """A response of another process, which is not trusted: its size is checked before it is parsed,
-    and it is parsed in chunks."""
+def decode_response(
+    data: bytes, checkpoint: Callable[[], object] = lambda: None
+) -> tuple[int, Iterator[MetricFamily]]:
+    """Return the calls in flight and the families of a CollectMetricsResponse, not trusting it.
 
-    def __init__(self, data: bytes, checkpoint: Callable[[], object] = lambda: None) -> None:
-        """Find the families; raises MalformedProtobufError if it is malformed or too large.
+    Its size is checked before it is parsed, and it is parsed in chunks: large families come in
+    several parts. `checkpoint` is called regularly, for use in a worker thread; it may raise.
 
-        `checkpoint` is called regularly, for use in a worker thread; it may raise.
-        """
-        self._data = data
-        self._checkpoint = checkpoint
-        self._family_spans: list[tuple[int, int]] = []
-        self._field_count = self._point_count = self._label_count = 0
-        others = bytearray()
-        for number, begin, value, end in iter_fields(data):
+    Raises MalformedProtobufError for malformed data and above a limit, and so does the iterator.
+    """
+    spans, rest = split_repeated(data, _FAMILIES_FIELD, MAX_FAMILIES, "families", checkpoint)
+    in_flight: int = _parse(metrics.CollectMetricsResponse, rest).in_flight
+    return in_flight, _decode_families(data, spans, checkpoint)
+
+
+def _decode_families(
+    data: bytes, spans: list[tuple[int, int]], checkpoint: Callable[[], object]
+) -> Iterator[MetricFamily]:
+    field_count = point_count = label_count = 0
+    for begin, end in spans:
+        header = metrics.MetricFamily()
+        for part, count in split_message(data, begin, end, _CHUNK_SIZE):
             checkpoint()
-            if number == _FAMILIES_FIELD and value >= 0:
-                self._family_spans.append((value, end))
-                if len(self._family_spans) > MAX_FAMILIES:
-                    raise MalformedProtobufError(f"more than {MAX_FAMILIES:,} families")
-            else:
-                others += data[begin:end]
-                if len(others) > _MAX_OTHER_BYTES:
-                    raise MalformedProtobufError("too many bytes outside of families")
-        self.in_flight: int = _parse(metrics.CollectMetricsResponse, bytes(others)).in_flight
-
-    def decode_families(self) -> Iterator[MetricFamily]:
-        """Yield the families, large ones in several parts.
-
-        Raises MalformedProtobufError for malformed data, and above a limit.
-        """
-        for begin, end in self._family_spans:
-            header = metrics.MetricFamily()
-            for data, count in split_message(self._data, begin, end, _CHUNK_SIZE):
-                self._checkpoint()
-                chunk = _parse(metrics.MetricFamily, data)
-                self._field_count += count
-                self._point_count += len(chunk.points)
-                self._label_count += sum(len(point.labels) for point in chunk.points)
-                if self._point_count > MAX_POINTS:
-                    raise MalformedProtobufError(f"more than {MAX_POINTS:,} points")
-                max_fields = MAX_POINTS + 10 * MAX_FAMILIES
-                if self._label_count > MAX_TOTAL_LABELS or self._field_count > max_fields:
-                    raise MalformedProtobufError("too many labels or fields")
-                yield _decode_family(header, chunk)
+            chunk = _parse(metrics.MetricFamily, part)
+            field_count += count
+            point_count += len(chunk.points)
+            label_count += sum(len(point.labels) for point in chunk.points)
+            if point_count > MAX_POINTS:
+                raise MalformedProtobufError(f"more than {MAX_POINTS:,} points")
+            max_fields = MAX_POINTS + 10 * MAX_FAMILIES
+            if label_count > MAX_TOTAL_LABELS or field_count > max_fields:
+                raise MalformedProtobufError("too many labels or fields")
+            yield _decode_family(header, chunk)
 
 
 def _decode_family(header: Any, chunk: Any) -> MetricFamily:
@@ -151,15 +127,17 @@ def _decode_family(header: Any, chunk: Any) -> MetricFamily:
     for field in ("name", "kind", "unit", "text"):
         if getattr(chunk, field):
             setattr(header, field, getattr(chunk, field))
-    header.bounds.extend(chunk.bounds[: MAX_BUCKETS + 1 - len(header.bounds)])
+    header.bounds.extend(chunk.bounds[: family_merger.MAX_BUCKETS + 1 - len(header.bounds)])
     kind, bounds = _KIND_BY_NUMBER.get(header.kind), tuple(header.bounds)
     if kind is None:
         points = [MetricPoint((), 0.0)] * len(chunk.points)
         return MetricFamily("", MetricKind.GAUGE, "", "", points)
     points = [
         MetricPoint(
-            tuple((label.name, label.value) for label in each.labels[: MAX_LABELS + 1]),
-            Distribution(bounds, tuple(each.counts[: MAX_BUCKETS + 2]), each.value)
+            tuple(
+                (label.name, label.value) for label in each.labels[: family_merger.MAX_LABELS + 1]
+            ),
+            Distribution(bounds, tuple(each.counts[: family_merger.MAX_BUCKETS + 2]), each.value)
             if kind is MetricKind.HISTOGRAM
             else each.value,
         )

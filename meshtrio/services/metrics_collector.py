@@ -8,18 +8,18 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import attrs
 import trio
 
-from meshtrio.client.channel import Channel
-from meshtrio.client.multicallable import make_multicallable, make_raw_method
+from meshtrio.client.multicallable import RawReply, make_raw_method
 from meshtrio.config.telemetry import METRICS_FROM_MESH
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import metrics
 from meshtrio.services import instances
-from meshtrio.services.metrics import CollectedMetrics
+from meshtrio.services.metrics import decode_response
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metric_families import MetricFamily, instance_labels
 from meshtrio.telemetry.metrics import MetricSource
@@ -30,8 +30,9 @@ from meshtrio.util.worker_threads import GilYielder, run_computation
 
 _log = logging.getLogger("meshtrio.mesh")
 
-_SERVICE = metrics.DESCRIPTOR.services_by_name["Metrics"]
-_COLLECT = make_raw_method(_SERVICE.methods_by_name["Collect"])
+_COLLECT = make_raw_method(metrics.DESCRIPTOR.services_by_name["Metrics"].methods[0])
+_COLLECT_TIMEOUT = 2.0
+"""Maximum seconds for the responses of instances: a scrape times out after ten by default."""
 _COLLECT_TIMEOUT_FRACTION = 0.5
 """Share of a scrape's timeout for the responses, if that is less: a stuck plugin must not use up
 all of it."""
@@ -41,9 +42,6 @@ _PARSE_TIMEOUT_FRACTION = 0.25
 """Share of a scrape's timeout for parsing, by the clock, if the timeout is known."""
 _LARGE_RESPONSE_SIZE = 256 * 1024
 """Bytes from which a response is parsed after the others."""
-
-Responses = dict[tuple[str, int], bytes]
-"""Serialized CollectMetricsResponse by plugin and instance."""
 
 
 @attrs.define
@@ -62,14 +60,15 @@ class _Scrape:
 def _parse_responses(
     own_families: Sequence[MetricFamily],
     reserved: Sequence[MetricFamily],
-    responses: Responses,
+    responses: Mapping[tuple[str, int], bytes],
     time_limit: float,
     clock: Callable[[], float],
     pace: GilYielder,
 ) -> _Scrape:
     """Parse the responses within `time_limit` seconds of `clock`, and merge them with our own.
 
-    `reserved`: families whose names the responses may not have.
+    `responses`: serialized CollectMetricsResponse by plugin and instance. `reserved`: families
+    whose names the responses may not have.
     """
     scrape, limit = _Scrape(), math.inf
 
@@ -91,9 +90,7 @@ def _parse_responses(
     # Large responses come last, so that they do not use up the time for the others.
     for key in sorted(responses, key=lambda k: (len(responses[k]) > _LARGE_RESPONSE_SIZE, k)):
         try:
-            collected = CollectedMetrics(responses[key], check_time)
-            scrape.in_flight[key] = collected.in_flight
-            families = collected.decode_families()
+            scrape.in_flight[key], families = decode_response(responses[key], check_time)
             count_dropped(key[0], merger.merge(families, instance_labels(*key)))
         except MalformedProtobufError as exc:
             scrape.failures[key] = str(exc)
@@ -112,8 +109,6 @@ class MetricsCollector:
     """Return the metrics of the mesh's own process, after `sample`."""
     _sample: Callable[[], Awaitable[None]]
     """Updates what the own sources return, during each scrape."""
-    _collect_timeout: float
-    """Maximum seconds for the responses of instances."""
     _failures: Counter[str] = attrs.field(factory=Counter)
     _dropped: Counter[tuple[str, DropReason]] = attrs.field(factory=Counter)
     _warnings: OncePerReasonLogger = attrs.field(factory=lambda: OncePerReasonLogger(_log))
@@ -121,13 +116,17 @@ class MetricsCollector:
     async def collect(self, timeout_seconds: float | None = None) -> list[MetricFamily]:
         """Return all metrics, within the timeout of the scrape, if that is known."""
         given = math.inf if timeout_seconds is None else timeout_seconds
-        response_timeout = min(self._collect_timeout, given * _COLLECT_TIMEOUT_FRACTION)
+        response_timeout = min(_COLLECT_TIMEOUT, given * _COLLECT_TIMEOUT_FRACTION)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sample)
             results = await instances.call_each_instance(
-                self._list_instances(), _collect_from, timeout_seconds=response_timeout
+                self._list_instances(),
+                _COLLECT,
+                metrics.CollectMetricsRequest(),
+                timeout_seconds=response_timeout,
             )
-        responses = self._take_responses(results)
+        # Not trusted, and parsed in a thread.
+        responses = {key: each.data for key, each in results.items() if isinstance(each, RawReply)}
         own = [family for source in self._own_sources for family in source()]
         # CPU time is fair on a busy machine, but a scrape with a timeout has to end by the clock.
         seconds, clock = _PARSE_CPU_LIMIT, time.thread_time
@@ -136,21 +135,25 @@ class MetricsCollector:
         reserved = [attrs.evolve(each, points=[]) for each in self._collection_families({})]
         parse = partial(_parse_responses, own, reserved, responses, seconds, clock)
         scrape = await run_computation(parse)
-        self._record_losses(scrape)
+        self._record_losses(results, scrape)
         return [*scrape.families, *self._collection_families(scrape.in_flight)]
 
-    def _record_losses(self, scrape: _Scrape) -> None:
+    def _record_losses(self, results: Mapping[tuple[str, int], Any], scrape: _Scrape) -> None:
         """Count what is missing, and log each new reason."""
-        for (plugin, _), reason in scrape.failures.items():
-            self._record_failure(plugin, reason)
+        failures = [(plugin, reason) for (plugin, _), reason in scrape.failures.items()]
+        for (plugin, _), result in results.items():
+            if isinstance(result, instances.CallFailure):
+                if result.kind is instances.FailureKind.INVALID:
+                    failures.append((plugin, result.message))
+                elif result.kind is instances.FailureKind.UNAVAILABLE:
+                    self._failures[plugin] += 1
+        for plugin, reason in failures:
+            self._failures[plugin] += 1
+            self._warnings.log((plugin, reason), "cannot use metrics of %s: %s", plugin, reason)
         self._dropped += scrape.dropped
         for (plugin, why), example in scrape.dropped_examples.items():
             text = "dropping metrics of %s, such as %r: %s"
             self._warnings.log((plugin, why), text, plugin or "the mesh", example, why.text)
-
-    def _record_failure(self, plugin: str, reason: str) -> None:
-        self._failures[plugin] += 1
-        self._warnings.log((plugin, reason), "cannot use metrics of %s: %s", plugin, reason)
 
     def _list_instances(self) -> dict[tuple[str, int], Endpoint]:
         """Return one endpoint for each instance: of two during a replacement, the newer one, whose
@@ -162,20 +165,6 @@ class MetricsCollector:
         }
         ready = instances.get_ready_endpoints(self._registry, exposed.__contains__)
         return {(exposed[service], number): ready[service, number] for service, number in ready}
-
-    def _take_responses(
-        self, results: Mapping[tuple[str, int], bytes | instances.CallFailure]
-    ) -> Responses:
-        """Return the responses, and count the failures."""
-        responses: Responses = {}
-        for key, result in results.items():
-            if not isinstance(result, instances.CallFailure):
-                responses[key] = result
-            elif result.kind is instances.FailureKind.UNAVAILABLE:
-                self._failures[key[0]] += 1
-            elif result.kind is instances.FailureKind.INVALID:
-                self._record_failure(key[0], result.message)
-        return responses
 
     def _collection_families(self, in_flight: Mapping[tuple[str, int], int]) -> list[MetricFamily]:
         """Return the metrics about the collection itself."""
@@ -200,9 +189,3 @@ class MetricsCollector:
                 },
             ),
         ]
-
-
-async def _collect_from(channel: Channel) -> bytes:
-    """Return the serialized response, which is not trusted, and parsed in a thread."""
-    reply = await make_multicallable(channel, _COLLECT)(metrics.CollectMetricsRequest())
-    return bytes(reply.data)

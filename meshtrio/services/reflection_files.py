@@ -9,6 +9,8 @@ whatever language their descriptors come from.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,15 +24,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 
 _WELL_KNOWN_PREFIX = "google/protobuf/"
 """Files that all pools share, perhaps from different releases of protobuf."""
-_LANGUAGE_OPTIONS = frozenset(
-    {
-        *("java_package", "java_outer_classname", "java_multiple_files", "java_generic_services"),
-        *("java_generate_equals_and_hash", "java_string_check_utf8", "optimize_for", "go_package"),
-        *("cc_generic_services", "cc_enable_arenas", "py_generic_services", "objc_class_prefix"),
-        *("csharp_namespace", "swift_prefix", "php_class_prefix", "php_namespace"),
-        *("php_metadata_namespace", "ruby_package"),
-    }
-)
+_LANGUAGE_OPTIONS = re.compile("(cc|csharp|go|java|objc|php|py|ruby|swift)_|optimize_for")
 """File options that affect generated code only, not the wire format."""
 
 
@@ -77,23 +71,20 @@ class ReflectionFiles:
 
     def find_containing_extension(self, message: str, number: int) -> list[bytes]:
         """Return the file that declares an extension of a message, and its imports."""
-
-        def find(pool: Any) -> Any:
-            return pool.FindExtensionByNumber(pool.FindMessageTypeByName(message), number)
-
-        found = _get_first(_find_in(self._sources, find), f"extension {number} of {message}")
-        return self._serialize_with_imports(found.file)
+        found = _find_in(
+            self._sources,
+            lambda pool: pool.FindExtensionByNumber(pool.FindMessageTypeByName(message), number),
+        )
+        extension = _get_first(found, f"extension {number} of {message}")
+        return self._serialize_with_imports(extension.file)
 
     def find_extension_numbers(self, message: str) -> list[int]:
         """Return the numbers of all extensions of a message in any source."""
-
-        def find(pool: Any) -> Any:
-            return pool.FindAllExtensions(pool.FindMessageTypeByName(message))
-
-        found = list(_find_in(self._sources, find))
-        if not found:
-            raise KeyError(message)
-        return sorted({extension.number for extensions in found for extension in extensions})
+        found = _find_in(
+            self._sources, lambda pool: pool.FindAllExtensions(pool.FindMessageTypeByName(message))
+        )
+        first = _get_first(found, message)
+        return sorted({each.number for each in itertools.chain(first, *found)})
 
     # -- names -------------------------------------------------------------------------------
 
@@ -205,7 +196,7 @@ def _normalize(file: FileDescriptor) -> bytes:
     proto.ClearField("source_code_info")
     options: Any = proto.options
     for option, _ in options.ListFields():
-        if option.name in _LANGUAGE_OPTIONS:
+        if _LANGUAGE_OPTIONS.match(option.name):
             options.ClearField(option.name)
     if not options.ListFields():
         proto.ClearField("options")

@@ -17,17 +17,12 @@ from meshtrio.util.errors import UsageError
 
 _log = logging.getLogger("meshtrio.mesh")
 
-COLLECT_TIMEOUT = 2.0
-"""Default of `collect_timeout`: a scrape times out after ten seconds by default."""
-
 
 @asynccontextmanager
 async def mesh_telemetry(
-    supervisor: Supervisor, registry: Registry, *, collect_timeout: float
+    supervisor: Supervisor, registry: Registry
 ) -> AsyncIterator[Metrics | None]:
     """Measure, trace and log the calls of the block, and the mesh itself, as its config says.
-
-    `collect_timeout`: maximum seconds for the responses of instances to a scrape.
 
     Yields:
         The metrics of the process, None if they are off.
@@ -71,7 +66,7 @@ async def mesh_telemetry(
             from meshtrio.services.metrics_collector import MetricsCollector
 
             sources, sample = [mesh_metrics.collect, metrics.collect], mesh_metrics.sample
-            collector = MetricsCollector(supervisor, registry, sources, sample, collect_timeout)
+            collector = MetricsCollector(supervisor, registry, sources, sample)
             try:
                 await telemetry.serve_metrics(config.metrics, collector.collect)
             except UsageError as exc:

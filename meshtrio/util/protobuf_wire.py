@@ -9,8 +9,10 @@ Source: protobuf.dev/programming-guides/encoding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+_MAX_OTHER_BYTES = 1024
+"""Maximum bytes of a message in fields other than the repeated one that it is sent for."""
 _VARINT, _FIXED_64, _LENGTH_DELIMITED, _FIXED_32 = 0, 1, 2, 5
 
 FieldSpan = tuple[int, int, int, int]
@@ -59,6 +61,32 @@ def _read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
             return number, position
         shift += 7
     raise MalformedProtobufError(f"a number at byte {position} is truncated")
+
+
+def split_repeated(
+    data: bytes,
+    field: int,
+    max_count: int,
+    what: str,
+    checkpoint: Callable[[], object] = lambda: None,
+) -> tuple[list[tuple[int, int]], bytes]:
+    """Return where the messages of a repeated field begin and end, and the bytes of other fields.
+
+    `checkpoint` is called for each field. Raises MalformedProtobufError if `data` is not a message,
+    or has more than `max_count` of `what`, or too many other bytes.
+    """
+    spans, others = [], bytearray()
+    for number, begin, value, end in iter_fields(data):
+        checkpoint()
+        if number == field and value >= 0:
+            spans.append((value, end))
+        else:
+            others += data[begin:end]
+        if len(spans) > max_count:
+            raise MalformedProtobufError(f"more than {max_count:,} {what}")
+        if len(others) > _MAX_OTHER_BYTES:
+            raise MalformedProtobufError(f"too many bytes outside of {what}")
+    return spans, bytes(others)
 
 
 def split_message(data: bytes, start: int, end: int, size: int) -> Iterator[tuple[bytes, int]]:

@@ -15,9 +15,8 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.gateway import proxied_call, router
 from meshtrio.gateway.proxied_call import ProxiedCall
-from meshtrio.gateway.proxied_streams import DownstreamStream
-from meshtrio.gateway.router import GatewayLimits
 from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.limits import Limits
@@ -151,11 +150,9 @@ async def test_a_call_that_is_given_up_while_it_waits_is_never_made(short_dir: P
             await begun.wait()
             await send_all(peer, a_call("Echo", 3, "second"))
             await trio.testing.wait_all_tasks_blocked(0.02)
-            (stream,) = (
+            (second,) = (
                 s for c in behind.server.connections for n, s in c.streams.items() if n == 3
             )
-            assert isinstance(stream, DownstreamStream)
-            second = stream.listener
             assert isinstance(second, ProxiedCall)
             # In one read: what makes room for the second, and the end of it.
             await send_all(peer, frames.rst_stream(1, 8) + frames.rst_stream(3, 8))
@@ -233,9 +230,11 @@ class HangingReflection:
         yield None
 
 
-async def test_channels_of_services_that_are_gone_are_closed(short_dir: Path) -> None:
-    limits = GatewayLimits(orphan_check_interval=0.05)
-    async with run_gateway(short_dir, gateway_limits=limits, a=make_echo_server()) as behind:
+async def test_channels_of_services_that_are_gone_are_closed(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "_ORPHAN_CHECK_INTERVAL", 0.05)
+    async with run_gateway(short_dir, a=make_echo_server()) as behind:
         for number in range(20):
             name = f"s{number}"
             endpoint = Endpoint(f"e{number}", f"unix:{short_dir / 'nowhere'}")
@@ -291,16 +290,18 @@ async def test_pieces_of_a_byte_each_are_kept_as_few(short_dir: Path) -> None:
                 await send_all(peer, b"".join(pieces) + padding)
                 await trio.testing.wait_all_tasks_blocked(0.002)
             (stream,) = (s for c in behind.server.connections for s in c.streams.values())
-            assert isinstance(stream, DownstreamStream)
-            assert isinstance(stream.listener, ProxiedCall)
+            assert isinstance(stream, ProxiedCall)
+            assert stream.replay_buffer is not None
             assert b"".join(stream.replay_buffer) == message
             assert len(stream.replay_buffer) == 1
 
 
-async def test_a_caller_who_never_reads_is_given_up(short_dir: Path) -> None:
-    limits = GatewayLimits(max_unread_size=300_000)
+async def test_a_caller_who_never_reads_is_given_up(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxied_call, "MAX_UNREAD_SIZE", 300_000)
     async with (
-        run_gateway(short_dir, gateway_limits=limits, a=make_echo_server()) as behind,
+        run_gateway(short_dir, a=make_echo_server()) as behind,
         connect_raw_socket(behind) as peer,
     ):
         assert (await behind.channel.stub(EchoServiceStub).Echo(echo_request("hi"))).message == "hi"

@@ -15,7 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 from meshtrio.client.channel import Channel
 from meshtrio.client.multicallable import DynamicStub
 from meshtrio.client.reflection import fetch_types, find_method, list_services
-from meshtrio.gateway.router import GatewayLimits
+from meshtrio.gateway import service_index
 from meshtrio.messages import reflection_v1
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
@@ -253,13 +253,15 @@ async def test_what_one_plugin_says_harms_no_other(
             assert await ask(behind.channel, file_containing_symbol=ECHO)
 
 
-async def test_there_is_room_for_the_types_of_so_many(short_dir: Path) -> None:
+async def test_there_is_room_for_the_types_of_so_many(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of services whose types are too many beside others', the names are known."""
     servers = {
         name: server_with_reflection(conflicting_protos.Servicer(name)) for name in ("a", "b", "c")
     }
-    limits = GatewayLimits(max_declarations=25)
-    async with run_gateway(short_dir, gateway_limits=limits, **servers) as behind:
+    monkeypatch.setattr(service_index, "_MAX_DECLARATIONS", 25)
+    async with run_gateway(short_dir, **servers) as behind:
         known = 0
         for name in servers:
             assert f"{name}.Service" in await list_services(behind.channel)

@@ -44,9 +44,7 @@ async def test_while_two_processes_change_places_the_new_one_is_asked(short_dir:
         for number, name in enumerate(("old", "new")):
             where = f"unix:{short_dir / name}"
             registry.register("plugin.p", Endpoint(name, where, instance=0, pid=number + 1))
-        gatherer = MetricsCollector(
-            tree, registry, [], trio.lowlevel.checkpoint, collect_timeout=2.0
-        )
+        gatherer = MetricsCollector(tree, registry, [], trio.lowlevel.checkpoint)
         for _ in range(20):
             assert value(await gatherer.collect(), plugin="p", plugin_instance="0") == 1
 
@@ -75,9 +73,7 @@ async def test_the_same_name_of_two_plugins(
             registry.add_service(f"plugin.{name}")
             endpoint = Endpoint(name, f"unix:{short_dir / name}", instance=0, pid=1)
             registry.register(f"plugin.{name}", endpoint)
-        gatherer = MetricsCollector(
-            tree, registry, [], trio.lowlevel.checkpoint, collect_timeout=2.0
-        )
+        gatherer = MetricsCollector(tree, registry, [], trio.lowlevel.checkpoint)
         for _ in range(2):
             found = {family.name: family for family in await gatherer.collect()}
     assert [dict(point.labels)["plugin"] for point in found["took"].points] == ["a", "b"]

@@ -16,8 +16,7 @@ from echo.v1.echo_pb2 import EchoReply, RepeatRequest
 from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.discovery.registry import Registry
-from meshtrio.gateway.proxied_health import ProxiedHealth
-from meshtrio.gateway.router import GatewayLimits, Router
+from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.server import Server
@@ -116,16 +115,15 @@ async def run_gateway(
     folder: Path,
     configured_services: Mapping[str, Iterable[str]] | None = None,
     limits: Limits | None = None,
-    gateway_limits: GatewayLimits | None = None,
     **servers: Server,
 ) -> AsyncIterator[GatewayHarness]:
     """A gateway to servers by the names of their services; `limits` are those of its clients."""
     registry = Registry()
     found = configured_services or {}
-    gateway = Router(registry, lambda: found, GatewayMetrics(), gateway_limits)
+    gateway = Router(registry, lambda: found, GatewayMetrics())
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(background_service(gateway.run))
-        health = HealthServicer(fallback=ProxiedHealth(registry, gateway))
+        health = HealthServicer(fallback=gateway)
         others = gateway.service_index.list_reflection_sources
         server = Server(health, forwarder=gateway, limits=limits)
         add_standard_services(server, health, get_proxied_sources=others)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,19 +88,14 @@ class RecordedMesh:
 
 
 @asynccontextmanager
-async def run_mesh(
-    config: MeshConfig | str, folder: Path, **timeouts: float
-) -> AsyncIterator[RecordedMesh]:
-    """Run a mesh, from a config or TOML, in a runtime dir below `folder` during the block.
-
-    `timeouts` are those of `meshtrio.mesh.run_mesh`.
-    """
+async def run_mesh(config: MeshConfig | str, folder: Path) -> AsyncIterator[RecordedMesh]:
+    """Run a mesh, from a config or TOML, in a runtime dir below `folder` during the block."""
     if isinstance(config, str):
         (folder / "mesh.toml").write_text(config)
         config = load(folder / "mesh.toml")
     config = attrs.evolve(config, runtime_dir=folder / "run")
     async with open_collapsing_nursery() as nursery:
-        started = await nursery.start(partial(mesh.run_mesh, config, **timeouts))
+        started = await nursery.start(mesh.main, config)
         yield RecordedMesh(started, nursery.cancel_scope)
         nursery.cancel_scope.cancel()
 

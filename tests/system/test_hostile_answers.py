@@ -4,7 +4,6 @@ more: the mesh tells of the others, and goes on."""
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,20 @@ from echo.v1.echo_pb2 import EchoRequest
 from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.client.multicallable import DynamicStub
 from meshtrio.messages import control, tap
+from meshtrio.services import log_level_controller
 from meshtrio.supervisor import events
 from tests.plugins.nonsense_replies import ANSWERS, EMPTY_MESSAGES, HEALTHS
-from tests.support import in_process_mesh
-from tests.support.in_process_mesh import RecordedMesh
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.loop_latency import measure_cpu_time, measure_loop_latency
 from tests.support.mesh_processes import echo_plugin_table, plugin_table
 
 CONTROL = control.DESCRIPTOR.services_by_name["Control"]
 
 
-run_mesh = partial(in_process_mesh.run_mesh, log_level_timeout=100.0)
-"""With long time limits, which are not what is tested."""
+@pytest.fixture(autouse=True)
+def _long_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time limits are not what is tested."""
+    monkeypatch.setattr(log_level_controller, "CALL_TIMEOUT", 100.0)
 
 
 async def check_statistics(stub: Any) -> None:

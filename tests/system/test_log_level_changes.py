@@ -22,6 +22,7 @@ from meshtrio.client.multicallable import DynamicStub
 from meshtrio.client.reflection import fetch_types, list_services
 from meshtrio.config import LogLevel
 from meshtrio.messages import control
+from meshtrio.services import log_level_controller
 from meshtrio.services.log_level_controller import InstanceLevel, PluginLevel
 from meshtrio.supervisor import events
 from meshtrio.util.errors import UnknownNameError, UsageError
@@ -163,9 +164,10 @@ async def test_of_one_that_knows_no_levels_only_the_mesh_changes_it(
 
 
 async def test_one_that_does_not_answer_holds_up_nobody_for_long(
-    short_dir: Path, caplog: pytest.LogCaptureFixture
+    short_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with run_mesh(logging_echo_table(), short_dir, log_level_timeout=2.0) as watched:
+    monkeypatch.setattr(log_level_controller, "CALL_TIMEOUT", 2.0)
+    async with run_mesh(logging_echo_table(), short_dir) as watched:
         await watched.wait_for_event(events.Ready)
         (pid,) = pids(watched)
         assert pid is not None

@@ -15,11 +15,12 @@ from prometheus_client.openmetrics.parser import (
 )
 
 from meshtrio.messages import metrics
-from meshtrio.services.metrics import CollectedMetrics
+from meshtrio.services import metrics_collector
+from meshtrio.services.metrics import decode_response
 from meshtrio.supervisor import events
 from meshtrio.telemetry.metric_families import instance_labels
 from meshtrio.telemetry.metrics.family_merger import FamilyMerger
-from tests.support import in_process_mesh
+from tests.support.in_process_mesh import run_mesh
 from tests.support.loop_latency import measure_cpu_time, measure_loop_latency
 from tests.support.mesh_processes import echo_plugin_table, plugin_table, wait_until
 from tests.support.prometheus_server import Prometheus
@@ -40,8 +41,10 @@ KINDS = {
 GARBAGE = ("huge", "points", "broken", "fields")
 
 
-run_mesh = partial(in_process_mesh.run_mesh, collect_timeout=120.0)
-"""With long time limits, which are not what is tested."""
+@pytest.fixture(autouse=True)
+def _long_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time limits are not what is tested."""
+    monkeypatch.setattr(metrics_collector, "_COLLECT_TIMEOUT", 120.0)
 
 
 def malformed_metrics_table(kind: str) -> str:
@@ -118,7 +121,7 @@ async def test_much_that_is_told_does_not_hold_the_loop(short_dir: Path) -> None
     ).SerializeToString()
 
     def at_once() -> None:
-        FamilyMerger().merge(CollectedMetrics(reply).decode_families(), instance_labels("bad", 0))
+        FamilyMerger().merge(decode_response(reply)[1], instance_labels("bad", 0))
 
     with make_metrics_config() as (table, url):
         async with run_mesh(table + malformed_metrics_table("many"), short_dir) as watched:

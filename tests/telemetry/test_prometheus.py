@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 from prometheus_client.registry import Collector
 
 from meshtrio.messages import metrics
-from meshtrio.services.metrics import CollectedMetrics, encode_family
+from meshtrio.services.metrics import decode_response, encode_family
 from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.family_merger import FamilyMerger
@@ -172,7 +172,7 @@ def message(name: str = "f", counts: tuple[int, ...] = (1, 2), bounds: Any = (1.
 def admitted(families: list[Any]) -> list[MetricFamily]:
     admission = FamilyMerger()
     reply = metrics.CollectMetricsResponse(families=families)
-    admission.merge(CollectedMetrics(reply.SerializeToString()).decode_families())
+    admission.merge(decode_response(reply.SerializeToString())[1])
     return admission.families()
 
 
