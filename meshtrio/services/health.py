@@ -42,7 +42,7 @@ class HealthServicer:
         self.service_names = {""}
         """Names of the services that this server serves; "" is the server itself."""
         self.service = service_from_descriptor(_DESCRIPTOR, self)
-        self.shutdown_started = shutdown_started or trio.Event()
+        self.shutdown_started = trio.Event() if shutdown_started is None else shutdown_started
         """Set when the graceful shutdown of the server begins."""
 
     async def Check(self, request: Any) -> Any:  # noqa: N802 - the method's name
