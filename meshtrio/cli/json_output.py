@@ -55,11 +55,7 @@ def to_json_text(value: Any, *, indent: int | None = None) -> str:
     NaN and infinities are strings, as in ProtoJSON.
     """
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    try:
-        text = json.dumps(value, indent=indent, ensure_ascii=not utf8, allow_nan=False)
-    except ValueError:
-        finite = _replace_nonfinite(value)
-        text = json.dumps(finite, indent=indent, ensure_ascii=not utf8, allow_nan=False)
+    text = json.dumps(_replace_nonfinite(value), indent=indent, ensure_ascii=not utf8)
     return escape_unprintable_json(text)
 
 
