@@ -7,7 +7,7 @@ import binascii
 import math
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ from meshtrio.cli.call_types import load_types, resolve_method
 from meshtrio.cli.error_report import CallFailedError, MeshRequestError
 from meshtrio.cli.inspect_commands import describe_unavailable
 from meshtrio.cli.json_output import print_json_line, to_json_text
-from meshtrio.cli.mesh_client import open_registry_stub, run_async
-from meshtrio.cli.options import json_option, mesh_socket_option, service_argument
+from meshtrio.cli.mesh_client import run_async, run_with_registry
+from meshtrio.cli.options import mesh_options, service_argument
 from meshtrio.cli.protojson import message_to_json_value
 from meshtrio.cli.stdio import read_stdin, read_stdin_lines, wait_stdout_writable
 from meshtrio.client.channel import Channel, connect_to
@@ -111,8 +111,7 @@ _files_option = partial(
     *("--protoset", "protosets"),
     help="Read types from a FileDescriptorSet made by protoc. May be repeated.",
 )
-@json_option("Print one line of JSON for each reply, even on a terminal.")
-@mesh_socket_option
+@mesh_options("Print one line of JSON for each reply, even on a terminal.")
 def call(
     service: str,
     method: str,
@@ -163,7 +162,7 @@ def call(
         seconds = timeout or _DEFAULT_TIMEOUT
         text = f"{service} did not finish the call within {seconds:g} s (--timeout)"
         if not is_direct:
-            obstacle = run_async(_describe_obstacle, service, mesh_socket)
+            obstacle = _describe_obstacle(service, mesh_socket)
         raise purerpc.DeadlineExceededError(": ".join(filter(None, (text, obstacle)))) from None
 
 
@@ -181,17 +180,16 @@ def _is_address(service: str) -> bool:
     return is_address
 
 
-async def _describe_obstacle(service: str, mesh_socket: Path | None) -> str:
+def _describe_obstacle(service: str, mesh_socket: Path | None) -> str:
     """Describe why no mesh answers, or why the service has no endpoints; "" if neither is so."""
-    obstacle = ""
+    request = registry_messages.ResolveRequest(service=service)
     try:
-        with trio.move_on_after(1), suppress(MeshRequestError):
-            async with open_registry_stub(mesh_socket) as stub:
-                state = await stub.Resolve(registry_messages.ResolveRequest(service=service))
-                obstacle = "" if state.endpoints else describe_unavailable(state)
+        state = run_with_registry(lambda stub: stub.Resolve(request), mesh_socket, timeout=1)
     except NoMeshError as exc:
-        obstacle = exc.status.status_message
-    return obstacle
+        return str(exc.status.status_message)
+    except (MeshRequestError, trio.TooSlowError):
+        return ""
+    return "" if state.endpoints else describe_unavailable(state)
 
 
 def _parse_metadata_pair(text: str) -> tuple[str, str | bytes]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import purerpc
 import trio
 
 from meshtrio.cli import formatting
-from meshtrio.cli.json_output import message_to_dict, print_json
-from meshtrio.cli.mesh_client import open_control_stub, run_async
-from meshtrio.cli.options import json_option, mesh_socket_option, name_argument, timeout_option
+from meshtrio.cli.json_output import print_json
+from meshtrio.cli.mesh_client import run_with_control
+from meshtrio.cli.options import mesh_options, name_argument, timeout_option
 from meshtrio.cli.stdio import show_spinner
 from meshtrio.messages import control as messages
 from meshtrio.util.concurrency import open_collapsing_nursery
@@ -31,9 +32,7 @@ _SETTLED_STATES = frozenset({"ready", "stopped", "exited", "failed"})
 """Instance states that an operation does not wait to end."""
 
 
-def _lifecycle_options(command: Callable[..., None]) -> Callable[..., None]:
-    json = json_option("Print the result as one JSON object.")
-    return json(timeout_option(mesh_socket_option(command)))
+_lifecycle_options = mesh_options("Print the result as one JSON object.", timeout_option)
 
 
 @click.command()
@@ -100,7 +99,7 @@ def drain(name: str, as_json: bool, **options: Any) -> None:
     request = messages.DrainRequest(name=name)
     reply, _ = _run_operation(f"draining {name}", "Drain", request, **options)
     if as_json:
-        print_json(message_to_dict(reply))
+        print_json(reply)
     else:
         _print_drained(name, reply.instances)
 
@@ -123,7 +122,7 @@ def reload(file: Path | None, as_json: bool, **options: Any) -> None:
     request = messages.ReloadRequest(path=path)
     reply, _ = _run_operation("reloading the config", "Reload", request, **options)
     if as_json:
-        print_json(message_to_dict(reply))
+        print_json(reply)
     else:
         print("\n".join(map(escape_unprintable, formatting.describe_changes(reply))))
 
@@ -133,8 +132,7 @@ def reload(file: Path | None, as_json: bool, **options: Any) -> None:
 @click.argument(
     "level", required=False, type=click.Choice([each.value for each in LogLevel]), metavar="[LEVEL]"
 )
-@json_option("Print the levels as one JSON object.")
-@mesh_socket_option
+@mesh_options("Print the levels as one JSON object.")
 def log_level(name: str, level: str | None, as_json: bool, mesh_socket: Path | None) -> None:
     """Set the log level of NAME, a plugin or a group: debug, info, warning or error.
 
@@ -143,9 +141,9 @@ def log_level(name: str, level: str | None, as_json: bool, mesh_socket: Path | N
     as reported by plugins made with meshtrio. A level also applies to processes that are started
     later, until the next reload, which restores the config's.
     """
-    plugins = run_async(_get_or_set_levels, mesh_socket, name, level)
+    plugins = run_with_control(partial(_get_or_set_levels, name, level), mesh_socket)
     if as_json:
-        print_json({"plugins": [message_to_dict(plugin) for plugin in plugins]})
+        print_json({"plugins": plugins})
         return
     instances = [(plugin, each) for plugin in plugins for each in plugin.instances]
     if level is None:
@@ -166,9 +164,9 @@ def log_level(name: str, level: str | None, as_json: bool, mesh_socket: Path | N
 
 
 async def _get_or_set_levels(
-    mesh_socket: Path | None, name: str, level: str | None
+    name: str, level: str | None, stub: Any
 ) -> Sequence[messages.PluginLogLevel]:
-    async with open_control_stub(mesh_socket) as stub, show_spinner(f"asking {name}"):
+    async with show_spinner(f"asking {name}"):
         if level is None:
             reply = await stub.GetLogLevels(messages.GetLogLevelsRequest(names=[name]))
         else:
@@ -185,18 +183,17 @@ def _run_operation(
 ) -> tuple[Any, Sequence[messages.Instance]]:
     """Call the mesh, and return the reply and the status of the instances concerned."""
 
-    async def run() -> tuple[Any, Sequence[messages.Instance]]:
+    async def run(stub: Any) -> tuple[Any, Sequence[messages.Instance]]:
         names = [request.name] if hasattr(request, "name") else []
-        async with open_control_stub(mesh_socket) as stub:
-            async with _print_warnings(stub, names), show_spinner(description):
-                reply = await _wait_for_reply(getattr(stub, method)(request), timeout)
-            after = await stub.ListInstances(messages.ListInstancesRequest(names=names))
-            if reply is None:
-                raise click.ClickException(_describe_timeout(description, timeout, after.instances))
-            return reply, after.instances
+        async with _print_warnings(stub, names), show_spinner(description):
+            reply = await _wait_for_reply(getattr(stub, method)(request), timeout)
+        after = await stub.ListInstances(messages.ListInstancesRequest(names=names))
+        if reply is None:
+            raise click.ClickException(_describe_timeout(description, timeout, after.instances))
+        return reply, after.instances
 
     try:
-        return run_async(run)
+        return run_with_control(run, mesh_socket)
     except KeyboardInterrupt:
         text = f"meshtrio: no longer waiting for {description}; the mesh continues with it"
         print(escape_unprintable(text), file=sys.stderr)
@@ -209,7 +206,7 @@ def _run_and_print(
     """Run an operation, and print the instances or how many of them there are and are ready."""
     _, instances = _run_operation(description, method, request, **options)
     if as_json:
-        print_json({"instances": [message_to_dict(instance) for instance in instances]})
+        print_json({"instances": instances})
         return
     ready = sum(instance.state == "ready" for instance in instances)
     text = formatting.format_count(len(instances), "instance")

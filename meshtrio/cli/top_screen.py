@@ -32,22 +32,21 @@ _KEYS = {
 }
 
 
-async def run_screen(watch: Any) -> None:
+async def run_screen(reports: Any) -> None:
     """Show reports as they arrive, until q, Ctrl-C or SIGTERM, and restore the terminal."""
-    async with watch() as reports:
-        now = await anext(reports)
-        console = rich_output.make_console(live=True)
-        with (
-            Live(console=console, screen=True, auto_refresh=False) as live,
-            trio.open_signal_receiver(signal.SIGTERM, signal.SIGWINCH) as signals,
-        ):
-            async with open_collapsing_nursery() as nursery:
-                shown = _TopScreen(live, now)
-                nursery.start_soon(shown.show_reports, reports)
-                nursery.start_soon(_handle_keys, shown)
-                nursery.start_soon(shown.handle_signals, signals)
-                await shown.quit_requested.wait()
-                nursery.cancel_scope.cancel()
+    now = await anext(reports)
+    console = rich_output.make_console(live=True)
+    with (
+        Live(console=console, screen=True, auto_refresh=False) as live,
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGWINCH) as signals,
+    ):
+        async with open_collapsing_nursery() as nursery:
+            shown = _TopScreen(live, now)
+            nursery.start_soon(shown.show_reports, reports)
+            nursery.start_soon(_handle_keys, shown)
+            nursery.start_soon(shown.handle_signals, signals)
+            await shown.quit_requested.wait()
+            nursery.cancel_scope.cancel()
     if shown.exit_status:
         raise click.exceptions.Exit(shown.exit_status)
 

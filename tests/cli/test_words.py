@@ -8,7 +8,7 @@ import trio
 
 from meshtrio.cli import formatting
 from meshtrio.cli.error_report import MeshRequestError, describe_error
-from meshtrio.cli.json_output import message_to_dict
+from meshtrio.cli.json_output import to_plain
 from meshtrio.cli.mesh_client import reply_timeout
 from meshtrio.cli.statistics_rates import Rates, make_rows, make_total_row
 from meshtrio.cli.stream_commands import parse_time
@@ -125,13 +125,13 @@ def test_keys_as_a_terminal_sends_them() -> None:
 def test_messages_become_plain_values() -> None:
     node = control.Node(kind=control.Node.PLUGIN, name="p", after=["q"])
     node.instances.add(name="p", pid=7)
-    found = message_to_dict(node)
+    found = to_plain(node)
     assert (found["kind"], found["after"], found["nodes"]) == ("PLUGIN", ["q"], [])
     assert (found["instances"][0]["pid"], found["instances"][0]["uptime"]) == (7, None)
     counted = control.PluginStatistics(states={"ready": 2}, counts=control.Counts(lines=2**40))
-    assert message_to_dict(counted)["states"] == {"ready": 2}
-    assert message_to_dict(counted)["counts"]["lines"] == 2**40
-    assert message_to_dict(control.InstanceStatistics())["load"] is None
+    assert to_plain(counted)["states"] == {"ready": 2}
+    assert to_plain(counted)["counts"]["lines"] == 2**40
+    assert to_plain(control.InstanceStatistics())["load"] is None
 
 
 async def test_a_mesh_that_does_not_answer_is_not_waited_for(autojump_clock: object) -> None:
