@@ -45,7 +45,7 @@ def ps(names: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
             each.pid if each.HasField("pid") else "-",
             rich_output.make_state_text(each.state),
             each.restarts,
-            formatting.format_duration(each.uptime if each.HasField("uptime") else None),
+            formatting.format_duration(each.uptime) if each.HasField("uptime") else "-",
             each.socket,
             each.reason,
         )
