@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from functools import reduce
 from pathlib import Path
@@ -20,6 +21,17 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _COMPLETION_TIMEOUT = 1.0
 """Timeout of a completion, in seconds."""
 
+
+class SecondsRange(click.FloatRange):
+    """A range of numbers, without NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail("not a number of seconds", param, ctx)
+        return seconds
+
+
 _mesh_socket_option = click.option(
     "--mesh-socket",
     type=click.Path(path_type=Path),
@@ -27,7 +39,7 @@ _mesh_socket_option = click.option(
 )
 timeout_option = click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SecondsRange(min=0, min_open=True),
     metavar="SECONDS",
     help="Fail after this time; the mesh continues the operation. By default there is no limit.",
 )

@@ -17,7 +17,7 @@ import click
 from meshtrio.cli import formatting
 from meshtrio.cli.json_output import print_json_line
 from meshtrio.cli.mesh_client import run_with_control
-from meshtrio.cli.options import mesh_options, names_argument
+from meshtrio.cli.options import SecondsRange, mesh_options, names_argument
 from meshtrio.cli.serve_log import format_parsed_line
 from meshtrio.cli.stdio import wait_stdout_writable
 from meshtrio.grpc.status import status_code_name
@@ -58,10 +58,6 @@ def _count_of_past_entries(last: int | None, *, follow: bool, since: float = 0.0
     if last is not None:
         return last
     return _DEFAULT_LAST_WHEN_FOLLOWING if follow and not since else _ALL_ENTRIES
-
-
-def _parse_since(ctx: click.Context, param: click.Parameter, value: str | None) -> float:
-    return 0.0 if value is None else parse_time(value, time.time())
 
 
 def parse_time(text: str, now: float) -> float:
@@ -119,7 +115,7 @@ def _format_event(event: Any) -> Iterator[Line]:
 @follow_option
 @click.option(
     "--since",
-    callback=_parse_since,
+    callback=lambda _, __, value: 0.0 if value is None else parse_time(value, time.time()),
     metavar="WHEN",
     help="Only lines since then: 5m or 90 (seconds) ago, or an RFC 3339 time.",
 )
@@ -176,7 +172,7 @@ def _format_output(line: Any) -> Iterator[Line]:
 @click.option("--failed", is_flag=True, help="Only calls that ended with a status other than OK.")
 @click.option(
     "--slower-than",
-    type=click.FloatRange(min=0),
+    type=SecondsRange(min=0),
     default=0.0,
     metavar="SECONDS",
     help="Only calls that took at least this long.",

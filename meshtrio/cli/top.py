@@ -13,7 +13,7 @@ import click
 
 from meshtrio.cli.json_output import print_json, print_json_line, to_plain
 from meshtrio.cli.mesh_client import run_with_control
-from meshtrio.cli.options import mesh_options
+from meshtrio.cli.options import SecondsRange, mesh_options
 from meshtrio.cli.statistics_rates import compute_rates
 from meshtrio.cli.stdio import wait_stdout_writable
 from meshtrio.messages import control
@@ -22,7 +22,7 @@ from meshtrio.messages import control
 @click.command()
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1),
+    type=SecondsRange(0.1),
     default=1.0,
     show_default=True,
     metavar="S",
