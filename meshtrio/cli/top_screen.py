@@ -8,8 +8,7 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import click
@@ -95,7 +94,10 @@ async def _handle_keys(shown: _TopScreen) -> None:
     descriptor = sys.stdin.fileno()
     if not os.isatty(descriptor):
         return
-    with _cbreak_mode(descriptor):
+    before = termios.tcgetattr(descriptor)
+    # Keys are read one by one, without echo. Ctrl-C still interrupts.
+    tty.setcbreak(descriptor)
+    try:
         while True:
             await trio.lowlevel.wait_readable(descriptor)
             typed = os.read(descriptor, 64)
@@ -103,15 +105,6 @@ async def _handle_keys(shown: _TopScreen) -> None:
                 return
             for key in _parse_keys(typed):
                 shown.handle_key(key)
-
-
-@contextmanager
-def _cbreak_mode(descriptor: int) -> Iterator[None]:
-    """Read keys one by one without echo, for the block. Ctrl-C still interrupts."""
-    before = termios.tcgetattr(descriptor)
-    tty.setcbreak(descriptor)
-    try:
-        yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
