@@ -24,7 +24,7 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,7 @@ from meshtrio.services.health import HealthServicer
 from meshtrio.services.standard import add_standard_services
 from meshtrio.telemetry import logs
 from meshtrio.transport.listener import tcp_listener, unix_listener
-from meshtrio.util import standard_streams
-from meshtrio.util.concurrency import is_in_asyncio, open_collapsing_nursery, require_trio
+from meshtrio.util import concurrency, standard_streams
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.errors import UsageError
 from meshtrio.util.log_level import ProcessLogLevel
@@ -101,7 +100,7 @@ def run(
         KeyboardInterrupt: A handler has raised it; likewise.
     """
     standard_streams.open_missing_streams()
-    if trio.lowlevel.in_trio_run() or is_in_asyncio():
+    if trio.lowlevel.in_trio_run() or concurrency.is_in_asyncio():
         raise UsageError(
             "plugin.run starts trio itself and cannot be called from a running event loop: call "
             "it last in the program, or `await plugin.serve(…)` from a trio program"
@@ -167,7 +166,7 @@ async def _serve(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve, and drain. `exits_afterwards`: the process will do nothing else."""
-    require_trio("plugin.serve")
+    concurrency.require_trio("plugin.serve")
     if contract.MESH_LAUNCH_ID in os.environ:
         # The mesh sends SIGQUIT before it kills a process that does not stop in time.
         dump_on_sigquit()
@@ -190,7 +189,10 @@ async def _serve(
             with _open_listener() as listener:
                 stop = server.on_exit = partial(_drain, server, health)
                 server.owns_process = exits_afterwards
-                async with _stop_when_mesh_ends(), open_collapsing_nursery() as nursery:
+                async with (
+                    concurrency.run_during(_stop_when_mesh_ends),
+                    concurrency.open_collapsing_nursery() as nursery,
+                ):
                     tls = _make_ssl_context()
                     await nursery.start(partial(server.serve, ssl_context=tls), listener)
                     if exits_afterwards:
@@ -214,17 +216,13 @@ def _session_parent_pid() -> int:
         return os.getppid()
 
 
-@contextlib.asynccontextmanager
-async def _stop_when_mesh_ends() -> AsyncIterator[None]:
-    """Stop this process if the mesh's process ends during the block, for whatever reason."""
-    async with open_collapsing_nursery() as nursery:
-        if contract.MESH_PIDFD in os.environ:
-            # Only in a mesh:
-            from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
+async def _stop_when_mesh_ends() -> None:
+    """Stop this process when the mesh's process, if there is one, ends for whatever reason."""
+    if contract.MESH_PIDFD in os.environ:
+        # Only in a mesh:
+        from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
 
-            nursery.start_soon(stop_on_mesh_exit)
-        yield
-        nursery.cancel_scope.cancel()
+        await stop_on_mesh_exit()
 
 
 async def _drain(server: Server, health: HealthServicer) -> None:

@@ -21,8 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 MESSAGES = ROOT / "meshtrio" / "messages"
 PACKAGE = "meshtrio.messages"
-STANDARD = re.compile(r"google/protobuf/(\w+)\.proto")
-"""protobuf's own files, which are found among its modules."""
 OURS = {
     "channelz": "grpc/channelz/v1/channelz.proto",
     "health": "grpc/health/v1/health.proto",
@@ -48,12 +46,6 @@ GENERATED_CODE = {
 """The folder of each file's proto, and the protoc plugin that makes the file; tests have stubs of
 purerpc's own plugin, too."""
 PROTOS_OF_CODE = {ECHO: "echo/v1/echo.proto", ROOT: "tests/interop/grpc_testing/interop.proto"}
-MODULE = '''"""Messages of {proto}; made by protos/generate.py."""
-
-from meshtrio.messages._pool import declare
-
-declare(globals(){needs})
-'''
 
 
 def run_protoc(*arguments: str) -> None:
@@ -62,7 +54,7 @@ def run_protoc(*arguments: str) -> None:
 
 
 def generate_messages(out: Path) -> dict[Path, bytes]:
-    """For each file its descriptor, for the private pool, a module and its types."""
+    """For each file its descriptor, for the private pool, and the types of its module."""
     descriptors = out / "descriptors.binpb"
     names = list(OURS.values())
     paths = [f"-I{PROTOS}", f"-I{Path(grpc_tools.__file__).parent / '_proto'}"]
@@ -74,15 +66,8 @@ def generate_messages(out: Path) -> dict[Path, bytes]:
     for module, proto in OURS.items():
         made[MESSAGES / f"{module}.binpb"] = files[proto].SerializeToString(deterministic=True)
         types = (out / proto.replace(".proto", "_pb2.pyi")).read_text()
-        needs = ""
-        for needed in files[proto].dependency:
-            if standard := STANDARD.fullmatch(needed):
-                needs += f', "{standard[1]}_pb2"'
-                continue
-            name = modules[needed]
-            needs += f', "{name}"'
+        for name in (modules[n] for n in files[proto].dependency if n in modules):
             types = re.sub(rf"from \S+ import {name}_pb2", f"from {PACKAGE} import {name}", types)
-        made[MESSAGES / f"{module}.py"] = MODULE.format(proto=proto, needs=needs).encode()
         made[MESSAGES / f"{module}.pyi"] = types.encode()
     return made
 

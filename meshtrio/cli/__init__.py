@@ -67,6 +67,7 @@ _SECTIONS = {
     "Call": {"call": "Call a method with JSON, by reflection."},
     "Shell": {"completion": "Print a script that completes commands and names."},
 }
+_COMMANDS = {name: text for section in _SECTIONS.values() for name, text in section.items()}
 _MODULES = {
     **dict.fromkeys(_SECTIONS["Control a running mesh"], "lifecycle_commands"),
     **dict.fromkeys(("ps", "tree", "services"), "inspect_commands"),
@@ -81,10 +82,10 @@ class LazyCommandGroup(click.Group):
     """Imports a command's module when the command is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for section in _SECTIONS.values() for name in section]
+        return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in self.list_commands(ctx):
+        if name not in _COMMANDS:
             return None
         module = import_module(f"meshtrio.cli.{_MODULES.get(name, name)}")
         command: click.Command = getattr(module, name.replace("-", "_"))
@@ -100,8 +101,7 @@ class LazyCommandGroup(click.Group):
             return super().shell_complete(ctx, incomplete)
         return [
             CompletionItem(name, help=text)
-            for section in _SECTIONS.values()
-            for name, text in section.items()
+            for name, text in _COMMANDS.items()
             if name.startswith(incomplete)
         ]
 

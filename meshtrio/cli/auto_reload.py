@@ -22,7 +22,7 @@ from meshtrio.config.async_loading import load_in_thread
 from meshtrio.mesh import Mesh
 from meshtrio.runtime_dir import directory
 from meshtrio.supervisor.policy.state import InstanceState
-from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.concurrency import open_collapsing_nursery, run_during
 from meshtrio.util.errors import ConfigError, MeshtrioError
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -172,24 +172,21 @@ async def _watch_files(
             await trio.sleep(_MISSING_DIRECTORY_RETRY_DELAY)
             continue
         try:
-            async with open_collapsing_nursery() as nursery:
-                stop = trio.Event()
-                nursery.start_soon(_set_when_cancelled, stop)
-                changes = awatch(
-                    *existing,
-                    watch_filter=watch_filter,
-                    stop_event=stop,
-                    rust_timeout=_DIRECTORY_CHECK_INTERVAL,
-                    yield_on_timeout=True,
-                    recursive=recursive,
-                )
-                async with aclosing(changes):
-                    async for found in changes:
-                        if found:
-                            on_change({Path(path) for _, path in found})
-                        if get_directories() != wanted:
-                            break
-                nursery.cancel_scope.cancel()
+            stop = trio.Event()
+            changes = awatch(
+                *existing,
+                watch_filter=watch_filter,
+                stop_event=stop,
+                rust_timeout=_DIRECTORY_CHECK_INTERVAL,
+                yield_on_timeout=True,
+                recursive=recursive,
+            )
+            async with run_during(_set_when_cancelled, stop), aclosing(changes):
+                async for found in changes:
+                    if found:
+                        on_change({Path(path) for _, path in found})
+                    if get_directories() != wanted:
+                        break
         except (OSError, RuntimeError) as exc:
             _log.error("cannot watch files any more: %s", exc)
             return

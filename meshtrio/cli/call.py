@@ -7,7 +7,6 @@ import binascii
 import math
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,14 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio.cli.call_types import load_types, resolve_method
-from meshtrio.cli.error_report import CallFailedError, MeshRequestError
+from meshtrio.cli.error_report import MeshRequestError
 from meshtrio.cli.inspect_commands import describe_unavailable
 from meshtrio.cli.json_output import print_json_line, to_json_text
-from meshtrio.cli.mesh_client import open_registry_stub, run_async
-from meshtrio.cli.options import json_option, mesh_socket_option, service_argument
+from meshtrio.cli.mesh_client import run_async, run_with_registry
+from meshtrio.cli.options import SecondsRange, mesh_options, service_argument
 from meshtrio.cli.protojson import message_to_json_value
 from meshtrio.cli.stdio import read_stdin, read_stdin_lines, wait_stdout_writable
-from meshtrio.client.channel import Channel, connect_to
+from meshtrio.client.channel import Channel, ChannelOptions, connect_to
 from meshtrio.client.mesh_connection import connect_to_mesh, mesh_socket_endpoint
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.contract import TARGET_METADATA_KEY
@@ -40,6 +39,7 @@ from meshtrio.errors import NoMeshError, UntrustedMeshError
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE
 from meshtrio.messages import registry as registry_messages
+from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.util.address import Address
 from meshtrio.util.errors import UsageError
@@ -57,14 +57,6 @@ _PARSE_ERRORS = (
     *(IndexError, OverflowError, RecursionError),
 )
 """Exceptions that `json_format.Parse` raises for JSON that does not fit the message."""
-
-Metadata = list[tuple[str, str | bytes]]
-
-
-def _reject_nan(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("not a number of seconds")
-    return value
 
 
 _files_option = partial(
@@ -85,8 +77,7 @@ _files_option = partial(
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, 1e9, min_open=True),
-    callback=_reject_nan,
+    type=SecondsRange(0, 1e9, min_open=True),
     metavar="SECONDS",
     help="Deadline of the call; by default 10, and none for streaming methods.",
 )
@@ -111,8 +102,7 @@ _files_option = partial(
     *("--protoset", "protosets"),
     help="Read types from a FileDescriptorSet made by protoc. May be repeated.",
 )
-@json_option("Print one line of JSON for each reply, even on a terminal.")
-@mesh_socket_option
+@mesh_options("Print one line of JSON for each reply, even on a terminal.")
 def call(
     service: str,
     method: str,
@@ -146,7 +136,16 @@ def call(
     async def run() -> None:
         nonlocal obstacle
         with trio.fail_after(timeout or _DEFAULT_TIMEOUT) as scope:
-            async with _connect(service, mesh_socket, max_message_size, wait=wait) as channel:
+            where: str | Endpoint = service
+            options: ChannelOptions = {"max_receive_message_length": max_message_size}
+            if not is_direct:
+                await _wait_for_mesh(mesh_socket, wait=wait)
+                where = mesh_socket_endpoint(mesh_socket)
+                options["metadata"] = ((TARGET_METADATA_KEY, service),)
+            async with connect_to(where, **options) as channel:
+                channel.message_lengths = attrs.evolve(
+                    channel.message_lengths, receive_setting="--max-message-size"
+                )
                 try:
                     found = await resolve_method(channel, method, service, types)
                     if timeout is None and (found.client_streaming or found.server_streaming):
@@ -163,7 +162,7 @@ def call(
         seconds = timeout or _DEFAULT_TIMEOUT
         text = f"{service} did not finish the call within {seconds:g} s (--timeout)"
         if not is_direct:
-            obstacle = run_async(_describe_obstacle, service, mesh_socket)
+            obstacle = _describe_obstacle(service, mesh_socket)
         raise purerpc.DeadlineExceededError(": ".join(filter(None, (text, obstacle)))) from None
 
 
@@ -181,17 +180,16 @@ def _is_address(service: str) -> bool:
     return is_address
 
 
-async def _describe_obstacle(service: str, mesh_socket: Path | None) -> str:
+def _describe_obstacle(service: str, mesh_socket: Path | None) -> str:
     """Describe why no mesh answers, or why the service has no endpoints; "" if neither is so."""
-    obstacle = ""
+    request = registry_messages.ResolveRequest(service=service)
     try:
-        with trio.move_on_after(1), suppress(MeshRequestError):
-            async with open_registry_stub(mesh_socket) as stub:
-                state = await stub.Resolve(registry_messages.ResolveRequest(service=service))
-                obstacle = "" if state.endpoints else describe_unavailable(state)
+        state = run_with_registry(lambda stub: stub.Resolve(request), mesh_socket, timeout=1)
     except NoMeshError as exc:
-        obstacle = exc.status.status_message
-    return obstacle
+        return str(exc.status.status_message)
+    except (MeshRequestError, trio.TooSlowError):
+        return ""
+    return "" if state.endpoints else describe_unavailable(state)
 
 
 def _parse_metadata_pair(text: str) -> tuple[str, str | bytes]:
@@ -213,7 +211,7 @@ async def _call_method(
     channel: Channel,
     descriptor: MethodDescriptor,
     messages: tuple[str, ...],
-    metadata: Metadata,
+    metadata: MetadataLike,
     print_reply: Callable[[Message, DescriptorPool], None],
 ) -> None:
     pool = descriptor.containing_service.file.pool
@@ -228,25 +226,9 @@ async def _call_method(
         else:
             print_reply(await reply, pool)
     except purerpc.RpcFailedError as exc:
-        details = _format_details(exc.status_details, pool)
-        raise CallFailedError(exc.status, details) from None
-
-
-@asynccontextmanager
-async def _connect(
-    service: str, mesh_socket: Path | None, max_message_size: int, *, wait: bool
-) -> AsyncIterator[Channel]:
-    where: str | Endpoint = service
-    metadata: tuple[tuple[str, str], ...] = ()
-    if not _is_address(service):
-        await _wait_for_mesh(mesh_socket, wait=wait)
-        where, metadata = mesh_socket_endpoint(mesh_socket), ((TARGET_METADATA_KEY, service),)
-    limit = max_message_size
-    async with connect_to(where, metadata=metadata, max_receive_message_length=limit) as channel:
-        channel.message_lengths = attrs.evolve(
-            channel.message_lengths, receive_setting="--max-message-size"
-        )
-        yield channel
+        for detail in _format_details(exc.status_details, pool):
+            exc.add_note(detail)
+        raise
 
 
 async def _wait_for_mesh(mesh_socket: Path | None, *, wait: bool) -> None:

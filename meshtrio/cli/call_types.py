@@ -5,24 +5,18 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
 from meshtrio.cli.code_commands import protoc
+from meshtrio.client import reflection
 from meshtrio.client.channel import Channel
 from meshtrio.client.descriptor_pool_builder import build_pool
-from meshtrio.client.reflection import (
-    ReflectionError,
-    ReflectionUnavailableError,
-    fetch_types,
-    find_method,
-    split_method,
-)
 from meshtrio.util.errors import UsageError
 from meshtrio.util.protobuf_wire import MalformedProtobufError
 
@@ -39,11 +33,15 @@ def load_types(
     """
     if not protosets and not protos:
         return None
-    files: dict[str, FileDescriptorProto] = {}
-    for path in protosets:
-        _add_files(files, path.name, _read_protoset(path))
+    sets = [(path.name, _read_protoset(path)) for path in protosets]
     if protos:
-        _add_files(files, "--proto", _compile(protos, folders))
+        sets.append(("--proto", _compile(protos, folders)))
+    files: dict[str, FileDescriptorProto] = {}
+    for source, found in sets:
+        for file in found.file:
+            if not file.name:
+                raise UsageError(f"{source} is not a FileDescriptorSet: a file in it has no name")
+            files.setdefault(file.name, file)
     missing = {name for file in files.values() for name in file.dependency} - files.keys()
     for name in missing:
         _add_well_known(files, name)
@@ -61,26 +59,17 @@ async def resolve_method(
 
     Raises UsageError if there is no such method, or the server offers no reflection.
     """
-    service, _ = split_method(method)
+    service, _ = reflection.split_method(method)
     if types is not None:
-        return find_method(types, method, "the given files")
+        return reflection.find_method(types, method, "the given files")
     try:
-        pool = (await fetch_types(channel, service, server=server)).pool
-    except ReflectionUnavailableError:
-        raise ReflectionError(
+        pool = (await reflection.fetch_types(channel, service, server=server)).pool
+    except reflection.ReflectionUnavailableError:
+        raise reflection.ReflectionError(
             f"{server} does not support reflection: give the types of {service} with --proto FILE "
             "or --protoset FILE"
         ) from None
-    return find_method(pool, method, server)
-
-
-def _add_files(
-    files: dict[str, FileDescriptorProto], source: str, found: FileDescriptorSet
-) -> None:
-    for file in found.file:
-        if not file.name:
-            raise UsageError(f"{source} is not a FileDescriptorSet: a file in it has no name")
-        files.setdefault(file.name, file)
+    return reflection.find_method(pool, method, server)
 
 
 def _read_protoset(path: Path) -> FileDescriptorSet:
@@ -98,13 +87,10 @@ def _read_protoset(path: Path) -> FileDescriptorSet:
 def _add_well_known(files: dict[str, FileDescriptorProto], name: str) -> None:
     """Add a file that comes with protobuf. Raises UsageError for any other."""
     if name.startswith(_WELL_KNOWN_PREFIX):
-        stem = name.removesuffix(".proto").replace("/", ".")
-        if importlib.util.find_spec(f"{stem}_pb2"):
-            importlib.import_module(f"{stem}_pb2")
-            file = FileDescriptorProto()
-            descriptor_pool.Default().FindFileByName(name).CopyToProto(file)
-            files[name] = file
-            for needed in set(file.dependency) - files.keys():
+        with suppress(ModuleNotFoundError):
+            module = importlib.import_module(f"{name.removesuffix('.proto').replace('/', '.')}_pb2")
+            files[name] = FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
+            for needed in set(files[name].dependency) - files.keys():
                 _add_well_known(files, needed)
             return
     user = next(file.name for file in files.values() if name in file.dependency)

@@ -62,9 +62,8 @@ def find_protoc_plugin(command: str) -> str:
     """Return the path of our protoc plugin. Raises UsageError if it or protoc is not installed."""
     if importlib.util.find_spec("grpc_tools") is None:
         raise UsageError(f"{command} needs protoc: pip install 'meshtrio[gen]'")
-    found = shutil.which(_PROTOC_PLUGIN, path=str(Path(sys.executable).parent)) or shutil.which(
-        _PROTOC_PLUGIN
-    )
+    beside_python = str(Path(sys.executable).parent)
+    found = shutil.which(_PROTOC_PLUGIN, path=beside_python) or shutil.which(_PROTOC_PLUGIN)
     if found is None:
         raise UsageError(f"{_PROTOC_PLUGIN} is not on the PATH; it comes with meshtrio")
     return found

@@ -9,7 +9,7 @@ import click
 import purerpc
 
 from meshtrio.errors import MeshFailedError, NoMeshError
-from meshtrio.util.errors import ConfigError, MeshtrioError, unwrap_exception_group
+from meshtrio.util.errors import MeshtrioError, unwrap_exception_group
 from meshtrio.util.text import escape_unprintable, escape_unprintable_lines
 
 _SELF_EXPLANATORY_STATUSES = frozenset(
@@ -17,15 +17,6 @@ _SELF_EXPLANATORY_STATUSES = frozenset(
 )
 """Statuses of the mesh's own services whose messages need no status name in front."""
 _WRITE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
-
-
-class CallFailedError(Exception):
-    """A call ended with a status other than OK. `details` has one line for each detail."""
-
-    def __init__(self, status: purerpc.Status, details: list[str]) -> None:
-        super().__init__(status.status_message)
-        self.status = status
-        self.details = details
 
 
 class MeshRequestError(Exception):
@@ -41,13 +32,8 @@ def describe_error(exc: Exception) -> tuple[int, list[str]]:
     found = unwrap_exception_group(exc)
     if isinstance(found, click.ClickException):
         return found.exit_code, _describe_usage_error(found)
-    if isinstance(found, ConfigError):
-        return 2, _format_error_lines(*found.problems)
     if isinstance(found, MeshRequestError):
         return _describe_mesh_request_error(found.status)
-    if isinstance(found, CallFailedError):
-        details = (f"  {escape_unprintable(text)}" for text in found.details)
-        return 1, [*_format_error_lines(_format_status(found.status)), *details]
     if isinstance(found, MeshFailedError):
         return 1, [f"meshtrio: {escape_unprintable_lines(str(found))}"]
     if isinstance(found, MeshtrioError):
@@ -55,7 +41,8 @@ def describe_error(exc: Exception) -> tuple[int, list[str]]:
     if isinstance(found, NoMeshError):
         return 1, _format_error_lines(found.status.status_message)
     if isinstance(found, purerpc.RpcFailedError):
-        return 1, _format_error_lines(_format_status(found.status))
+        notes = (f"  {escape_unprintable(note)}" for note in getattr(found, "__notes__", ()))
+        return 1, [*_format_error_lines(_format_status(found.status)), *notes]
     if isinstance(found, OSError) and (text := _describe_os_error(found)):
         return 1, _format_error_lines(text)
     raise exc
@@ -101,7 +88,6 @@ def _format_status(status: purerpc.Status) -> str:
     return escape_unprintable(f"{status.status_code.name}: {status.status_message}")
 
 
-def _format_error_lines(*texts: str) -> list[str]:
-    """Prefix and escape error texts, each line of which is an error of its own."""
-    lines = (escape_unprintable(line) for text in texts for line in text.split("\n") if line)
-    return [f"meshtrio: {line}" for line in lines]
+def _format_error_lines(text: str) -> list[str]:
+    """Prefix and escape a text, each line of which is an error of its own."""
+    return [f"meshtrio: {escape_unprintable(line)}" for line in text.split("\n") if line]

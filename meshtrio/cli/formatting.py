@@ -1,4 +1,4 @@
-"""Human-readable numbers, times and changes; '-' for unknown values."""
+"""Human-readable numbers, times and changes; '-' for values that are none."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _UNITS = "BKMGTP"
 _CHANGE_KINDS = ("added", "removed", "restarted", "scaled", "adjusted")
 
 
-def format_duration(seconds: float | None) -> str:
+def format_duration(seconds: float) -> str:
     """`7.4s`, `3m12s`, `5h03m`, `4d02h`."""
-    if seconds is None or not math.isfinite(seconds):
+    if not math.isfinite(seconds):
         return "-"
     if seconds < 59.95:
         return f"{seconds:.1f}s"
@@ -24,19 +24,17 @@ def format_duration(seconds: float | None) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
 
 
-def format_latency(seconds: float | None) -> str:
+def format_latency(seconds: float) -> str:
     """`350us`, `1.2ms`, `3.40s`."""
-    if seconds is None or not math.isfinite(seconds):
+    if not math.isfinite(seconds):
         return "-"
     if seconds < 0.001:
         return f"{seconds * 1e6:.0f}us"
     return f"{seconds * 1e3:.1f}ms" if seconds < 1 else f"{seconds:.2f}s"
 
 
-def format_size(count: float | None) -> str:
+def format_size(count: float) -> str:
     """Bytes as `512B`, `21.3M`; K is 1024."""
-    if count is None:
-        return "-"
     for unit in _UNITS:
         if count < 1000 or unit == _UNITS[-1]:
             break
@@ -44,18 +42,12 @@ def format_size(count: float | None) -> str:
     return f"{count:.0f}{unit}" if unit == "B" else f"{count:.1f}{unit}"
 
 
-def format_rate(per_second: float | None) -> str:
-    if per_second is None:
-        return "-"
+def format_rate(per_second: float) -> str:
     return f"{per_second:.1f}" if per_second < 100 else f"{per_second:.0f}"
 
 
-def format_percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{fraction * 100:.1f}"
-
-
-def format_number(value: int | None) -> str:
-    return "-" if value is None else str(value)
+def format_percent(fraction: float) -> str:
+    return f"{fraction * 100:.1f}"
 
 
 def format_time(time: float) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from meshtrio.cli import formatting
-from meshtrio.cli.json_output import message_to_dict, print_json
-from meshtrio.cli.mesh_client import open_control_stub, open_registry_stub, run_async
-from meshtrio.cli.options import json_option, mesh_socket_option, names_argument, services_argument
+from meshtrio.cli.json_output import print_json, to_plain
+from meshtrio.cli.mesh_client import run_with_control, run_with_registry
+from meshtrio.cli.options import mesh_options, names_argument, services_argument
 from meshtrio.messages import control, registry
 from meshtrio.supervisor.log_line import find_last_line
 from meshtrio.util.text import escape_unprintable
@@ -22,17 +23,17 @@ CallsInFlight = Mapping[tuple[str, int], int]
 
 @click.command()
 @names_argument
-@json_option("Print a JSON list of objects.")
-@mesh_socket_option
+@mesh_options("Print a JSON list of objects.")
 def ps(names: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
     """List instances with their processes and states: all, or those of the plugins named.
 
     A NAME is a plugin or a group. RESTARTS counts restarts; REASON is how the last process ended,
     or why the instance is not ready.
     """
-    reply = run_async(_list_instances, mesh_socket, names)
+    request = control.ListInstancesRequest(names=names)
+    reply = run_with_control(lambda stub: stub.ListInstances(request), mesh_socket)
     if as_json:
-        print_json([message_to_dict(instance) for instance in reply.instances])
+        print_json(reply.instances)
         return
     from meshtrio.cli import rich_output
 
@@ -44,7 +45,7 @@ def ps(names: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
             each.pid if each.HasField("pid") else "-",
             rich_output.make_state_text(each.state),
             each.restarts,
-            formatting.format_duration(each.uptime if each.HasField("uptime") else None),
+            formatting.format_duration(each.uptime) if each.HasField("uptime") else "-",
             each.socket,
             each.reason,
         )
@@ -53,36 +54,29 @@ def ps(names: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
     rich_output.print_table(columns, rows)
 
 
-async def _list_instances(mesh_socket: Path | None, names: Sequence[str]) -> Any:
-    async with open_control_stub(mesh_socket) as stub:
-        return await stub.ListInstances(control.ListInstancesRequest(names=names))
-
-
 @click.command()
-@json_option("Print the tree as one JSON object; instances have ps's fields, and in_flight.")
-@mesh_socket_option
+@mesh_options("Print the tree as one JSON object; instances have ps's fields, and in_flight.")
 def tree(as_json: bool, mesh_socket: Path | None) -> None:
     """Show the supervision tree: the mesh, its groups, their plugins, and the plugins' instances.
 
     Groups are shown with their strategy, plugins with their restart policy and dependencies,
     instances with their calls in progress if they report them.
     """
-    root, statistics = run_async(_fetch_tree, mesh_socket)
+    root, statistics = run_with_control(_fetch_tree, mesh_socket)
     in_flight = {
         (each.instance.name, each.instance.instance): each.load.in_flight
         for each in statistics.instances
         if each.HasField("load")
     }
     if as_json:
-        print_json(_add_calls_in_flight(message_to_dict(root), in_flight))
+        print_json(_add_calls_in_flight(to_plain(root), in_flight))
     else:
         _print_tree(root, statistics.uptime, in_flight)
 
 
-async def _fetch_tree(mesh_socket: Path | None) -> tuple[control.Node, control.Statistics]:
-    async with open_control_stub(mesh_socket) as stub:
-        root = await stub.GetTree(control.GetTreeRequest())
-        return root, await stub.GetStatistics(control.GetStatisticsRequest())
+async def _fetch_tree(stub: Any) -> tuple[control.Node, control.Statistics]:
+    root = await stub.GetTree(control.GetTreeRequest())
+    return root, await stub.GetStatistics(control.GetStatisticsRequest())
 
 
 def _add_calls_in_flight(node: dict[str, Any], in_flight: CallsInFlight) -> dict[str, Any]:
@@ -132,17 +126,16 @@ def _print_tree(root: control.Node, uptime: float, in_flight: CallsInFlight) -> 
 
 @click.command()
 @services_argument
-@json_option("Print the registry's state of each service, as a JSON list.")
-@mesh_socket_option
+@mesh_options("Print the registry's state of each service, as a JSON list.")
 def services(services: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
     """List all services, or those named, with their endpoints.
 
     Endpoints of the lowest PRIORITY are called as long as one of them is ready, in proportion to
     their WEIGHT. For a service without endpoints, the reason is shown.
     """
-    found = run_async(_resolve, services, mesh_socket)
+    found = run_with_registry(partial(_resolve, services), mesh_socket)
     if as_json:
-        print_json([message_to_dict(state) for state in found])
+        print_json(found)
         return
     from meshtrio.cli import rich_output
 
@@ -159,11 +152,10 @@ def _service_rows(state: registry.ServiceState) -> Iterator[tuple[Any, ...]]:
         yield state.service, each.address, each.instance, pid, each.weight, each.priority, note
 
 
-async def _resolve(names: Sequence[str], mesh_socket: Path | None) -> list[registry.ServiceState]:
-    async with open_registry_stub(mesh_socket) as stub:
-        if not names:
-            names = (await stub.ListServices(registry.ListServicesRequest())).services
-        return [await stub.Resolve(registry.ResolveRequest(service=name)) for name in names]
+async def _resolve(names: Sequence[str], stub: Any) -> list[registry.ServiceState]:
+    if not names:
+        names = (await stub.ListServices(registry.ListServicesRequest())).services
+    return [await stub.Resolve(registry.ResolveRequest(service=name)) for name in names]
 
 
 def describe_unavailable(state: registry.ServiceState) -> str:

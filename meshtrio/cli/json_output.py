@@ -14,29 +14,29 @@ from google.protobuf.message import Message
 from meshtrio.util.text import escape_unprintable_json, nonfinite_name
 
 
-def message_to_dict(message: Message) -> dict[str, Any]:
-    """Convert a message to plain values: unset fields to None, enum values to names."""
-    return {
-        field.name: None
-        if field.has_presence and not message.HasField(field.name)
-        else _to_plain(getattr(message, field.name), field)
-        for field in message.DESCRIPTOR.fields
-    }
+def to_plain(value: Any, field: Any = None) -> Any:
+    """Convert messages, in lists and mappings as well, to values that JSON has.
 
-
-def _to_plain(value: Any, field: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _to_plain(each, field) for key, each in value.items()}
-    if isinstance(value, MutableSequence):
-        return [_to_plain(each, field) for each in value]
+    Unset fields become None, enum values their names, and NaN and infinities strings, as in
+    ProtoJSON. `field` is the descriptor of the field that the value is of.
+    """
     if isinstance(value, Message):
-        return message_to_dict(value)
+        return {
+            each.name: None
+            if each.has_presence and not value.HasField(each.name)
+            else to_plain(getattr(value, each.name), each)
+            for each in value.DESCRIPTOR.fields
+        }
+    if isinstance(value, Mapping):
+        return {key: to_plain(each, field) for key, each in value.items()}
+    if isinstance(value, MutableSequence):
+        return [to_plain(each, field) for each in value]
     if isinstance(value, bytes):
         return b64encode(value).decode("ascii")  # as in ProtoJSON
-    if field.enum_type is not None:
-        known = field.enum_type.values_by_number.get(value)
-        return value if known is None else known.name
-    return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return nonfinite_name(value)
+    known = field.enum_type.values_by_number.get(value) if field and field.enum_type else None
+    return value if known is None else known.name
 
 
 def print_json(value: Any) -> None:
@@ -52,22 +52,8 @@ def print_json_line(value: Any) -> None:
 def to_json_text(value: Any, *, indent: int | None = None) -> str:
     """Return strict JSON without control characters, in ASCII unless stdout is UTF-8.
 
-    NaN and infinities are strings, as in ProtoJSON.
+    Messages in `value` are converted by `to_plain`.
     """
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    try:
-        text = json.dumps(value, indent=indent, ensure_ascii=not utf8, allow_nan=False)
-    except ValueError:
-        finite = _replace_nonfinite(value)
-        text = json.dumps(finite, indent=indent, ensure_ascii=not utf8, allow_nan=False)
+    text = json.dumps(to_plain(value), indent=indent, ensure_ascii=not utf8, allow_nan=False)
     return escape_unprintable_json(text)
-
-
-def _replace_nonfinite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _replace_nonfinite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_replace_nonfinite(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return nonfinite_name(value)
-    return value

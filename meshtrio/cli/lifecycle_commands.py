@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ import purerpc
 import trio
 
 from meshtrio.cli import formatting
-from meshtrio.cli.json_output import message_to_dict, print_json
-from meshtrio.cli.mesh_client import open_control_stub, run_async
-from meshtrio.cli.options import json_option, mesh_socket_option, name_argument, timeout_option
+from meshtrio.cli.json_output import print_json
+from meshtrio.cli.mesh_client import run_with_control
+from meshtrio.cli.options import mesh_options, name_argument, timeout_option
 from meshtrio.cli.stdio import show_spinner
 from meshtrio.messages import control as messages
-from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.concurrency import run_during
 from meshtrio.util.errors import UsageError
 from meshtrio.util.log_level import LogLevel
 from meshtrio.util.text import escape_unprintable, replace_surrogates
@@ -31,9 +32,7 @@ _SETTLED_STATES = frozenset({"ready", "stopped", "exited", "failed"})
 """Instance states that an operation does not wait to end."""
 
 
-def _lifecycle_options(command: Callable[..., None]) -> Callable[..., None]:
-    json = json_option("Print the result as one JSON object.")
-    return json(timeout_option(mesh_socket_option(command)))
+_lifecycle_options = mesh_options("Print the result as one JSON object.", timeout_option)
 
 
 @click.command()
@@ -45,8 +44,7 @@ def start(name: str, **options: Any) -> None:
     Failed instances are started again. If an instance, or one it depends on, fails to start, this
     fails with the reason; the restart policy still applies.
     """
-    request = messages.StartRequest(name=name)
-    _run_and_print(f"starting {name}", f"started {name}", "Start", request, **options)
+    _run_and_print("Start", f"starting {name}", f"started {name}", name=name, **options)
 
 
 @click.command()
@@ -57,8 +55,7 @@ def stop(name: str, **options: Any) -> None:
 
     Calls in progress may finish within the plugin's stop_timeout; `drain` lists those that did not.
     """
-    request = messages.StopRequest(name=name)
-    _run_and_print(f"stopping {name}", f"stopped {name}", "Stop", request, **options)
+    _run_and_print("Stop", f"stopping {name}", f"stopped {name}", name=name, **options)
 
 
 @click.command()
@@ -70,8 +67,7 @@ def restart(name: str, **options: Any) -> None:
     Each successor is ready before its predecessor is stopped. If it does not become ready, the
     predecessor stays active, and this fails with the reason. Stopped instances are started.
     """
-    request = messages.RestartRequest(name=name)
-    _run_and_print(f"restarting {name}", f"restarted {name}", "Restart", request, **options)
+    _run_and_print("Restart", f"restarting {name}", f"restarted {name}", name=name, **options)
 
 
 @click.command()
@@ -83,8 +79,8 @@ def scale(name: str, instances: int, **options: Any) -> None:
 
     Instances with the highest numbers are stopped first. The next reload restores the config's N.
     """
-    request, what = messages.ScaleRequest(name=name, instances=instances), f"{name} to {instances}"
-    _run_and_print(f"scaling {what}", f"scaled {what}", "Scale", request, **options)
+    what, options = f"{name} to {instances}", {**options, "name": name, "instances": instances}
+    _run_and_print("Scale", f"scaling {what}", f"scaled {what}", **options)
 
 
 @click.command()
@@ -97,10 +93,9 @@ def drain(name: str, as_json: bool, **options: Any) -> None:
     Only plugins made with meshtrio report them. For others, and for those that were killed before
     they could report, they are listed as not known.
     """
-    request = messages.DrainRequest(name=name)
-    reply, _ = _run_operation(f"draining {name}", "Drain", request, **options)
+    reply, _ = _run_operation("Drain", f"draining {name}", name=name, **options)
     if as_json:
-        print_json(message_to_dict(reply))
+        print_json(reply)
     else:
         _print_drained(name, reply.instances)
 
@@ -120,10 +115,9 @@ def reload(file: Path | None, as_json: bool, **options: Any) -> None:
         raise UsageError(
             f"{replace_surrogates(path)}: the path is not UTF-8 and cannot be sent to the mesh"
         )
-    request = messages.ReloadRequest(path=path)
-    reply, _ = _run_operation("reloading the config", "Reload", request, **options)
+    reply, _ = _run_operation("Reload", "reloading the config", path=path, **options)
     if as_json:
-        print_json(message_to_dict(reply))
+        print_json(reply)
     else:
         print("\n".join(map(escape_unprintable, formatting.describe_changes(reply))))
 
@@ -133,8 +127,7 @@ def reload(file: Path | None, as_json: bool, **options: Any) -> None:
 @click.argument(
     "level", required=False, type=click.Choice([each.value for each in LogLevel]), metavar="[LEVEL]"
 )
-@json_option("Print the levels as one JSON object.")
-@mesh_socket_option
+@mesh_options("Print the levels as one JSON object.")
 def log_level(name: str, level: str | None, as_json: bool, mesh_socket: Path | None) -> None:
     """Set the log level of NAME, a plugin or a group: debug, info, warning or error.
 
@@ -143,9 +136,9 @@ def log_level(name: str, level: str | None, as_json: bool, mesh_socket: Path | N
     as reported by plugins made with meshtrio. A level also applies to processes that are started
     later, until the next reload, which restores the config's.
     """
-    plugins = run_async(_get_or_set_levels, mesh_socket, name, level)
+    plugins = run_with_control(partial(_get_or_set_levels, name, level), mesh_socket)
     if as_json:
-        print_json({"plugins": [message_to_dict(plugin) for plugin in plugins]})
+        print_json({"plugins": plugins})
         return
     instances = [(plugin, each) for plugin in plugins for each in plugin.instances]
     if level is None:
@@ -166,9 +159,9 @@ def log_level(name: str, level: str | None, as_json: bool, mesh_socket: Path | N
 
 
 async def _get_or_set_levels(
-    mesh_socket: Path | None, name: str, level: str | None
+    name: str, level: str | None, stub: Any
 ) -> Sequence[messages.PluginLogLevel]:
-    async with open_control_stub(mesh_socket) as stub, show_spinner(f"asking {name}"):
+    async with run_during(show_spinner, f"asking {name}"):
         if level is None:
             reply = await stub.GetLogLevels(messages.GetLogLevelsRequest(names=[name]))
         else:
@@ -181,22 +174,25 @@ async def _get_or_set_levels(
 
 
 def _run_operation(
-    description: str, method: str, request: Any, timeout: float | None, mesh_socket: Path | None
+    method: str, description: str, *, timeout: float | None, mesh_socket: Path | None, **fields: Any
 ) -> tuple[Any, Sequence[messages.Instance]]:
-    """Call the mesh, and return the reply and the status of the instances concerned."""
+    """Call the mesh, and return the reply and the status of the instances concerned.
 
-    async def run() -> tuple[Any, Sequence[messages.Instance]]:
-        names = [request.name] if hasattr(request, "name") else []
-        async with open_control_stub(mesh_socket) as stub:
-            async with _print_warnings(stub, names), show_spinner(description):
-                reply = await _wait_for_reply(getattr(stub, method)(request), timeout)
-            after = await stub.ListInstances(messages.ListInstancesRequest(names=names))
-            if reply is None:
-                raise click.ClickException(_describe_timeout(description, timeout, after.instances))
-            return reply, after.instances
+    `fields`: the fields of the request.
+    """
+    request = getattr(messages, f"{method}Request")(**fields)
+    names = [fields["name"]] if "name" in fields else []
+
+    async def run(stub: Any) -> tuple[Any, Sequence[messages.Instance]]:
+        async with run_during(_print_warnings, stub, names), run_during(show_spinner, description):
+            reply = await _wait_for_reply(getattr(stub, method)(request), timeout)
+        after = await stub.ListInstances(messages.ListInstancesRequest(names=names))
+        if reply is None:
+            raise click.ClickException(_describe_timeout(description, timeout, after.instances))
+        return reply, after.instances
 
     try:
-        return run_async(run)
+        return run_with_control(run, mesh_socket)
     except KeyboardInterrupt:
         text = f"meshtrio: no longer waiting for {description}; the mesh continues with it"
         print(escape_unprintable(text), file=sys.stderr)
@@ -204,12 +200,12 @@ def _run_operation(
 
 
 def _run_and_print(
-    description: str, done: str, method: str, request: Any, as_json: bool, **options: Any
+    method: str, description: str, done: str, *, as_json: bool, **options: Any
 ) -> None:
     """Run an operation, and print the instances or how many of them there are and are ready."""
-    _, instances = _run_operation(description, method, request, **options)
+    _, instances = _run_operation(method, description, **options)
     if as_json:
-        print_json({"instances": [message_to_dict(instance) for instance in instances]})
+        print_json({"instances": instances})
         return
     ready = sum(instance.state == "ready" for instance in instances)
     text = formatting.format_count(len(instances), "instance")
@@ -243,24 +239,16 @@ def _describe_timeout(
     )
 
 
-@asynccontextmanager
-async def _print_warnings(stub: Any, names: Sequence[str]) -> AsyncIterator[None]:
-    """Print warning events to stderr if the block takes long: it may never end."""
-
-    async def print_events() -> None:
-        await trio.sleep(_EVENT_DELAY)
-        request = messages.WatchEventsRequest(names=names, follow=True)
-        with suppress(purerpc.RpcFailedError):
-            async with stub.WatchEvents(request) as call:
-                async for event in call:
-                    if event.level not in ("", "DEBUG", "INFO"):
-                        text = f"meshtrio: {event.plugin}/{event.instance}: {event.text}"
-                        print(escape_unprintable(text), file=sys.stderr, flush=True)
-
-    async with open_collapsing_nursery() as nursery:
-        nursery.start_soon(print_events)
-        yield
-        nursery.cancel_scope.cancel()
+async def _print_warnings(stub: Any, names: Sequence[str]) -> None:
+    """Print warning events to stderr once an operation takes long: it may never end."""
+    await trio.sleep(_EVENT_DELAY)
+    request = messages.WatchEventsRequest(names=names, follow=True)
+    with suppress(purerpc.RpcFailedError):
+        async with stub.WatchEvents(request) as call:
+            async for event in call:
+                if event.level not in ("", "DEBUG", "INFO"):
+                    text = f"meshtrio: {event.plugin}/{event.instance}: {event.text}"
+                    print(escape_unprintable(text), file=sys.stderr, flush=True)
 
 
 def _print_drained(name: str, instances: Sequence[messages.Drained]) -> None:

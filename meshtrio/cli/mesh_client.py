@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,15 +35,27 @@ def run_async(function: Callable[..., Awaitable[T]], *args: Any) -> T:
         raise collapse_group(group) from None
 
 
-@asynccontextmanager
-async def _open_stub(service: Any, mesh_socket: Path | None) -> AsyncIterator[Any]:
-    """Open a stub of a service. Raises NoMeshError, and in the block MeshRequestError, too."""
+def _run_with_stub(
+    service: Any,
+    function: Callable[[Any], Awaitable[T]],
+    mesh_socket: Path | None,
+    timeout: float = math.inf,
+) -> T:
+    """Run `function(stub)` in trio, with a stub of one of the mesh's services.
+
+    Raises NoMeshError, MeshRequestError, and TooSlowError after `timeout` seconds.
+    """
+
+    async def run() -> T:
+        with trio.fail_after(timeout):
+            async with connect_to_mesh(mesh_socket) as channel:
+                # The request itself may take long, or have no replies for a while.
+                with reply_timeout(mesh_socket):
+                    await DynamicStub(channel, _HEALTH).Check(health.HealthCheckRequest())
+                return await function(DynamicStub(channel, service))
+
     try:
-        async with connect_to_mesh(mesh_socket) as channel:
-            # The request itself may take long, or have no replies for a while.
-            with reply_timeout(mesh_socket):
-                await DynamicStub(channel, _HEALTH).Check(health.HealthCheckRequest())
-            yield DynamicStub(channel, service)
+        return run_async(run)
     except NoMeshError:
         raise
     except purerpc.UnavailableError as exc:
@@ -52,8 +65,8 @@ async def _open_stub(service: Any, mesh_socket: Path | None) -> AsyncIterator[An
         raise MeshRequestError(exc.status) from None
 
 
-open_control_stub = partial(_open_stub, control.DESCRIPTOR.services_by_name["Control"])
-open_registry_stub = partial(_open_stub, registry.DESCRIPTOR.services_by_name["Registry"])
+run_with_control = partial(_run_with_stub, control.DESCRIPTOR.services_by_name["Control"])
+run_with_registry = partial(_run_with_stub, registry.DESCRIPTOR.services_by_name["Registry"])
 
 
 @contextmanager

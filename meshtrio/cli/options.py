@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import click
-import trio
 from click.shell_completion import get_completion_class
 
-from meshtrio.cli.mesh_client import open_control_stub, open_registry_stub, run_async
+from meshtrio.cli.mesh_client import run_with_control, run_with_registry
 from meshtrio.messages import control, registry
 from meshtrio.util.text import escape_unprintable
 
@@ -20,14 +21,25 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _COMPLETION_TIMEOUT = 1.0
 """Timeout of a completion, in seconds."""
 
-mesh_socket_option = click.option(
+
+class SecondsRange(click.FloatRange):
+    """A range of numbers, without NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail("not a number of seconds", param, ctx)
+        return seconds
+
+
+_mesh_socket_option = click.option(
     "--mesh-socket",
     type=click.Path(path_type=Path),
     help="Socket of the mesh; by default $MESH_SOCKET, else the one in the default runtime dir.",
 )
 timeout_option = click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SecondsRange(min=0, min_open=True),
     metavar="SECONDS",
     help="Fail after this time; the mesh continues the operation. By default there is no limit.",
 )
@@ -43,8 +55,11 @@ def _require_utf8(_: click.Context, __: click.Parameter, value: Any) -> Any:
     return value
 
 
-def json_option(text: str) -> Decorator:
-    return click.option("--json", "as_json", is_flag=True, help=text)
+def mesh_options(json_help: str, *others: Decorator) -> Decorator:
+    """Add the options of each command that asks a mesh: --json, `others`, and --mesh-socket."""
+    json_option = click.option("--json", "as_json", is_flag=True, help=json_help)
+    inner_first: tuple[Decorator, ...] = (_mesh_socket_option, *reversed(others), json_option)
+    return lambda command: reduce(lambda made, option: option(made), inner_first, command)
 
 
 # -- shell completion ------------------------------------------------------------------------
@@ -69,18 +84,15 @@ def completion(ctx: click.Context, shell: str) -> None:
     click.echo(made(root.command, {}, "meshtrio", "_MESHTRIO_COMPLETE").source())
 
 
-def _completer(fetch: Callable[..., Any]) -> Callable[..., list[str]]:
-    """Complete the names that `fetch` returns; with none if no mesh answers."""
+def _completer(
+    run: Callable[..., list[str]], fetch: Callable[[Any], Awaitable[list[str]]]
+) -> Callable[..., list[str]]:
+    """Complete the names that `fetch(stub)` returns; with none if no mesh answers."""
 
     def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-        async def fetch_in_time() -> list[str]:
-            with trio.fail_after(_COMPLETION_TIMEOUT):
-                names: list[str] = await fetch(ctx.params.get("mesh_socket"))
-            return names
-
         # Errors must not be printed into the command line that is being typed.
         with contextlib.suppress(Exception):
-            names = run_async(fetch_in_time)
+            names = run(fetch, ctx.params.get("mesh_socket"), _COMPLETION_TIMEOUT)
             # The shell reads one name per line.
             return [n for n in names if n.startswith(incomplete) and escape_unprintable(n) == n]
         return []
@@ -88,9 +100,8 @@ def _completer(fetch: Callable[..., Any]) -> Callable[..., list[str]]:
     return complete
 
 
-async def _fetch_names(mesh_socket: Path | None) -> list[str]:
-    async with open_control_stub(mesh_socket) as stub:
-        return list(_descendant_names(await stub.GetTree(control.GetTreeRequest())))
+async def _fetch_names(stub: Any) -> list[str]:
+    return list(_descendant_names(await stub.GetTree(control.GetTreeRequest())))
 
 
 def _descendant_names(node: control.Node) -> Iterator[str]:
@@ -99,21 +110,23 @@ def _descendant_names(node: control.Node) -> Iterator[str]:
         yield from _descendant_names(each)
 
 
-async def _fetch_services(mesh_socket: Path | None) -> list[str]:
-    async with open_registry_stub(mesh_socket) as stub:
-        return list((await stub.ListServices(registry.ListServicesRequest())).services)
+async def _fetch_services(stub: Any) -> list[str]:
+    return list((await stub.ListServices(registry.ListServicesRequest())).services)
 
 
-def _argument(name: str, fetch: Callable[..., Any], metavar: str | None = None) -> Decorator:
+def _argument(
+    name: str, complete: Callable[..., list[str]], metavar: str | None = None
+) -> Decorator:
     """Make an argument that is sent as a string; with a `metavar`, one that may be repeated."""
     count = 1 if metavar is None else -1
-    complete = _completer(fetch)
     return click.argument(
         name, nargs=count, metavar=metavar, callback=_require_utf8, shell_complete=complete
     )
 
 
-name_argument = _argument("name", _fetch_names)
-names_argument = _argument("names", _fetch_names, "[NAME]...")
-service_argument = _argument("service", _fetch_services)
-services_argument = _argument("services", _fetch_services, "[SERVICE]...")
+_complete_names = _completer(run_with_control, _fetch_names)
+_complete_services = _completer(run_with_registry, _fetch_services)
+name_argument = _argument("name", _complete_names)
+names_argument = _argument("names", _complete_names, "[NAME]...")
+service_argument = _argument("service", _complete_services)
+services_argument = _argument("services", _complete_services, "[SERVICE]...")

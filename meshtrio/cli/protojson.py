@@ -12,7 +12,7 @@ import base64
 import ctypes
 import math
 from collections.abc import Callable, Mapping, MutableSequence
-from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -24,19 +24,9 @@ from meshtrio.util.text import nonfinite_name
 
 _MAX_DEPTH = 120
 """Maximum nesting. Protobuf's parser has a limit of 100, but each `Any` starts a new count."""
-_INT64_FIELD_TYPES = frozenset(
-    getattr(FieldDescriptor, f"TYPE_{name}")
-    for name in ("INT64", "UINT64", "SINT64", "FIXED64", "SFIXED64")
-)
+_INT64_CPP_TYPES = FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64
 _CALENDAR_CYCLE = 146097 * 86400
 """Seconds in 400 years, after which the Gregorian calendar repeats."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MAX_DURATION = 315_576_000_000
-"""Seconds; source: google/protobuf/duration.proto."""
-
-
-class _NotRepresentableError(Exception):
-    """A value of a well-known type has no ProtoJSON form."""
 
 
 def message_to_json_value(message: Message, pool: DescriptorPool | None = None) -> Any:
@@ -54,8 +44,8 @@ class _Converter:
         if special is not None:
             try:
                 return special(self, message, depth)
-            except (_NotRepresentableError, AttributeError, KeyError, TypeError, ValueError):
-                # Or the server's reflection describes a type of this name with other fields.
+            except (AttributeError, KeyError, TypeError, ValueError):
+                # It has no such form, or reflection describes a type of this name differently.
                 pass
         return self._convert_fields(message, depth)
 
@@ -103,52 +93,49 @@ class _Converter:
             return {"@type": url, "value": shown}
         return {"@type": url} | shown
 
-    def convert_struct(self, message: Any, depth: int) -> Any:
-        items = sorted(message.fields.items())
-        return {key: self.convert_message(each, depth + 1) for key, each in items}
+    def convert_field(self, message: Any, depth: int, *, name: str) -> Any:
+        """Convert a message to the value of one of its fields."""
+        field = message.DESCRIPTOR.fields_by_name[name]
+        return self._convert_value(field, getattr(message, name), depth)
 
-    def convert_list_value(self, message: Any, depth: int) -> Any:
-        return [self.convert_message(each, depth + 1) for each in message.values]
-
-    def convert_struct_value(self, message: Any, depth: int) -> Any:
+    def convert_value(self, message: Any, depth: int) -> Any:
         kind = message.WhichOneof("kind")
         if kind is None or kind == "null_value":
             return None
-        value = getattr(message, kind)
-        return self._convert_value(message.DESCRIPTOR.fields_by_name[kind], value, depth)
-
-    def convert_wrapper(self, message: Any, depth: int) -> Any:
-        return self._convert_value(message.DESCRIPTOR.fields_by_name["value"], message.value, depth)
+        return self.convert_field(message, depth, name=kind)
 
     def convert_timestamp(self, message: Any, depth: int) -> str:
-        if not 0 <= message.nanos < 10**9:
-            raise _NotRepresentableError
         cycles, seconds = divmod(message.seconds, _CALENDAR_CYCLE)
-        time = _EPOCH + timedelta(seconds=seconds)
-        fraction = _format_fraction(message.nanos)
-        return f"{time.year + 400 * cycles:04}-{time:%m-%dT%H:%M:%S}{fraction}Z"
+        text = type(message)(seconds=seconds, nanos=message.nanos).ToJsonString()
+        return f"{int(text[:4]) + 400 * cycles:04}{text[4:]}"
 
     def convert_duration(self, message: Any, depth: int) -> str:
-        seconds, nanos = message.seconds, message.nanos
-        if abs(seconds) > _MAX_DURATION or abs(nanos) >= 10**9 or seconds * nanos < 0:
-            raise _NotRepresentableError
-        sign = "-" if seconds < 0 or nanos < 0 else ""
-        return f"{sign}{abs(seconds)}{_format_fraction(abs(nanos))}s"
+        text: str = message.ToJsonString()
+        return text
 
     def convert_field_mask(self, message: Any, depth: int) -> str:
-        return ",".join(map(_to_camel_case, message.paths))
+        if any("," in path for path in message.paths):
+            raise ValueError("the comma separates paths")
+        return self.convert_duration(message, depth)
 
 
-_WRAPPED = ("Double", "Float", "Bool", "String", "Bytes", "Int64", "UInt64", "Int32", "UInt32")
+_WRAPPERS = ("Double", "Float", "Bool", "String", "Bytes", "Int64", "UInt64", "Int32", "UInt32")
+_VALUE_FIELDS = {
+    "Struct": "fields",
+    "ListValue": "values",
+    **dict.fromkeys((f"{kind}Value" for kind in _WRAPPERS), "value"),
+}
+"""Types that are converted to the value of their only field."""
 _WELL_KNOWN_TYPES: dict[str, Callable[[_Converter, Any, int], Any]] = {
     "google.protobuf.Any": _Converter.convert_any,
-    "google.protobuf.Struct": _Converter.convert_struct,
-    "google.protobuf.ListValue": _Converter.convert_list_value,
-    "google.protobuf.Value": _Converter.convert_struct_value,
+    "google.protobuf.Value": _Converter.convert_value,
     "google.protobuf.Timestamp": _Converter.convert_timestamp,
     "google.protobuf.Duration": _Converter.convert_duration,
     "google.protobuf.FieldMask": _Converter.convert_field_mask,
-    **{f"google.protobuf.{kind}Value": _Converter.convert_wrapper for kind in _WRAPPED},
+    **{
+        f"google.protobuf.{kind}": partial(_Converter.convert_field, name=name)
+        for kind, name in _VALUE_FIELDS.items()
+    },
 }
 
 
@@ -172,7 +159,7 @@ def _convert_scalar(field: FieldDescriptor, value: Any) -> Any:
         if not math.isfinite(value):
             return nonfinite_name(value)
         return _shortest_float32(value) if field.type == FieldDescriptor.TYPE_FLOAT else value
-    return str(value) if field.type in _INT64_FIELD_TYPES else value
+    return str(value) if field.cpp_type in _INT64_CPP_TYPES else value
 
 
 def _shortest_float32(value: float) -> float:
@@ -182,19 +169,3 @@ def _shortest_float32(value: float) -> float:
         if ctypes.c_float(shorter).value == value:
             return shorter
     return float(f"{value:.9g}")
-
-
-def _format_fraction(nanos: int) -> str:
-    """Format a fraction of a second with 0, 3, 6 or 9 digits."""
-    digits = f".{nanos:09}"
-    while digits.endswith("000"):
-        digits = digits[:-3]
-    return "" if digits == "." else digits
-
-
-def _to_camel_case(path: str) -> str:
-    """Convert a path of a FieldMask. Raises _NotRepresentableError unless this is reversible."""
-    first, *words = path.split("_")
-    if path != path.lower() or "," in path or not all(word[:1].isalpha() for word in words):
-        raise _NotRepresentableError
-    return first + "".join(word[0].upper() + word[1:] for word in words)

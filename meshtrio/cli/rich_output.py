@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from io import StringIO
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -27,26 +26,20 @@ _NUMERIC_COLUMNS = (
 )
 
 
-def make_console(file: TextIO | None = None, *, live: bool = False) -> Console:
+def make_console(*, live: bool = False) -> Console:
     """Make a console with the colours of stdout, without markup.
 
     Lines are not wrapped, so that a path that is copied from a terminal is whole. `live` limits
     them to the width of the screen.
     """
     return Console(
-        file=file or sys.stdout,
+        file=sys.stdout,
         force_terminal=True if sys.stdout.isatty() else None,
         width=None if live else _UNLIMITED_WIDTH,
         markup=False,
         highlight=False,
         emoji=False,
     )
-
-
-class _StdoutBuffer(StringIO):
-    """A buffer with the encoding of stdout, which makes rich draw with ASCII where needed."""
-
-    encoding = property(lambda _: sys.stdout.encoding or "utf-8")
 
 
 class _EscapingTable(Table):
@@ -64,9 +57,10 @@ def make_text(content: str, style: str = "") -> Text:
 
 def print_renderable(renderable: RenderableType) -> None:
     """Print a renderable, without trailing blanks."""
-    buffer = _StdoutBuffer()
-    make_console(buffer).print(renderable)
-    print("\n".join(line.rstrip() for line in buffer.getvalue().split("\n")[:-1]))
+    console = make_console()
+    with console.capture() as captured:
+        console.print(renderable)
+    print("\n".join(line.rstrip() for line in captured.get().split("\n")[:-1]))
 
 
 def make_table(columns: Iterable[str | Text]) -> Table:

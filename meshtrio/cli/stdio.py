@@ -7,24 +7,23 @@ import stat
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
 from meshtrio.cli.escaped_stderr import unescaped_stderr
-from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.errors import UsageError
 from meshtrio.util.text import escape_unprintable
 
 _READ_SIZE = 65536
 _SPINNER_DELAY = 1.0
-"""Seconds until the spinner appears."""
+"""Seconds until the spinner appears, since what it is shown for may be quick."""
 
 
 async def read_stdin_lines() -> AsyncIterator[str]:
     """Yield each line that is not empty as it arrives. Raises UsageError if it is not UTF-8."""
     rest = b""
-    while data := await _read_some():
+    async for data in _read_chunks():
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             if line.strip():
@@ -34,10 +33,7 @@ async def read_stdin_lines() -> AsyncIterator[str]:
 
 
 async def read_stdin() -> str:
-    parts = []
-    while data := await _read_some():
-        parts.append(data)
-    return _decode(b"".join(parts))
+    return _decode(b"".join([data async for data in _read_chunks()]))
 
 
 def _decode(data: bytes) -> str:
@@ -48,14 +44,14 @@ def _decode(data: bytes) -> str:
         raise UsageError(f"stdin is not UTF-8: it has the bytes {what}") from None
 
 
-async def _read_some() -> bytes:
+async def _read_chunks() -> AsyncIterator[bytes]:
     """Read in a thread, which is abandoned on cancellation, since files are always "readable".
 
     Reads the descriptor: an abandoned thread would hold the lock of `sys.stdin` at exit.
     """
-    return await trio.to_thread.run_sync(
-        os.read, sys.stdin.fileno(), _READ_SIZE, abandon_on_cancel=True
-    )
+    read = partial(os.read, sys.stdin.fileno(), _READ_SIZE)
+    while data := await trio.to_thread.run_sync(read, abandon_on_cancel=True):
+        yield data
 
 
 async def wait_stdout_writable() -> None:
@@ -70,17 +66,10 @@ async def wait_stdout_writable() -> None:
         await trio.lowlevel.wait_writable(descriptor)
 
 
-@asynccontextmanager
-async def show_spinner(text: str) -> AsyncIterator[None]:
-    """Show `text` and the elapsed time on stderr, if it is a terminal and the block takes long."""
-    async with open_collapsing_nursery() as nursery:
-        if sys.stderr.isatty():
-            nursery.start_soon(_draw_spinner, text)
-        yield
-        nursery.cancel_scope.cancel()
-
-
-async def _draw_spinner(text: str) -> None:
+async def show_spinner(text: str) -> None:
+    """Show `text` and the elapsed time on stderr, if it is a terminal, until cancelled."""
+    if not sys.stderr.isatty():
+        return
     began = time.monotonic()
     await trio.sleep(_SPINNER_DELAY)
     from rich.console import Console

@@ -15,9 +15,9 @@ from typing import Any
 import click
 
 from meshtrio.cli import formatting
-from meshtrio.cli.json_output import message_to_dict, print_json_line
-from meshtrio.cli.mesh_client import open_control_stub, run_async
-from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
+from meshtrio.cli.json_output import print_json_line
+from meshtrio.cli.mesh_client import run_with_control
+from meshtrio.cli.options import SecondsRange, mesh_options, names_argument
 from meshtrio.cli.serve_log import format_parsed_line
 from meshtrio.cli.stdio import wait_stdout_writable
 from meshtrio.grpc.status import status_code_name
@@ -60,10 +60,6 @@ def _count_of_past_entries(last: int | None, *, follow: bool, since: float = 0.0
     return _DEFAULT_LAST_WHEN_FOLLOWING if follow and not since else _ALL_ENTRIES
 
 
-def _parse_since(ctx: click.Context, param: click.Parameter, value: str | None) -> float:
-    return 0.0 if value is None else parse_time(value, time.time())
-
-
 def parse_time(text: str, now: float) -> float:
     """Parse `5m` (ago), an RFC 3339 time, or seconds to seconds since the epoch."""
     try:
@@ -90,8 +86,7 @@ def parse_time(text: str, now: float) -> float:
 @names_argument
 @follow_option
 @last_option
-@json_option("Print one JSON object per line.")
-@mesh_socket_option
+@mesh_options("Print one JSON object per line.")
 def events(names: tuple[str, ...], follow: bool, last: int | None, **options: Any) -> None:
     """Print lifecycle events, oldest first: of all plugins, or of those named.
 
@@ -120,13 +115,12 @@ def _format_event(event: Any) -> Iterator[Line]:
 @follow_option
 @click.option(
     "--since",
-    callback=_parse_since,
+    callback=lambda _, __, value: 0.0 if value is None else parse_time(value, time.time()),
     metavar="WHEN",
     help="Only lines since then: 5m or 90 (seconds) ago, or an RFC 3339 time.",
 )
 @last_option
-@json_option("Print one JSON object per line.")
-@mesh_socket_option
+@mesh_options("Print one JSON object per line.")
 def logs(
     names: tuple[str, ...], follow: bool, since: float, last: int | None, **options: Any
 ) -> None:
@@ -178,13 +172,12 @@ def _format_output(line: Any) -> Iterator[Line]:
 @click.option("--failed", is_flag=True, help="Only calls that ended with a status other than OK.")
 @click.option(
     "--slower-than",
-    type=click.FloatRange(min=0),
+    type=SecondsRange(min=0),
     default=0.0,
     metavar="SECONDS",
     help="Only calls that took at least this long.",
 )
-@json_option("Print one JSON object per line.")
-@mesh_socket_option
+@mesh_options("Print one JSON object per line.")
 def trace(
     names: tuple[str, ...], method: str, failed: bool, slower_than: float, **options: Any
 ) -> None:
@@ -232,17 +225,17 @@ def _print_stream(
     """Print the messages of a streaming method of meshtrio.v1.Control."""
     print_line = _make_line_printer(flush=flush)
 
-    async def receive() -> None:
-        async with open_control_stub(mesh_socket) as stub, getattr(stub, method)(request) as call:
+    async def receive(stub: Any) -> None:
+        async with getattr(stub, method)(request) as call:
             async for message in call:
                 await wait_stdout_writable()
                 if as_json:
-                    print_json_line(message_to_dict(message))
+                    print_json_line(message)
                 else:
                     for line in format_message(message):
                         print_line(*line)
 
-    run_async(receive)
+    run_with_control(receive, mesh_socket)
 
 
 def _make_line_printer(*, flush: bool) -> Callable[..., None]:

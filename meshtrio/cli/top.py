@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 import attrs
 import click
 
-from meshtrio.cli.json_output import message_to_dict, print_json, print_json_line
-from meshtrio.cli.mesh_client import open_control_stub, run_async
-from meshtrio.cli.options import json_option, mesh_socket_option
+from meshtrio.cli.json_output import print_json, print_json_line, to_plain
+from meshtrio.cli.mesh_client import run_with_control
+from meshtrio.cli.options import SecondsRange, mesh_options
 from meshtrio.cli.statistics_rates import compute_rates
 from meshtrio.cli.stdio import wait_stdout_writable
 from meshtrio.messages import control
@@ -23,15 +22,14 @@ from meshtrio.messages import control
 @click.command()
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1),
+    type=SecondsRange(0.1),
     default=1.0,
     show_default=True,
     metavar="S",
     help="Seconds between reports.",
 )
 @click.option("--once", is_flag=True, help="Print one report, after one interval, and end.")
-@json_option("Print one JSON object per line for each interval; with --once, one document.")
-@mesh_socket_option
+@mesh_options("Print one JSON object per line for each interval; with --once, one document.")
 def top(interval: float, once: bool, as_json: bool, mesh_socket: Path | None) -> None:
     """Watch what each instance does: calls, latencies, CPU and memory.
 
@@ -42,45 +40,40 @@ def top(interval: float, once: bool, as_json: bool, mesh_socket: Path | None) ->
     that ended in the last half second. Plugins that do not serve meshtrio.v1.Load do not report
     calls: '-'.
     """
-    watch = partial(_open_statistics, mesh_socket, interval)
+    show: Callable[[Any], Awaitable[None]]
     if as_json:
-        run_async(_print_json, watch, once)
+        show = partial(_print_json, once)
     elif once or not sys.stdout.isatty():
-        run_async(_print_once, watch)
+        show = _print_once
     else:
-        from meshtrio.cli.top_screen import run_screen
+        from meshtrio.cli.top_screen import run_screen as show
 
-        run_async(run_screen, watch)
+    async def watch(stub: Any) -> None:
+        async with stub.WatchStatistics(request) as reports:
+            await show(reports)
 
-
-@asynccontextmanager
-async def _open_statistics(mesh_socket: Path | None, interval: float) -> AsyncIterator[Any]:
-    """Open the stream of reports, for the block."""
     request = control.WatchStatisticsRequest(interval=interval)
-    async with open_control_stub(mesh_socket) as stub, stub.WatchStatistics(request) as reports:
-        yield reports
+    run_with_control(watch, mesh_socket)
 
 
-async def _print_once(watch: Any) -> None:
+async def _print_once(reports: Any) -> None:
     from meshtrio.cli import rich_output
     from meshtrio.cli.top_table import SortOrder, make_statistics_table
 
-    async with watch() as reports:
-        before, now = await anext(reports), await anext(reports)
+    before, now = await anext(reports), await anext(reports)
     rich_output.print_renderable(make_statistics_table(before, now, SortOrder()))
 
 
-async def _print_json(watch: Any, once: bool) -> None:
+async def _print_json(once: bool, reports: Any) -> None:
     """Print reports as they arrive, each instance with its rates since the one before."""
     before = None
-    async with watch() as reports:
-        async for now in reports:
-            if before is not None:
-                document, rates = message_to_dict(now), compute_rates(before, now)
-                for instance, its_rates in zip(document["instances"], rates, strict=True):
-                    instance["rates"] = attrs.asdict(its_rates)
-                await wait_stdout_writable()
-                (print_json if once else print_json_line)(document)
-                if once:
-                    return
-            before = now
+    async for now in reports:
+        if before is not None:
+            document, rates = to_plain(now), compute_rates(before, now)
+            for instance, its_rates in zip(document["instances"], rates, strict=True):
+                instance["rates"] = attrs.asdict(its_rates)
+            await wait_stdout_writable()
+            (print_json if once else print_json_line)(document)
+            if once:
+                return
+        before = now

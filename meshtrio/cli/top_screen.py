@@ -8,8 +8,7 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import click
@@ -32,22 +31,21 @@ _KEYS = {
 }
 
 
-async def run_screen(watch: Any) -> None:
+async def run_screen(reports: Any) -> None:
     """Show reports as they arrive, until q, Ctrl-C or SIGTERM, and restore the terminal."""
-    async with watch() as reports:
-        now = await anext(reports)
-        console = rich_output.make_console(live=True)
-        with (
-            Live(console=console, screen=True, auto_refresh=False) as live,
-            trio.open_signal_receiver(signal.SIGTERM, signal.SIGWINCH) as signals,
-        ):
-            async with open_collapsing_nursery() as nursery:
-                shown = _TopScreen(live, now)
-                nursery.start_soon(shown.show_reports, reports)
-                nursery.start_soon(_handle_keys, shown)
-                nursery.start_soon(shown.handle_signals, signals)
-                await shown.quit_requested.wait()
-                nursery.cancel_scope.cancel()
+    now = await anext(reports)
+    console = rich_output.make_console(live=True)
+    with (
+        Live(console=console, screen=True, auto_refresh=False) as live,
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGWINCH) as signals,
+    ):
+        async with open_collapsing_nursery() as nursery:
+            shown = _TopScreen(live, now)
+            nursery.start_soon(shown.show_reports, reports)
+            nursery.start_soon(_handle_keys, shown)
+            nursery.start_soon(shown.handle_signals, signals)
+            await shown.quit_requested.wait()
+            nursery.cancel_scope.cancel()
     if shown.exit_status:
         raise click.exceptions.Exit(shown.exit_status)
 
@@ -96,7 +94,10 @@ async def _handle_keys(shown: _TopScreen) -> None:
     descriptor = sys.stdin.fileno()
     if not os.isatty(descriptor):
         return
-    with _cbreak_mode(descriptor):
+    before = termios.tcgetattr(descriptor)
+    # Keys are read one by one, without echo. Ctrl-C still interrupts.
+    tty.setcbreak(descriptor)
+    try:
         while True:
             await trio.lowlevel.wait_readable(descriptor)
             typed = os.read(descriptor, 64)
@@ -104,15 +105,6 @@ async def _handle_keys(shown: _TopScreen) -> None:
                 return
             for key in _parse_keys(typed):
                 shown.handle_key(key)
-
-
-@contextmanager
-def _cbreak_mode(descriptor: int) -> Iterator[None]:
-    """Read keys one by one without echo, for the block. Ctrl-C still interrupts."""
-    before = termios.tcgetattr(descriptor)
-    tty.setcbreak(descriptor)
-    try:
-        yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 

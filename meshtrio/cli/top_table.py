@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import attrs
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from meshtrio.cli import formatting, rich_output
-from meshtrio.cli.statistics_rates import StatisticsRow, make_rows, make_total_row
+from meshtrio.cli.statistics_rates import compute_rates
 from meshtrio.messages import control
 
 _RESERVED_LINES = 4
@@ -21,41 +21,71 @@ _RESERVED_LINES = 4
 _UNBOUNDED_WIDTH = 1000
 
 
-@attrs.frozen
-class Column:
-    """A column: `value` is its sort key, `text` formats it."""
+Row = dict[str, Any]
+"""An instance, or the mesh as a whole: values by the titles of columns. None is unknown."""
 
-    title: str
-    value: Callable[[StatisticsRow], Any]
-    text: Callable[[Any], str | Text] = formatting.format_number
-    largest_first: bool = True
-
-
-COLUMNS = (
-    Column("NAME", lambda row: _natural_sort_key(row.name), largest_first=False),
-    Column("STATE", lambda row: row.state, rich_output.make_state_text, largest_first=False),
-    Column("PID", lambda row: row.pid, largest_first=False),
-    Column("CALLS/S", lambda row: row.rates.calls, formatting.format_rate),
-    Column("FAILED/S", lambda row: row.rates.failed, formatting.format_rate),
-    Column("MEDIAN", lambda row: row.median, formatting.format_latency),
-    Column("P99", lambda row: row.p99, formatting.format_latency),
-    Column("IN FLIGHT", lambda row: row.in_flight),
-    Column("CPU %", lambda row: row.rates.cpu, formatting.format_percent),
-    Column("MEMORY", lambda row: row.resident, formatting.format_size),
-    Column("RESTARTS", lambda row: row.restarts),
-    Column("UPTIME", lambda row: row.uptime, formatting.format_duration),
-)
-
-
+_FORMATS: dict[str, Callable[[Any], str | Text]] = {
+    "NAME": str,
+    "STATE": rich_output.make_state_text,
+    "PID": str,
+    "CALLS/S": formatting.format_rate,
+    "FAILED/S": formatting.format_rate,
+    "MEDIAN": formatting.format_latency,
+    "P99": formatting.format_latency,
+    "IN FLIGHT": str,
+    "CPU %": formatting.format_percent,
+    "MEMORY": formatting.format_size,
+    "RESTARTS": str,
+    "UPTIME": formatting.format_duration,
+}
+"""The columns, and how values that are known are shown."""
+_TITLES = tuple(_FORMATS)
+_SMALLEST_FIRST = frozenset({"NAME", "STATE", "PID"})
+"""Columns by which rows are sorted in ascending order, unless it is reversed."""
 _HIDEABLE_COLUMNS = (
     *("RESTARTS", "UPTIME", "MEDIAN", "PID", "FAILED/S", "IN FLIGHT", "MEMORY", "STATE", "P99"),
 )
 """Columns that are hidden on a narrow screen, in this order."""
 
 
-def _natural_sort_key(name: str) -> list[Any]:
-    """Return a sort key that puts echo/2 before echo/10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+def make_rows(before: control.Statistics | None, now: control.Statistics) -> list[Row]:
+    """Make a row for each instance."""
+    return [
+        {
+            "NAME": f"{each.instance.name}/{each.instance.instance}",
+            "STATE": each.instance.state,
+            "PID": _get_optional(each.instance, "pid"),
+            "CALLS/S": rates.calls,
+            "FAILED/S": rates.failed,
+            "MEDIAN": _get_optional(each.load, "median"),
+            "P99": _get_optional(each.load, "p99"),
+            "IN FLIGHT": each.load.in_flight if each.HasField("load") else None,
+            "CPU %": rates.cpu,
+            "MEMORY": _get_optional(each, "resident"),
+            "RESTARTS": each.instance.restarts,
+            "UPTIME": _get_optional(each.instance, "uptime"),
+        }
+        for each, rates in zip(now.instances, compute_rates(before, now), strict=True)
+    ]
+
+
+def _get_optional(message: Any, name: str) -> Any:
+    return getattr(message, name) if message.HasField(name) else None
+
+
+def make_total_row(now: control.Statistics, rows: Sequence[Row]) -> Row:
+    """Make the row of the mesh. Percentiles of instances cannot be merged, and are left out."""
+    total: Row = {
+        **dict.fromkeys(_TITLES),
+        "NAME": "mesh",
+        "STATE": f"{sum(row['STATE'] == 'ready' for row in rows)}/{len(rows)} ready",
+        "RESTARTS": now.total.counts.restarts,
+        "UPTIME": now.uptime,
+    }
+    for title in ("CALLS/S", "FAILED/S", "IN FLIGHT", "CPU %", "MEMORY"):
+        known = [row[title] for row in rows if row[title] is not None]
+        total[title] = sum(known) if known else None
+    return total
 
 
 @attrs.define
@@ -66,22 +96,32 @@ class SortOrder:
     reversed: bool = False
 
     def move_column(self, by: int) -> None:
-        self.column = (self.column + by) % len(COLUMNS)
+        self.column = (self.column + by) % len(_TITLES)
         self.reversed = False
 
     def reverse(self) -> None:
         self.reversed = not self.reversed
 
     @property
-    def is_largest_first(self) -> bool:
-        return COLUMNS[self.column].largest_first is not self.reversed
+    def title(self) -> str:
+        return _TITLES[self.column]
 
-    def sort(self, unsorted: list[StatisticsRow]) -> list[StatisticsRow]:
+    @property
+    def is_largest_first(self) -> bool:
+        return (self.title in _SMALLEST_FIRST) is self.reversed
+
+    def sort(self, unsorted: list[Row]) -> list[Row]:
         """Sort the rows, with unknown values last."""
-        value = COLUMNS[self.column].value
-        known = [row for row in unsorted if value(row) is not None]
-        known.sort(key=value, reverse=self.is_largest_first)
-        return known + [row for row in unsorted if value(row) is None]
+        known = [row for row in unsorted if row[self.title] is not None]
+        known.sort(key=self._sort_key, reverse=self.is_largest_first)
+        return known + [row for row in unsorted if row[self.title] is None]
+
+    def _sort_key(self, row: Row) -> Any:
+        """Return a sort key that puts echo/2 before echo/10."""
+        value = row[self.title]
+        if not isinstance(value, str):
+            return value
+        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", value)]
 
 
 def make_statistics_table(
@@ -93,12 +133,13 @@ def make_statistics_table(
     hidden_columns: Container[str] = (),
 ) -> Table:
     """Make a table with a row for the mesh and one for each instance, `max_rows` at most."""
-    shown = [column for column in COLUMNS if column.title not in hidden_columns]
-    table = rich_output.make_table(_make_title(column, order) for column in shown)
+    formats = {title: _FORMATS[title] for title in _TITLES if title not in hidden_columns}
+    table = rich_output.make_table(_make_title(title, order) for title in formats)
     found = make_rows(before, now)
-    table.add_row(*_make_cells(make_total_row(now, found), shown), style="bold")
-    for row in order.sort(found)[:max_rows]:
-        table.add_row(*_make_cells(row, shown))
+    for row in (make_total_row(now, found), *order.sort(found)[:max_rows]):
+        style = "bold" if row["NAME"] == "mesh" else None
+        values = ((show, row[title]) for title, show in formats.items())
+        table.add_row(*("-" if v is None else show(v) for show, v in values), style=style)
     if max_rows is not None and len(found) > max_rows:
         table.add_row(f"… {len(found) - max_rows} more")
     return table
@@ -109,7 +150,7 @@ def make_fitting_statistics_table(
 ) -> Table:
     """Make a table that fits the console; the column that it is sorted by is never hidden."""
     max_rows = max(console.size.height - _RESERVED_LINES, 1)
-    hideable = [name for name in _HIDEABLE_COLUMNS if name != COLUMNS[order.column].title]
+    hideable = [name for name in _HIDEABLE_COLUMNS if name != order.title]
     unbounded = console.options.update(width=_UNBOUNDED_WIDTH)
     for count in range(len(hideable) + 1):
         table = make_statistics_table(
@@ -120,14 +161,9 @@ def make_fitting_statistics_table(
     return table
 
 
-def _make_title(column: Column, order: SortOrder) -> Text:
-    title = Text(column.title)
-    if column is COLUMNS[order.column]:
-        title.append("▼" if order.is_largest_first else "▲")
-        title.stylize("reverse")
-    return title
-
-
-def _make_cells(row: StatisticsRow, shown: Iterable[Column]) -> list[str | Text]:
-    texts = {column.title: column.text(column.value(row)) for column in COLUMNS[1:]}
-    return [texts.get(column.title, row.name) for column in shown]
+def _make_title(title: str, order: SortOrder) -> Text:
+    text = Text(title)
+    if title == order.title:
+        text.append("▼" if order.is_largest_first else "▲")
+        text.stylize("reverse")
+    return text

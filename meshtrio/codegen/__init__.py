@@ -17,7 +17,7 @@ import sys
 from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest, CodeGeneratorResponse
 from google.protobuf.descriptor_pb2 import Edition
 
-from meshtrio.codegen.naming import MessageTypes, generated_file_name
+from meshtrio.codegen.naming import find_message_classes, generated_file_name
 from meshtrio.codegen.render import render_file
 
 
@@ -30,7 +30,7 @@ def generate(request: CodeGeneratorRequest) -> CodeGeneratorResponse:
     )
     response.minimum_edition = Edition.EDITION_PROTO2
     response.maximum_edition = Edition.EDITION_2024
-    types = MessageTypes(request.proto_file)
+    types = find_message_classes(request.proto_file)
     requested = frozenset(request.file_to_generate)
     for file in request.proto_file:
         if file.name in requested and file.service:

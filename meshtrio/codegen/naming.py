@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 import attrs
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
@@ -44,8 +44,8 @@ def python_method_names(methods: Sequence[str]) -> dict[str, str]:
         python_name = f"rpc{name}" if name.startswith("__") else name
         if keyword.iskeyword(python_name) or python_name in _RESERVED:
             python_name += "_"
-        while python_name != name and python_name in taken:
-            python_name += "_"
+        if python_name != name:
+            python_name = make_unique(python_name, taken)
         taken.add(python_name)
         python_names[name] = python_name
     return python_names
@@ -87,25 +87,24 @@ class MessageClass:
         return code
 
 
+MessageClasses = Mapping[str, MessageClass]
+"""Classes by the full names of messages, with a leading dot as in descriptors."""
+
+
 def _needs_getattr(name: str) -> bool:
     """Whether `x.name` does not refer to the attribute in the body of a class."""
     return keyword.iskeyword(name) or name.startswith("__")
 
 
-class MessageTypes:
-    """The message classes of all files that protoc has read."""
-
-    def __init__(self, files: Iterable[FileDescriptorProto]) -> None:
-        self._classes: dict[str, MessageClass] = {}
-        for file in files:
-            prefix = f".{file.package}" if file.package else ""
-            for names in _iter_nested_names(file.message_type, ()):
-                full_name = ".".join([prefix, *names])
-                self._classes[full_name] = MessageClass(pb2_module_name(file.name), names)
-
-    def find(self, full_name: str) -> MessageClass:
-        """Return the class of a message by its full name, with a leading dot as in descriptors."""
-        return self._classes[full_name]
+def find_message_classes(files: Iterable[FileDescriptorProto]) -> MessageClasses:
+    """Return the classes of the messages of all files."""
+    return {
+        ".".join([f".{file.package}" if file.package else "", *names]): MessageClass(
+            pb2_module_name(file.name), names
+        )
+        for file in files
+        for names in _iter_nested_names(file.message_type, ())
+    }
 
 
 def _iter_nested_names(

@@ -4,29 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from google.protobuf.descriptor_pb2 import (
-    FileDescriptorProto,
-    MethodDescriptorProto,
-    ServiceDescriptorProto,
-)
+from google.protobuf import descriptor_pb2 as descriptors
 
-from meshtrio.codegen.naming import (
-    MessageTypes,
-    is_importable,
-    make_unique,
-    module_alias,
-    python_method_names,
-)
+from meshtrio.codegen import naming
 
 _SERVICE_FIELD, _METHOD_FIELD = 6, 2
 """Field numbers of FileDescriptorProto and ServiceDescriptorProto, used in paths of comments."""
-_MULTICALLABLES = {
-    (False, False): ("UnaryUnary", "unary_unary"),
-    (False, True): ("UnaryStream", "unary_stream"),
-    (True, False): ("StreamUnary", "stream_unary"),
-    (True, True): ("StreamStream", "stream_stream"),
-}
-"""The type of a stub's method and the channel's method that makes it, by which sides stream."""
 _HEADER_TEMPLATE = '''"""The services of {proto}; made by protoc-gen-meshtrio, not to be edited."""
 
 from __future__ import annotations
@@ -35,23 +18,9 @@ from __future__ import annotations
 
 from meshtrio import {stubs}
 '''
-_STUB_METHOD_TEMPLATE = (
-    "        self.{name}: {stubs}.{kind}[{types}] = channel.{maker}(\n"
-    '            "/{service}/{rpc}",\n'
-    "            {request},\n"
-    "            {reply},\n"
-    "        )\n"
-)
-_ADD_METHOD_TEMPLATE = (
-    "        service.add_method(\n"
-    '            "{rpc}",\n'
-    "            self.{name},\n"
-    "            {signature},\n"
-    "        )\n"
-)
 
 
-def render_file(file: FileDescriptorProto, types: MessageTypes) -> str:
+def render_file(file: descriptors.FileDescriptorProto, types: naming.MessageClasses) -> str:
     """Render the servicers and stubs of a file's services."""
     writer = _Writer(file, types)
     parts = [
@@ -68,10 +37,10 @@ def render_file(file: FileDescriptorProto, types: MessageTypes) -> str:
 
 
 class _Writer:
-    def __init__(self, file: FileDescriptorProto, types: MessageTypes) -> None:
+    def __init__(self, file: descriptors.FileDescriptorProto, types: naming.MessageClasses) -> None:
         self._package = file.package
         self._types = types
-        self._names = [python_method_names([m.name for m in s.method]) for s in file.service]
+        self._names = [naming.python_method_names([m.name for m in s.method]) for s in file.service]
         self._method_name_set = {name for names in self._names for name in names.values()}
         self._aliases: dict[str, str] = {}
         places = file.source_code_info.location
@@ -86,7 +55,7 @@ class _Writer:
 
     def local_name(self, name: str) -> str:
         """Return the local name of an import; a method would hide an import of its own name."""
-        return make_unique(name, self._method_name_set)
+        return naming.make_unique(name, self._method_name_set)
 
     def import_clause(self, name: str) -> str:
         """Return the part of an import statement after `import`."""
@@ -95,14 +64,14 @@ class _Writer:
     def _alias_for(self, module: str) -> str:
         if module not in self._aliases:
             taken = {*self._method_name_set, *self._aliases.values()}
-            self._aliases[module] = make_unique(module_alias(module), taken)
+            self._aliases[module] = naming.make_unique(naming.module_alias(module), taken)
         return self._aliases[module]
 
-    def render_imports(self, services: Sequence[ServiceDescriptorProto]) -> str:
+    def render_imports(self, services: Sequence[descriptors.ServiceDescriptorProto]) -> str:
         methods = [method for service in services for method in service.method]
         names = {name for m in methods for name in (m.input_type, m.output_type)}
-        classes = [self._types.find(name) for name in sorted(names)]
-        importable = {each.module for each in classes if is_importable(each.module)}
+        classes = [self._types[name] for name in sorted(names)]
+        importable = {each.module for each in classes if naming.is_importable(each.module)}
         others = {each.module for each in classes} - importable
         lines = [f"import {self.import_clause('importlib')}"] if others else []
         if any(m.client_streaming or m.server_streaming for m in methods):
@@ -116,26 +85,20 @@ class _Writer:
         return "\n".join(lines)
 
     def _class_expression(self, name: str) -> str:
-        message_class = self._types.find(name)
+        message_class = self._types[name]
         return message_class.expression(self._alias_for(message_class.module))
 
     def _annotation(self, name: str) -> str:
         """Render a type annotation; a class that needs `getattr` cannot be one, and becomes Any."""
-        is_plain = self._types.find(name).is_plain
+        is_plain = self._types[name].is_plain
         return self._class_expression(name) if is_plain else self.local_name("Any")
 
-    def _full_name(self, service: ServiceDescriptorProto) -> str:
+    def _full_name(self, service: descriptors.ServiceDescriptorProto) -> str:
         return f"{self._package}.{service.name}" if self._package else service.name
-
-    def _render_signature(self, method: MethodDescriptorProto) -> str:
-        request, reply = map(self._class_expression, (method.input_type, method.output_type))
-        streams = f"stream_in={method.client_streaming}", f"stream_out={method.server_streaming}"
-        inside = "".join(f"{' ' * 16}{value},\n" for value in (request, reply, *streams))
-        return f"{self.local_name('stubs')}.signature(\n{inside}{' ' * 12})"
 
     # -- classes -----------------------------------------------------------------------------
 
-    def render_servicer(self, number: int, service: ServiceDescriptorProto) -> str:
+    def render_servicer(self, number: int, service: descriptors.ServiceDescriptorProto) -> str:
         names, stubs = self._names[number], self.local_name("stubs")
         text = f"class {service.name}Servicer({stubs}.Servicer):\n"
         text += self._docstring(number, after="\n")
@@ -143,8 +106,17 @@ class _Writer:
         text += f"    @property\n    def service(self) -> {stubs}.Service:\n"
         text += f'        service = {stubs}.Service("{self._full_name(service)}")\n'
         for method in service.method:
-            text += _ADD_METHOD_TEMPLATE.format(
-                rpc=method.name, name=names[method.name], signature=self._render_signature(method)
+            text += (
+                "        service.add_method(\n"
+                f'            "{method.name}",\n'
+                f"            self.{names[method.name]},\n"
+                f"            {stubs}.signature(\n"
+                f"                {self._class_expression(method.input_type)},\n"
+                f"                {self._class_expression(method.output_type)},\n"
+                f"                stream_in={method.client_streaming},\n"
+                f"                stream_out={method.server_streaming},\n"
+                "            ),\n"
+                "        )\n"
             )
         text += "        return service\n"
         for position, method in enumerate(service.method):
@@ -152,7 +124,9 @@ class _Writer:
             text += "\n" + self._render_handler(method, names[method.name], docstring)
         return text
 
-    def _render_handler(self, method: MethodDescriptorProto, name: str, docstring: str) -> str:
+    def _render_handler(
+        self, method: descriptors.MethodDescriptorProto, name: str, docstring: str
+    ) -> str:
         iterator = self.local_name("AsyncIterator")
         argument, request = "message", self._annotation(method.input_type)
         if method.client_streaming:
@@ -167,24 +141,24 @@ class _Writer:
             f"{docstring}        raise NotImplementedError\n"
         )
 
-    def render_stub(self, number: int, service: ServiceDescriptorProto) -> str:
+    def render_stub(self, number: int, service: descriptors.ServiceDescriptorProto) -> str:
         names, stubs = self._names[number], self.local_name("stubs")
         text = f"class {service.name}Stub:\n"
         text += self._docstring(number, after="\n")
         text += f"    def __init__(self, channel: {stubs}.Channel) -> None:\n"
         text += "" if service.method else "        pass\n"
         for position, method in enumerate(service.method):
-            kind, maker = _MULTICALLABLES[method.client_streaming, method.server_streaming]
-            text += _STUB_METHOD_TEMPLATE.format(
-                name=names[method.name],
-                stubs=stubs,
-                kind=kind,
-                types=", ".join(map(self._annotation, (method.input_type, method.output_type))),
-                maker=maker,
-                service=self._full_name(service),
-                rpc=method.name,
-                request=self._class_expression(method.input_type),
-                reply=self._class_expression(method.output_type),
+            streaming = method.client_streaming, method.server_streaming
+            sides = ["stream" if streams else "unary" for streams in streaming]
+            # The type of the stub's method, such as UnaryStream, and the channel's method for it.
+            kind, make = "".join(map(str.title, sides)), "_".join(sides)
+            types = ", ".join(map(self._annotation, (method.input_type, method.output_type)))
+            text += (
+                f"        self.{names[method.name]}: {stubs}.{kind}[{types}] = channel.{make}(\n"
+                f'            "/{self._full_name(service)}/{method.name}",\n'
+                f"            {self._class_expression(method.input_type)},\n"
+                f"            {self._class_expression(method.output_type)},\n"
+                "        )\n"
             )
             text += self._docstring(number, _METHOD_FIELD, position)
         return text

@@ -1,1 +1,47 @@
-"""Protobuf messages of the services that meshtrio itself speaks; made by protos/generate.py."""
+"""Protobuf messages of the services that meshtrio itself speaks, in a pool of their own.
+
+`from meshtrio.messages import health` loads a descriptor and returns a module of all that its proto
+file declares: message classes, the values of enums outside of them, and its `DESCRIPTOR`. A plugin
+thus pays for what it uses. protos/generate.py makes the descriptors and the modules' types.
+
+A user's process may import other packages that define `grpc.health.v1` or its like, and two files
+that define the same names in one pool raise TypeError; so nothing here touches the default pool.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+from types import ModuleType
+
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+
+from meshtrio.util.protobuf_wire import iter_fields
+
+_DEPENDENCY_FIELD = 3
+"""Number of FileDescriptorProto's field with the names of the files that it imports."""
+_pool = DescriptorPool()
+
+
+def __getattr__(name: str) -> ModuleType:
+    try:
+        data = pkgutil.get_data(__name__, f"{name}.binpb")
+    except FileNotFoundError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    assert data is not None
+    for number, _, start, end in iter_fields(data):
+        if number == _DEPENDENCY_FIELD:
+            package, _, needed = data[start:end].decode().removesuffix(".proto").rpartition("/")
+            if package == "google/protobuf":
+                file = import_module(f"google.protobuf.{needed}_pb2").DESCRIPTOR
+                _pool.AddSerializedFile(file.serialized_pb)
+            elif needed not in globals():
+                __getattr__(needed)
+    descriptor = _pool.AddSerializedFile(data)
+    module = globals()[name] = ModuleType(f"{__name__}.{name}")
+    classes = {n: GetMessageClass(kind) for n, kind in descriptor.message_types_by_name.items()}
+    vars(module).update(classes, DESCRIPTOR=descriptor)
+    for enum in descriptor.enum_types_by_name.values():
+        vars(module).update({value.name: value.number for value in enum.values})
+    return module

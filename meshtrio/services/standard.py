@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from meshtrio.telemetry.metrics import Metrics
 
 _REFLECTION = {
-    "grpc.reflection.v1.ServerReflection": "meshtrio.messages.reflection_v1",
-    "grpc.reflection.v1alpha.ServerReflection": "meshtrio.messages.reflection_v1alpha",
+    "grpc.reflection.v1.ServerReflection": "reflection_v1",
+    "grpc.reflection.v1alpha.ServerReflection": "reflection_v1alpha",
 }
 
 
@@ -48,8 +48,8 @@ def add_standard_services(
     handlers = server.handler_table.handlers
     health.service_names |= {each.method.service for each in handlers.values()} | {*lazy}
     names = health.service_names - {""} | {*_REFLECTION}
-    for service, messages in _REFLECTION.items():
-        lazy[service] = partial(_make_reflection, server, messages, names, get_proxied_sources)
+    for service, version in _REFLECTION.items():
+        lazy[service] = partial(_make_reflection, server, version, names, get_proxied_sources)
     for service, make in lazy.items():
         server.handler_table.add_lazy_servicer(service, make)
 
@@ -62,13 +62,14 @@ def _lazy(name: str, *args: Any) -> Callable[[], Any]:
 
 def _make_reflection(
     server: Server,
-    messages: str,
+    version: str,
     service_names: set[str],
     get_proxied_sources: GetReflectionSources | None,
 ) -> Any:
-    for described in ("load", "logging", "metrics", "tap", "channelz"):
-        import_module(f"meshtrio.messages.{described}")  # to be described, they have to be known
+    # To be described, the others have to be known.
+    from meshtrio import messages
+    from meshtrio.messages import channelz, load, logging, metrics, tap  # noqa: F401
     from meshtrio.services.reflection import ReflectionServicer
 
-    module, handlers = import_module(messages), server.handler_table.handlers.values()
+    module, handlers = getattr(messages, version), server.handler_table.handlers.values()
     return ReflectionServicer(module, handlers, service_names, get_proxied_sources)

@@ -84,6 +84,15 @@ async def open_collapsing_nursery() -> AsyncIterator[trio.Nursery]:
         raise exc from exc.__cause__
 
 
+@asynccontextmanager
+async def run_during(task: Callable[..., Awaitable[Any]], *args: Any) -> AsyncIterator[None]:
+    """Run a task during the block, at whose end it is cancelled. An error of it ends the block."""
+    async with open_collapsing_nursery() as nursery:
+        nursery.start_soon(task, *args)
+        yield
+        nursery.cancel_scope.cancel()
+
+
 class PerRun(Generic[T]):
     """An object of each run of trio, which is made when it is first needed."""
 

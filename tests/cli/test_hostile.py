@@ -191,7 +191,7 @@ def fails(*_):
     failed = MeshFailedError("x", 0, 3, 1.0, (), "died", ("tail " + EVIL,))
     raise ExceptionGroup("group " + EVIL, [failed, RuntimeError("error " + EVIL)])
 
-meshtrio.cli.inspect_commands.run_async = fails
+meshtrio.cli.inspect_commands.run_with_control = fails
 sys.argv = ["meshtrio", "ps"]
 meshtrio.cli.main()
 """

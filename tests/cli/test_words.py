@@ -8,17 +8,17 @@ import trio
 
 from meshtrio.cli import formatting
 from meshtrio.cli.error_report import MeshRequestError, describe_error
-from meshtrio.cli.json_output import message_to_dict
+from meshtrio.cli.json_output import to_plain
 from meshtrio.cli.mesh_client import reply_timeout
-from meshtrio.cli.statistics_rates import Rates, make_rows, make_total_row
+from meshtrio.cli.statistics_rates import Rates, compute_rates
 from meshtrio.cli.stream_commands import parse_time
 from meshtrio.cli.top_screen import _parse_keys
-from meshtrio.cli.top_table import SortOrder
+from meshtrio.cli.top_table import SortOrder, make_rows, make_total_row
 from meshtrio.errors import NoMeshError
 from meshtrio.messages import control, load
 
 DURATIONS = {
-    None: "-",
+    float("nan"): "-",
     0.04: "0.0s",
     59.94: "59.9s",
     59.96: "1m00s",
@@ -32,17 +32,16 @@ DURATIONS = {
 
 
 @pytest.mark.parametrize("seconds", DURATIONS)
-def test_durations(seconds: float | None) -> None:
+def test_durations(seconds: float) -> None:
     assert formatting.format_duration(seconds) == DURATIONS[seconds]
 
 
 def test_sizes_latencies_and_rates() -> None:
-    sizes = [formatting.format_size(n) for n in (None, 512, 1000, 22_334_668, 5 * 2**40)]
-    assert sizes == ["-", "512B", "1.0K", "21.3M", "5.0T"]
-    latencies = [formatting.format_latency(s) for s in (None, 0.00035, 0.0012, 3.4)]
-    assert latencies == ["-", "350us", "1.2ms", "3.40s"]
-    assert [formatting.format_rate(r) for r in (None, 0.0, 99.94, 1234.5)] == [
-        "-",
+    sizes = [formatting.format_size(n) for n in (512, 1000, 22_334_668, 5 * 2**40)]
+    assert sizes == ["512B", "1.0K", "21.3M", "5.0T"]
+    latencies = [formatting.format_latency(s) for s in (0.00035, 0.0012, 3.4)]
+    assert latencies == ["350us", "1.2ms", "3.40s"]
+    assert [formatting.format_rate(r) for r in (0.0, 99.94, 1234.5)] == [
         "0.0",
         "99.9",
         "1234",
@@ -94,22 +93,23 @@ def test_rates_are_differences_of_one_process() -> None:
         12.0, instance(0, started=140, cpu=4.0), instance(1, started=7, pid=2), instance(2)
     )
     found = make_rows(before, now)
-    assert [row.rates for row in found] == [Rates(20.0, 2.0, 0.5), Rates(), Rates()]
-    assert [row.in_flight for row in found] == [0, 0, None]
-    assert make_total_row(now, found).rates == Rates(20.0, 2.0, 0.5)
-    assert make_total_row(now, found).resident == 30
-    assert make_total_row(now, make_rows(None, now)).rates == Rates()
+    assert compute_rates(before, now) == [Rates(20.0, 2.0, 0.5), Rates(), Rates()]
+    assert [row["IN FLIGHT"] for row in found] == [0, 0, None]
+    titles = ("CALLS/S", "FAILED/S", "CPU %")
+    assert [make_total_row(now, found)[title] for title in titles] == [20.0, 2.0, 0.5]
+    assert make_total_row(now, found)["MEMORY"] == 30
+    assert [make_total_row(now, make_rows(None, now))[title] for title in titles] == [None] * 3
 
 
 def test_rows_are_sorted_and_what_is_not_known_comes_last() -> None:
     now = statistics(1.0, *(instance(number, started=number) for number in (10, 9)), instance(1))
     found = make_rows(statistics(0.0, *(instance(number, started=0) for number in (10, 9, 1))), now)
     order = SortOrder()
-    assert [row.name for row in order.sort(found)] == ["p/1", "p/9", "p/10"]
+    assert [row["NAME"] for row in order.sort(found)] == ["p/1", "p/9", "p/10"]
     order.move_column(3)
-    assert [row.name for row in order.sort(found)] == ["p/10", "p/9", "p/1"]
+    assert [row["NAME"] for row in order.sort(found)] == ["p/10", "p/9", "p/1"]
     order.reverse()
-    assert [row.name for row in order.sort(found)] == ["p/9", "p/10", "p/1"]
+    assert [row["NAME"] for row in order.sort(found)] == ["p/9", "p/10", "p/1"]
 
 
 def test_keys_as_a_terminal_sends_them() -> None:
@@ -125,13 +125,13 @@ def test_keys_as_a_terminal_sends_them() -> None:
 def test_messages_become_plain_values() -> None:
     node = control.Node(kind=control.Node.PLUGIN, name="p", after=["q"])
     node.instances.add(name="p", pid=7)
-    found = message_to_dict(node)
+    found = to_plain(node)
     assert (found["kind"], found["after"], found["nodes"]) == ("PLUGIN", ["q"], [])
     assert (found["instances"][0]["pid"], found["instances"][0]["uptime"]) == (7, None)
     counted = control.PluginStatistics(states={"ready": 2}, counts=control.Counts(lines=2**40))
-    assert message_to_dict(counted)["states"] == {"ready": 2}
-    assert message_to_dict(counted)["counts"]["lines"] == 2**40
-    assert message_to_dict(control.InstanceStatistics())["load"] is None
+    assert to_plain(counted)["states"] == {"ready": 2}
+    assert to_plain(counted)["counts"]["lines"] == 2**40
+    assert to_plain(control.InstanceStatistics())["load"] is None
 
 
 async def test_a_mesh_that_does_not_answer_is_not_waited_for(autojump_clock: object) -> None:

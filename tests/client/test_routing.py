@@ -20,7 +20,7 @@ from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY, ExitInfo, ServiceState
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
 from meshtrio.http2.limits import Limits
-from meshtrio.messages.health import HealthCheckResponse
+from meshtrio.messages import health
 from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
 from meshtrio.transport.listener import unix_listener
@@ -434,7 +434,7 @@ async def test_one_with_too_many_calls_for_a_watch_is_as_healthy_as_it_was(
             nonlocal watches
             watches += 1
             if watches == 1:
-                yield HealthCheckResponse(status=HealthCheckResponse.SERVING)
+                yield health.HealthCheckResponse(status=health.HealthCheckResponse.SERVING)
             if watches > 2:
                 refused.set()
             raise purerpc.ResourceExhaustedError("too many calls")

@@ -1,5 +1,0 @@
-"""Messages of meshtrio/v1/registry.proto; made by protos/generate.py."""
-
-from meshtrio.messages._pool import declare
-
-declare(globals())
