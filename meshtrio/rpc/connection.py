@@ -20,7 +20,6 @@ from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.connection_io import ConnectionIO
 from meshtrio.rpc.errors import error_for_reset
-from meshtrio.rpc.message_limits import default_message_limits
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
@@ -38,8 +37,7 @@ _REFUSED_STREAM = int(ErrorCode.REFUSED_STREAM)
 class Connection(ConnectionIO):
     """The part of a connection that is common to both sides.
 
-    `run` owns the socket and all tasks that use it. A connection is a `StreamTransport` for its
-    streams.
+    `run` owns the socket and all tasks that use it.
     """
 
     def __init__(
@@ -50,10 +48,8 @@ class Connection(ConnectionIO):
         timeouts: Timeouts | None = None,
     ) -> None:
         super().__init__(transport, role, limits)
-        self.message_limits = default_message_limits(self.limits, is_client=self.is_client)
         self.timeouts = timeouts or Timeouts()
         self.streams: dict[int, Stream] = {}
-        self.counters = CallCounters()
         self.channelz_id = channelz_registry.next_channelz_id()
         self._ping_sent_at = 0.0
         """Time of the last keepalive PING."""
@@ -191,7 +187,6 @@ class Connection(ConnectionIO):
     # -- streams -----------------------------------------------------------------------------
 
     def remove_stream(self, stream_id: int, code: ErrorCode) -> None:
-        """Remove a stream, and reset it unless the peer knows that it has ended."""
         stream = self.streams.pop(stream_id, None)
         if stream is None:
             return

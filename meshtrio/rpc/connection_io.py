@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import thread_time
 from typing import Any
 
@@ -19,9 +19,10 @@ from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.fairness import EventLoopShare
+from meshtrio.rpc.message_limits import default_message_limits
 from meshtrio.rpc.peer_accounts import ConnectionAccount
-from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.window_waiters import WindowWaiters
+from meshtrio.rpc.stats import CallCounters
+from meshtrio.rpc.window_waiters import ConnectedStream, WindowWaiters
 from meshtrio.rpc.write_buffer import HIGH_WATER, WriteBuffer, WriteCoalescer
 from meshtrio.transport.peer import Peer
 from meshtrio.transport.transport import Transport
@@ -46,7 +47,13 @@ CLOSE_TIMEOUT = 1.0
 
 
 class ConnectionIO:
-    """Owns the transport, the engine and the write buffer of a connection."""
+    """Owns the transport, the engine and the write buffer of a connection.
+
+    It is what streams know of their connection.
+    """
+
+    streams: Mapping[int, ConnectedStream]
+    """The streams of the calls that have not ended, by stream identifier."""
 
     def __init__(self, transport: Transport, role: Role, limits: Limits | None) -> None:
         self._engine = engine = GrpcConnection(role, limits)
@@ -58,6 +65,8 @@ class ConnectionIO:
         self.send_data = engine.send_data
         self.set_receive_window = engine.set_receive_window
         self.is_client = role is Role.CLIENT
+        self.message_limits = default_message_limits(engine.limits, is_client=self.is_client)
+        self.counters = CallCounters()
         self.closed = False
         """Whether no call can be started or continued; sent data may still be flushed."""
         self.close_reason = "the peer closed the connection"
@@ -89,7 +98,7 @@ class ConnectionIO:
         """Size of acknowledgements of PING and SETTINGS that the peer has not read, in bytes."""
         self._has_window_opened = False
         """Whether the current read has opened the connection's window."""
-        self._streams_with_data: set[Stream] = set()
+        self._streams_with_data: set[ConnectedStream] = set()
         """Streams for which the current read has brought DATA."""
         self.connections_to_flush: set[ConnectionIO] = set()
         """Connections on which the current read has sent data, which are flushed after it."""
@@ -98,6 +107,10 @@ class ConnectionIO:
 
     def close(self, reason: str, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """Send GOAWAY and close; open calls fail with `reason`. Does not wait."""
+        raise NotImplementedError
+
+    def remove_stream(self, stream_id: int, code: ErrorCode) -> None:
+        """Remove a stream, and reset it unless the peer knows that it has ended."""
         raise NotImplementedError
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> None:

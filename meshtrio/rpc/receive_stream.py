@@ -11,10 +11,10 @@ import trio
 
 from meshtrio.grpc.compression import IDENTITY, DecompressionError, decompress
 from meshtrio.grpc.framing import MESSAGE_PREFIX_SIZE, MessageTooLargeError
+from meshtrio.rpc.connection_io import ConnectionIO
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.receive_buffer import MIN_CHARGED_SIZE, CompressedMessage, ReceiveBuffer
-from meshtrio.rpc.stream_transport import StreamTransport
 from meshtrio.rpc.tracer_dispatch import MessageTracer, notify_tracer
 from meshtrio.util.concurrency import SingleWaiter
 
@@ -32,7 +32,7 @@ class ReceiveStream(ReceiveBuffer):
     except for the rest of an incomplete message: at most one window and one message are held.
     """
 
-    _connection: StreamTransport
+    _connection: ConnectionIO
     id: int
     path: str = ""
     """The `:path` of the call: on a server, and on a client if the call is traced."""

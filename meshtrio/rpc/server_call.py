@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import purerpc
 import trio
@@ -25,13 +25,12 @@ from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.status import STATUS_OK, header_list_too_large_message
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.encoder import HeaderBlock
-from meshtrio.http2.settings import PeerSettings
+from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.context import ServerContext, current_context
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.rejection import MAX_STATUS_MESSAGE_SIZE
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stream import SERVER_STOPPED_MESSAGE, Stream
-from meshtrio.rpc.stream_transport import StreamTransport
 from meshtrio.rpc.tracer import ServerCallTracer, ServerTracer
 from meshtrio.rpc.tracer_dispatch import log_tracer_error
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
@@ -54,18 +53,22 @@ ServerInterceptor = Callable[[ServerContext], AbstractAsyncContextManager[Any]]
 """Returns an async context manager that is entered around the handler of a call."""
 
 
-class CallOwner(StreamTransport, Protocol):
+class CallOwner(Connection):
     """The part of a server's connection that its calls use."""
 
-    peer_settings: PeerSettings
     interceptors: tuple[ServerInterceptor, ...]
     load_recorder: LoadRecorder
     reply_sizes: dict[str, int]
-    running_handlers: int
+    request_exit: Callable[[BaseException], None]
+    running_handlers = 0
+    """Number of handlers that have not ended, including those whose stream is closed."""
 
-    def abandon_if_exiting(self, stream: Stream) -> bool: ...
+    def abandon_if_exiting(self, stream: Stream) -> bool:
+        """Drop a call without a response if a handler has requested the end of the process.
 
-    def request_exit(self, error: BaseException) -> None: ...
+        Its caller then sees the exit of the process. Returns whether that is so.
+        """
+        raise NotImplementedError
 
 
 class RequestMessages(AsyncIterator[Any]):

@@ -21,7 +21,6 @@ from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.connection_io import CLOSE_TIMEOUT
 from meshtrio.rpc.connection_limiter import LimitKey
 from meshtrio.rpc.half_closed_streams import HalfClosedStreams
@@ -39,7 +38,7 @@ from meshtrio.rpc.rejection import (
     encode_trailers_only,
     respond_non_grpc,
 )
-from meshtrio.rpc.server_call import ServerCall, ServerInterceptor
+from meshtrio.rpc.server_call import CallOwner, ServerCall, ServerInterceptor
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
@@ -103,7 +102,7 @@ class ConnectionOwner(Protocol):
     def request_exit(self, error: BaseException) -> None: ...
 
 
-class ServerConnection(Connection):
+class ServerConnection(CallOwner):
     """A connection whose streams are served; `Connection` says who owns what."""
 
     def __init__(self, transport: Transport, server: ConnectionOwner) -> None:
@@ -123,8 +122,6 @@ class ServerConnection(Connection):
         """The keys under which the server's connection limiter counts the connection."""
         self._peer_account: PeerAccount | None = None
         self._client_accounts: ClientAccounts | None = None
-        self.running_handlers = 0
-        """Number of handlers that have not ended, including those whose stream is closed."""
         self._drain_acknowledged = trio.Event()
         self._run_finished = trio.Event()
         self._idle_since = self._opened_at
@@ -320,10 +317,6 @@ class ServerConnection(Connection):
                 self._engine.reset_stream(stream_id, _NO_ERROR)
 
     def abandon_if_exiting(self, stream: Stream) -> bool:
-        """Drop a call without a response if a handler has requested the end of the process.
-
-        Its caller then sees the exit of the process. Returns whether that is so.
-        """
         if not self._server.is_exiting:
             return False
         if self._server.owns_process and not self._is_socket_kept_open:

@@ -1,7 +1,7 @@
 """One stream of a connection: the messages of a call in both directions, on either side.
 
 A call receives and sends messages, its connection reports what the peer does (`on_...`). A stream
-knows its connection only as a `StreamTransport`, and must not outlive it.
+knows its connection only as a `ConnectionIO`, and must not outlive it.
 """
 
 from __future__ import annotations
