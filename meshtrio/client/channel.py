@@ -127,7 +127,7 @@ class Channel(StubChannel, metaclass=NoPublicConstructor):
         self.tracer = current_tracers().client if traced else None
         self.call_counters = CallCounters()
         self.trace_node = channelz_registry.TraceNode()
-        channelz_registry.CHANNELS.add(self.trace_node.channelz_id, self)
+        channelz_registry.CHANNELS[self.trace_node.channelz_id] = self
         self.retry_control = RetryControl(Random())
         timeouts, dialer = options.get("timeouts"), options.get("dialer", dial)
         connections = ConnectionOptions(limits, tls, timeouts, dialer)
@@ -279,7 +279,7 @@ async def open_channel(
             yield channel
         finally:
             pool.unsubscribe(key, channel.update_state)
-            channelz_registry.CHANNELS.remove(channel.trace_node.channelz_id)
+            channelz_registry.CHANNELS.pop(channel.trace_node.channelz_id, None)
             channel.picker.close(channel)
             nursery.cancel_scope.cancel()
 

@@ -75,7 +75,7 @@ class Subchannel:
         """Why the last attempt to connect failed, "" after one that succeeded."""
         self.watchers: list[Callable[[], None]] = []
         self.trace_node = channelz_registry.TraceNode()
-        channelz_registry.SUBCHANNELS.add(self.trace_node.channelz_id, self)
+        channelz_registry.SUBCHANNELS[self.trace_node.channelz_id] = self
         self.past_counters = CallCounters()
         """Counts the calls of connections that have closed."""
         self.options = options
@@ -95,7 +95,7 @@ class Subchannel:
 
     def start_draining(self) -> None:
         """Take no more calls; `run` ends once those under way have finished."""
-        channelz_registry.SUBCHANNELS.remove(self.trace_node.channelz_id)
+        channelz_registry.SUBCHANNELS.pop(self.trace_node.channelz_id, None)
         self._draining.set()
         self._dial_scope.cancel()
         for connection in list(self.connections):

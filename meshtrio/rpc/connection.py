@@ -71,7 +71,7 @@ class Connection(ConnectionIO):
         Nothing that the peer does raises here. When this returns all calls have failed, all tasks
         of the connection have ended and the socket is closed, also after a cancellation.
         """
-        channelz_registry.SOCKETS.add(self.channelz_id, self)
+        channelz_registry.SOCKETS[self.channelz_id] = self
         is_cancelled = True
         try:
             async with trio.open_nursery() as nursery:
@@ -97,7 +97,7 @@ class Connection(ConnectionIO):
             self.write_buffer.close()
             self._release_buffer_charges()
             self.transport.close()
-            channelz_registry.SOCKETS.remove(self.channelz_id)
+            channelz_registry.SOCKETS.pop(self.channelz_id, None)
 
     def _on_cancelled(self) -> None:
         """Send what the peer needs to know after a cancellation; must not block."""

@@ -16,7 +16,11 @@ import trio
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.budget_settings import BudgetSettings
-from meshtrio.rpc.composite_tracer import compose_server_tracers, current_tracers
+from meshtrio.rpc.composite_tracer import (
+    CompositeServerTracer,
+    compose_tracers,
+    current_tracers,
+)
 from meshtrio.rpc.connection_limiter import (
     ConnectionLimiter,
     ConnectionRejecter,
@@ -103,10 +107,9 @@ class Server:
         exit status instead of an error of the connection.
         """
         self.handler_table = HandlerTable(servicers)
-        self._default_tracer = current_tracers().server
-        self._extra_tracers: list[ServerTracer] = []
-        self.tracer = self._default_tracer
+        self.tracer = current_tracers().server
         """The tracer of the server's calls; None if no tracer is installed."""
+        self._tracers = [self.tracer]
         self._connection_limiter = ConnectionLimiter(self.limits)
         self._connection_rejecter = ConnectionRejecter()
         self._exit_error: BaseException | None = None
@@ -118,16 +121,15 @@ class Server:
     @contextmanager
     def add_tracer(self, tracer: ServerTracer) -> Iterator[None]:
         """Trace the calls that start in the block, in addition to the server's own tracers."""
-        self._extra_tracers.append(tracer)
-        self._compose_tracer()
+        self._set_tracers([*self._tracers, tracer])
         try:
             yield
         finally:
-            self._extra_tracers.remove(tracer)
-            self._compose_tracer()
+            self._set_tracers([each for each in self._tracers if each is not tracer])
 
-    def _compose_tracer(self) -> None:
-        self.tracer = compose_server_tracers(self._default_tracer, *self._extra_tracers)
+    def _set_tracers(self, tracers: list[ServerTracer | None]) -> None:
+        self._tracers = tracers
+        self.tracer = compose_tracers(CompositeServerTracer, *tracers)
 
     # -- serving -----------------------------------------------------------------------------
 
@@ -155,14 +157,14 @@ class Server:
             with self._serve_scope:
                 async with trio.open_nursery() as nursery:
                     self._nursery, self._ssl_context = nursery, ssl_context
-                    channelz_registry.SERVERS.add(self.trace_node.channelz_id, self)
+                    channelz_registry.SERVERS[self.trace_node.channelz_id] = self
                     self.replace_listener(listener)
                     nursery.start_soon(self._check_timeouts_periodically)
                     task_status.started()
                     await self._acceptor.run()
         finally:
             self._nursery = self.listen_socket = None
-            channelz_registry.SERVERS.remove(self.trace_node.channelz_id)
+            channelz_registry.SERVERS.pop(self.trace_node.channelz_id, None)
             error, self._exit_error = self._exit_error, None
             if error is not None:
                 raise error
