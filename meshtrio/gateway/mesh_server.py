@@ -18,7 +18,7 @@ from meshtrio.gateway.mesh_socket import serve_mesh_socket
 from meshtrio.gateway.proxied_health import ProxiedHealth
 from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.budget_settings import BudgetSetting, BudgetSettings
+from meshtrio.rpc.peer_accounts import BudgetSetting, BudgetSettings
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir

@@ -7,6 +7,7 @@ Subclasses decide what streams are: `ClientConnection` opens them, `ServerConnec
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 
 import purerpc
 import trio
@@ -22,8 +23,9 @@ from meshtrio.rpc.connection_io import ConnectionIO
 from meshtrio.rpc.errors import error_for_reset
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.rpc.timeouts import CHECK_INTERVAL, Timeouts
 from meshtrio.transport.transport import Transport
+from meshtrio.util.concurrency import sleep_until_tick
 
 _MAX_FAILED_PER_PASS = 16
 """Number of calls that fail with their connection in one pass of the event loop.
@@ -267,3 +269,19 @@ class Connection(ConnectionIO):
 
     def _on_ping_ack(self, event: events.PingAckReceived) -> None:
         """Handle the acknowledgement of a PING."""
+
+
+async def check_timeouts_forever(connections: Collection[Connection]) -> None:
+    """Check the timeouts of the connections that there are, once a second.
+
+    After a suspension of the process a check is left out, so that what peers have sent meanwhile is
+    read first.
+    """
+    due = trio.current_time() + CHECK_INTERVAL
+    while True:
+        await sleep_until_tick(CHECK_INTERVAL)
+        now = trio.current_time()
+        if now < due + CHECK_INTERVAL:
+            for connection in list(connections):
+                connection.check_timeouts(now)
+        due = now + CHECK_INTERVAL

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import resource
 import socket
 import ssl
@@ -42,8 +41,8 @@ _OTHER_USERS: LimitKey = ("other", "users")
 _RESERVE_KIND = "reserve"
 
 
-class TooManyConnectionsError(Exception):
-    """A limit on connections is reached; the text, which the rejected client gets, names it."""
+class ConnectionRejectedError(Exception):
+    """A new connection is rejected; the text, which its client gets, says why."""
 
 
 class ConnectionLimiter:
@@ -75,6 +74,7 @@ class ConnectionLimiter:
         self._counts: Counter[LimitKey] = Counter()
         self._log_bucket = TokenBucket(1, 1)
         self._reserve = Reserve()
+        self._rejections_in_progress = 0
 
     def admit(
         self,
@@ -94,7 +94,7 @@ class ConnectionLimiter:
             The keys to pass to `release`.
 
         Raises:
-            TooManyConnectionsError: A limit is reached.
+            ConnectionRejectedError: A limit is reached.
             OSError: The connection is closed already.
         """
         peer = peer_of(sock) if sock.family == socket.AF_UNIX else None
@@ -106,10 +106,10 @@ class ConnectionLimiter:
             try:
                 if out_of_descriptors:
                     text = "too many connections: the server has no file descriptors left"
-                    raise TooManyConnectionsError(text)
+                    raise ConnectionRejectedError(text)
                 for key in keys[1:]:
                     self._check_limit(key)
-            except TooManyConnectionsError:
+            except ConnectionRejectedError:
                 slot = None if peer is None else self._reserve.admit(peer, self._counts[keys[0]])
                 if slot is None:
                     raise
@@ -126,7 +126,7 @@ class ConnectionLimiter:
             The keys to pass to `release`.
 
         Raises:
-            TooManyConnectionsError: A limit is reached; `keys` remain valid.
+            ConnectionRejectedError: A limit is reached; `keys` remain valid.
         """
         certificate = tls.getpeercert(binary_form=True)
         if certificate is None:
@@ -148,7 +148,7 @@ class ConnectionLimiter:
             text = "connection limit reached for %s %s: %d (%s); rejecting further ones"
             _log.warning(text, *key, limit, setting)
         text = f"the server accepts {limit} {kind} ({setting})"
-        raise TooManyConnectionsError(f"too many connections: {text}")
+        raise ConnectionRejectedError(f"too many connections: {text}")
 
     def release(self, keys: list[LimitKey]) -> None:
         """Count the end of a connection."""
@@ -159,29 +159,6 @@ class ConnectionLimiter:
             if not self._counts[key]:
                 del self._counts[key]
 
-
-def _limit_keys(sock: socket.socket, peer: Peer | None) -> list[LimitKey]:
-    """Return the keys that a connection counts for, the peer itself first."""
-    if peer is None:
-        return [("host", sock.getpeername()[0]), _ALL_CLIENTS]
-    if peer.uid in (0, os.geteuid()):
-        return [("process", str(peer.pid)), _ALL_CLIENTS]
-    return [("user", str(peer.uid)), _OTHER_USERS, _ALL_CLIENTS]
-
-
-class ConnectionRejecter:
-    """Sends rejected clients the reason, and closes their sockets."""
-
-    def __init__(self) -> None:
-        self._rejections_in_progress = 0
-
-    def reject_now(self, sock: socket.socket, reason: str, *, encrypted: bool) -> None:
-        """Send the reason for a rejection as far as that does not block, and close."""
-        with sock, contextlib.suppress(OSError):
-            if not encrypted:
-                sock.setblocking(False)
-                sock.send(_rejection_frames(reason))
-
     async def reject(self, sock: socket.socket, reason: str, *, encrypted: bool) -> None:
         """Send the reason for a rejection in a GOAWAY, and close.
 
@@ -190,7 +167,7 @@ class ConnectionRejecter:
         its client would take for a broken handshake.
         """
         if encrypted or self._rejections_in_progress >= _MAX_REJECTING:
-            self.reject_now(sock, reason, encrypted=encrypted)
+            reject_now(sock, reason, encrypted=encrypted)
             return
         self._rejections_in_progress += 1
         try:
@@ -203,6 +180,23 @@ class ConnectionRejecter:
                         discarded += len(data)
         finally:
             self._rejections_in_progress -= 1
+
+
+def _limit_keys(sock: socket.socket, peer: Peer | None) -> list[LimitKey]:
+    """Return the keys that a connection counts for, the peer itself first."""
+    if peer is None:
+        return [("host", sock.getpeername()[0]), _ALL_CLIENTS]
+    if peer.is_own_user_or_root:
+        return [("process", str(peer.pid)), _ALL_CLIENTS]
+    return [("user", str(peer.uid)), _OTHER_USERS, _ALL_CLIENTS]
+
+
+def reject_now(sock: socket.socket, reason: str, *, encrypted: bool) -> None:
+    """Send the reason for a rejection as far as that does not block, and close."""
+    with sock, contextlib.suppress(OSError):
+        if not encrypted:
+            sock.setblocking(False)
+            sock.send(_rejection_frames(reason))
 
 
 def _rejection_frames(reason: str) -> bytes:

@@ -6,24 +6,15 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import attrs
-
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.purerpc_compat import collect_handlers
 
 _log = logging.getLogger("meshtrio.rpc")
 
 
-@attrs.frozen
-class UnavailableService:
-    """Returned instead of a handler if the servicer of a service could not be made."""
-
-    reason: str
-    """The message of the status that the call fails with."""
-
-
-FoundHandler = Handler | UnavailableService | None
-"""The handler of a method; None if the method is unknown."""
+FoundHandler = Handler | str | None
+"""The handler of a method, or why the servicer of its service cannot be made, which is the message
+of the status that the call fails with; None if the method is unknown."""
 
 
 class HandlerTable:
@@ -51,7 +42,7 @@ class HandlerTable:
                 return self._make_servicer(service) or self.handlers.get(path)
         return handler
 
-    def _make_servicer(self, service: str) -> UnavailableService | None:
+    def _make_servicer(self, service: str) -> str | None:
         """Make the servicer of a service; return the reason if that fails."""
         try:
             self.handlers |= collect_handlers([self._lazy_servicers[service]()])
@@ -59,6 +50,6 @@ class HandlerTable:
             error = exc.strerror if isinstance(exc, OSError) else None
             _log.error("%s cannot be served now: %s", service, exc, exc_info=None if error else exc)
             reason = error or "its servicer cannot be created; see the log of the process"
-            return UnavailableService(f"{service} is unavailable: {reason}; call again later")
+            return f"{service} is unavailable: {reason}; call again later"
         del self._lazy_servicers[service]
         return None

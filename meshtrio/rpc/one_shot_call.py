@@ -23,7 +23,8 @@ from meshtrio.http2.errors import ErrorCode, error_code_name
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.errors import error_for_call, error_for_reset, error_for_response
 from meshtrio.rpc.method import Message, Method
-from meshtrio.transport.transport import Buffer, Transport
+from meshtrio.rpc.write_buffer import WriteBuffer
+from meshtrio.transport.transport import Transport
 from meshtrio.util.text import escape_unprintable
 
 _READ_SIZE = 16 * 1024
@@ -76,7 +77,10 @@ class OneShotCall:
                 await transport.handshake()
             except OSError as exc:
                 raise ConnectionLostError(f"TLS failed: {exc.strerror or exc}") from None
-            await _send(transport, self._opening_bytes)
+            write_buffer = WriteBuffer(transport)
+            # After an error reading returns what the peer has sent first, and then fails likewise.
+            if write_buffer.write([self._opening_bytes]):
+                await write_buffer.drain()
             while not response.is_complete:
                 data = b""
                 with suppress(OSError):  # The peer closed without reading everything.
@@ -89,8 +93,9 @@ class OneShotCall:
                     raise ConnectionLostError(text)
                 sent_size = len(response.bytes_sent)
                 response = self._cached_responses.get(received) or self._interpret(received)
-                if not response.is_complete and len(response.bytes_sent) > sent_size:
-                    await _send(transport, response.bytes_sent[sent_size:])
+                answer = response.bytes_sent[sent_size:]
+                if answer and not response.is_complete and write_buffer.write([answer]):
+                    await write_buffer.drain()
         return response.parse_reply(self._reply_type)
 
     def _interpret(self, received: bytes) -> _ResponseReader:
@@ -112,16 +117,6 @@ class OneShotCall:
                 self._cached_responses.clear()
             self._cached_responses[received] = response
         return response
-
-
-async def _send(transport: Transport, data: bytes) -> None:
-    rest: Buffer = data
-    # After an error reading returns what the peer has sent first, and then fails likewise.
-    with suppress(OSError):
-        while rest or transport.has_pending_data:
-            rest = rest[transport.try_send([rest] if rest else []) :]
-            if rest or transport.has_pending_data:
-                await transport.wait_writable()
 
 
 class _ResponseReader:

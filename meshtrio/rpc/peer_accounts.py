@@ -17,7 +17,6 @@ replies that are not read.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from typing import Protocol
 from urllib.parse import unquote
@@ -29,7 +28,7 @@ import trio
 from meshtrio.contract import FORWARDED_METADATA_KEY
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.budget_settings import BudgetSettings
+from meshtrio.rpc.connection_limiter import ConnectionRejectedError
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.transport.peer import Peer
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
@@ -55,6 +54,36 @@ _WORK_TIMEOUT = 30.0
 
 PeerKey = tuple[str, str]
 """A kind of peer, and its name within that kind."""
+
+
+_FRACTION_TEXTS = {1.0: "", 0.5: "half of ", 0.25: "a quarter of ", 0.125: "an eighth of "}
+
+
+@attrs.frozen
+class BudgetSetting:
+    """The setting that a memory budget comes from, for errors."""
+
+    name: str
+    """The name of the setting, as users write it."""
+    ratio: float = 1.0
+    """Ratio of the budget to the value of the setting: 1, 0.5 or 0.25."""
+
+    def describe(self, budget: int, fraction: float, whose: str) -> str:
+        """Return the bytes of a fraction (1, 0.5 or 0.25) of the budget, and the setting."""
+        share = _FRACTION_TEXTS[fraction * self.ratio]
+        return f"{int(budget * fraction)} bytes for {whose} ({share}{self.name})"
+
+
+@attrs.frozen
+class BudgetSettings:
+    """The settings of a server's memory budgets; by default those of `Limits`."""
+
+    connection: BudgetSetting = BudgetSetting("connection_memory")
+    """Of the budget of a connection."""
+    peer: BudgetSetting = BudgetSetting("peer_memory")
+    """Of the budget of a peer."""
+    process: BudgetSetting = BudgetSetting("process_memory")
+    """Of the budget of the process."""
 
 
 @attrs.define(eq=False)
@@ -310,14 +339,14 @@ class PeerAccounts:
             account.is_trusted, account.max_active_calls = True, 2**62
         return account
 
-    def refusal_reason(self, peer: Peer) -> str:
-        """Return why and for how long new connections of a peer are refused; "" if they are not."""
+    def check_not_refused(self, peer: Peer) -> None:
+        """Raise ConnectionRejectedError while new connections of a peer are refused."""
         account = self._accounts.get(_peer_key(peer))
-        if account is None or not account.refusal_remaining:
-            return ""
-        seconds = f"{account.refusal_remaining:.1f} s"
-        why = "one was closed with ENHANCE_YOUR_CALM"
-        return f"new connections of {account.name} are refused for {seconds}: {why}"
+        if account is not None and account.refusal_remaining:
+            seconds = f"{account.refusal_remaining:.1f} s"
+            why = "one was closed with ENHANCE_YOUR_CALM"
+            text = f"new connections of {account.name} are refused for {seconds}: {why}"
+            raise ConnectionRejectedError(text)
 
     def for_forwarded_client(self, headers: RequestHeaders) -> PeerAccount | None:
         """Return the account of the client that a proxy has forwarded a call for, if it has."""
@@ -370,7 +399,7 @@ class ClientAccounts:
 
 def _peer_key(peer: Peer) -> PeerKey:
     if peer.uid is not None:
-        if peer.uid in (0, os.geteuid()):
+        if peer.is_own_user_or_root:
             return "process", str(peer.pid)
         return "user", str(peer.uid)
     if peer.subject or peer.subject_alt_names:

@@ -34,11 +34,11 @@ class Reserve:
     @staticmethod
     def is_mesh(peer: Peer, pid: int | None) -> bool:
         """Return whether a peer is the mesh, which may have any number of connections."""
-        return bool(pid) and peer.pid == pid and peer.uid in (0, os.geteuid())
+        return bool(pid) and peer.pid == pid and peer.is_own_user_or_root
 
     def admit(self, peer: Peer, held: int) -> ReservedSlot | None:
         """Take a slot for a process that has `held` already; return None if it gets none."""
-        if peer.pid is None or peer.uid not in (0, os.geteuid()):
+        if peer.pid is None or not peer.is_own_user_or_root:
             return None
         slot = ("reserve", _session_id(peer.pid))
         taken, of_session = self._sessions.total(), self._sessions[slot]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from itertools import takewhile
@@ -22,9 +21,9 @@ from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.connection_io import CLOSE_TIMEOUT
-from meshtrio.rpc.connection_limiter import LimitKey
+from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejectedError, LimitKey
 from meshtrio.rpc.half_closed_streams import HalfClosedStreams
-from meshtrio.rpc.handlers import FoundHandler, HandlerTable, UnavailableService
+from meshtrio.rpc.handlers import FoundHandler, HandlerTable
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.peer_accounts import (
     ClientAccounts,
@@ -90,14 +89,13 @@ class ConnectionOwner(Protocol):
     tracer: ServerTracer | None
     load_recorder: LoadRecorder
     peer_accounts: PeerAccounts
+    connection_limiter: ConnectionLimiter
     reply_sizes: dict[str, int]
     trusted_pid: int | None
     is_exiting: bool
     owns_process: bool
 
     def limits_for(self, transport: Transport) -> Limits: ...
-
-    def admit_certificate(self, connection: ServerConnection, tls: ssl.SSLObject) -> str: ...
 
     def request_exit(self, error: BaseException) -> None: ...
 
@@ -252,20 +250,22 @@ class ServerConnection(CallOwner):
     async def _handshake(self) -> bool:
         if not await super()._handshake():
             return False
-        tls = self.transport.ssl_object
-        reason = "" if tls is None else self._server.admit_certificate(self, tls)
-        reason = reason or self._register_peer()
-        if reason:
-            self.close(reason, ErrorCode.ENHANCE_YOUR_CALM)
-        return not reason
+        try:
+            self._register_peer()
+        except ConnectionRejectedError as exc:
+            self.close(str(exc), ErrorCode.ENHANCE_YOUR_CALM)
+            return False
+        return True
 
-    def _register_peer(self) -> str:
-        """Open an account for the connection; return the reason if its peer is refused."""
-        accounts, trusted_pid = self._server.peer_accounts, self._server.trusted_pid
-        peer = self.peer
-        is_trusted = trusted_pid is not None and peer.pid == trusted_pid
-        if not is_trusted and (reason := accounts.refusal_reason(peer)):
-            return reason
+    def _register_peer(self) -> None:
+        """Open an account for the connection. Raises ConnectionRejectedError."""
+        server, accounts, peer = self._server, self._server.peer_accounts, self.peer
+        if (tls := self.transport.ssl_object) is not None:
+            limiter = server.connection_limiter
+            self.limit_keys = limiter.admit_certificate(tls, peer, self.limit_keys)
+        is_trusted = server.trusted_pid is not None and peer.pid == server.trusted_pid
+        if not is_trusted:
+            accounts.check_not_refused(peer)
         account = self._peer_account = accounts.for_peer(peer, trusted=is_trusted)
         account.connections += 1
         self.account, self.loop_share = ConnectionAccount(account), account.loop_share
@@ -273,7 +273,6 @@ class ServerConnection(CallOwner):
             self._client_accounts = ClientAccounts(accounts, self.account)
         else:
             self._engine.abuse_limits.share(account.reset_bucket, account.control_bucket)
-        return ""
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
         super()._on_failed(event)
@@ -391,8 +390,8 @@ class ServerConnection(CallOwner):
             return None
         if handler is None:
             return purerpc.StatusCode.UNIMPLEMENTED, f"{headers.path} is unknown", b""
-        if isinstance(handler, UnavailableService):
-            return purerpc.StatusCode.UNAVAILABLE, handler.reason, b""
+        if isinstance(handler, str):
+            return purerpc.StatusCode.UNAVAILABLE, handler, b""
         if headers.encoding not in ENCODINGS:
             text = f"unsupported grpc-encoding {headers.encoding!r}"
             return purerpc.StatusCode.UNIMPLEMENTED, text, ACCEPT_ENCODING.data
