@@ -17,19 +17,10 @@ import attrs
 import trio
 
 from meshtrio.http2.hpack.decoder import HeaderField
+from meshtrio.rpc import tracer
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
-    AttemptKind,
-    AttemptTracer,
-    ClientCallTracer,
-    ClientTracer,
-    MethodTracer,
-    PickedAttempt,
-    ServerCallTracer,
-    ServerTracer,
-)
 from meshtrio.rpc.tracer_dispatch import MessageTracer, log_or_raise_exit, notify_tracer
 
 T = TypeVar("T")
@@ -39,8 +30,8 @@ T = TypeVar("T")
 class Tracers:
     """The tracers that new channels and servers of a trio run use."""
 
-    client: ClientTracer | None = None
-    server: ServerTracer | None = None
+    client: tracer.ClientTracer | None = None
+    server: tracer.ServerTracer | None = None
 
 
 _NO_TRACERS = Tracers()
@@ -54,7 +45,7 @@ def current_tracers() -> Tracers:
 
 @contextmanager
 def use_tracers(
-    *, client: ClientTracer | None = None, server: ServerTracer | None = None
+    *, client: tracer.ClientTracer | None = None, server: tracer.ServerTracer | None = None
 ) -> Iterator[None]:
     """Trace the calls of all channels and servers that are made in the block.
 
@@ -126,20 +117,20 @@ class _CompositeMessageTracer(_Composite[MessageTracer], MessageTracer):
     headers_received = _call_each("headers_received")
 
 
-class _CompositeServerCallTracer(_Composite[ServerCallTracer], ServerCallTracer):
+class _CompositeServerCallTracer(_Composite[tracer.ServerCallTracer], tracer.ServerCallTracer):
     __slots__ = ()
 
     before_handler = _call_each("before_handler")
     call_ended = _call_each("call_ended")
 
 
-class CompositeServerTracer(_Composite[ServerTracer], ServerTracer):
+class CompositeServerTracer(_Composite[tracer.ServerTracer], tracer.ServerTracer):
     """Calls several tracers of servers."""
 
     def start_call(
         self, server_context: ServerContext, method: Method, stream: Stream
-    ) -> ServerCallTracer:
-        started: list[ServerCallTracer] = []
+    ) -> tracer.ServerCallTracer:
+        started: list[tracer.ServerCallTracer] = []
         message_tracers = [stream.message_tracer]
         for each in self._tracers:
             stream.message_tracer = None
@@ -154,10 +145,10 @@ class CompositeServerTracer(_Composite[ServerTracer], ServerTracer):
     call_rejected = _call_each("call_rejected")
 
 
-class _CompositeAttemptTracer(_Composite[AttemptTracer], AttemptTracer):
+class _CompositeAttemptTracer(_Composite[tracer.AttemptTracer], tracer.AttemptTracer):
     __slots__ = ("extra_header_keys", "extra_headers", "wants_pick_events")
 
-    def __init__(self, tracers: Sequence[AttemptTracer]) -> None:
+    def __init__(self, tracers: Sequence[tracer.AttemptTracer]) -> None:
         super().__init__(tracers)
         self.wants_pick_events = any(each.wants_pick_events for each in tracers)
         self.extra_headers, self.extra_header_keys = b"", frozenset[str]()
@@ -172,7 +163,7 @@ class _CompositeAttemptTracer(_Composite[AttemptTracer], AttemptTracer):
             if each.wants_pick_events:
                 notify_tracer(authority, each.before_pick, authority, fields, deadline)
 
-    def endpoint_picked(self, attempt: PickedAttempt, *, was_delayed: bool) -> None:
+    def endpoint_picked(self, attempt: tracer.PickedAttempt, *, was_delayed: bool) -> None:
         stream = attempt.stream
         message_tracers = [stream.message_tracer]
         for each in self._tracers:
@@ -187,30 +178,33 @@ class _CompositeAttemptTracer(_Composite[AttemptTracer], AttemptTracer):
     attempt_ended = _call_each("attempt_ended")
 
 
-class _CompositeClientCallTracer(_Composite[ClientCallTracer], ClientCallTracer):
+class _CompositeClientCallTracer(_Composite[tracer.ClientCallTracer], tracer.ClientCallTracer):
     __slots__ = ()
 
-    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
-        arguments = AttemptTracer, kind, previous_attempts
+    def start_attempt(
+        self, kind: tracer.AttemptKind, previous_attempts: int
+    ) -> tracer.AttemptTracer:
+        arguments = tracer.AttemptTracer, kind, previous_attempts
         started = [start_tracer(each.start_attempt, *arguments) for each in self._tracers]
         return _CompositeAttemptTracer(started)
 
     call_ended = _call_each("call_ended")
 
 
-class _CompositeMethodTracer(_Composite[MethodTracer], MethodTracer):
-    def start_call(self) -> ClientCallTracer:
+class _CompositeMethodTracer(_Composite[tracer.MethodTracer], tracer.MethodTracer):
+    def start_call(self) -> tracer.ClientCallTracer:
         return _CompositeClientCallTracer(
-            [start_tracer(each.start_call, ClientCallTracer) for each in self._tracers]
+            [start_tracer(each.start_call, tracer.ClientCallTracer) for each in self._tracers]
         )
 
 
-class CompositeClientTracer(_Composite[ClientTracer], ClientTracer):
+class CompositeClientTracer(_Composite[tracer.ClientTracer], tracer.ClientTracer):
     """Calls several tracers of channels."""
 
-    def trace_method(self, target: str, method: Method) -> MethodTracer:
+    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
         started = [
-            start_tracer(each.trace_method, MethodTracer, target, method) for each in self._tracers
+            start_tracer(each.trace_method, tracer.MethodTracer, target, method)
+            for each in self._tracers
         ]
         return _CompositeMethodTracer(started)
 

@@ -15,7 +15,6 @@ import trio
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.grpc.headers import Trailers
 from meshtrio.http2 import events
-from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode, error_code_name
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
@@ -43,13 +42,9 @@ class Connection(ConnectionIO):
     """
 
     def __init__(
-        self,
-        transport: Transport,
-        role: Role,
-        limits: Limits | None = None,
-        timeouts: Timeouts | None = None,
+        self, transport: Transport, limits: Limits | None = None, timeouts: Timeouts | None = None
     ) -> None:
-        super().__init__(transport, role, limits)
+        super().__init__(transport, limits)
         self.timeouts = timeouts or Timeouts()
         self.streams: dict[int, Stream] = {}
         self.channelz_id = channelz_registry.next_channelz_id()

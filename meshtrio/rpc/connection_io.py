@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from time import thread_time
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
@@ -55,7 +55,10 @@ class ConnectionIO:
     streams: Mapping[int, ConnectedStream]
     """The streams of the calls that have not ended, by stream identifier."""
 
-    def __init__(self, transport: Transport, role: Role, limits: Limits | None) -> None:
+    is_client: ClassVar[bool]
+
+    def __init__(self, transport: Transport, limits: Limits | None) -> None:
+        role = Role.CLIENT if self.is_client else Role.SERVER
         self._engine = engine = GrpcConnection(role, limits)
         self.limits, self.windows = engine.limits, engine.windows
         self.peer_settings = engine.peer_settings
@@ -64,7 +67,6 @@ class ConnectionIO:
         self.send_headers = engine.send_headers
         self.send_data = engine.send_data
         self.set_receive_window = engine.set_receive_window
-        self.is_client = role is Role.CLIENT
         self.message_limits = default_message_limits(engine.limits, is_client=self.is_client)
         self.counters = CallCounters()
         self.closed = False

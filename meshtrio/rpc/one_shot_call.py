@@ -25,6 +25,7 @@ from meshtrio.rpc.errors import error_for_call, error_for_reset, error_for_respo
 from meshtrio.rpc.method import Message, Method
 from meshtrio.rpc.write_buffer import WriteBuffer
 from meshtrio.transport.transport import Transport
+from meshtrio.util.caches import BoundedCache
 from meshtrio.util.text import escape_unprintable
 
 _READ_SIZE = 16 * 1024
@@ -56,7 +57,7 @@ class OneShotCall:
         self._request_headers = build_request_headers(
             method.path.encode(), b"http", authority.encode(), accept_encoding=()
         ).data
-        self._cached_responses: dict[bytes, _ResponseReader] = {}
+        self._cached_responses = BoundedCache[bytes, _ResponseReader](_MAX_CACHED_RESPONSES)
         self._opening_bytes = self._interpret(b"").bytes_sent
 
     async def call(self, transport: Transport) -> Any:
@@ -113,8 +114,6 @@ class OneShotCall:
             raise ConnectionLostError(text) from exc
         response.bytes_sent = engine.data_to_send()
         if len(received) <= _MAX_CACHED_LENGTH:
-            if len(self._cached_responses) >= _MAX_CACHED_RESPONSES:
-                self._cached_responses.clear()
             self._cached_responses[received] = response
         return response
 

@@ -235,16 +235,10 @@ class ReceiveBuffer:
         return account.exceeded_receive_budget() if change > 0 else ""
 
     def charge_taken(self, size: int) -> None:
-        """Charge a message that the handler takes, until `release_taken`."""
-        if self.account is not None and size > MIN_CHARGED_SIZE:
+        """Set the charge for the message that the handler has taken; 0 releases it."""
+        if self.account is not None and (size > MIN_CHARGED_SIZE or not size):
+            self.account.add_working(size - self.taken_charge)
             self.taken_charge = size
-            self.account.add_working(size)
-
-    def release_taken(self) -> None:
-        """Release the charge of the message that the handler took last."""
-        charge, self.taken_charge = self.taken_charge, 0
-        if self.account is not None:
-            self.account.add_working(-charge)
 
     def charge_sending(self, size: int) -> None:
         """Set the charge for data that the call is going to send."""

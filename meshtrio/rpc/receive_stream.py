@@ -72,7 +72,7 @@ class ReceiveStream(ReceiveBuffer):
             if not self._until_clock_check and self._is_time_slice_over():
                 await self._wait_for_turn()
         if self.taken_charge:
-            self.release_taken()
+            self.charge_taken(0)
         while not self._messages and not self._parse_until_message():
             if self.error is not None:
                 raise self.error

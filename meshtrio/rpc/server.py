@@ -14,12 +14,7 @@ import attrs
 import trio
 
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc import channelz_registry
-from meshtrio.rpc.composite_tracer import (
-    CompositeServerTracer,
-    compose_tracers,
-    current_tracers,
-)
+from meshtrio.rpc import channelz_registry, composite_tracer
 from meshtrio.rpc.connection import check_timeouts_forever
 from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejectedError, reject_now
 from meshtrio.rpc.handlers import HandlerTable
@@ -104,7 +99,7 @@ class Server:
         exit status instead of an error of the connection.
         """
         self.handler_table = HandlerTable(servicers)
-        self.tracer = current_tracers().server
+        self.tracer = composite_tracer.current_tracers().server
         """The tracer of the server's calls; None if no tracer is installed."""
         self._tracers = [self.tracer]
         self.connection_limiter = ConnectionLimiter(self.limits)
@@ -125,7 +120,9 @@ class Server:
 
     def _set_tracers(self, tracers: list[ServerTracer | None]) -> None:
         self._tracers = tracers
-        self.tracer = compose_tracers(CompositeServerTracer, *tracers)
+        self.tracer = composite_tracer.compose_tracers(
+            composite_tracer.CompositeServerTracer, *tracers
+        )
 
     # -- serving -----------------------------------------------------------------------------
 

@@ -17,9 +17,9 @@ from meshtrio.grpc.compression import ENCODINGS
 from meshtrio.grpc.header_builder import ACCEPT_ENCODING
 from meshtrio.grpc.headers import RequestHeaders, is_grpc_content_type
 from meshtrio.http2 import events
-from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
+from meshtrio.rpc import rejection
 from meshtrio.rpc.connection_io import CLOSE_TIMEOUT
 from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejectedError, LimitKey
 from meshtrio.rpc.half_closed_streams import HalfClosedStreams
@@ -30,12 +30,6 @@ from meshtrio.rpc.peer_accounts import (
     ConnectionAccount,
     PeerAccount,
     PeerAccounts,
-)
-from meshtrio.rpc.rejection import (
-    TOO_LARGE_RESPONSE,
-    DiscardingStream,
-    encode_trailers_only,
-    respond_non_grpc,
 )
 from meshtrio.rpc.server_call import CallOwner, ServerCall, ServerInterceptor
 from meshtrio.rpc.server_load import LoadRecorder
@@ -103,8 +97,10 @@ class ConnectionOwner(Protocol):
 class ServerConnection(CallOwner):
     """A connection whose streams are served; `Connection` says who owns what."""
 
+    is_client = False
+
     def __init__(self, transport: Transport, server: ConnectionOwner) -> None:
-        super().__init__(transport, Role.SERVER, server.limits_for(transport), server.timeouts)
+        super().__init__(transport, server.limits_for(transport), server.timeouts)
         self._event_handlers |= {
             events.RequestReceived: self._on_request,
             events.RequestHeadersTooLarge: self._on_request_too_large,
@@ -332,10 +328,10 @@ class ServerConnection(CallOwner):
 
     def _on_request_too_large(self, event: events.RequestHeadersTooLarge) -> None:
         self.counters.started += 1
-        response = TOO_LARGE_RESPONSE
+        response = rejection.TOO_LARGE_RESPONSE
         if is_grpc_content_type(event.content_type.decode("latin-1")):
             max_size, code = self.peer_settings.max_header_list_size, _RESOURCE_EXHAUSTED
-            response = encode_trailers_only(max_size, code, event.reason)
+            response = rejection.encode_trailers_only(max_size, code, event.reason)
         self._reject(event.stream_id, response)
 
     def _on_request(self, event: events.RequestReceived[RequestHeaders]) -> None:
@@ -356,19 +352,19 @@ class ServerConnection(CallOwner):
         is_forwardable = is_grpc and not headers.error_message
         if forwarder and not (is_forwardable and forwarder.accepts(headers, handler is not None)):
             forwarder = None
-        rejection = self._find_rejection(headers, handler, forwarder) if is_grpc else None
-        if rejection is not None:
-            max_size, (code, message, _) = self.peer_settings.max_header_list_size, rejection
-            self._reject(stream_id, encode_trailers_only(max_size, *rejection))
+        status = self._find_rejection(headers, handler, forwarder) if is_grpc else None
+        if status is not None:
+            max_size, (code, message, _) = self.peer_settings.max_header_list_size, status
+            self._reject(stream_id, rejection.encode_trailers_only(max_size, *status))
             if (tracer := self._server.tracer) is not None:
-                status = code.value, message
-                notify_tracer_in_read_loop(headers.path, tracer.call_rejected, headers, status)
+                arguments = headers, (code.value, message)
+                notify_tracer_in_read_loop(headers.path, tracer.call_rejected, *arguments)
             return
         if forwarder is not None:
             stream = forwarder.forward(self, stream_id, headers)
         elif not is_grpc:
-            stream = self.streams[stream_id] = DiscardingStream(self, stream_id)
-            self.start_soon(respond_non_grpc, stream)
+            stream = self.streams[stream_id] = rejection.DiscardingStream(self, stream_id)
+            self.start_soon(rejection.respond_non_grpc, stream)
             self.counters.failed += 1
         else:
             assert isinstance(handler, Handler)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from functools import partial
 
 import trio
 
@@ -43,11 +42,10 @@ async def dial(
         OSError: Nothing listens there, or the TLS files cannot be used.
         ValueError: The address has another form.
     """
-    connect = partial(connect_socket, address, allowed_uids, backlog_timeout=backlog_timeout)
-    if tls is None:
-        return Transport(await connect())
-    context = await _load_ssl_context(tls)
-    sock = await connect()
+    context = None if tls is None else await _load_ssl_context(tls)
+    sock = await connect_socket(address, allowed_uids, backlog_timeout=backlog_timeout)
+    if tls is None or context is None:
+        return Transport(sock)
     hostname = tls.server_name or Address.parse(address).host or None
     return TlsTransport(sock, context, server_side=False, server_hostname=hostname)
 
