@@ -116,15 +116,7 @@ def make_client_ssl_context(config: ClientTlsConfig) -> ssl.SSLContext:
     Raises:
         OSError: A file cannot be read, or, as its subclass ssl.SSLError, cannot be used.
     """
-    with (
-        copy_pem_to_memfd(config.ca) as ca,
-        copy_pem_to_memfd(config.certificate) as certificate,
-        copy_pem_to_memfd(config.key) as key,
-    ):
-        context = ssl.create_default_context(cafile=ca)
-        if certificate is not None:
-            context.load_cert_chain(certificate, key)
-    return context
+    return _make_ssl_context(ssl.Purpose.SERVER_AUTH, config.certificate, config.key, config.ca)
 
 
 def make_server_ssl_context(
@@ -140,15 +132,24 @@ def make_server_ssl_context(
     Raises:
         OSError: A file cannot be read, or, as its subclass ssl.SSLError, cannot be used.
     """
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context = _make_ssl_context(ssl.Purpose.CLIENT_AUTH, certificate, key, client_ca)
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _make_ssl_context(
+    purpose: ssl.Purpose,
+    certificate: Path | str | None,
+    key: Path | str | None,
+    ca: Path | str | None,
+) -> ssl.SSLContext:
     with (
         copy_pem_to_memfd(certificate) as certificate_file,
         copy_pem_to_memfd(key) as key_file,
-        copy_pem_to_memfd(client_ca) as ca_file,
+        copy_pem_to_memfd(ca) as ca_file,
     ):
-        assert certificate_file is not None
-        context.load_cert_chain(certificate_file, key_file)
-        if ca_file is not None:
-            context.load_verify_locations(ca_file)
-            context.verify_mode = ssl.CERT_REQUIRED
+        context = ssl.create_default_context(purpose, cafile=ca_file)
+        if certificate_file is not None:
+            context.load_cert_chain(certificate_file, key_file)
     return context
