@@ -20,12 +20,8 @@ import attrs
 
 _MAX_TRACE_EVENTS = 32
 """Number of events that are kept for each channel and subchannel."""
-_ids = itertools.count(1)
-
-
-def next_channelz_id() -> int:
-    """Return an identifier that is unique in this process."""
-    return next(_ids)
+next_channelz_id = itertools.count(1).__next__
+"""Returns an identifier that is unique in this process."""
 
 
 class ChannelzTable(weakref.WeakValueDictionary[int, Any]):

@@ -187,8 +187,8 @@ class Connection(ConnectionIO):
         stream = self.streams.pop(stream_id, None)
         if stream is None:
             return
-        if self.window_waiters:
-            self.wake_next_sender(stream)
+        if self.window_waiters.streams:
+            self.window_waiters.wake_next(stream)
         awaits_end = not stream.remote_closed and self._should_await_end_stream(stream_id, code)
         if not awaits_end and self._engine.reset_stream(stream_id, code):
             self.flush()
@@ -207,7 +207,7 @@ class Connection(ConnectionIO):
 
     def _fail_stream(self, stream: Stream, error: purerpc.RpcFailedError) -> None:
         self.streams.pop(stream.id, None)
-        self.wake_next_sender(stream)
+        self.window_waiters.wake_next(stream)
         stream.fail(error)
         self._on_stream_removed(stream)
 

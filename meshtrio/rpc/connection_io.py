@@ -83,11 +83,7 @@ class ConnectionIO:
         self._nursery: trio.Nursery | None = None
         self.write_buffer = WriteBuffer(transport)
         self.write_coalescer = WriteCoalescer(self._now)
-        self._window_waiters = WindowWaiters(engine.windows, self.write_buffer, self.start_soon)
-        self.window_waiters = self._window_waiters.streams
-        self.wake_on_window = self._window_waiters.wait_for_window
-        self.wake_on_writable = self._window_waiters.wait_until_writable
-        self.wake_next_sender = self._window_waiters.wake_next
+        self.window_waiters = WindowWaiters(engine.windows, self.write_buffer, self.start_soon)
         self.account: ConnectionAccount | None = None
         """The account of the memory that the connection's calls use, on a server."""
         self.loop_share = EventLoopShare()
@@ -223,7 +219,7 @@ class ConnectionIO:
             self.close(f"incomplete frames exceed {budget}", ErrorCode.ENHANCE_YOUR_CALM)
         if self._has_window_opened:
             self._has_window_opened = False
-            self._window_waiters.wake()
+            self.window_waiters.wake()
         for stream in self._streams_with_data:
             if not stream.remote_closed:
                 stream.release_window()

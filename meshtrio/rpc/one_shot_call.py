@@ -87,7 +87,7 @@ class OneShotCall:
                 with suppress(OSError):  # The peer closed without reading everything.
                     data = await transport.receive(_READ_SIZE)
                 if not data:
-                    raise response.make_close_error()
+                    raise response.close_error(response.close_text)
                 received += data
                 if len(received) > _MAX_RESPONSE_SIZE:
                     text = f"the peer's response is over {_MAX_RESPONSE_SIZE} bytes"
@@ -105,7 +105,10 @@ class OneShotCall:
         stream_id = engine.open_stream(self._request_headers)
         engine.send_data(stream_id, self._request_body, end_stream=True)
         try:
-            for event in engine.receive_data(received, trio.current_time()) if received else ():
+            new_events = engine.receive_data(received, trio.current_time()) if received else ()
+            if new_events:
+                response.close_error = ConnectionLostError
+            for event in new_events:
                 response.on_event(event)
         except purerpc.RpcFailedError:
             raise
@@ -123,25 +126,17 @@ class _ResponseReader:
 
     def __init__(self, bytes_sent: bytes = b"") -> None:
         self.is_complete = False
-        self.goaway_text = ""
-        self._is_overloaded = self._has_received = False
+        self.close_error: type[ConnectionLostError] = ClosedWithoutResponseError
+        """The error of the call if the peer closes the connection now."""
+        self.close_text = _CLOSED_TEXT
         self.bytes_sent = bytes_sent
         """All bytes that this side has sent until then."""
         self._reader = MessageReader(_LIMITS.max_message_size)
         self._messages: list[bytes] = []
         self._trailers: Trailers | None = None
 
-    def make_close_error(self) -> ConnectionLostError:
-        """Make the error for a connection that the peer closes now."""
-        if self._is_overloaded:
-            return PeerOverloadedError(self.goaway_text)
-        if not self._has_received:
-            return ClosedWithoutResponseError(_CLOSED_TEXT)
-        return ConnectionLostError(self.goaway_text or _CLOSED_TEXT)
-
     def on_event(self, event: events.Http2Event) -> None:
         """Handle an event of the engine."""
-        self._has_received = True
         if self.is_complete:
             return  # A server may reset a stream after its response (RFC 9113 §8.1).
         match event:
@@ -163,10 +158,11 @@ class _ResponseReader:
                 broke = f"the peer violated HTTP/2 ({error_code_name(code)}: {reason})"
                 raise ConnectionLostError(broke)
             case events.GoAwayReceived(error_code=code, debug_data=debug) if code:
-                self._is_overloaded = code == ErrorCode.ENHANCE_YOUR_CALM
+                is_overloaded = code == ErrorCode.ENHANCE_YOUR_CALM
+                self.close_error = PeerOverloadedError if is_overloaded else ConnectionLostError
                 why = escape_unprintable(debug[:_MAX_DEBUG_LENGTH].decode("utf-8", "replace"))
                 name, colon = error_code_name(code), ": " if why else ""
-                self.goaway_text = f"{_CLOSED_TEXT} ({name}{colon}{why})"
+                self.close_text = f"{_CLOSED_TEXT} ({name}{colon}{why})"
 
     def _on_data(self, data: bytes) -> None:
         try:

@@ -133,7 +133,7 @@ class PeerAccount:
         """Open an account; `parent` is that of the user if the peer is one of its processes."""
         self.name = name
         self.limits = limits
-        self._budget_settings = budget_settings
+        self.budget_settings = budget_settings
         self.is_trusted = False
         """Whether the peer is a proxy for many clients, bound by the limits of the process only."""
         self.active_calls = 0
@@ -146,12 +146,12 @@ class PeerAccount:
         """Size of incomplete frames and header blocks, in bytes, which is part of `received`."""
         self.loop_share = EventLoopShare()
         self.reset_bucket = TokenBucket(limits.reset_burst, limits.reset_rate)
+        factor = _SHARED_BUDGET_FACTOR
         self.control_bucket = TokenBucket(
-            limits.control_burst * _SHARED_BUDGET_FACTOR,
-            limits.control_rate * _SHARED_BUDGET_FACTOR,
+            limits.control_burst * factor, limits.control_rate * factor
         )
         self.user_reset_bucket = TokenBucket(
-            limits.reset_burst * _SHARED_BUDGET_FACTOR, limits.reset_rate * _SHARED_BUDGET_FACTOR
+            limits.reset_burst * factor, limits.reset_rate * factor
         )
         """Limits the resets of all processes of a user."""
         if parent is not None:
@@ -179,7 +179,7 @@ class PeerAccount:
         self, held_by_connection: int, held: int, held_by_process: int, fraction: float
     ) -> str:
         """Describe the budget of which the held bytes exceed a fraction; "" for none."""
-        limits, settings = self.limits, self._budget_settings
+        limits, settings = self.limits, self.budget_settings
         if not self.is_trusted:
             budget = limits.connection_memory
             if held_by_connection > budget * fraction:
@@ -190,13 +190,6 @@ class PeerAccount:
         if held_by_process > process_budget and held > process_budget / _OVERLOAD_PEER_DIVISOR:
             return settings.process.describe(limits.process_memory, fraction, "all peers")
         return ""
-
-    def exceeded_incomplete_budget(self) -> str:
-        """Describe the budget that incomplete frames and header blocks exceed; "" for none."""
-        budget, fraction = self.limits.peer_memory, 0.5
-        if self.is_trusted or self.incomplete_size <= budget * fraction:
-            return ""
-        return self._budget_settings.peer.describe(budget, fraction, self.name)
 
     def wake_waiters(self) -> None:
         """Wake waiting calls and streams, because memory was released."""
@@ -250,9 +243,13 @@ class ConnectionAccount:
 
     def add_incomplete(self, size: int) -> str:
         """Count bytes of incomplete frames; describe the budget that they exceed, "" for none."""
-        self.peer_account.incomplete_size += size
+        peer, fraction = self.peer_account, 0.5
+        peer.incomplete_size += size
         self.add_received(size)
-        return self.peer_account.exceeded_incomplete_budget() if size > 0 else ""
+        budget = peer.limits.peer_memory
+        if size <= 0 or peer.is_trusted or peer.incomplete_size <= budget * fraction:
+            return ""
+        return peer.budget_settings.peer.describe(budget, fraction, peer.name)
 
     def add_working(self, size: int) -> None:
         """Count bytes that calls work with; a negative size releases them."""
@@ -263,11 +260,6 @@ class ConnectionAccount:
             self.peer_account.wake_waiters()
         elif PROCESS_MEMORY.held > PROCESS_MEMORY.peak:
             PROCESS_MEMORY.peak = PROCESS_MEMORY.held
-
-    @property
-    def is_in_use(self) -> bool:
-        """Whether calls are charged to the account."""
-        return bool(self.received or self.working or self.peer_account.active_calls)
 
     def exceeded_receive_budget(self) -> str:
         """Describe the budget that the received bytes exceed; "" for none.
@@ -391,8 +383,11 @@ class ClientAccounts:
         account = self._client_accounts.get(peer_account)
         if account is None:
             if len(self._client_accounts) >= _MAX_CLIENT_ACCOUNTS:
-                in_use = {a: each for a, each in self._client_accounts.items() if each.is_in_use}
-                self._client_accounts = in_use
+                self._client_accounts = {
+                    peer: each
+                    for peer, each in self._client_accounts.items()
+                    if each.received or each.working or peer.active_calls
+                }
             account = self._client_accounts[peer_account] = ConnectionAccount(peer_account)
         return account
 

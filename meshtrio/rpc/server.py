@@ -17,12 +17,11 @@ from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry, composite_tracer
 from meshtrio.rpc.connection import check_timeouts_forever
 from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejectedError, reject_now
-from meshtrio.rpc.handlers import HandlerTable
 from meshtrio.rpc.peer_accounts import BudgetSettings, PeerAccounts, trim_process_memory
+from meshtrio.rpc.purerpc_compat import HandlerTable
 from meshtrio.rpc.server_call import ServerInterceptor
 from meshtrio.rpc.server_connection import AccessCheck, Forwarder, ServerConnection
-from meshtrio.rpc.server_load import LoadRecorder
-from meshtrio.rpc.stats import CallCounters
+from meshtrio.rpc.stats import CallCounters, LoadRecorder
 from meshtrio.rpc.timeouts import CHECK_INTERVAL, Timeouts
 from meshtrio.rpc.tracer import ServerTracer
 from meshtrio.transport.acceptor import Acceptor

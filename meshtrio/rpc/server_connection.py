@@ -23,20 +23,13 @@ from meshtrio.rpc import rejection
 from meshtrio.rpc.connection_io import CLOSE_TIMEOUT
 from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejectedError, LimitKey
 from meshtrio.rpc.half_closed_streams import HalfClosedStreams
-from meshtrio.rpc.handlers import FoundHandler, HandlerTable
 from meshtrio.rpc.method import Handler
-from meshtrio.rpc.peer_accounts import (
-    ClientAccounts,
-    ConnectionAccount,
-    PeerAccount,
-    PeerAccounts,
-)
-from meshtrio.rpc.server_call import CallOwner, ServerCall, ServerInterceptor
-from meshtrio.rpc.server_load import LoadRecorder
+from meshtrio.rpc.peer_accounts import ClientAccounts, ConnectionAccount, PeerAccount, PeerAccounts
+from meshtrio.rpc.purerpc_compat import FoundHandler, HandlerTable
+from meshtrio.rpc.server_call import CallOwner, CallServer, ServerCall
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.rpc.tracer import ServerTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.peer import Peer
 from meshtrio.transport.transport import Transport
@@ -72,26 +65,20 @@ The last argument says whether the call is to be forwarded.
 """
 
 
-class ConnectionOwner(Protocol):
+class ConnectionOwner(CallServer, Protocol):
     """The part of a server that its connections use."""
 
     timeouts: Timeouts
     handler_table: HandlerTable
-    interceptors: tuple[ServerInterceptor, ...]
     forwarder: Forwarder | None
     check_access: AccessCheck | None
-    tracer: ServerTracer | None
-    load_recorder: LoadRecorder
     peer_accounts: PeerAccounts
     connection_limiter: ConnectionLimiter
-    reply_sizes: dict[str, int]
     trusted_pid: int | None
     is_exiting: bool
     owns_process: bool
 
     def limits_for(self, transport: Transport) -> Limits: ...
-
-    def request_exit(self, error: BaseException) -> None: ...
 
 
 class ServerConnection(CallOwner):
@@ -105,13 +92,7 @@ class ServerConnection(CallOwner):
             events.RequestReceived: self._on_request,
             events.RequestHeadersTooLarge: self._on_request_too_large,
         }
-        self._server = server
-        self._find_handler = server.handler_table.find
-        self._forwarder, self._check_access = server.forwarder, server.check_access
-        self.interceptors = server.interceptors
-        self.load_recorder = server.load_recorder
-        self.reply_sizes = server.reply_sizes
-        self.request_exit = server.request_exit
+        self.server: ConnectionOwner = server
         self.limit_keys: list[LimitKey] = []
         """The keys under which the server's connection limiter counts the connection."""
         self._peer_account: PeerAccount | None = None
@@ -255,7 +236,7 @@ class ServerConnection(CallOwner):
 
     def _register_peer(self) -> None:
         """Open an account for the connection. Raises ConnectionRejectedError."""
-        server, accounts, peer = self._server, self._server.peer_accounts, self.peer
+        server, accounts, peer = self.server, self.server.peer_accounts, self.peer
         if (tls := self.transport.ssl_object) is not None:
             limiter = server.connection_limiter
             self.limit_keys = limiter.admit_certificate(tls, peer, self.limit_keys)
@@ -291,7 +272,7 @@ class ServerConnection(CallOwner):
     def _on_stream_removed(self, stream: Stream) -> None:
         stream.release_charges()
         if self.is_refusing:
-            if self._forwarder is not None:
+            if self.server.forwarder is not None:
                 self.refuse_waiting_streams()
             self._close_if_idle()
 
@@ -312,14 +293,14 @@ class ServerConnection(CallOwner):
                 self._engine.reset_stream(stream_id, _NO_ERROR)
 
     def abandon_if_exiting(self, stream: Stream) -> bool:
-        if not self._server.is_exiting:
+        if not self.server.is_exiting:
             return False
-        if self._server.owns_process and not self._is_socket_kept_open:
+        if self.server.owns_process and not self._is_socket_kept_open:
             self._is_socket_kept_open = True
             # It fails if the socket is closed already, or without free file descriptors.
             with contextlib.suppress(OSError):
                 os.dup(self.transport.sock.fileno())
-        self.wake_next_sender(stream)
+        self.window_waiters.wake_next(stream)
         if self.streams.pop(stream.id, None) is not None:
             self._on_stream_removed(stream)
         return True
@@ -347,8 +328,8 @@ class ServerConnection(CallOwner):
             self._engine.reset_stream(stream_id, _REFUSED_STREAM)
             self.counters.failed += 1
             return
-        headers, handler = event.headers, self._find_handler(event.headers.path)
-        is_grpc, forwarder = headers.is_grpc, self._forwarder
+        headers, handler = event.headers, self.server.handler_table.find(event.headers.path)
+        is_grpc, forwarder = headers.is_grpc, self.server.forwarder
         is_forwardable = is_grpc and not headers.error_message
         if forwarder and not (is_forwardable and forwarder.accepts(headers, handler is not None)):
             forwarder = None
@@ -356,7 +337,7 @@ class ServerConnection(CallOwner):
         if status is not None:
             max_size, (code, message, _) = self.peer_settings.max_header_list_size, status
             self._reject(stream_id, rejection.encode_trailers_only(max_size, *status))
-            if (tracer := self._server.tracer) is not None:
+            if (tracer := self.server.tracer) is not None:
                 arguments = headers, (code.value, message)
                 notify_tracer_in_read_loop(headers.path, tracer.call_rejected, *arguments)
             return
@@ -378,8 +359,8 @@ class ServerConnection(CallOwner):
         """Return the status of a gRPC call that is rejected, and encoded fields to send with it."""
         if headers.error_message:
             return purerpc.StatusCode.INTERNAL, headers.error_message, b""
-        if self._check_access is not None:
-            reason = self._check_access(self.peer, headers, forwarder is not None)
+        if self.server.check_access is not None:
+            reason = self.server.check_access(self.peer, headers, forwarder is not None)
             if reason:
                 return purerpc.StatusCode.PERMISSION_DENIED, reason, b""
         if forwarder is not None:
@@ -398,5 +379,5 @@ class ServerConnection(CallOwner):
         if self._client_accounts is not None:
             stream.charge_to(self._client_accounts.account_for(headers))
         self.running_handlers += 1
-        self.start_soon(ServerCall(self, stream, handler, headers, self._server.tracer).run)
+        self.start_soon(ServerCall(self, stream, handler, headers).run)
         return stream

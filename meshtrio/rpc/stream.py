@@ -62,11 +62,6 @@ class Stream(ReceiveStream):
         return self.error is not None and self.id not in self._connection.streams
 
     @property
-    def send_closed(self) -> bool:
-        """Whether messages are dropped: the stream failed, or its server has responded."""
-        return self.error is not None or (self.remote_closed and self._connection.is_client)
-
-    @property
     def has_succeeded(self) -> bool:
         """Whether the call has ended with status OK, on a client."""
         return self.trailers is not None and self.trailers.code == 0
@@ -140,13 +135,13 @@ class Stream(ReceiveStream):
                 break
             left = memoryview(left)[taken:]
             connection.flush()
-            connection.wake_on_window(self)
+            connection.window_waiters.wait_for_window(self)
             self.charge_blocked_send(len(left) + following_size)
             await self._wait_writable()
             if self._loop_share.charge(WAKE_COST):
                 await self._loop_share.wait_for_turn()
-        if connection.window_waiters:
-            connection.wake_next_sender(self)
+        if connection.window_waiters.streams:
+            connection.window_waiters.wake_next(self)
         if trailers and not self.send_closed:
             connection.send_headers(self.id, trailers, end_stream=True)
         connection.flush()
