@@ -78,6 +78,8 @@ class ConnectionIO:
         self._now = trio.lowlevel.current_clock().current_time
         """The same as `trio.current_time`, at half the cost."""
         self._opened_at = self._last_read_at = self._now()
+        self._is_socket_kept_open = False
+        """Whether a copy of the socket stays open until the process has exited."""
         self._is_handshake_done = False
         """Whether the transport accepts data."""
         self._nursery: trio.Nursery | None = None
@@ -243,6 +245,8 @@ class ConnectionIO:
         """
         with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OSError):
             await self.write_buffer.wait_drained()
+            if self._is_socket_kept_open:
+                return
             self.transport.send_eof()
             while await self.transport.receive(_RECEIVE_SIZE):
                 pass

@@ -17,12 +17,12 @@ from meshtrio.grpc.compression import ENCODINGS
 from meshtrio.grpc.header_builder import ACCEPT_ENCODING
 from meshtrio.grpc.headers import RequestHeaders, is_grpc_content_type
 from meshtrio.http2 import events
+from meshtrio.http2.connection import H2Connection
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import rejection
 from meshtrio.rpc.connection_io import CLOSE_TIMEOUT
 from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejectedError, LimitKey
-from meshtrio.rpc.half_closed_streams import HalfClosedStreams
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.peer_accounts import ClientAccounts, ConnectionAccount, PeerAccount, PeerAccounts
 from meshtrio.rpc.purerpc_compat import FoundHandler, HandlerTable
@@ -37,6 +37,7 @@ from meshtrio.transport.transport import Transport
 _NO_ERROR, _REFUSED_STREAM = ErrorCode.NO_ERROR, ErrorCode.REFUSED_STREAM
 _RESOURCE_EXHAUSTED = purerpc.StatusCode.RESOURCE_EXHAUSTED
 _DISCARD_SIZE = 256 * 1024
+_MAX_HALF_CLOSED_STREAMS = 256
 _DRAIN_PING_PAYLOAD = b"drain..."
 _DRAIN_PING_TIMEOUT = 1.0
 """Seconds to wait for the acknowledgement of the PING between the two GOAWAYs of a drain."""
@@ -81,6 +82,45 @@ class ConnectionOwner(CallServer, Protocol):
     def limits_for(self, transport: Transport) -> Limits: ...
 
 
+class HalfClosedStreams:
+    """Gives clients time to end the streams that a server has answered.
+
+    Clients fail a call that is reset right behind its response while they have not sent their
+    END_STREAM yet, although RFC 9113 §8.1 allows the reset. So the streams stay open for a while;
+    the oldest are reset if there are too many. They hold no handler and no memory of messages.
+    """
+
+    def __init__(self, engine: H2Connection, max_concurrent_streams: int) -> None:
+        self._engine = engine
+        self._max_streams = min(_MAX_HALF_CLOSED_STREAMS, max_concurrent_streams // 2)
+        self._answered_at: dict[int, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._answered_at)
+
+    def add(self, stream_id: int, now: float) -> bool:
+        """Keep a stream open; return whether others were reset, so that a flush is due."""
+        self._answered_at[stream_id] = now
+        return len(self._answered_at) > self._max_streams and self._trim()
+
+    def _trim(self) -> bool:
+        """Drop the streams that the client has ended, and reset the oldest of too many others."""
+        is_open = self._engine.is_half_closed_local
+        waiting = [item for item in self._answered_at.items() if is_open(item[0])]
+        surplus = max(len(waiting) - self._max_streams, 0)
+        for stream_id, _ in waiting[:surplus]:
+            self._engine.reset_stream(stream_id, _NO_ERROR)
+        self._answered_at = dict(waiting[surplus:])
+        return surplus > 0
+
+    def reset_older_than(self, time: float) -> None:
+        """Reset the streams that were answered at a time or before it."""
+        for stream_id, answered_at in list(self._answered_at.items()):
+            if answered_at <= time:
+                del self._answered_at[stream_id]
+                self._engine.reset_stream(stream_id, _NO_ERROR)
+
+
 class ServerConnection(CallOwner):
     """A connection whose streams are served; `Connection` says who owns what."""
 
@@ -105,7 +145,6 @@ class ServerConnection(CallOwner):
         """Whether new calls are refused; the client has been sent the second GOAWAY."""
         self._is_refusing_waiting = False
         self._half_closed = HalfClosedStreams(self._engine, self.limits.max_concurrent_streams)
-        self._is_socket_kept_open = False
 
     def statistics(self) -> ConnectionStatistics:
         counters = self.counters
@@ -214,13 +253,6 @@ class ServerConnection(CallOwner):
     def _on_ping_ack(self, event: events.PingAckReceived) -> None:
         if event.payload == _DRAIN_PING_PAYLOAD:
             self._drain_acknowledged.set()
-
-    async def _drain_before_close(self) -> None:
-        if not self._is_socket_kept_open:
-            await super()._drain_before_close()
-        else:
-            with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OSError):
-                await self.write_buffer.wait_drained()
 
     # -- the peer ----------------------------------------------------------------------------
 

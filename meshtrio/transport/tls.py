@@ -7,11 +7,11 @@ import socket
 import ssl
 from pathlib import Path
 
-from meshtrio.transport.peer import Peer, peer_of
 from meshtrio.transport.transport import Buffer, Transport
 from meshtrio.util.regular_files import copy_pem_to_memfd
 from meshtrio.util.tls_config import ClientTlsConfig
 
+_PemFile = Path | str | None
 _ALPN_PROTOCOL = "h2"
 _MAX_RECORD_SIZE = 16 * 1024
 """Maximum size of the plaintext of one TLS record, in bytes (RFC 8446 §5.1)."""
@@ -99,9 +99,6 @@ class TlsTransport(Transport):
             await self.wait_writable()
             self._send_ciphertext()
 
-    def peer(self) -> Peer:
-        return peer_of(self.sock, self.ssl_object.getpeercert())
-
     def send_eof(self) -> None:
         """Send close_notify and shut down the sending side. Raises OSError."""
         with contextlib.suppress(ssl.SSLError):
@@ -120,7 +117,7 @@ def make_client_ssl_context(config: ClientTlsConfig) -> ssl.SSLContext:
 
 
 def make_server_ssl_context(
-    certificate: Path | str, key: Path | str | None, client_ca: Path | str | None
+    certificate: Path | str, key: _PemFile, client_ca: _PemFile
 ) -> ssl.SSLContext:
     """Make a context for servers from PEM files.
 
@@ -139,10 +136,7 @@ def make_server_ssl_context(
 
 
 def _make_ssl_context(
-    purpose: ssl.Purpose,
-    certificate: Path | str | None,
-    key: Path | str | None,
-    ca: Path | str | None,
+    purpose: ssl.Purpose, certificate: _PemFile, key: _PemFile, ca: _PemFile
 ) -> ssl.SSLContext:
     with (
         copy_pem_to_memfd(certificate) as certificate_file,
