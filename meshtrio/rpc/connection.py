@@ -217,15 +217,13 @@ class Connection(ConnectionIO):
     # -- events ------------------------------------------------------------------------------
 
     def _on_data(self, event: events.DataReceived) -> None:
-        stream = self.streams.get(event.stream_id)
-        if stream is not None:
+        if (stream := self.streams.get(event.stream_id)) is not None:
             stream.on_data(event.data, event.end_stream)
             if not event.end_stream:
                 self._streams_with_data.add(stream)
 
     def _on_trailers(self, event: events.TrailersReceived[Trailers | None]) -> None:
-        stream = self.streams.get(event.stream_id)
-        if stream is not None:
+        if (stream := self.streams.get(event.stream_id)) is not None:
             stream.on_end_stream(event.trailers)
 
     def _on_reset(self, event: events.StreamReset) -> None:
@@ -239,12 +237,10 @@ class Connection(ConnectionIO):
         self._fail_stream(stream, error)
 
     def _on_window(self, event: events.WindowUpdated) -> None:
-        if event.stream_id:
-            stream = self.streams.get(event.stream_id)
-            if stream is not None:
-                stream.on_writable()
-        else:
+        if not event.stream_id:
             self._has_window_opened = True
+        elif (stream := self.streams.get(event.stream_id)) is not None:
+            stream.on_writable()
 
     def _on_settings(self, event: events.SettingsReceived) -> None:
         if event.windows_increased:

@@ -176,19 +176,14 @@ def _connect(
         sock.setblocking(False)
         sock.connect(path)
         if allowed_uids is not None:
-            _check_server_uid(sock, allowed_uids, file_uid)
+            uid = peer_of(sock).uid
+            if uid not in allowed_uids and not (uid == file_uid and _is_in_uid_namespace()):
+                wanted = " or ".join(f"uid {each}" for each in sorted(allowed_uids))
+                raise WrongServerError(f"its socket is served by uid {uid}, not by {wanted}")
     except BaseException:
         sock.close()
         raise
     return sock
-
-
-def _check_server_uid(sock: socket.socket, allowed_uids: frozenset[int], file_uid: int) -> None:
-    uid = peer_of(sock).uid
-    if uid in allowed_uids or (uid == file_uid and _is_in_uid_namespace()):
-        return
-    wanted = " or ".join(f"uid {each}" for each in sorted(allowed_uids))
-    raise WrongServerError(f"its socket is served by uid {uid}, not by {wanted}")
 
 
 @cache
