@@ -26,7 +26,7 @@ from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import connection_io, connection_limiter
-from meshtrio.rpc.connection_limiter import ConnectionLimiter, TooManyConnectionsError
+from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejectedError
 from meshtrio.services.channelz import _make_page
 from meshtrio.services.registry import Registrations
 from meshtrio.supervisor.process.proc.accept_queue import AcceptQueue, read_accept_queue
@@ -57,7 +57,7 @@ async def test_other_users_have_half_of_the_connections(monkeypatch: pytest.Monk
         limiter.admit(sock)
         limiter.admit(sock)
         reason = r"accepts 2 of other users \(half of max_connections\)"
-        with pytest.raises(TooManyConnectionsError, match=reason):
+        with pytest.raises(ConnectionRejectedError, match=reason):
             limiter.admit(sock)
 
 

@@ -159,7 +159,7 @@ class CallDestination:
         self.call_counters = CallCounters()
         """Counts calls, however many attempts each of them takes."""
         self.trace_node = channelz_registry.TraceNode()
-        channelz_registry.CHANNELS.add(self.trace_node.channelz_id, self)
+        channelz_registry.CHANNELS[self.trace_node.channelz_id] = self
         self.retry_control = RetryControl(Random())
         """Retry budget and throttle, shared by all calls."""
         connections = ConnectionOptions(limits, tls, timeouts, dialer)

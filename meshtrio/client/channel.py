@@ -163,7 +163,7 @@ async def open_channel(
             yield channel
         finally:
             pool.unsubscribe(key, channel.update_state)
-            channelz_registry.CHANNELS.remove(channel.trace_node.channelz_id)
+            channelz_registry.CHANNELS.pop(channel.trace_node.channelz_id, None)
             channel.picker.close(channel)
             nursery.cancel_scope.cancel()
 

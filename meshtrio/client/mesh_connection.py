@@ -12,8 +12,7 @@ from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.errors import NoMeshError, UntrustedMeshError
 from meshtrio.http2.limits import UNLIMITED
 from meshtrio.runtime_dir.trust import find_mesh_socket, trusted_uids
-from meshtrio.transport.dial import connect_socket
-from meshtrio.transport.unix_connect import WrongServerError
+from meshtrio.transport.dial import WrongServerError, connect_socket
 from meshtrio.util.concurrency import require_trio
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 

@@ -16,9 +16,10 @@ from meshtrio.errors import ConnectionLostError
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.client_connection import ClientConnection
+from meshtrio.rpc.connection import check_timeouts_forever
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, TimeoutChecker, Timeouts
+from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
 from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.util.address import Address
@@ -75,7 +76,7 @@ class Subchannel:
         """Why the last attempt to connect failed, "" after one that succeeded."""
         self.watchers: list[Callable[[], None]] = []
         self.trace_node = channelz_registry.TraceNode()
-        channelz_registry.SUBCHANNELS.add(self.trace_node.channelz_id, self)
+        channelz_registry.SUBCHANNELS[self.trace_node.channelz_id] = self
         self.past_counters = CallCounters()
         """Counts the calls of connections that have closed."""
         self.options = options
@@ -95,7 +96,7 @@ class Subchannel:
 
     def start_draining(self) -> None:
         """Take no more calls; `run` ends once those under way have finished."""
-        channelz_registry.SUBCHANNELS.remove(self.trace_node.channelz_id)
+        channelz_registry.SUBCHANNELS.pop(self.trace_node.channelz_id, None)
         self._draining.set()
         self._dial_scope.cancel()
         for connection in list(self.connections):
@@ -118,7 +119,7 @@ class Subchannel:
         failures = 0
         async with trio.open_nursery() as nursery:
             if self._timeouts.are_checked_periodically:
-                nursery.start_soon(self._check_timeouts_loop)
+                nursery.start_soon(check_timeouts_forever, self.connections)
             while not self._draining.is_set():
                 failures = 0 if await self._connect(nursery) else failures + 1
                 delay = self.endpoint.reconnect_backoff.delay(failures, self._rng)
@@ -212,8 +213,3 @@ class Subchannel:
             _log.info("%s: connection failed: %s; retrying", self.endpoint.address, error)
             self.connect_error = error
             self._notify_watchers()
-
-    async def _check_timeouts_loop(self) -> None:
-        checker = TimeoutChecker()
-        while True:
-            await checker.check_next(self.connections)

@@ -21,7 +21,7 @@ from meshtrio.config import GatewayConfig, GatewaySecurity, MeshConfig
 from meshtrio.discovery.registry import Registry
 from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.budget_settings import BudgetSetting, BudgetSettings
+from meshtrio.rpc.peer_accounts import BudgetSetting, BudgetSettings
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir

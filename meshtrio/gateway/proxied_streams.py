@@ -90,13 +90,13 @@ class ProxiedStream(Stream):
             return len(data)  # The peer does not want it any more.
         # Trailers are small: a full socket buffer alone does not hold them back.
         if data and connection.write_buffer.above_high_water:
-            connection.wake_on_writable(self)
+            connection.window_waiters.wait_until_writable(self)
             return 0
         sent = 0
         if data or trailers == b"":
             sent = connection.send_data(self.id, data, end_stream=trailers == b"")
         if sent < len(data):
-            connection.wake_on_writable(self)
+            connection.window_waiters.wait_until_writable(self)
         elif trailers:
             connection.send_headers(self.id, trailers, end_stream=True)
         return sent

@@ -12,7 +12,7 @@ Ownership. A `Server` owns its listener and its `ServerConnection`s, which run i
 `serve`. A connection owns its transport, its engine (`H2Connection`), its write buffer and the
 streams in `streams`; its tasks, among them all handlers of a server, run in the nursery of `run`.
 When `run` returns, all streams have failed or ended and the socket is closed. A `Stream` belongs to
-one call, and refers to its connection by the protocol `StreamTransport` only.
+one call, and refers to its connection as a `ConnectionIO` only.
 
 Receiving. The read loop (`ConnectionIO`) reads the socket, feeds the engine, and calls a handler
 for each event it returns: `_on_data` passes DATA to `Stream.on_data`, which queues messages

@@ -13,46 +13,24 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from enum import IntEnum
+from operator import attrgetter
 from typing import Any
 
 import attrs
 
 _MAX_TRACE_EVENTS = 32
 """Number of events that are kept for each channel and subchannel."""
-_ids = itertools.count(1)
+next_channelz_id = itertools.count(1).__next__
+"""Returns an identifier that is unique in this process."""
 
 
-def next_channelz_id() -> int:
-    """Return an identifier that is unique in this process."""
-    return next(_ids)
-
-
-class ChannelzTable:
+class ChannelzTable(weakref.WeakValueDictionary[int, Any]):
     """Objects of one kind, by channelz identifier; may be read from any thread."""
-
-    def __init__(self) -> None:
-        self._refs: dict[int, weakref.ref[Any]] = {}
-
-    def __len__(self) -> int:
-        return len(self._refs)
-
-    def add(self, channelz_id: int, thing: object) -> None:
-        """Add an object until it is removed or garbage collected."""
-        self._refs[channelz_id] = weakref.ref(thing, lambda _: self.remove(channelz_id))
-
-    def remove(self, channelz_id: int) -> None:
-        """Remove an object; does nothing if it was removed already."""
-        self._refs.pop(channelz_id, None)
-
-    def get(self, channelz_id: int) -> Any:
-        """Return an object; None if there is none with this identifier."""
-        ref = self._refs.get(channelz_id)
-        return None if ref is None else ref()
 
     def iter_from(self, start_id: int) -> Iterator[Any]:
         """Yield the objects with this identifier or a higher one, in order."""
-        for each in sorted(self._refs):
-            if each >= start_id and (thing := self.get(each)) is not None:
+        for ref in sorted(self.valuerefs(), key=attrgetter("key")):
+            if ref.key >= start_id and (thing := ref()) is not None:
                 yield thing
 
 
@@ -106,8 +84,4 @@ class ListenSocket:
     channelz_id: int = attrs.field(factory=next_channelz_id)
 
     def __attrs_post_init__(self) -> None:
-        SOCKETS.add(self.channelz_id, self)
-
-    @property
-    def is_closed(self) -> bool:
-        return self.sock.fileno() < 0
+        SOCKETS[self.channelz_id] = self

@@ -10,7 +10,6 @@ import trio
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.grpc.headers import ResponseHeaders
 from meshtrio.http2 import events
-from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.connection import Connection
@@ -21,15 +20,18 @@ from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import Transport
 
 S = TypeVar("S", bound=Stream)
+_UNUSED_TEXT = "the connection is no longer needed"
 
 
 class ClientConnection(Connection):
     """A connection that opens streams; `Connection` says who owns what."""
 
+    is_client = True
+
     def __init__(
         self, transport: Transport, limits: Limits | None = None, timeouts: Timeouts | None = None
     ) -> None:
-        super().__init__(transport, Role.CLIENT, limits, timeouts)
+        super().__init__(transport, limits, timeouts)
         self._event_handlers[events.ResponseReceived] = self._on_response
         self.is_draining = False
         """Whether no new stream is opened, and the connection closes with its last stream."""
@@ -83,7 +85,7 @@ class ClientConnection(Connection):
         """Wake the next task that waits for a stream slot, because this one is not used."""
         self._slot_waiters.unpark()
 
-    def start_draining(self, reason: str = "the connection is no longer needed") -> None:
+    def start_draining(self, reason: str = _UNUSED_TEXT) -> None:
         """Open no new streams, and close when the last stream ends, or now if there is none."""
         self.is_draining = True
         self._mark_exhausted()
@@ -132,13 +134,14 @@ class ClientConnection(Connection):
     def _on_goaway(self, event: events.GoAwayReceived) -> None:
         super()._on_goaway(event)
         self.is_peer_shutting_down = event.error_code == ErrorCode.NO_ERROR
-        for stream in list(self.streams.values()):
-            if stream.id > event.last_stream_id:
-                self._fail_stream(stream, self._error_for_unprocessed())
-        if event.error_code:
-            self.start_draining(self.close_reason)
-        else:
-            self.start_draining()
+        unprocessed = [each for each in self.streams.values() if each.id > event.last_stream_id]
+        for stream in unprocessed:
+            # The call is safe to retry, unless it may be the reason for the GOAWAY.
+            error: purerpc.RpcFailedError = ConnectionLostError(self.close_reason)
+            if self.is_peer_shutting_down:
+                error = CallRefusedError("the peer shut down before processing the call")
+            self._fail_stream(stream, error)
+        self.start_draining(self.close_reason if event.error_code else _UNUSED_TEXT)
 
     def _fail_stream(self, stream: Stream, error: purerpc.RpcFailedError) -> None:
         if self.closed and isinstance(error, ConnectionLostError):
@@ -149,15 +152,6 @@ class ClientConnection(Connection):
                     reached_server=False,
                 )
         super()._fail_stream(stream, error)
-
-    def _error_for_unprocessed(self) -> purerpc.RpcFailedError:
-        """Return the error of a call above the last stream of a GOAWAY.
-
-        The call is safe to retry, unless it may be the reason for the GOAWAY.
-        """
-        if self.is_peer_shutting_down:
-            return CallRefusedError("the peer shut down before processing the call")
-        return ConnectionLostError(self.close_reason)
 
     def _mark_closed(self) -> None:
         super()._mark_closed()

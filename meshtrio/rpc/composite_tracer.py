@@ -11,25 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
 
 from meshtrio.http2.hpack.decoder import HeaderField
+from meshtrio.rpc import tracer
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
-    AttemptKind,
-    AttemptTracer,
-    ClientCallTracer,
-    ClientTracer,
-    MethodTracer,
-    PickedAttempt,
-    ServerCallTracer,
-    ServerTracer,
-)
 from meshtrio.rpc.tracer_dispatch import MessageTracer, log_or_raise_exit, notify_tracer
 
 T = TypeVar("T")
@@ -39,8 +30,8 @@ T = TypeVar("T")
 class Tracers:
     """The tracers that new channels and servers of a trio run use."""
 
-    client: ClientTracer | None = None
-    server: ServerTracer | None = None
+    client: tracer.ClientTracer | None = None
+    server: tracer.ServerTracer | None = None
 
 
 _NO_TRACERS = Tracers()
@@ -54,7 +45,7 @@ def current_tracers() -> Tracers:
 
 @contextmanager
 def use_tracers(
-    *, client: ClientTracer | None = None, server: ServerTracer | None = None
+    *, client: tracer.ClientTracer | None = None, server: tracer.ServerTracer | None = None
 ) -> Iterator[None]:
     """Trace the calls of all channels and servers that are made in the block.
 
@@ -63,28 +54,19 @@ def use_tracers(
         server: Tracer for servers, in addition to those of enclosing blocks.
     """
     before = _tracers.get()
-    _tracers.set(
-        Tracers(
-            compose_client_tracers(before.client, client),
-            compose_server_tracers(before.server, server),
-        )
-    )
+    clients = compose_tracers(CompositeClientTracer, before.client, client)
+    servers = compose_tracers(CompositeServerTracer, before.server, server)
+    _tracers.set(Tracers(clients, servers))
     try:
         yield
     finally:
         _tracers.set(before)
 
 
-def compose_client_tracers(*tracers: ClientTracer | None) -> ClientTracer | None:
-    """Return a tracer that calls all of these; None if there is none."""
+def compose_tracers(composite: Callable[[Sequence[T]], T], *tracers: T | None) -> T | None:
+    """Return a tracer that calls all of these, a composite of several; None if there is none."""
     present = [each for each in tracers if each is not None]
-    return _CompositeClientTracer(present) if len(present) > 1 else present[0] if present else None
-
-
-def compose_server_tracers(*tracers: ServerTracer | None) -> ServerTracer | None:
-    """Return a tracer that calls all of these; None if there is none."""
-    present = [each for each in tracers if each is not None]
-    return _CompositeServerTracer(present) if len(present) > 1 else present[0] if present else None
+    return composite(present) if len(present) > 1 else next(iter(present), None)
 
 
 def start_tracer(start: Callable[..., T], default: type[T], *args: object) -> T:
@@ -121,8 +103,12 @@ def _call_each(name: str) -> Any:
 
 
 @attrs.define(eq=False)
-class _CompositeMessageTracer(MessageTracer):
-    _tracers: Sequence[MessageTracer]
+class _Composite(Generic[T]):
+    _tracers: Sequence[T]
+
+
+class _CompositeMessageTracer(_Composite[MessageTracer], MessageTracer):
+    __slots__ = ()
 
     message_sent = _call_each("message_sent")
     message_received = _call_each("message_received")
@@ -131,50 +117,39 @@ class _CompositeMessageTracer(MessageTracer):
     headers_received = _call_each("headers_received")
 
 
-def _take_message_tracer(stream: Stream) -> list[MessageTracer]:
-    """Remove and return the message tracer of a stream, so that the next tracer can set its own."""
-    tracer, stream.message_tracer = stream.message_tracer, None
-    return [] if tracer is None else [tracer]
-
-
-def _compose_message_tracers(tracers: list[MessageTracer]) -> MessageTracer | None:
-    return _CompositeMessageTracer(tracers) if len(tracers) > 1 else tracers[0] if tracers else None
-
-
-@attrs.define(eq=False)
-class _CompositeServerCallTracer(ServerCallTracer):
-    _tracers: Sequence[ServerCallTracer]
+class _CompositeServerCallTracer(_Composite[tracer.ServerCallTracer], tracer.ServerCallTracer):
+    __slots__ = ()
 
     before_handler = _call_each("before_handler")
     call_ended = _call_each("call_ended")
 
 
-@attrs.define(eq=False)
-class _CompositeServerTracer(ServerTracer):
-    _tracers: Sequence[ServerTracer]
+class CompositeServerTracer(_Composite[tracer.ServerTracer], tracer.ServerTracer):
+    """Calls several tracers of servers."""
 
     def start_call(
         self, server_context: ServerContext, method: Method, stream: Stream
-    ) -> ServerCallTracer:
-        started: list[ServerCallTracer] = []
-        message_tracers = _take_message_tracer(stream)
+    ) -> tracer.ServerCallTracer:
+        started: list[tracer.ServerCallTracer] = []
+        message_tracers = [stream.message_tracer]
         for each in self._tracers:
+            stream.message_tracer = None
             try:
                 started.append(each.start_call(server_context, method, stream))
             except BaseException as exc:
                 log_or_raise_exit(method.path, exc)
-            message_tracers += _take_message_tracer(stream)
-        stream.message_tracer = _compose_message_tracers(message_tracers)
+            message_tracers.append(stream.message_tracer)
+        stream.message_tracer = compose_tracers(_CompositeMessageTracer, *message_tracers)
         return _CompositeServerCallTracer(started)
 
     call_rejected = _call_each("call_rejected")
 
 
-class _CompositeAttemptTracer(AttemptTracer):
-    __slots__ = ("_tracers", "extra_header_keys", "extra_headers", "wants_pick_events")
+class _CompositeAttemptTracer(_Composite[tracer.AttemptTracer], tracer.AttemptTracer):
+    __slots__ = ("extra_header_keys", "extra_headers", "wants_pick_events")
 
-    def __init__(self, tracers: Sequence[AttemptTracer]) -> None:
-        self._tracers = tracers
+    def __init__(self, tracers: Sequence[tracer.AttemptTracer]) -> None:
+        super().__init__(tracers)
         self.wants_pick_events = any(each.wants_pick_events for each in tracers)
         self.extra_headers, self.extra_header_keys = b"", frozenset[str]()
         for each in tracers:
@@ -188,53 +163,49 @@ class _CompositeAttemptTracer(AttemptTracer):
             if each.wants_pick_events:
                 notify_tracer(authority, each.before_pick, authority, fields, deadline)
 
-    def endpoint_picked(self, attempt: PickedAttempt, *, was_delayed: bool) -> None:
+    def endpoint_picked(self, attempt: tracer.PickedAttempt, *, was_delayed: bool) -> None:
         stream = attempt.stream
-        message_tracers = _take_message_tracer(stream)
+        message_tracers = [stream.message_tracer]
         for each in self._tracers:
             if each.wants_pick_events:
+                stream.message_tracer = None
                 method = partial(each.endpoint_picked, was_delayed=was_delayed)
                 notify_tracer(attempt.address, method, attempt)
-                message_tracers += _take_message_tracer(stream)
-        stream.message_tracer = _compose_message_tracers(message_tracers)
+                message_tracers.append(stream.message_tracer)
+        stream.message_tracer = compose_tracers(_CompositeMessageTracer, *message_tracers)
 
     process_exited = _call_each("process_exited")
     attempt_ended = _call_each("attempt_ended")
 
 
-@attrs.define(eq=False)
-class _CompositeClientCallTracer(ClientCallTracer):
-    _tracers: Sequence[ClientCallTracer]
+class _CompositeClientCallTracer(_Composite[tracer.ClientCallTracer], tracer.ClientCallTracer):
+    __slots__ = ()
 
-    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
-        return _CompositeAttemptTracer(
-            [
-                start_tracer(each.start_attempt, AttemptTracer, kind, previous_attempts)
-                for each in self._tracers
-            ]
-        )
+    def start_attempt(
+        self, kind: tracer.AttemptKind, previous_attempts: int
+    ) -> tracer.AttemptTracer:
+        arguments = tracer.AttemptTracer, kind, previous_attempts
+        started = [start_tracer(each.start_attempt, *arguments) for each in self._tracers]
+        return _CompositeAttemptTracer(started)
 
     call_ended = _call_each("call_ended")
 
 
-@attrs.define(eq=False)
-class _CompositeMethodTracer(MethodTracer):
-    _tracers: Sequence[MethodTracer]
-
-    def start_call(self) -> ClientCallTracer:
+class _CompositeMethodTracer(_Composite[tracer.MethodTracer], tracer.MethodTracer):
+    def start_call(self) -> tracer.ClientCallTracer:
         return _CompositeClientCallTracer(
-            [start_tracer(each.start_call, ClientCallTracer) for each in self._tracers]
+            [start_tracer(each.start_call, tracer.ClientCallTracer) for each in self._tracers]
         )
 
 
-@attrs.define(eq=False)
-class _CompositeClientTracer(ClientTracer):
-    _tracers: Sequence[ClientTracer]
+class CompositeClientTracer(_Composite[tracer.ClientTracer], tracer.ClientTracer):
+    """Calls several tracers of channels."""
 
-    def trace_method(self, target: str, method: Method) -> MethodTracer:
-        starts = [each.trace_method for each in self._tracers]
-        return _CompositeMethodTracer(
-            [start_tracer(start, MethodTracer, target, method) for start in starts]
-        )
+    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
+        started = [
+            start_tracer(each.trace_method, tracer.MethodTracer, target, method)
+            for each in self._tracers
+        ]
+        return _CompositeMethodTracer(started)
 
     outlier_ejected = _call_each("outlier_ejected")

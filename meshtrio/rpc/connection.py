@@ -7,6 +7,7 @@ Subclasses decide what streams are: `ClientConnection` opens them, `ServerConnec
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 
 import purerpc
 import trio
@@ -14,17 +15,16 @@ import trio
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.grpc.headers import Trailers
 from meshtrio.http2 import events
-from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode, error_code_name
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.connection_io import ConnectionIO
 from meshtrio.rpc.errors import error_for_reset
-from meshtrio.rpc.message_limits import default_message_limits
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.rpc.timeouts import CHECK_INTERVAL, Timeouts
 from meshtrio.transport.transport import Transport
+from meshtrio.util.concurrency import sleep_until_tick
 
 _MAX_FAILED_PER_PASS = 16
 """Number of calls that fail with their connection in one pass of the event loop.
@@ -38,22 +38,15 @@ _REFUSED_STREAM = int(ErrorCode.REFUSED_STREAM)
 class Connection(ConnectionIO):
     """The part of a connection that is common to both sides.
 
-    `run` owns the socket and all tasks that use it. A connection is a `StreamTransport` for its
-    streams.
+    `run` owns the socket and all tasks that use it.
     """
 
     def __init__(
-        self,
-        transport: Transport,
-        role: Role,
-        limits: Limits | None = None,
-        timeouts: Timeouts | None = None,
+        self, transport: Transport, limits: Limits | None = None, timeouts: Timeouts | None = None
     ) -> None:
-        super().__init__(transport, role, limits)
-        self.message_limits = default_message_limits(self.limits, is_client=self.is_client)
+        super().__init__(transport, limits)
         self.timeouts = timeouts or Timeouts()
         self.streams: dict[int, Stream] = {}
-        self.counters = CallCounters()
         self.channelz_id = channelz_registry.next_channelz_id()
         self._ping_sent_at = 0.0
         """Time of the last keepalive PING."""
@@ -75,7 +68,7 @@ class Connection(ConnectionIO):
         Nothing that the peer does raises here. When this returns all calls have failed, all tasks
         of the connection have ended and the socket is closed, also after a cancellation.
         """
-        channelz_registry.SOCKETS.add(self.channelz_id, self)
+        channelz_registry.SOCKETS[self.channelz_id] = self
         is_cancelled = True
         try:
             async with trio.open_nursery() as nursery:
@@ -101,7 +94,7 @@ class Connection(ConnectionIO):
             self.write_buffer.close()
             self._release_buffer_charges()
             self.transport.close()
-            channelz_registry.SOCKETS.remove(self.channelz_id)
+            channelz_registry.SOCKETS.pop(self.channelz_id, None)
 
     def _on_cancelled(self) -> None:
         """Send what the peer needs to know after a cancellation; must not block."""
@@ -191,12 +184,11 @@ class Connection(ConnectionIO):
     # -- streams -----------------------------------------------------------------------------
 
     def remove_stream(self, stream_id: int, code: ErrorCode) -> None:
-        """Remove a stream, and reset it unless the peer knows that it has ended."""
         stream = self.streams.pop(stream_id, None)
         if stream is None:
             return
-        if self.window_waiters:
-            self.wake_next_sender(stream)
+        if self.window_waiters.streams:
+            self.window_waiters.wake_next(stream)
         awaits_end = not stream.remote_closed and self._should_await_end_stream(stream_id, code)
         if not awaits_end and self._engine.reset_stream(stream_id, code):
             self.flush()
@@ -215,7 +207,7 @@ class Connection(ConnectionIO):
 
     def _fail_stream(self, stream: Stream, error: purerpc.RpcFailedError) -> None:
         self.streams.pop(stream.id, None)
-        self.wake_next_sender(stream)
+        self.window_waiters.wake_next(stream)
         stream.fail(error)
         self._on_stream_removed(stream)
 
@@ -225,15 +217,13 @@ class Connection(ConnectionIO):
     # -- events ------------------------------------------------------------------------------
 
     def _on_data(self, event: events.DataReceived) -> None:
-        stream = self.streams.get(event.stream_id)
-        if stream is not None:
+        if (stream := self.streams.get(event.stream_id)) is not None:
             stream.on_data(event.data, event.end_stream)
             if not event.end_stream:
                 self._streams_with_data.add(stream)
 
     def _on_trailers(self, event: events.TrailersReceived[Trailers | None]) -> None:
-        stream = self.streams.get(event.stream_id)
-        if stream is not None:
+        if (stream := self.streams.get(event.stream_id)) is not None:
             stream.on_end_stream(event.trailers)
 
     def _on_reset(self, event: events.StreamReset) -> None:
@@ -247,12 +237,10 @@ class Connection(ConnectionIO):
         self._fail_stream(stream, error)
 
     def _on_window(self, event: events.WindowUpdated) -> None:
-        if event.stream_id:
-            stream = self.streams.get(event.stream_id)
-            if stream is not None:
-                stream.on_writable()
-        else:
+        if not event.stream_id:
             self._has_window_opened = True
+        elif (stream := self.streams.get(event.stream_id)) is not None:
+            stream.on_writable()
 
     def _on_settings(self, event: events.SettingsReceived) -> None:
         if event.windows_increased:
@@ -272,3 +260,19 @@ class Connection(ConnectionIO):
 
     def _on_ping_ack(self, event: events.PingAckReceived) -> None:
         """Handle the acknowledgement of a PING."""
+
+
+async def check_timeouts_forever(connections: Collection[Connection]) -> None:
+    """Check the timeouts of the connections that there are, once a second.
+
+    After a suspension of the process a check is left out, so that what peers have sent meanwhile is
+    read first.
+    """
+    due = trio.current_time() + CHECK_INTERVAL
+    while True:
+        await sleep_until_tick(CHECK_INTERVAL)
+        now = trio.current_time()
+        if now < due + CHECK_INTERVAL:
+            for connection in list(connections):
+                connection.check_timeouts(now)
+        due = now + CHECK_INTERVAL

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import thread_time
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
@@ -19,9 +19,10 @@ from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.fairness import EventLoopShare
+from meshtrio.rpc.message_limits import default_message_limits
 from meshtrio.rpc.peer_accounts import ConnectionAccount
-from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.window_waiters import WindowWaiters
+from meshtrio.rpc.stats import CallCounters
+from meshtrio.rpc.window_waiters import ConnectedStream, WindowWaiters
 from meshtrio.rpc.write_buffer import HIGH_WATER, WriteBuffer, WriteCoalescer
 from meshtrio.transport.peer import Peer
 from meshtrio.transport.transport import Transport
@@ -46,9 +47,18 @@ CLOSE_TIMEOUT = 1.0
 
 
 class ConnectionIO:
-    """Owns the transport, the engine and the write buffer of a connection."""
+    """Owns the transport, the engine and the write buffer of a connection.
 
-    def __init__(self, transport: Transport, role: Role, limits: Limits | None) -> None:
+    It is what streams know of their connection.
+    """
+
+    streams: Mapping[int, ConnectedStream]
+    """The streams of the calls that have not ended, by stream identifier."""
+
+    is_client: ClassVar[bool]
+
+    def __init__(self, transport: Transport, limits: Limits | None) -> None:
+        role = Role.CLIENT if self.is_client else Role.SERVER
         self._engine = engine = GrpcConnection(role, limits)
         self.limits, self.windows = engine.limits, engine.windows
         self.peer_settings = engine.peer_settings
@@ -57,7 +67,8 @@ class ConnectionIO:
         self.send_headers = engine.send_headers
         self.send_data = engine.send_data
         self.set_receive_window = engine.set_receive_window
-        self.is_client = role is Role.CLIENT
+        self.message_limits = default_message_limits(engine.limits, is_client=self.is_client)
+        self.counters = CallCounters()
         self.closed = False
         """Whether no call can be started or continued; sent data may still be flushed."""
         self.close_reason = "the peer closed the connection"
@@ -67,16 +78,14 @@ class ConnectionIO:
         self._now = trio.lowlevel.current_clock().current_time
         """The same as `trio.current_time`, at half the cost."""
         self._opened_at = self._last_read_at = self._now()
+        self._is_socket_kept_open = False
+        """Whether a copy of the socket stays open until the process has exited."""
         self._is_handshake_done = False
         """Whether the transport accepts data."""
         self._nursery: trio.Nursery | None = None
         self.write_buffer = WriteBuffer(transport)
         self.write_coalescer = WriteCoalescer(self._now)
-        self._window_waiters = WindowWaiters(engine.windows, self.write_buffer, self.start_soon)
-        self.window_waiters = self._window_waiters.streams
-        self.wake_on_window = self._window_waiters.wait_for_window
-        self.wake_on_writable = self._window_waiters.wait_until_writable
-        self.wake_next_sender = self._window_waiters.wake_next
+        self.window_waiters = WindowWaiters(engine.windows, self.write_buffer, self.start_soon)
         self.account: ConnectionAccount | None = None
         """The account of the memory that the connection's calls use, on a server."""
         self.loop_share = EventLoopShare()
@@ -89,7 +98,7 @@ class ConnectionIO:
         """Size of acknowledgements of PING and SETTINGS that the peer has not read, in bytes."""
         self._has_window_opened = False
         """Whether the current read has opened the connection's window."""
-        self._streams_with_data: set[Stream] = set()
+        self._streams_with_data: set[ConnectedStream] = set()
         """Streams for which the current read has brought DATA."""
         self.connections_to_flush: set[ConnectionIO] = set()
         """Connections on which the current read has sent data, which are flushed after it."""
@@ -98,6 +107,10 @@ class ConnectionIO:
 
     def close(self, reason: str, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """Send GOAWAY and close; open calls fail with `reason`. Does not wait."""
+        raise NotImplementedError
+
+    def remove_stream(self, stream_id: int, code: ErrorCode) -> None:
+        """Remove a stream, and reset it unless the peer knows that it has ended."""
         raise NotImplementedError
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
@@ -208,7 +221,7 @@ class ConnectionIO:
             self.close(f"incomplete frames exceed {budget}", ErrorCode.ENHANCE_YOUR_CALM)
         if self._has_window_opened:
             self._has_window_opened = False
-            self._window_waiters.wake()
+            self.window_waiters.wake()
         for stream in self._streams_with_data:
             if not stream.remote_closed:
                 stream.release_window()
@@ -232,6 +245,8 @@ class ConnectionIO:
         """
         with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OSError):
             await self.write_buffer.wait_drained()
+            if self._is_socket_kept_open:
+                return
             self.transport.send_eof()
             while await self.transport.receive(_RECEIVE_SIZE):
                 pass

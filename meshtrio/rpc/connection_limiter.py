@@ -16,7 +16,6 @@ import trio
 from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.reserve import MESH_SLOT, Reserve
 from meshtrio.transport.peer import Peer, peer_of
 from meshtrio.util.token_bucket import TokenBucket
 
@@ -40,10 +39,61 @@ LimitKey = tuple[str, str]
 _ALL_CLIENTS: LimitKey = ("all", "clients")
 _OTHER_USERS: LimitKey = ("other", "users")
 _RESERVE_KIND = "reserve"
+RESERVED_SLOTS = 16
+"""Number of slots above the limit, in addition to those of the mesh."""
+_MAX_HELD_BY_PROCESS = 4
+"""Number of connections or calls from which on a process gets no reserved slot."""
+_FOREIGN_NAMESPACE_PID = 0
+"""The pid that the kernel reports for processes of another PID namespace."""
+
+MESH_SLOT: LimitKey = (_RESERVE_KIND, "mesh")
+"""The slot of the mesh, which any number of its connections may share."""
 
 
-class TooManyConnectionsError(Exception):
-    """A limit on connections is reached; the text, which the rejected client gets, names it."""
+class ConnectionRejectedError(Exception):
+    """A new connection is rejected; the text, which its client gets, says why."""
+
+
+class Reserve:
+    """Counts the connections or calls that are accepted above a limit.
+
+    A full server must still serve its mesh, whose probes would fail otherwise, and operators, who
+    come to fix it. The mesh is known by its pid (SO_PEERCRED). A process of the server's own user
+    or of root counts as an operator while it has next to none of them; one session (setsid(2)),
+    such as a plugin and all processes that it starts, gets half of these slots.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: Counter[LimitKey] = Counter()
+
+    @staticmethod
+    def is_mesh(peer: Peer, pid: int | None) -> bool:
+        """Return whether a peer is the mesh, which may have any number of connections."""
+        return bool(pid) and peer.pid == pid and peer.is_own_user_or_root
+
+    def admit(self, peer: Peer, held: int) -> LimitKey | None:
+        """Take a slot for a process that has `held` already; return None if it gets none."""
+        if peer.pid is None or not peer.is_own_user_or_root:
+            return None
+        slot = (_RESERVE_KIND, _session_id(peer.pid))
+        taken, of_session = self._sessions.total(), self._sessions[slot]
+        is_full = taken >= RESERVED_SLOTS or of_session >= RESERVED_SLOTS // 2
+        has_many = peer.pid != _FOREIGN_NAMESPACE_PID and held >= _MAX_HELD_BY_PROCESS
+        if is_full or has_many:
+            return None
+        self._sessions[slot] += 1
+        return slot
+
+    def release(self, slot: LimitKey) -> None:
+        """Free a slot."""
+        self._sessions -= Counter([slot])
+
+
+def _session_id(pid: int) -> str:
+    try:
+        return "another namespace" if pid == _FOREIGN_NAMESPACE_PID else str(os.getsid(pid))
+    except OSError:
+        return "ended"
 
 
 class ConnectionLimiter:
@@ -75,6 +125,7 @@ class ConnectionLimiter:
         self._counts: Counter[LimitKey] = Counter()
         self._log_bucket = TokenBucket(1, 1)
         self._reserve = Reserve()
+        self._rejections_in_progress = 0
 
     def admit(
         self,
@@ -94,7 +145,7 @@ class ConnectionLimiter:
             The keys to pass to `release`.
 
         Raises:
-            TooManyConnectionsError: A limit is reached.
+            ConnectionRejectedError: A limit is reached.
             OSError: The connection is closed already.
         """
         peer = peer_of(sock) if sock.family == socket.AF_UNIX else None
@@ -106,10 +157,10 @@ class ConnectionLimiter:
             try:
                 if out_of_descriptors:
                     text = "too many connections: the server has no file descriptors left"
-                    raise TooManyConnectionsError(text)
+                    raise ConnectionRejectedError(text)
                 for key in keys[1:]:
                     self._check_limit(key)
-            except TooManyConnectionsError:
+            except ConnectionRejectedError:
                 slot = None if peer is None else self._reserve.admit(peer, self._counts[keys[0]])
                 if slot is None:
                     raise
@@ -126,7 +177,7 @@ class ConnectionLimiter:
             The keys to pass to `release`.
 
         Raises:
-            TooManyConnectionsError: A limit is reached; `keys` remain valid.
+            ConnectionRejectedError: A limit is reached; `keys` remain valid.
         """
         certificate = tls.getpeercert(binary_form=True)
         if certificate is None:
@@ -148,7 +199,7 @@ class ConnectionLimiter:
             text = "connection limit reached for %s %s: %d (%s); rejecting further ones"
             _log.warning(text, *key, limit, setting)
         text = f"the server accepts {limit} {kind} ({setting})"
-        raise TooManyConnectionsError(f"too many connections: {text}")
+        raise ConnectionRejectedError(f"too many connections: {text}")
 
     def release(self, keys: list[LimitKey]) -> None:
         """Count the end of a connection."""
@@ -159,29 +210,6 @@ class ConnectionLimiter:
             if not self._counts[key]:
                 del self._counts[key]
 
-
-def _limit_keys(sock: socket.socket, peer: Peer | None) -> list[LimitKey]:
-    """Return the keys that a connection counts for, the peer itself first."""
-    if peer is None:
-        return [("host", sock.getpeername()[0]), _ALL_CLIENTS]
-    if peer.uid in (0, os.geteuid()):
-        return [("process", str(peer.pid)), _ALL_CLIENTS]
-    return [("user", str(peer.uid)), _OTHER_USERS, _ALL_CLIENTS]
-
-
-class ConnectionRejecter:
-    """Sends rejected clients the reason, and closes their sockets."""
-
-    def __init__(self) -> None:
-        self._rejections_in_progress = 0
-
-    def reject_now(self, sock: socket.socket, reason: str, *, encrypted: bool) -> None:
-        """Send the reason for a rejection as far as that does not block, and close."""
-        with sock, contextlib.suppress(OSError):
-            if not encrypted:
-                sock.setblocking(False)
-                sock.send(_rejection_frames(reason))
-
     async def reject(self, sock: socket.socket, reason: str, *, encrypted: bool) -> None:
         """Send the reason for a rejection in a GOAWAY, and close.
 
@@ -190,7 +218,7 @@ class ConnectionRejecter:
         its client would take for a broken handshake.
         """
         if encrypted or self._rejections_in_progress >= _MAX_REJECTING:
-            self.reject_now(sock, reason, encrypted=encrypted)
+            reject_now(sock, reason, encrypted=encrypted)
             return
         self._rejections_in_progress += 1
         try:
@@ -203,6 +231,23 @@ class ConnectionRejecter:
                         discarded += len(data)
         finally:
             self._rejections_in_progress -= 1
+
+
+def _limit_keys(sock: socket.socket, peer: Peer | None) -> list[LimitKey]:
+    """Return the keys that a connection counts for, the peer itself first."""
+    if peer is None:
+        return [("host", sock.getpeername()[0]), _ALL_CLIENTS]
+    if peer.is_own_user_or_root:
+        return [("process", str(peer.pid)), _ALL_CLIENTS]
+    return [("user", str(peer.uid)), _OTHER_USERS, _ALL_CLIENTS]
+
+
+def reject_now(sock: socket.socket, reason: str, *, encrypted: bool) -> None:
+    """Send the reason for a rejection as far as that does not block, and close."""
+    with sock, contextlib.suppress(OSError):
+        if not encrypted:
+            sock.setblocking(False)
+            sock.send(_rejection_frames(reason))
 
 
 def _rejection_frames(reason: str) -> bytes:

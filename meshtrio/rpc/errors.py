@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import purerpc
 
+from meshtrio.grpc import status
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
-from meshtrio.grpc.status import (
-    StatusCode,
-    status_of_call,
-    status_of_non_grpc_response,
-    status_of_reset,
-)
 
 _ERROR_BY_STATUS_CODE: dict[int, type[purerpc.RpcFailedError]] = {
     code.value: getattr(purerpc, f"{code.name.title().replace('_', '')}Error")
-    for code in StatusCode
-    if code is not StatusCode.OK
+    for code in status.StatusCode
+    if code is not status.StatusCode.OK
 }
 
 
@@ -29,13 +24,13 @@ def error_for_status(code: int, message: str) -> purerpc.RpcFailedError:
 
 def error_for_reset(error_code: int, reason: str) -> purerpc.RpcFailedError:
     """Return the exception for a call whose stream was reset."""
-    return error_for_status(*status_of_reset(error_code, reason))
+    return error_for_status(*status.status_of_reset(error_code, reason))
 
 
 def error_for_response(headers: ResponseHeaders) -> purerpc.RpcFailedError | None:
     """Return the exception for a response that is not gRPC, None for one that is."""
-    status = status_of_non_grpc_response(headers)
-    return None if status is None else error_for_status(*status)
+    found = status.status_of_non_grpc_response(headers)
+    return None if found is None else error_for_status(*found)
 
 
 def error_for_call(
@@ -49,7 +44,7 @@ def error_for_call(
             details become attributes of the exception.
         peer: How the message of a missing status calls the server.
     """
-    error = error_for_status(*status_of_call(headers, trailers, peer=peer))
+    error = error_for_status(*status.status_of_call(headers, trailers, peer=peer))
     if trailers is not None:
         error.trailing_metadata = trailers.metadata
         error.status_details = trailers.details

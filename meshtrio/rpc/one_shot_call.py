@@ -23,7 +23,9 @@ from meshtrio.http2.errors import ErrorCode, error_code_name
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.errors import error_for_call, error_for_reset, error_for_response
 from meshtrio.rpc.method import Message, Method
-from meshtrio.transport.transport import Buffer, Transport
+from meshtrio.rpc.write_buffer import WriteBuffer
+from meshtrio.transport.transport import Transport
+from meshtrio.util.caches import BoundedCache
 from meshtrio.util.text import escape_unprintable
 
 _READ_SIZE = 16 * 1024
@@ -55,7 +57,7 @@ class OneShotCall:
         self._request_headers = build_request_headers(
             method.path.encode(), b"http", authority.encode(), accept_encoding=()
         ).data
-        self._cached_responses: dict[bytes, _ResponseReader] = {}
+        self._cached_responses = BoundedCache[bytes, _ResponseReader](_MAX_CACHED_RESPONSES)
         self._opening_bytes = self._interpret(b"").bytes_sent
 
     async def call(self, transport: Transport) -> Any:
@@ -76,21 +78,25 @@ class OneShotCall:
                 await transport.handshake()
             except OSError as exc:
                 raise ConnectionLostError(f"TLS failed: {exc.strerror or exc}") from None
-            await _send(transport, self._opening_bytes)
+            write_buffer = WriteBuffer(transport)
+            # After an error reading returns what the peer has sent first, and then fails likewise.
+            if write_buffer.write([self._opening_bytes]):
+                await write_buffer.drain()
             while not response.is_complete:
                 data = b""
                 with suppress(OSError):  # The peer closed without reading everything.
                     data = await transport.receive(_READ_SIZE)
                 if not data:
-                    raise response.make_close_error()
+                    raise response.close_error(response.close_text)
                 received += data
                 if len(received) > _MAX_RESPONSE_SIZE:
                     text = f"the peer's response is over {_MAX_RESPONSE_SIZE} bytes"
                     raise ConnectionLostError(text)
                 sent_size = len(response.bytes_sent)
                 response = self._cached_responses.get(received) or self._interpret(received)
-                if not response.is_complete and len(response.bytes_sent) > sent_size:
-                    await _send(transport, response.bytes_sent[sent_size:])
+                answer = response.bytes_sent[sent_size:]
+                if answer and not response.is_complete and write_buffer.write([answer]):
+                    await write_buffer.drain()
         return response.parse_reply(self._reply_type)
 
     def _interpret(self, received: bytes) -> _ResponseReader:
@@ -99,7 +105,10 @@ class OneShotCall:
         stream_id = engine.open_stream(self._request_headers)
         engine.send_data(stream_id, self._request_body, end_stream=True)
         try:
-            for event in engine.receive_data(received, trio.current_time()) if received else ():
+            new_events = engine.receive_data(received, trio.current_time()) if received else ()
+            if new_events:
+                response.close_error = ConnectionLostError
+            for event in new_events:
                 response.on_event(event)
         except purerpc.RpcFailedError:
             raise
@@ -108,20 +117,8 @@ class OneShotCall:
             raise ConnectionLostError(text) from exc
         response.bytes_sent = engine.data_to_send()
         if len(received) <= _MAX_CACHED_LENGTH:
-            if len(self._cached_responses) >= _MAX_CACHED_RESPONSES:
-                self._cached_responses.clear()
             self._cached_responses[received] = response
         return response
-
-
-async def _send(transport: Transport, data: bytes) -> None:
-    rest: Buffer = data
-    # After an error reading returns what the peer has sent first, and then fails likewise.
-    with suppress(OSError):
-        while rest or transport.has_pending_data:
-            rest = rest[transport.try_send([rest] if rest else []) :]
-            if rest or transport.has_pending_data:
-                await transport.wait_writable()
 
 
 class _ResponseReader:
@@ -129,25 +126,17 @@ class _ResponseReader:
 
     def __init__(self, bytes_sent: bytes = b"") -> None:
         self.is_complete = False
-        self.goaway_text = ""
-        self._is_overloaded = self._has_received = False
+        self.close_error: type[ConnectionLostError] = ClosedWithoutResponseError
+        """The error of the call if the peer closes the connection now."""
+        self.close_text = _CLOSED_TEXT
         self.bytes_sent = bytes_sent
         """All bytes that this side has sent until then."""
         self._reader = MessageReader(_LIMITS.max_message_size)
         self._messages: list[bytes] = []
         self._trailers: Trailers | None = None
 
-    def make_close_error(self) -> ConnectionLostError:
-        """Make the error for a connection that the peer closes now."""
-        if self._is_overloaded:
-            return PeerOverloadedError(self.goaway_text)
-        if not self._has_received:
-            return ClosedWithoutResponseError(_CLOSED_TEXT)
-        return ConnectionLostError(self.goaway_text or _CLOSED_TEXT)
-
     def on_event(self, event: events.Http2Event) -> None:
         """Handle an event of the engine."""
-        self._has_received = True
         if self.is_complete:
             return  # A server may reset a stream after its response (RFC 9113 §8.1).
         match event:
@@ -169,10 +158,11 @@ class _ResponseReader:
                 broke = f"the peer violated HTTP/2 ({error_code_name(code)}: {reason})"
                 raise ConnectionLostError(broke)
             case events.GoAwayReceived(error_code=code, debug_data=debug) if code:
-                self._is_overloaded = code == ErrorCode.ENHANCE_YOUR_CALM
+                is_overloaded = code == ErrorCode.ENHANCE_YOUR_CALM
+                self.close_error = PeerOverloadedError if is_overloaded else ConnectionLostError
                 why = escape_unprintable(debug[:_MAX_DEBUG_LENGTH].decode("utf-8", "replace"))
                 name, colon = error_code_name(code), ": " if why else ""
-                self.goaway_text = f"{_CLOSED_TEXT} ({name}{colon}{why})"
+                self.close_text = f"{_CLOSED_TEXT} ({name}{colon}{why})"
 
     def _on_data(self, data: bytes) -> None:
         try:

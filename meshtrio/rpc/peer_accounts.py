@@ -17,7 +17,6 @@ replies that are not read.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from typing import Protocol
 from urllib.parse import unquote
@@ -29,7 +28,7 @@ import trio
 from meshtrio.contract import FORWARDED_METADATA_KEY
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.budget_settings import BudgetSettings
+from meshtrio.rpc.connection_limiter import ConnectionRejectedError
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.transport.peer import Peer
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
@@ -55,6 +54,36 @@ _WORK_TIMEOUT = 30.0
 
 PeerKey = tuple[str, str]
 """A kind of peer, and its name within that kind."""
+
+
+_FRACTION_TEXTS = {1.0: "", 0.5: "half of ", 0.25: "a quarter of ", 0.125: "an eighth of "}
+
+
+@attrs.frozen
+class BudgetSetting:
+    """The setting that a memory budget comes from, for errors."""
+
+    name: str
+    """The name of the setting, as users write it."""
+    ratio: float = 1.0
+    """Ratio of the budget to the value of the setting: 1, 0.5 or 0.25."""
+
+    def describe(self, budget: int, fraction: float, whose: str) -> str:
+        """Return the bytes of a fraction (1, 0.5 or 0.25) of the budget, and the setting."""
+        share = _FRACTION_TEXTS[fraction * self.ratio]
+        return f"{int(budget * fraction)} bytes for {whose} ({share}{self.name})"
+
+
+@attrs.frozen
+class BudgetSettings:
+    """The settings of a server's memory budgets; by default those of `Limits`."""
+
+    connection: BudgetSetting = BudgetSetting("connection_memory")
+    """Of the budget of a connection."""
+    peer: BudgetSetting = BudgetSetting("peer_memory")
+    """Of the budget of a peer."""
+    process: BudgetSetting = BudgetSetting("process_memory")
+    """Of the budget of the process."""
 
 
 @attrs.define(eq=False)
@@ -104,7 +133,7 @@ class PeerAccount:
         """Open an account; `parent` is that of the user if the peer is one of its processes."""
         self.name = name
         self.limits = limits
-        self._budget_settings = budget_settings
+        self.budget_settings = budget_settings
         self.is_trusted = False
         """Whether the peer is a proxy for many clients, bound by the limits of the process only."""
         self.active_calls = 0
@@ -117,12 +146,12 @@ class PeerAccount:
         """Size of incomplete frames and header blocks, in bytes, which is part of `received`."""
         self.loop_share = EventLoopShare()
         self.reset_bucket = TokenBucket(limits.reset_burst, limits.reset_rate)
+        factor = _SHARED_BUDGET_FACTOR
         self.control_bucket = TokenBucket(
-            limits.control_burst * _SHARED_BUDGET_FACTOR,
-            limits.control_rate * _SHARED_BUDGET_FACTOR,
+            limits.control_burst * factor, limits.control_rate * factor
         )
         self.user_reset_bucket = TokenBucket(
-            limits.reset_burst * _SHARED_BUDGET_FACTOR, limits.reset_rate * _SHARED_BUDGET_FACTOR
+            limits.reset_burst * factor, limits.reset_rate * factor
         )
         """Limits the resets of all processes of a user."""
         if parent is not None:
@@ -150,7 +179,7 @@ class PeerAccount:
         self, held_by_connection: int, held: int, held_by_process: int, fraction: float
     ) -> str:
         """Describe the budget of which the held bytes exceed a fraction; "" for none."""
-        limits, settings = self.limits, self._budget_settings
+        limits, settings = self.limits, self.budget_settings
         if not self.is_trusted:
             budget = limits.connection_memory
             if held_by_connection > budget * fraction:
@@ -161,13 +190,6 @@ class PeerAccount:
         if held_by_process > process_budget and held > process_budget / _OVERLOAD_PEER_DIVISOR:
             return settings.process.describe(limits.process_memory, fraction, "all peers")
         return ""
-
-    def exceeded_incomplete_budget(self) -> str:
-        """Describe the budget that incomplete frames and header blocks exceed; "" for none."""
-        budget, fraction = self.limits.peer_memory, 0.5
-        if self.is_trusted or self.incomplete_size <= budget * fraction:
-            return ""
-        return self._budget_settings.peer.describe(budget, fraction, self.name)
 
     def wake_waiters(self) -> None:
         """Wake waiting calls and streams, because memory was released."""
@@ -221,9 +243,13 @@ class ConnectionAccount:
 
     def add_incomplete(self, size: int) -> str:
         """Count bytes of incomplete frames; describe the budget that they exceed, "" for none."""
-        self.peer_account.incomplete_size += size
+        peer, fraction = self.peer_account, 0.5
+        peer.incomplete_size += size
         self.add_received(size)
-        return self.peer_account.exceeded_incomplete_budget() if size > 0 else ""
+        budget = peer.limits.peer_memory
+        if size <= 0 or peer.is_trusted or peer.incomplete_size <= budget * fraction:
+            return ""
+        return peer.budget_settings.peer.describe(budget, fraction, peer.name)
 
     def add_working(self, size: int) -> None:
         """Count bytes that calls work with; a negative size releases them."""
@@ -234,11 +260,6 @@ class ConnectionAccount:
             self.peer_account.wake_waiters()
         elif PROCESS_MEMORY.held > PROCESS_MEMORY.peak:
             PROCESS_MEMORY.peak = PROCESS_MEMORY.held
-
-    @property
-    def is_in_use(self) -> bool:
-        """Whether calls are charged to the account."""
-        return bool(self.received or self.working or self.peer_account.active_calls)
 
     def exceeded_receive_budget(self) -> str:
         """Describe the budget that the received bytes exceed; "" for none.
@@ -310,14 +331,14 @@ class PeerAccounts:
             account.is_trusted, account.max_active_calls = True, 2**62
         return account
 
-    def refusal_reason(self, peer: Peer) -> str:
-        """Return why and for how long new connections of a peer are refused; "" if they are not."""
+    def check_not_refused(self, peer: Peer) -> None:
+        """Raise ConnectionRejectedError while new connections of a peer are refused."""
         account = self._accounts.get(_peer_key(peer))
-        if account is None or not account.refusal_remaining:
-            return ""
-        seconds = f"{account.refusal_remaining:.1f} s"
-        why = "one was closed with ENHANCE_YOUR_CALM"
-        return f"new connections of {account.name} are refused for {seconds}: {why}"
+        if account is not None and account.refusal_remaining:
+            seconds = f"{account.refusal_remaining:.1f} s"
+            why = "one was closed with ENHANCE_YOUR_CALM"
+            text = f"new connections of {account.name} are refused for {seconds}: {why}"
+            raise ConnectionRejectedError(text)
 
     def for_forwarded_client(self, headers: RequestHeaders) -> PeerAccount | None:
         """Return the account of the client that a proxy has forwarded a call for, if it has."""
@@ -362,15 +383,18 @@ class ClientAccounts:
         account = self._client_accounts.get(peer_account)
         if account is None:
             if len(self._client_accounts) >= _MAX_CLIENT_ACCOUNTS:
-                in_use = {a: each for a, each in self._client_accounts.items() if each.is_in_use}
-                self._client_accounts = in_use
+                self._client_accounts = {
+                    peer: each
+                    for peer, each in self._client_accounts.items()
+                    if each.received or each.working or peer.active_calls
+                }
             account = self._client_accounts[peer_account] = ConnectionAccount(peer_account)
         return account
 
 
 def _peer_key(peer: Peer) -> PeerKey:
     if peer.uid is not None:
-        if peer.uid in (0, os.geteuid()):
+        if peer.is_own_user_or_root:
             return "process", str(peer.pid)
         return "user", str(peer.uid)
     if peer.subject or peer.subject_alt_names:

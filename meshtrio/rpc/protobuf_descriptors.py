@@ -13,14 +13,9 @@ from meshtrio.rpc.method import Method
 
 def method_from_descriptor(descriptor: MethodDescriptor) -> Method:
     """Make a method from its descriptor, with message classes of the descriptor's pool."""
-    return Method(
-        service=descriptor.containing_service.full_name,
-        name=descriptor.name,
-        request_type=GetMessageClass(descriptor.input_type),
-        response_type=GetMessageClass(descriptor.output_type),
-        client_streams=descriptor.client_streaming,
-        server_streams=descriptor.server_streaming,
-    )
+    types = GetMessageClass(descriptor.input_type), GetMessageClass(descriptor.output_type)
+    streams = descriptor.client_streaming, descriptor.server_streaming
+    return Method(descriptor.containing_service.full_name, descriptor.name, *types, *streams)
 
 
 def service_from_descriptor(descriptor: ServiceDescriptor, implementation: Any) -> purerpc.Service:
@@ -30,8 +25,7 @@ def service_from_descriptor(descriptor: ServiceDescriptor, implementation: Any) 
         cardinality = purerpc.Cardinality.get_cardinality_for(
             request_stream=method.client_streaming, response_stream=method.server_streaming
         )
-        signature = purerpc.RPCSignature(
-            cardinality, GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-        )
+        types = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        signature = purerpc.RPCSignature(cardinality, *types)
         service.add_method(method.name, getattr(implementation, method.name), signature)
     return service

@@ -12,6 +12,7 @@ import trio
 from meshtrio.grpc.compression import IDENTITY
 from meshtrio.grpc.framing import MESSAGE_PREFIX_SIZE, MessageReader, MessageTooLargeError
 from meshtrio.grpc.headers import Trailers
+from meshtrio.rpc.connection_io import ConnectionIO
 from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 
@@ -33,7 +34,7 @@ class CompressedMessage(bytes):
     __slots__ = ()
 
 
-@attrs.define(eq=False, repr=False, kw_only=True, weakref_slot=False)
+@attrs.define(eq=False, repr=False, weakref_slot=False)
 class ReceiveBuffer:
     """Parses DATA into messages, and charges an account for what the stream holds while it is open.
 
@@ -47,7 +48,11 @@ class ReceiveBuffer:
     read them. A client has no account.
     """
 
-    account: ConnectionAccount | None = None
+    _connection: ConnectionIO
+    id: int
+    path: str = ""
+    """The `:path` of the call: on a server, and on a client if the call is traced."""
+    account: ConnectionAccount | None = attrs.field(init=False)
     """The account that an open stream of a server is charged to."""
     received_charge: int = 0
     """Size of the messages that wait to be taken, as charged, in bytes."""
@@ -82,6 +87,12 @@ class ReceiveBuffer:
     _reader: MessageReader | None = None
     """Made for the first DATA that is not exactly one message."""
 
+    def __attrs_post_init__(self) -> None:
+        connection = self._connection
+        self.message_limits, self.account = connection.message_limits, connection.account
+        if self.account is not None:
+            self.account.peer_account.active_calls += 1
+
     @property
     def incomplete_since(self) -> float | None:
         """The time since which a message or END_STREAM is awaited; None if neither is."""
@@ -103,7 +114,7 @@ class ReceiveBuffer:
     @property
     def send_closed(self) -> bool:
         """Whether messages are dropped: the stream failed, or its server has responded."""
-        raise NotImplementedError
+        return self.error is not None or (self.remote_closed and self._connection.is_client)
 
     def fail(self, error: purerpc.RpcFailedError) -> None:
         """End the stream early; an error after the first one is ignored."""
@@ -235,16 +246,10 @@ class ReceiveBuffer:
         return account.exceeded_receive_budget() if change > 0 else ""
 
     def charge_taken(self, size: int) -> None:
-        """Charge a message that the handler takes, until `release_taken`."""
-        if self.account is not None and size > MIN_CHARGED_SIZE:
+        """Set the charge for the message that the handler has taken; 0 releases it."""
+        if self.account is not None and (size > MIN_CHARGED_SIZE or not size):
+            self.account.add_working(size - self.taken_charge)
             self.taken_charge = size
-            self.account.add_working(size)
-
-    def release_taken(self) -> None:
-        """Release the charge of the message that the handler took last."""
-        charge, self.taken_charge = self.taken_charge, 0
-        if self.account is not None:
-            self.account.add_working(-charge)
 
     def charge_sending(self, size: int) -> None:
         """Set the charge for data that the call is going to send."""
@@ -294,6 +299,23 @@ class ReceiveBuffer:
 
     # -- large messages ----------------------------------------------------------------------
 
+    def release_window(self) -> bool:
+        """Open the window for what may be received now, and return whether a flush is due.
+
+        That is one window without the waiting messages and, if none waits, the rest of an
+        incomplete message. All DATA that the engine has counted must have been passed to `on_data`.
+        """
+        window, reader = self._connection.limits.stream_window, self._reader
+        room = max(window - self._unread_size, 0)
+        if reader is not None:
+            if reader.framed_size <= window or self.has_reservation:
+                room += 0 if self._has_messages else reader.missing_size
+            elif not self._has_messages and self._try_reserve(reader):
+                room += reader.missing_size
+            else:
+                room = max(room - reader.buffered_size, 0)
+        return self._connection.set_receive_window(self.id, room)
+
     def _try_reserve(self, reader: MessageReader) -> bool:
         """Reserve room for a message that does not fit into the window; return whether it has it.
 
@@ -332,5 +354,11 @@ class ReceiveBuffer:
             self.account.peer_account.wake_waiters()
 
     def retry_reservation(self) -> bool:
-        """Continue if there is room now; return False if there is not."""
-        raise NotImplementedError
+        """Let the rest of a large message arrive; return False if there is still no room."""
+        if self.account is None or self.error is not None or self._reader is None:
+            return True
+        if not self._try_reserve(self._reader):
+            return False
+        if self.release_window():
+            self._connection.flush()
+        return True

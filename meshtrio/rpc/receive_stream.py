@@ -14,7 +14,6 @@ from meshtrio.grpc.framing import MESSAGE_PREFIX_SIZE, MessageTooLargeError
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.receive_buffer import MIN_CHARGED_SIZE, CompressedMessage, ReceiveBuffer
-from meshtrio.rpc.stream_transport import StreamTransport
 from meshtrio.rpc.tracer_dispatch import MessageTracer, notify_tracer
 from meshtrio.util.concurrency import SingleWaiter
 
@@ -32,10 +31,6 @@ class ReceiveStream(ReceiveBuffer):
     except for the rest of an incomplete message: at most one window and one message are held.
     """
 
-    _connection: StreamTransport
-    id: int
-    path: str = ""
-    """The `:path` of the call: on a server, and on a client if the call is traced."""
     last_message_compressed: bool = False
     """Whether the message that was taken last was compressed."""
     received_size: int = 0
@@ -49,12 +44,6 @@ class ReceiveStream(ReceiveBuffer):
     """The time of the last reading; 0 if the task has waited since."""
     # Made when a task first waits: most messages arrive whole.
     _readable: SingleWaiter | None = None
-
-    def __attrs_post_init__(self) -> None:
-        connection = self._connection
-        self.message_limits, self.account = connection.message_limits, connection.account
-        if self.account is not None:
-            self.account.peer_account.active_calls += 1
 
     # -- messages ----------------------------------------------------------------------------
 
@@ -72,7 +61,7 @@ class ReceiveStream(ReceiveBuffer):
             if not self._until_clock_check and self._is_time_slice_over():
                 await self._wait_for_turn()
         if self.taken_charge:
-            self.release_taken()
+            self.charge_taken(0)
         while not self._messages and not self._parse_until_message():
             if self.error is not None:
                 raise self.error
@@ -126,11 +115,7 @@ class ReceiveStream(ReceiveBuffer):
         self.is_awaiting_end_stream = False
         if self.error is not None:
             raise self.error
-        if (
-            not isinstance(self._messages, deque)
-            or len(self._messages) > 1
-            or not self.remote_closed
-        ):
+        if len(self._messages) != 1 or not self.remote_closed:
             number = "more than one request" if self._messages else "no request"
             raise purerpc.UnimplementedError(f"the call has {number}, and its method takes one")
         if self.encoding != IDENTITY:
@@ -175,23 +160,6 @@ class ReceiveStream(ReceiveBuffer):
         finally:
             self._loop_share.charge(perf_counter() - began)
 
-    def release_window(self) -> bool:
-        """Open the window for what may be received now, and return whether a flush is due.
-
-        That is one window without the waiting messages and, if none waits, the rest of an
-        incomplete message. All DATA that the engine has counted must have been passed to `on_data`.
-        """
-        window, reader = self._connection.limits.stream_window, self._reader
-        room = max(window - self._unread_size, 0)
-        if reader is not None:
-            if reader.framed_size <= window or self.has_reservation:
-                room += 0 if self._has_messages else reader.missing_size
-            elif not self._has_messages and self._try_reserve(reader):
-                room += reader.missing_size
-            else:
-                room = max(room - reader.buffered_size, 0)
-        return self._connection.set_receive_window(self.id, room)
-
     # -- waiting -----------------------------------------------------------------------------
 
     async def _wait_to_decompress(self) -> None:
@@ -214,16 +182,6 @@ class ReceiveStream(ReceiveBuffer):
         if isinstance(message, CompressedMessage) or len(message) > MIN_CHARGED_SIZE:
             await account.wait_for_work_budget()
             self._check_not_discarded()
-
-    def retry_reservation(self) -> bool:
-        """Let the rest of a large message arrive; return False if there is still no room."""
-        if self.account is None or self.error is not None or self._reader is None:
-            return True
-        if not self._try_reserve(self._reader):
-            return False
-        if self.release_window():
-            self._connection.flush()
-        return True
 
     @property
     def _loop_share(self) -> EventLoopShare:

@@ -7,12 +7,7 @@ import contextlib
 import purerpc
 import trio
 
-from meshtrio.grpc.header_builder import (
-    ACCEPT_ENCODING,
-    DEFAULT_RESPONSE_HEADERS,
-    build_http_response,
-    build_trailers,
-)
+from meshtrio.grpc import header_builder
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.stream import Stream
 
@@ -21,8 +16,8 @@ MAX_STATUS_MESSAGE_SIZE = 4096
 
 Peers limit their header lists, by default to 8 KiB (grpc-java) or 16 KiB (gRPC's C core).
 """
-_NON_GRPC_HEADERS = build_http_response(415, b"text/plain").data
-TOO_LARGE_RESPONSE = build_http_response(431).data
+_NON_GRPC_HEADERS = header_builder.build_http_response(415, b"text/plain").data
+TOO_LARGE_RESPONSE = header_builder.build_http_response(431).data
 """The response to a request that is not gRPC and whose header list is too large (RFC 6585 §5)."""
 _NON_GRPC_TIMEOUT = 5.0
 """Seconds to wait for the end of a request that is not gRPC before the response is sent."""
@@ -34,8 +29,10 @@ def encode_server_status(max_list_size: int, code: purerpc.StatusCode, message: 
 
     They fit into a header list of their own, or behind the response headers (Trailers-Only).
     """
-    headers_size = DEFAULT_RESPONSE_HEADERS.list_size + ACCEPT_ENCODING.list_size
-    return build_trailers(
+    headers_size = (
+        header_builder.DEFAULT_RESPONSE_HEADERS.list_size + header_builder.ACCEPT_ENCODING.list_size
+    )
+    return header_builder.build_trailers(
         code.value,
         message,
         max_size=max_list_size - headers_size,
@@ -48,7 +45,7 @@ def encode_trailers_only(
 ) -> bytes:
     """Encode a response that is a status alone (Trailers-Only)."""
     trailers = encode_server_status(max_list_size, code, message)
-    return DEFAULT_RESPONSE_HEADERS.data + extra_headers + trailers
+    return header_builder.DEFAULT_RESPONSE_HEADERS.data + extra_headers + trailers
 
 
 class DiscardingStream(Stream):

@@ -14,25 +14,20 @@ import attrs
 import trio
 
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc import channelz_registry
-from meshtrio.rpc.budget_settings import BudgetSettings
-from meshtrio.rpc.composite_tracer import compose_server_tracers, current_tracers
-from meshtrio.rpc.connection_limiter import (
-    ConnectionLimiter,
-    ConnectionRejecter,
-    TooManyConnectionsError,
-)
-from meshtrio.rpc.handlers import HandlerTable
-from meshtrio.rpc.peer_accounts import PeerAccounts, trim_process_memory
+from meshtrio.rpc import channelz_registry, composite_tracer
+from meshtrio.rpc.connection import check_timeouts_forever
+from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejectedError, reject_now
+from meshtrio.rpc.peer_accounts import BudgetSettings, PeerAccounts, trim_process_memory
+from meshtrio.rpc.purerpc_compat import HandlerTable
 from meshtrio.rpc.server_call import ServerInterceptor
 from meshtrio.rpc.server_connection import AccessCheck, Forwarder, ServerConnection
-from meshtrio.rpc.server_load import LoadRecorder
-from meshtrio.rpc.stats import CallCounters
-from meshtrio.rpc.timeouts import TimeoutChecker, Timeouts
+from meshtrio.rpc.stats import CallCounters, LoadRecorder
+from meshtrio.rpc.timeouts import CHECK_INTERVAL, Timeouts
 from meshtrio.rpc.tracer import ServerTracer
 from meshtrio.transport.acceptor import Acceptor
 from meshtrio.transport.peer import peer_of
 from meshtrio.transport.transport import Transport
+from meshtrio.util.concurrency import sleep_until_tick
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -103,12 +98,10 @@ class Server:
         exit status instead of an error of the connection.
         """
         self.handler_table = HandlerTable(servicers)
-        self._default_tracer = current_tracers().server
-        self._extra_tracers: list[ServerTracer] = []
-        self.tracer = self._default_tracer
+        self.tracer = composite_tracer.current_tracers().server
         """The tracer of the server's calls; None if no tracer is installed."""
-        self._connection_limiter = ConnectionLimiter(self.limits)
-        self._connection_rejecter = ConnectionRejecter()
+        self._tracers = [self.tracer]
+        self.connection_limiter = ConnectionLimiter(self.limits)
         self._exit_error: BaseException | None = None
         self._nursery: trio.Nursery | None = None
         self._ssl_context: ssl.SSLContext | None = None
@@ -118,16 +111,17 @@ class Server:
     @contextmanager
     def add_tracer(self, tracer: ServerTracer) -> Iterator[None]:
         """Trace the calls that start in the block, in addition to the server's own tracers."""
-        self._extra_tracers.append(tracer)
-        self._compose_tracer()
+        self._set_tracers([*self._tracers, tracer])
         try:
             yield
         finally:
-            self._extra_tracers.remove(tracer)
-            self._compose_tracer()
+            self._set_tracers([each for each in self._tracers if each is not tracer])
 
-    def _compose_tracer(self) -> None:
-        self.tracer = compose_server_tracers(self._default_tracer, *self._extra_tracers)
+    def _set_tracers(self, tracers: list[ServerTracer | None]) -> None:
+        self._tracers = tracers
+        self.tracer = composite_tracer.compose_tracers(
+            composite_tracer.CompositeServerTracer, *tracers
+        )
 
     # -- serving -----------------------------------------------------------------------------
 
@@ -155,14 +149,15 @@ class Server:
             with self._serve_scope:
                 async with trio.open_nursery() as nursery:
                     self._nursery, self._ssl_context = nursery, ssl_context
-                    channelz_registry.SERVERS.add(self.trace_node.channelz_id, self)
+                    channelz_registry.SERVERS[self.trace_node.channelz_id] = self
                     self.replace_listener(listener)
-                    nursery.start_soon(self._check_timeouts_periodically)
+                    nursery.start_soon(check_timeouts_forever, self.connections)
+                    nursery.start_soon(self._restore_resources_periodically)
                     task_status.started()
                     await self._acceptor.run()
         finally:
             self._nursery = self.listen_socket = None
-            channelz_registry.SERVERS.remove(self.trace_node.channelz_id)
+            channelz_registry.SERVERS.pop(self.trace_node.channelz_id, None)
             error, self._exit_error = self._exit_error, None
             if error is not None:
                 raise error
@@ -188,43 +183,36 @@ class Server:
         if self._nursery is not None:
             self._nursery.start_soon(self.on_exit)
 
-    async def _check_timeouts_periodically(self) -> None:
-        checker = TimeoutChecker()
+    async def _restore_resources_periodically(self) -> None:
         while True:
-            await checker.check_next(self.connections)
+            await sleep_until_tick(CHECK_INTERVAL)
             self._acceptor.spare_descriptors.refill()
             await trim_process_memory()
 
     def _on_accept(self, sock: socket.socket, out_of_descriptors: bool) -> None:
         """Serve an accepted connection, or reject it."""
         assert self._nursery is not None
-        encrypted = self._ssl_context is not None
+        encrypted, limiter = self._ssl_context is not None, self.connection_limiter
         try:
-            reason = self.peer_accounts.refusal_reason(peer_of(sock))
-            keys = (
-                []
-                if reason
-                else self._connection_limiter.admit(
-                    sock, trusted_pid=self.trusted_pid, out_of_descriptors=out_of_descriptors
-                )
+            self.peer_accounts.check_not_refused(peer_of(sock))
+            keys = limiter.admit(
+                sock, trusted_pid=self.trusted_pid, out_of_descriptors=out_of_descriptors
             )
         except OSError:
             sock.close()  # Its client is gone already.
             return
-        except TooManyConnectionsError as exc:
-            reason = str(exc)
-        if reason:
+        except ConnectionRejectedError as exc:
             if out_of_descriptors:
-                self._connection_rejecter.reject_now(sock, reason, encrypted=encrypted)
+                reject_now(sock, str(exc), encrypted=encrypted)
             else:
-                reject = partial(self._connection_rejecter.reject, encrypted=encrypted)
-                self._nursery.start_soon(reject, sock, reason)
+                reject = partial(limiter.reject, encrypted=encrypted)
+                self._nursery.start_soon(reject, sock, str(exc))
             return
         try:
             connection = ServerConnection(self._make_transport(sock), self)
         except OSError:
             sock.close()
-            self._connection_limiter.release(keys)
+            limiter.release(keys)
             return
         connection.limit_keys = keys
         self.connections.add(connection)
@@ -246,7 +234,7 @@ class Server:
         finally:
             self.connections.discard(connection)
             self.past_counters.add_calls(connection.final_calls())
-            self._connection_limiter.release(connection.limit_keys)
+            self.connection_limiter.release(connection.limit_keys)
 
     # -- for connections ---------------------------------------------------------------------
 
@@ -256,16 +244,6 @@ class Server:
             if self.trusted_pid is not None and transport.peer().pid == self.trusted_pid:
                 return attrs.evolve(self.limits, reset_burst=_UNLIMITED_RESETS)
         return self.limits
-
-    def admit_certificate(self, connection: ServerConnection, tls: ssl.SSLObject) -> str:
-        """Count a connection for its client certificate; return the reason if it is rejected."""
-        try:
-            connection.limit_keys = self._connection_limiter.admit_certificate(
-                tls, connection.peer, connection.limit_keys
-            )
-        except TooManyConnectionsError as exc:
-            return str(exc)
-        return ""
 
     # -- stopping ----------------------------------------------------------------------------
 

@@ -13,25 +13,19 @@ from typing import Any, Protocol
 import purerpc
 import trio
 
+from meshtrio.grpc import header_builder
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
-from meshtrio.grpc.header_builder import (
-    DEFAULT_RESPONSE_HEADERS,
-    OK_TRAILERS,
-    build_response_headers,
-    build_trailers,
-)
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.status import STATUS_OK, header_list_too_large_message
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.encoder import HeaderBlock
-from meshtrio.http2.settings import PeerSettings
+from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.context import ServerContext, current_context
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.rejection import MAX_STATUS_MESSAGE_SIZE
-from meshtrio.rpc.server_load import LoadRecorder
+from meshtrio.rpc.stats import LoadRecorder
 from meshtrio.rpc.stream import SERVER_STOPPED_MESSAGE, Stream
-from meshtrio.rpc.stream_transport import StreamTransport
 from meshtrio.rpc.tracer import ServerCallTracer, ServerTracer
 from meshtrio.rpc.tracer_dispatch import log_tracer_error
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
@@ -54,18 +48,30 @@ ServerInterceptor = Callable[[ServerContext], AbstractAsyncContextManager[Any]]
 """Returns an async context manager that is entered around the handler of a call."""
 
 
-class CallOwner(StreamTransport, Protocol):
-    """The part of a server's connection that its calls use."""
+class CallServer(Protocol):
+    """The part of a server that its calls use."""
 
-    peer_settings: PeerSettings
     interceptors: tuple[ServerInterceptor, ...]
     load_recorder: LoadRecorder
     reply_sizes: dict[str, int]
-    running_handlers: int
-
-    def abandon_if_exiting(self, stream: Stream) -> bool: ...
+    tracer: ServerTracer | None
 
     def request_exit(self, error: BaseException) -> None: ...
+
+
+class CallOwner(Connection):
+    """The part of a server's connection that its calls use."""
+
+    server: CallServer
+    running_handlers = 0
+    """Number of handlers that have not ended, including those whose stream is closed."""
+
+    def abandon_if_exiting(self, stream: Stream) -> bool:
+        """Drop a call without a response if a handler has requested the end of the process.
+
+        Its caller then sees the exit of the process. Returns whether that is so.
+        """
+        raise NotImplementedError
 
 
 class RequestMessages(AsyncIterator[Any]):
@@ -96,21 +102,17 @@ class ServerCall:
     )
 
     def __init__(
-        self,
-        connection: CallOwner,
-        stream: Stream,
-        handler: Handler,
-        headers: RequestHeaders,
-        tracer: ServerTracer | None = None,
+        self, connection: CallOwner, stream: Stream, handler: Handler, headers: RequestHeaders
     ) -> None:
         self._connection = connection
         self._stream = stream
         self._handler = handler
         self._headers = headers
         self._context = create(ServerContext, stream, headers)
-        self._started_at = connection.load_recorder.start_call() if handler.is_counted else 0.0
+        server = connection.server
+        self._started_at = server.load_recorder.start_call() if handler.is_counted else 0.0
         self._tracer: ServerCallTracer | None = None
-        if tracer is not None:
+        if (tracer := server.tracer) is not None:
             try:
                 self._tracer = tracer.start_call(self._context, handler.method, stream)
             except BaseException as exc:
@@ -134,7 +136,7 @@ class ServerCall:
             with trio.CancelScope(deadline=deadline) as scope:
                 self._stream.cancel_on_error = scope
                 try:
-                    interceptors = self._connection.interceptors
+                    interceptors = self._connection.server.interceptors
                     reply = await (
                         self._run_with_interceptors(interceptors)
                         if interceptors
@@ -173,7 +175,8 @@ class ServerCall:
             self._connection.counters.failed += 1
         self._stream.reset(_NO_ERROR)
         if self._handler.is_counted:
-            self._connection.load_recorder.end_call(self._started_at, failed=status is not None)
+            recorder = self._connection.server.load_recorder
+            recorder.end_call(self._started_at, failed=status is not None)
         self._connection.running_handlers -= 1
         if self._tracer is not None:
             outcome = STATUS_OK if status is None else (status[0].value, status[1])
@@ -190,7 +193,7 @@ class ServerCall:
         log_tracer_error(self._headers.path, exc)
         exit_error = find_exit_exception(exc)
         if exit_error is not None:
-            self._connection.request_exit(exit_error)
+            self._connection.server.request_exit(exit_error)
 
     async def _run_with_interceptors(self, interceptors: Sequence[ServerInterceptor]) -> Any:
         """Run the handler within interceptors, which may add metadata.
@@ -210,7 +213,7 @@ class ServerCall:
         account = self._stream.account
         if account is not None and account.peer_account.working and self._handler.is_counted:
             await account.wait_for_work_budget()
-        if self._connection.reply_sizes:
+        if self._connection.server.reply_sizes:
             self._charge_expected_reply(method.path)
         if method.client_streams:
             argument: Any = RequestMessages(self._stream, method.request_type)
@@ -229,7 +232,7 @@ class ServerCall:
 
     def _charge_expected_reply(self, path: str) -> None:
         """Charge the expected size of the reply, which decays while no reply is large."""
-        sizes = self._connection.reply_sizes
+        sizes = self._connection.server.reply_sizes
         size = sizes.pop(path, 0)
         if size > _LARGE_REPLY_SIZE:
             sizes[path] = size - (size >> 5)
@@ -250,22 +253,20 @@ class ServerCall:
             raise TypeError(f"the handler returned {type(reply).__name__} instead of {expected}")
         data = reply.SerializeToString()
         if len(data) > _LARGE_REPLY_SIZE:
-            sizes = self._connection.reply_sizes
+            sizes = self._connection.server.reply_sizes
             sizes[method.path] = max(len(data), sizes.get(method.path, 0))
         context = self._context
         headers = trailers = b""
         if not self._stream.headers_sent:
             block = self._encode_headers()
-            headers = (
-                DEFAULT_RESPONSE_HEADERS.data
-                if block is DEFAULT_RESPONSE_HEADERS
-                else self._ensure_fits_peer(block)
-            )
+            is_default = block is header_builder.DEFAULT_RESPONSE_HEADERS
+            headers = block.data if is_default else self._ensure_fits_peer(block)
         if is_last and not context.trailing_metadata:
-            trailers = OK_TRAILERS.data
+            trailers = header_builder.OK_TRAILERS.data
         elif is_last:
             trailers = self._ensure_fits_peer(self._encode_trailers(_OK, ""))
-        compressed = context.compress and self._negotiated_encoding() != IDENTITY
+        may_compress = context.compress and context.compression != IDENTITY
+        compressed = may_compress and self._negotiated_encoding() != IDENTITY
         await self._stream.send(data, compressed=compressed, headers=headers, trailers=trailers)
 
     def _negotiated_encoding(self) -> str:
@@ -291,9 +292,10 @@ class ServerCall:
         context = self._context
         metadata = encode_metadata(tuple(context.trailing_metadata))
         if code is _OK:
-            return build_trailers(0, metadata=metadata) if metadata else OK_TRAILERS
+            without = header_builder.OK_TRAILERS
+            return header_builder.build_trailers(0, metadata=metadata) if metadata else without
         room = self._connection.peer_settings.max_header_list_size - headers_size
-        return build_trailers(
+        return header_builder.build_trailers(
             code.value,
             message,
             context.status_details,
@@ -305,8 +307,8 @@ class ServerCall:
     def _encode_headers(self) -> HeaderBlock:
         context = self._context
         if not context.initial_metadata and context.compression == IDENTITY:
-            return DEFAULT_RESPONSE_HEADERS
-        return build_response_headers(
+            return header_builder.DEFAULT_RESPONSE_HEADERS
+        return header_builder.build_response_headers(
             encoding=self._negotiated_encoding(),
             metadata=encode_metadata(tuple(context.initial_metadata)),
         )
@@ -321,7 +323,7 @@ class ServerCall:
         exit_error = find_exit_exception(exc)
         if exit_error is not None:
             _log.warning("%s: the handler raised %r; draining, then exiting", path, exit_error)
-            self._connection.request_exit(exit_error)
+            self._connection.server.request_exit(exit_error)
             return _SERVER_STOPPED
         _log.error("%s: the handler raised", path, exc_info=exc)
         return _UNKNOWN, f"{path}: the handler failed; see the plugin's log"

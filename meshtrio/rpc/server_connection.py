@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from itertools import takewhile
@@ -18,33 +17,19 @@ from meshtrio.grpc.compression import ENCODINGS
 from meshtrio.grpc.header_builder import ACCEPT_ENCODING
 from meshtrio.grpc.headers import RequestHeaders, is_grpc_content_type
 from meshtrio.http2 import events
-from meshtrio.http2.connection import Role
+from meshtrio.http2.connection import H2Connection
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.connection import Connection
+from meshtrio.rpc import rejection
 from meshtrio.rpc.connection_io import CLOSE_TIMEOUT
-from meshtrio.rpc.connection_limiter import LimitKey
-from meshtrio.rpc.half_closed_streams import HalfClosedStreams
-from meshtrio.rpc.handlers import FoundHandler, HandlerTable, UnavailableService
+from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejectedError, LimitKey
 from meshtrio.rpc.method import Handler
-from meshtrio.rpc.peer_accounts import (
-    ClientAccounts,
-    ConnectionAccount,
-    PeerAccount,
-    PeerAccounts,
-)
-from meshtrio.rpc.rejection import (
-    TOO_LARGE_RESPONSE,
-    DiscardingStream,
-    encode_trailers_only,
-    respond_non_grpc,
-)
-from meshtrio.rpc.server_call import ServerCall, ServerInterceptor
-from meshtrio.rpc.server_load import LoadRecorder
+from meshtrio.rpc.peer_accounts import ClientAccounts, ConnectionAccount, PeerAccount, PeerAccounts
+from meshtrio.rpc.purerpc_compat import FoundHandler, HandlerTable
+from meshtrio.rpc.server_call import CallOwner, CallServer, ServerCall
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.rpc.tracer import ServerTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.peer import Peer
 from meshtrio.transport.transport import Transport
@@ -52,6 +37,7 @@ from meshtrio.transport.transport import Transport
 _NO_ERROR, _REFUSED_STREAM = ErrorCode.NO_ERROR, ErrorCode.REFUSED_STREAM
 _RESOURCE_EXHAUSTED = purerpc.StatusCode.RESOURCE_EXHAUSTED
 _DISCARD_SIZE = 256 * 1024
+_MAX_HALF_CLOSED_STREAMS = 256
 _DRAIN_PING_PAYLOAD = b"drain..."
 _DRAIN_PING_TIMEOUT = 1.0
 """Seconds to wait for the acknowledgement of the PING between the two GOAWAYs of a drain."""
@@ -80,51 +66,77 @@ The last argument says whether the call is to be forwarded.
 """
 
 
-class ConnectionOwner(Protocol):
+class ConnectionOwner(CallServer, Protocol):
     """The part of a server that its connections use."""
 
     timeouts: Timeouts
     handler_table: HandlerTable
-    interceptors: tuple[ServerInterceptor, ...]
     forwarder: Forwarder | None
     check_access: AccessCheck | None
-    tracer: ServerTracer | None
-    load_recorder: LoadRecorder
     peer_accounts: PeerAccounts
-    reply_sizes: dict[str, int]
+    connection_limiter: ConnectionLimiter
     trusted_pid: int | None
     is_exiting: bool
     owns_process: bool
 
     def limits_for(self, transport: Transport) -> Limits: ...
 
-    def admit_certificate(self, connection: ServerConnection, tls: ssl.SSLObject) -> str: ...
 
-    def request_exit(self, error: BaseException) -> None: ...
+class HalfClosedStreams:
+    """Gives clients time to end the streams that a server has answered.
+
+    Clients fail a call that is reset right behind its response while they have not sent their
+    END_STREAM yet, although RFC 9113 §8.1 allows the reset. So the streams stay open for a while;
+    the oldest are reset if there are too many. They hold no handler and no memory of messages.
+    """
+
+    def __init__(self, engine: H2Connection, max_concurrent_streams: int) -> None:
+        self._engine = engine
+        self._max_streams = min(_MAX_HALF_CLOSED_STREAMS, max_concurrent_streams // 2)
+        self._answered_at: dict[int, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._answered_at)
+
+    def add(self, stream_id: int, now: float) -> bool:
+        """Keep a stream open; return whether others were reset, so that a flush is due."""
+        self._answered_at[stream_id] = now
+        return len(self._answered_at) > self._max_streams and self._trim()
+
+    def _trim(self) -> bool:
+        """Drop the streams that the client has ended, and reset the oldest of too many others."""
+        is_open = self._engine.is_half_closed_local
+        waiting = [item for item in self._answered_at.items() if is_open(item[0])]
+        surplus = max(len(waiting) - self._max_streams, 0)
+        for stream_id, _ in waiting[:surplus]:
+            self._engine.reset_stream(stream_id, _NO_ERROR)
+        self._answered_at = dict(waiting[surplus:])
+        return surplus > 0
+
+    def reset_older_than(self, time: float) -> None:
+        """Reset the streams that were answered at a time or before it."""
+        for stream_id, answered_at in list(self._answered_at.items()):
+            if answered_at <= time:
+                del self._answered_at[stream_id]
+                self._engine.reset_stream(stream_id, _NO_ERROR)
 
 
-class ServerConnection(Connection):
+class ServerConnection(CallOwner):
     """A connection whose streams are served; `Connection` says who owns what."""
 
+    is_client = False
+
     def __init__(self, transport: Transport, server: ConnectionOwner) -> None:
-        super().__init__(transport, Role.SERVER, server.limits_for(transport), server.timeouts)
+        super().__init__(transport, server.limits_for(transport), server.timeouts)
         self._event_handlers |= {
             events.RequestReceived: self._on_request,
             events.RequestHeadersTooLarge: self._on_request_too_large,
         }
-        self._server = server
-        self._find_handler = server.handler_table.find
-        self._forwarder, self._check_access = server.forwarder, server.check_access
-        self.interceptors = server.interceptors
-        self.load_recorder = server.load_recorder
-        self.reply_sizes = server.reply_sizes
-        self.request_exit = server.request_exit
+        self.server: ConnectionOwner = server
         self.limit_keys: list[LimitKey] = []
         """The keys under which the server's connection limiter counts the connection."""
         self._peer_account: PeerAccount | None = None
         self._client_accounts: ClientAccounts | None = None
-        self.running_handlers = 0
-        """Number of handlers that have not ended, including those whose stream is closed."""
         self._drain_acknowledged = trio.Event()
         self._run_finished = trio.Event()
         self._idle_since = self._opened_at
@@ -133,7 +145,6 @@ class ServerConnection(Connection):
         """Whether new calls are refused; the client has been sent the second GOAWAY."""
         self._is_refusing_waiting = False
         self._half_closed = HalfClosedStreams(self._engine, self.limits.max_concurrent_streams)
-        self._is_socket_kept_open = False
 
     def statistics(self) -> ConnectionStatistics:
         counters = self.counters
@@ -243,32 +254,27 @@ class ServerConnection(Connection):
         if event.payload == _DRAIN_PING_PAYLOAD:
             self._drain_acknowledged.set()
 
-    async def _drain_before_close(self) -> None:
-        if not self._is_socket_kept_open:
-            await super()._drain_before_close()
-        else:
-            with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OSError):
-                await self.write_buffer.wait_drained()
-
     # -- the peer ----------------------------------------------------------------------------
 
     async def _handshake(self) -> bool:
         if not await super()._handshake():
             return False
-        tls = self.transport.ssl_object
-        reason = "" if tls is None else self._server.admit_certificate(self, tls)
-        reason = reason or self._register_peer()
-        if reason:
-            self.close(reason, ErrorCode.ENHANCE_YOUR_CALM)
-        return not reason
+        try:
+            self._register_peer()
+        except ConnectionRejectedError as exc:
+            self.close(str(exc), ErrorCode.ENHANCE_YOUR_CALM)
+            return False
+        return True
 
-    def _register_peer(self) -> str:
-        """Open an account for the connection; return the reason if its peer is refused."""
-        accounts, trusted_pid = self._server.peer_accounts, self._server.trusted_pid
-        peer = self.peer
-        is_trusted = trusted_pid is not None and peer.pid == trusted_pid
-        if not is_trusted and (reason := accounts.refusal_reason(peer)):
-            return reason
+    def _register_peer(self) -> None:
+        """Open an account for the connection. Raises ConnectionRejectedError."""
+        server, accounts, peer = self.server, self.server.peer_accounts, self.peer
+        if (tls := self.transport.ssl_object) is not None:
+            limiter = server.connection_limiter
+            self.limit_keys = limiter.admit_certificate(tls, peer, self.limit_keys)
+        is_trusted = server.trusted_pid is not None and peer.pid == server.trusted_pid
+        if not is_trusted:
+            accounts.check_not_refused(peer)
         account = self._peer_account = accounts.for_peer(peer, trusted=is_trusted)
         account.connections += 1
         self.account, self.loop_share = ConnectionAccount(account), account.loop_share
@@ -276,7 +282,6 @@ class ServerConnection(Connection):
             self._client_accounts = ClientAccounts(accounts, self.account)
         else:
             self._engine.abuse_limits.share(account.reset_bucket, account.control_bucket)
-        return ""
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
         super()._on_failed(event)
@@ -299,7 +304,7 @@ class ServerConnection(Connection):
     def _on_stream_removed(self, stream: Stream) -> None:
         stream.release_charges()
         if self.is_refusing:
-            if self._forwarder is not None:
+            if self.server.forwarder is not None:
                 self.refuse_waiting_streams()
             self._close_if_idle()
 
@@ -320,18 +325,14 @@ class ServerConnection(Connection):
                 self._engine.reset_stream(stream_id, _NO_ERROR)
 
     def abandon_if_exiting(self, stream: Stream) -> bool:
-        """Drop a call without a response if a handler has requested the end of the process.
-
-        Its caller then sees the exit of the process. Returns whether that is so.
-        """
-        if not self._server.is_exiting:
+        if not self.server.is_exiting:
             return False
-        if self._server.owns_process and not self._is_socket_kept_open:
+        if self.server.owns_process and not self._is_socket_kept_open:
             self._is_socket_kept_open = True
             # It fails if the socket is closed already, or without free file descriptors.
             with contextlib.suppress(OSError):
                 os.dup(self.transport.sock.fileno())
-        self.wake_next_sender(stream)
+        self.window_waiters.wake_next(stream)
         if self.streams.pop(stream.id, None) is not None:
             self._on_stream_removed(stream)
         return True
@@ -340,10 +341,10 @@ class ServerConnection(Connection):
 
     def _on_request_too_large(self, event: events.RequestHeadersTooLarge) -> None:
         self.counters.started += 1
-        response = TOO_LARGE_RESPONSE
+        response = rejection.TOO_LARGE_RESPONSE
         if is_grpc_content_type(event.content_type.decode("latin-1")):
             max_size, code = self.peer_settings.max_header_list_size, _RESOURCE_EXHAUSTED
-            response = encode_trailers_only(max_size, code, event.reason)
+            response = rejection.encode_trailers_only(max_size, code, event.reason)
         self._reject(event.stream_id, response)
 
     def _on_request(self, event: events.RequestReceived[RequestHeaders]) -> None:
@@ -359,24 +360,24 @@ class ServerConnection(Connection):
             self._engine.reset_stream(stream_id, _REFUSED_STREAM)
             self.counters.failed += 1
             return
-        headers, handler = event.headers, self._find_handler(event.headers.path)
-        is_grpc, forwarder = headers.is_grpc, self._forwarder
+        headers, handler = event.headers, self.server.handler_table.find(event.headers.path)
+        is_grpc, forwarder = headers.is_grpc, self.server.forwarder
         is_forwardable = is_grpc and not headers.error_message
         if forwarder and not (is_forwardable and forwarder.accepts(headers, handler is not None)):
             forwarder = None
-        rejection = self._find_rejection(headers, handler, forwarder) if is_grpc else None
-        if rejection is not None:
-            max_size, (code, message, _) = self.peer_settings.max_header_list_size, rejection
-            self._reject(stream_id, encode_trailers_only(max_size, *rejection))
-            if (tracer := self._server.tracer) is not None:
-                status = code.value, message
-                notify_tracer_in_read_loop(headers.path, tracer.call_rejected, headers, status)
+        status = self._find_rejection(headers, handler, forwarder) if is_grpc else None
+        if status is not None:
+            max_size, (code, message, _) = self.peer_settings.max_header_list_size, status
+            self._reject(stream_id, rejection.encode_trailers_only(max_size, *status))
+            if (tracer := self.server.tracer) is not None:
+                arguments = headers, (code.value, message)
+                notify_tracer_in_read_loop(headers.path, tracer.call_rejected, *arguments)
             return
         if forwarder is not None:
             stream = forwarder.forward(self, stream_id, headers)
         elif not is_grpc:
-            stream = self.streams[stream_id] = DiscardingStream(self, stream_id)
-            self.start_soon(respond_non_grpc, stream)
+            stream = self.streams[stream_id] = rejection.DiscardingStream(self, stream_id)
+            self.start_soon(rejection.respond_non_grpc, stream)
             self.counters.failed += 1
         else:
             assert isinstance(handler, Handler)
@@ -390,16 +391,16 @@ class ServerConnection(Connection):
         """Return the status of a gRPC call that is rejected, and encoded fields to send with it."""
         if headers.error_message:
             return purerpc.StatusCode.INTERNAL, headers.error_message, b""
-        if self._check_access is not None:
-            reason = self._check_access(self.peer, headers, forwarder is not None)
+        if self.server.check_access is not None:
+            reason = self.server.check_access(self.peer, headers, forwarder is not None)
             if reason:
                 return purerpc.StatusCode.PERMISSION_DENIED, reason, b""
         if forwarder is not None:
             return None
         if handler is None:
             return purerpc.StatusCode.UNIMPLEMENTED, f"{headers.path} is unknown", b""
-        if isinstance(handler, UnavailableService):
-            return purerpc.StatusCode.UNAVAILABLE, handler.reason, b""
+        if isinstance(handler, str):
+            return purerpc.StatusCode.UNAVAILABLE, handler, b""
         if headers.encoding not in ENCODINGS:
             text = f"unsupported grpc-encoding {headers.encoding!r}"
             return purerpc.StatusCode.UNIMPLEMENTED, text, ACCEPT_ENCODING.data
@@ -410,5 +411,5 @@ class ServerConnection(Connection):
         if self._client_accounts is not None:
             stream.charge_to(self._client_accounts.account_for(headers))
         self.running_handlers += 1
-        self.start_soon(ServerCall(self, stream, handler, headers, self._server.tracer).run)
+        self.start_soon(ServerCall(self, stream, handler, headers).run)
         return stream

@@ -1,7 +1,7 @@
 """One stream of a connection: the messages of a call in both directions, on either side.
 
 A call receives and sends messages, its connection reports what the peer does (`on_...`). A stream
-knows its connection only as a `StreamTransport`, and must not outlive it.
+knows its connection only as a `ConnectionIO`, and must not outlive it.
 """
 
 from __future__ import annotations
@@ -60,11 +60,6 @@ class Stream(ReceiveStream):
     def reset_by_peer(self) -> bool:
         """Whether the peer has reset the stream or is lost, so that no status can be sent."""
         return self.error is not None and self.id not in self._connection.streams
-
-    @property
-    def send_closed(self) -> bool:
-        """Whether messages are dropped: the stream failed, or its server has responded."""
-        return self.error is not None or (self.remote_closed and self._connection.is_client)
 
     @property
     def has_succeeded(self) -> bool:
@@ -140,13 +135,13 @@ class Stream(ReceiveStream):
                 break
             left = memoryview(left)[taken:]
             connection.flush()
-            connection.wake_on_window(self)
+            connection.window_waiters.wait_for_window(self)
             self.charge_blocked_send(len(left) + following_size)
             await self._wait_writable()
             if self._loop_share.charge(WAKE_COST):
                 await self._loop_share.wait_for_turn()
-        if connection.window_waiters:
-            connection.wake_next_sender(self)
+        if connection.window_waiters.streams:
+            connection.window_waiters.wake_next(self)
         if trailers and not self.send_closed:
             connection.send_headers(self.id, trailers, end_stream=True)
         connection.flush()

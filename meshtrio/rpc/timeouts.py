@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from typing import Protocol
 
 import attrs
-import trio
 
-from meshtrio.util.concurrency import sleep_until_tick
-
-_CHECK_INTERVAL = 1.0
+CHECK_INTERVAL = 1.0
 """Seconds between two checks of the timeouts."""
 
 
@@ -51,29 +46,3 @@ class Timeouts:
 
 NETWORK_TIMEOUTS = Timeouts(keepalive_time=20.0, keepalive_timeout=10.0)
 """Timeouts for connections over a network, where a lost host or link is noticed by silence only."""
-
-
-class TimedConnection(Protocol):
-    """A connection whose timeouts are checked."""
-
-    def check_timeouts(self, now: float) -> None: ...
-
-
-class TimeoutChecker:
-    """Checks the timeouts of connections once a second.
-
-    After a suspension of the process a check is left out, so that what peers have sent meanwhile is
-    read first.
-    """
-
-    def __init__(self) -> None:
-        self._due = trio.current_time() + _CHECK_INTERVAL
-
-    async def check_next(self, connections: Collection[TimedConnection]) -> None:
-        """Wait for the next check, then check the connections that there are by then."""
-        await sleep_until_tick(_CHECK_INTERVAL)
-        now = trio.current_time()
-        if now < self._due + _CHECK_INTERVAL:
-            for connection in list(connections):
-                connection.check_timeouts(now)
-        self._due = now + _CHECK_INTERVAL

@@ -38,8 +38,7 @@ class AttemptKind(Enum):
 
 
 # Looking up a member of an Enum costs more than everything else that an attempt does with it.
-ORIGINAL, TRANSPARENT_RETRY = AttemptKind.ORIGINAL, AttemptKind.TRANSPARENT_RETRY
-RETRY, HEDGE = AttemptKind.RETRY, AttemptKind.HEDGE
+ORIGINAL, RETRY, HEDGE, TRANSPARENT_RETRY = AttemptKind
 
 
 class ServerCallTracer(MessageTracer):

@@ -14,12 +14,15 @@ _WINDOW_PER_WAKEUP = 4096
 """Size of the connection's window, in bytes, for which one waiting stream is woken."""
 
 
-class WindowWaiter(Protocol):
-    """A stream that waits."""
+class ConnectedStream(Protocol):
+    """The part of a stream that the input and output of its connection use."""
 
     sends_synchronously: bool
+    remote_closed: bool
 
     def on_writable(self) -> None: ...
+
+    def release_window(self) -> bool: ...
 
 
 @attrs.define(eq=False)
@@ -33,19 +36,19 @@ class WindowWaiters:
     _windows: ConnectionWindows
     _write_buffer: WriteBuffer
     _start_soon: Callable[[Callable[[], Awaitable[object]]], None]
-    streams: dict[WindowWaiter, None] = attrs.field(factory=dict, init=False)
+    streams: dict[ConnectedStream, None] = attrs.field(factory=dict, init=False)
     """The waiting streams, in order."""
     _is_waking: bool = attrs.field(default=False, init=False)
     _is_awaiting_low_water: bool = attrs.field(default=False, init=False)
 
-    def wait_for_window(self, stream: WindowWaiter) -> None:
+    def wait_for_window(self, stream: ConnectedStream) -> None:
         """Wake a stream when the connection's window opens, unless it is open already."""
         if self._windows.send <= 0:
             self.streams[stream] = None
         else:
             self.wake_next(stream)
 
-    def wait_until_writable(self, stream: WindowWaiter) -> None:
+    def wait_until_writable(self, stream: ConnectedStream) -> None:
         """Wake a stream when the window is open and the write buffer below its high-water mark."""
         if self._write_buffer.above_high_water:
             self.streams[stream] = None
@@ -53,7 +56,7 @@ class WindowWaiters:
         else:
             self.wait_for_window(stream)
 
-    def wake_next(self, stream: WindowWaiter) -> None:
+    def wake_next(self, stream: ConnectedStream) -> None:
         """Leave the rest of the window, which a stream did not use, to the next one."""
         if self.streams:
             self.streams.pop(stream, None)

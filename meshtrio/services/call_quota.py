@@ -9,8 +9,8 @@ from typing import TypeVar
 import attrs
 import purerpc
 
+from meshtrio.rpc.connection_limiter import LimitKey, Reserve
 from meshtrio.rpc.context import ServerContext
-from meshtrio.rpc.reserve import Reserve, ReservedSlot
 from meshtrio.transport.peer import Peer
 
 K = TypeVar("K")
@@ -53,7 +53,7 @@ class _CountedCall:
     _quota: CallQuota
     _peer: Peer
     _service: str
-    _slot: ReservedSlot | None = None
+    _slot: LimitKey | None = None
     """The slot of a call that is in the reserve."""
 
     async def __aenter__(self) -> None:

@@ -176,7 +176,7 @@ def _make_server(server: Server) -> channelz.Server:
     message.ref.server_id = server.trace_node.channelz_id
     calls = _sum_calls(server.past_counters, server.connections)
     _fill_calls(message.data, server.trace_node, calls)
-    if server.listen_socket is not None and not server.listen_socket.is_closed:
+    if server.listen_socket is not None and server.listen_socket.sock.fileno() >= 0:
         message.listen_socket.append(_make_listen_socket_ref(server.listen_socket))
         message.ref.name = message.listen_socket[0].name
     return message

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
@@ -226,7 +225,7 @@ class ControlServicer:
         """
         source = self._supervisor.config.source
         is_own = not path or (source is not None and path == str(source.path))
-        if not is_own and peer.uid not in (0, os.geteuid()):
+        if not is_own and not peer.is_own_user_or_root:
             raise purerpc.PermissionDeniedError(
                 f"access.control: {peer} may only reload the file that the mesh was started from; "
                 "another one is for the mesh's own user and root"

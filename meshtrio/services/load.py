@@ -11,7 +11,7 @@ import trio
 
 from meshtrio.messages import load
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-from meshtrio.rpc.server_load import LoadRecorder
+from meshtrio.rpc.stats import LoadRecorder
 
 _MIN_INTERVAL = 0.1
 """Minimum seconds between two reports."""

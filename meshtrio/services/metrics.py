@@ -10,7 +10,7 @@ from typing import Any
 
 from meshtrio.messages import metrics
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-from meshtrio.rpc.server_load import LoadRecorder
+from meshtrio.rpc.stats import LoadRecorder
 from meshtrio.telemetry.metric_families import Distribution, MetricFamily, MetricKind, MetricPoint
 from meshtrio.telemetry.metrics import MetricSource, family_merger
 from meshtrio.util.log_once import OncePerReasonLogger

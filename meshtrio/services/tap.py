@@ -18,7 +18,7 @@ from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
-from meshtrio.rpc.server_load import LoadRecorder
+from meshtrio.rpc.stats import LoadRecorder
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import ServerCallTracer, ServerTracer
 from meshtrio.services.broadcast_log import BroadcastLog

@@ -19,8 +19,8 @@ from meshtrio.rpc.one_shot_call import ClosedWithoutResponseError, OneShotCall, 
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.supervisor.policy.diagnosis import Condition, Symptom
 from meshtrio.supervisor.process.proc.activity import read_thread_cpu_wait
+from meshtrio.transport.dial import WrongServerError
 from meshtrio.transport.transport import Transport
-from meshtrio.transport.unix_connect import WrongServerError
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 
 _HEALTH_CHECK = OneShotCall(

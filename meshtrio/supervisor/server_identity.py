@@ -30,10 +30,9 @@ import trio
 
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
 from meshtrio.supervisor.process.proc import tcp_listeners
-from meshtrio.transport.dial import connect_socket, dial
+from meshtrio.transport.dial import WrongServerError, connect_socket, dial
 from meshtrio.transport.peer import peer_of
 from meshtrio.transport.transport import Transport
-from meshtrio.transport.unix_connect import WrongServerError
 from meshtrio.util.address import Address
 from meshtrio.util.tls_config import ClientTlsConfig
 

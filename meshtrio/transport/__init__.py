@@ -7,7 +7,7 @@ which never blocks. `close` may be called at any time.
 Servers get sockets from `unix_listener` or `tcp_listener` and accept on them by an `Acceptor`,
 which keeps reserved file descriptors, so that it can still reject clients when there are no others.
 Clients get transports from `dial.dial`. On Unix sockets the other side is identified by the kernel
-(SO_PEERCRED, see `peer` and `unix_connect`), never by a path.
+(SO_PEERCRED, see `peer` and `dial`), never by a path.
 
 Nothing here knows HTTP/2 or gRPC.
 """

@@ -134,19 +134,16 @@ class Acceptor:
         except OSError as exc:
             if exc.errno not in RESOURCE_EXHAUSTED_ERRNOS or not self.spare_descriptors.release():
                 raise
-            self._accept_with_spare(listener, exc)
+            try:
+                sock, _ = listener.accept()
+                text = "%s: rejecting connections, except for those of the mesh and of operators"
+                self._failure_log.log(_OUT_OF_RESOURCES, text, exc.strerror)
+                self._on_accept(sock, True)
+            finally:
+                self.spare_descriptors.refill()
         else:
             self._failure_log.reset()
             self._on_accept(sock, False)
-
-    def _accept_with_spare(self, listener: socket.socket, error: OSError) -> None:
-        try:
-            sock, _ = listener.accept()
-            text = "%s: rejecting connections, except for those of the mesh and of operators"
-            self._failure_log.log(_OUT_OF_RESOURCES, text, error.strerror)
-            self._on_accept(sock, True)
-        finally:
-            self.spare_descriptors.refill()
 
     def _close_listener(self, listener: socket.socket) -> None:
         """Close a listening socket without resetting the connections in its backlog."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from typing import Any
@@ -38,6 +39,11 @@ class Peer:
     """The subject of the client's certificate, as ("commonName", "…"), with mutual TLS."""
     subject_alt_names: tuple[str, ...] = ()
     """The subject alternative names, as "DNS:host" and "URI:spiffe://…"."""
+
+    @property
+    def is_own_user_or_root(self) -> bool:
+        """Whether it is a process of this process's user, or of root."""
+        return self.uid in (0, os.geteuid())
 
     @property
     def subject_attributes(self) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ import socket
 import ssl
 from pathlib import Path
 
-from meshtrio.transport.peer import Peer, peer_of
 from meshtrio.transport.transport import Buffer, Transport
 from meshtrio.util.regular_files import copy_pem_to_memfd
 from meshtrio.util.tls_config import ClientTlsConfig
 
+_PemFile = Path | str | None
 _ALPN_PROTOCOL = "h2"
 _MAX_RECORD_SIZE = 16 * 1024
 """Maximum size of the plaintext of one TLS record, in bytes (RFC 8446 §5.1)."""
@@ -99,9 +99,6 @@ class TlsTransport(Transport):
             await self.wait_writable()
             self._send_ciphertext()
 
-    def peer(self) -> Peer:
-        return peer_of(self.sock, self.ssl_object.getpeercert())
-
     def send_eof(self) -> None:
         """Send close_notify and shut down the sending side. Raises OSError."""
         with contextlib.suppress(ssl.SSLError):
@@ -116,19 +113,11 @@ def make_client_ssl_context(config: ClientTlsConfig) -> ssl.SSLContext:
     Raises:
         OSError: A file cannot be read, or, as its subclass ssl.SSLError, cannot be used.
     """
-    with (
-        copy_pem_to_memfd(config.ca) as ca,
-        copy_pem_to_memfd(config.certificate) as certificate,
-        copy_pem_to_memfd(config.key) as key,
-    ):
-        context = ssl.create_default_context(cafile=ca)
-        if certificate is not None:
-            context.load_cert_chain(certificate, key)
-    return context
+    return _make_ssl_context(ssl.Purpose.SERVER_AUTH, config.certificate, config.key, config.ca)
 
 
 def make_server_ssl_context(
-    certificate: Path | str, key: Path | str | None, client_ca: Path | str | None
+    certificate: Path | str, key: _PemFile, client_ca: _PemFile
 ) -> ssl.SSLContext:
     """Make a context for servers from PEM files.
 
@@ -140,15 +129,21 @@ def make_server_ssl_context(
     Raises:
         OSError: A file cannot be read, or, as its subclass ssl.SSLError, cannot be used.
     """
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context = _make_ssl_context(ssl.Purpose.CLIENT_AUTH, certificate, key, client_ca)
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _make_ssl_context(
+    purpose: ssl.Purpose, certificate: _PemFile, key: _PemFile, ca: _PemFile
+) -> ssl.SSLContext:
     with (
         copy_pem_to_memfd(certificate) as certificate_file,
         copy_pem_to_memfd(key) as key_file,
-        copy_pem_to_memfd(client_ca) as ca_file,
+        copy_pem_to_memfd(ca) as ca_file,
     ):
-        assert certificate_file is not None
-        context.load_cert_chain(certificate_file, key_file)
-        if ca_file is not None:
-            context.load_verify_locations(ca_file)
-            context.verify_mode = ssl.CERT_REQUIRED
+        context = ssl.create_default_context(purpose, cafile=ca_file)
+        if certificate_file is not None:
+            context.load_cert_chain(certificate_file, key_file)
     return context

@@ -150,7 +150,8 @@ class Transport:
 
     def peer(self) -> Peer:
         """Return the peer. Raises OSError if the connection is closed."""
-        return peer_of(self.sock)
+        tls = self.ssl_object
+        return peer_of(self.sock, None if tls is None else tls.getpeercert())
 
     def send_eof(self) -> None:
         """Shut down the sending side. Raises OSError."""

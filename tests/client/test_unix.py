@@ -18,8 +18,8 @@ import trio
 from meshtrio.client.channel import open_channel
 from meshtrio.client.subchannel_pool import StateCallback
 from meshtrio.discovery.endpoint import Endpoint, ServiceState
-from meshtrio.transport import unix_connect
-from meshtrio.transport.unix_connect import WrongServerError
+from meshtrio.transport import dial
+from meshtrio.transport.dial import WrongServerError
 from tests import ROOT
 from tests.support.logs import watch_log
 
@@ -49,7 +49,7 @@ def listening(path: Path, uid: int | None = None) -> Iterator[socket.socket]:
 
 def test_a_server_of_the_right_user_is_connected_to(short_dir: Path) -> None:
     with listening(short_dir / "s") as listener:
-        with unix_connect.connect_unix(str(short_dir / "s"), US) as sock:
+        with dial.connect_unix(str(short_dir / "s"), US) as sock:
             sock.send(b"x")
             accepted, _ = listener.accept()
             with accepted:
@@ -60,10 +60,10 @@ def test_it_keeps_no_descriptors(short_dir: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with listening(short_dir / "s"):
         (short_dir / "link").symlink_to("s")
-        unix_connect.connect_unix(str(short_dir / "s"), US).close()
+        dial.connect_unix(str(short_dir / "s"), US).close()
         for path, owners in (("link", US), ("s", frozenset({OTHER})), ("gone", US), (".", US)):
             with pytest.raises((WrongServerError, FileNotFoundError)):
-                unix_connect.connect_unix(str(short_dir / path), owners)
+                dial.connect_unix(str(short_dir / path), owners)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -74,7 +74,7 @@ async def test_a_server_of_another_user_is_not_spoken_to(
     path = short_dir / "s"
     with listening(path, OTHER) as listener:
         with pytest.raises(WrongServerError, match=f"served by uid {OTHER}, not by uid 0 or uid 7"):
-            unix_connect.connect_unix(str(path), frozenset({7, 0}))
+            dial.connect_unix(str(path), frozenset({7, 0}))
         endpoint = Endpoint("x", f"unix:{path}", server_uid=0)
 
         async def feed(update: StateCallback) -> None:
@@ -102,26 +102,26 @@ def test_a_link_is_not_followed(kind: str, short_dir: Path) -> None:
         target = {"link": "s", "dangling": "gone", "loop": "x"}[kind]
         (short_dir / "x").symlink_to(target)
         with pytest.raises(WrongServerError, match="symbolic link"):
-            unix_connect.connect_unix(str(short_dir / "x"), US)
+            dial.connect_unix(str(short_dir / "x"), US)
         if kind == "link":
             # An address of a person's or a config's own is followed.
-            unix_connect.connect_unix(str(short_dir / "x")).close()
+            dial.connect_unix(str(short_dir / "x")).close()
 
 
 @pytest.mark.parametrize("make", [Path.touch, os.mkfifo, Path.mkdir])
 def test_what_is_not_a_socket_is_not_opened(make: Callable[[Path], None], short_dir: Path) -> None:
     make(short_dir / "x")
     with pytest.raises(WrongServerError, match="not a socket"):
-        unix_connect.connect_unix(str(short_dir / "x"), US)
+        dial.connect_unix(str(short_dir / "x"), US)
 
 
 def test_where_nobody_listens_it_is_refused(short_dir: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        unix_connect.connect_unix(str(short_dir / "x"), US)
+        dial.connect_unix(str(short_dir / "x"), US)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(short_dir / "x"))
         with pytest.raises(ConnectionRefusedError):
-            unix_connect.connect_unix(str(short_dir / "x"), US)
+            dial.connect_unix(str(short_dir / "x"), US)
 
 
 def test_a_full_backlog_is_not_waited_for(short_dir: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_full_backlog_is_not_waited_for(short_dir: Path) -> None:
         found: list[OSError] = []
         for _ in range(10):
             try:
-                stack.enter_context(unix_connect.connect_unix(str(short_dir / "s"), US))
+                stack.enter_context(dial.connect_unix(str(short_dir / "s"), US))
             except BlockingIOError as exc:
                 found.append(exc)
         assert found
@@ -178,9 +178,9 @@ def test_a_client_in_a_user_namespace_goes_by_the_owner_of_the_file(short_dir: P
         inside = partial(connected_in_namespace, CLONE_NEWUSER, OTHER, uids=uids)
         assert inside(short_dir / "plugins") == ""
         assert inside(short_dir / "swapped").startswith("WrongServerError")
-        unix_connect.connect_unix(str(short_dir / "plugins"), frozenset({OTHER})).close()
+        dial.connect_unix(str(short_dir / "plugins"), frozenset({OTHER})).close()
         with pytest.raises(WrongServerError):
-            unix_connect.connect_unix(str(short_dir / "swapped"), frozenset({OTHER}))
+            dial.connect_unix(str(short_dir / "swapped"), frozenset({OTHER}))
 
 
 @as_root

@@ -16,8 +16,7 @@ from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.budget_settings import BudgetSetting, BudgetSettings
-from meshtrio.rpc.peer_accounts import PeerAccount, PeerAccounts
+from meshtrio.rpc.peer_accounts import BudgetSetting, BudgetSettings, PeerAccount, PeerAccounts
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.transport.peer import Peer

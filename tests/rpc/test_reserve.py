@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import attrs
 
-from meshtrio.rpc.reserve import (
+from meshtrio.rpc.connection_limiter import (
     MESH_SLOT,
     RESERVED_SLOTS,
     Reserve,

@@ -11,7 +11,7 @@ import attrs
 import purerpc
 import pytest
 
-from meshtrio.rpc.reserve import RESERVED_SLOTS
+from meshtrio.rpc.connection_limiter import RESERVED_SLOTS
 from meshtrio.services.call_quota import CallQuota
 from meshtrio.transport.peer import Peer
 

@@ -13,7 +13,7 @@ import ctypes
 import os
 import sys
 
-from meshtrio.transport import unix_connect
+from meshtrio.transport import dial
 
 MS_PRIVATE, MS_REC, MS_BIND = 0x40000, 0x4000, 0x1000
 
@@ -31,7 +31,7 @@ def main(flags: str, owner: str, path: str, *folder: str) -> None:
             sys.exit(f"mount: {os.strerror(ctypes.get_errno())}")
         assert not os.path.lexists("/proc/self/fd")
     try:
-        unix_connect.connect_unix(path, frozenset({int(owner)})).close()
+        dial.connect_unix(path, frozenset({int(owner)})).close()
     except OSError as exc:
         print(f"{type(exc).__name__}: {exc}")
 

@@ -88,7 +88,7 @@ class GatewayHarness:
         for connection in (*self.server.connections, *self.upstream_connections()):
             assert connection.streams == {}, type(connection)
             assert connection.open_stream_count == 0, type(connection)
-            assert not connection.window_waiters
+            assert not connection.window_waiters.streams
             calls = connection.statistics().calls
             assert calls.started == calls.succeeded + calls.failed, type(connection)
         for channel in (self.channel, *(kept.channel for kept in self.gateway.channels.values())):

@@ -16,8 +16,7 @@ import pytest
 import trio
 
 from meshtrio.supervisor import events
-from meshtrio.transport.dial import dial
-from meshtrio.transport.unix_connect import WrongServerError
+from meshtrio.transport.dial import WrongServerError, dial
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.mesh_processes import PLUGINS_DIRECTORY, echo_plugin_table, plugin_table
 from tests.support.ports import find_free_port

@@ -29,7 +29,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from meshtrio.rpc.composite_tracer import compose_client_tracers, use_tracers
+from meshtrio.rpc.composite_tracer import CompositeClientTracer, compose_tracers, use_tracers
 from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.telemetry.metrics.call_metrics import ClientMetrics, ServerMetrics
 from meshtrio.telemetry.metrics.experimental import ExperimentalMetrics
@@ -61,7 +61,7 @@ class Metrics:
 
     def install(self) -> AbstractContextManager[None]:
         """Measure the calls of all channels and servers that are created in the block."""
-        client = compose_client_tracers(self._client, self._experimental)
+        client = compose_tracers(CompositeClientTracer, self._client, self._experimental)
         return use_tracers(client=client, server=self._server)
 
     def collect(self) -> list[MetricFamily]:

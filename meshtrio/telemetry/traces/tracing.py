@@ -16,7 +16,7 @@ from meshtrio.rpc import tracer
 from meshtrio.rpc.composite_tracer import use_tracers
 from meshtrio.rpc.context import ServerContext, current_context
 from meshtrio.rpc.method import Method
-from meshtrio.rpc.server_load import LoadRecorder
+from meshtrio.rpc.stats import LoadRecorder
 from meshtrio.rpc.stream import Stream
 from meshtrio.telemetry.traces import call_tracers
 from meshtrio.telemetry.traces.propagation import (
