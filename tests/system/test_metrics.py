@@ -161,8 +161,9 @@ def test_every_form_is_understood(short_dir: Path) -> None:
         for odd in ("soon", "-1", "nan", "inf"):
             response, _ = http_get(url, X_Prometheus_Scrape_Timeout_Seconds=odd)
             assert response.status == 200
-        with pytest.raises(urllib.error.HTTPError, match="404"):
+        with pytest.raises(urllib.error.HTTPError, match="404") as missing:
             http_get(url + "x")
+        missing.value.close()
 
 
 GARBAGE = [
