@@ -278,8 +278,7 @@ def _open_stream(
 ) -> Stream | None:
     """Open a stream with the call's headers; None if the connection has no free slot."""
     connection = picked.connection
-    limit = connection.peer_settings.max_header_list_size
-    block = encode_attempt_headers(call, fields, tracer, deadline, limit)
+    block = encode_attempt_headers(connection, call, fields, tracer, deadline)
     if picked.call_tracker is not None and connection.has_stream_slot:
         picked.call_tracker.on_start()
     return connection.open_stream(Stream, block)

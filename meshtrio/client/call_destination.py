@@ -148,7 +148,6 @@ class CallDestination:
         self.target = canonical_target(name)
         """Target URI: "mesh:///plugin.echo", "unix:///path" or "dns:///host:port"."""
         self.authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
-        self.scheme = "http" if tls is None else "https"
         self.interceptors = tuple(interceptors)
         """Each a `meshtrio.client.interceptors.Interceptor`."""
         self.metadata = tuple(metadata)

@@ -24,7 +24,7 @@ from meshtrio.rpc.stream import Stream
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_REQUEST_HEADERS = build_request_headers(b"/grpc.health.v1.Health/Watch", b"http", b"health")
+_REQUEST_HEADERS = build_request_headers(b"/grpc.health.v1.Health/Watch", b"health")
 
 
 async def watch_health(
@@ -68,7 +68,8 @@ async def _watch_connection(
     rng, failures, reply_type = Random(), 0, health.HealthCheckResponse
     request = health.HealthCheckRequest(service=service).SerializeToString()
     while connection.is_usable:
-        stream = connection.open_stream(Stream, _REQUEST_HEADERS.data)
+        headers = connection.pseudo_headers + _REQUEST_HEADERS
+        stream = connection.open_stream(Stream, headers.data)
         if stream is None:
             await connection.wait_for_stream_slot()
             continue

@@ -51,8 +51,7 @@ class MultiCallable:
     def __init__(self, channel: CallDestination, method: Method) -> None:
         self._channel = channel
         self._method = method
-        pseudo_headers = method.path, channel.scheme, channel.authority
-        self._headers = build_request_headers(*(each.encode() for each in pseudo_headers))
+        self._headers = build_request_headers(method.path.encode(), channel.authority.encode())
         self._tracer = None
         if channel.tracer is not None:
             trace_method, target = channel.tracer.trace_method, channel.target

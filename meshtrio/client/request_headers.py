@@ -11,15 +11,19 @@ import trio
 from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallContext, CallOptions
 from meshtrio.client.channel_endpoint import PickArgs
 from meshtrio.client.retry.policy import PREVIOUS_ATTEMPTS_KEY
-from meshtrio.grpc.header_builder import MAX_TIMEOUT_FIELD_SIZE, timeout_field
+from meshtrio.grpc.header_builder import MAX_TIMEOUT_FIELD_SIZE, PSEUDO_HEADERS, timeout_field
 from meshtrio.grpc.metadata import encode_metadata, get_metadata_value
 from meshtrio.grpc.status import header_list_too_large_message
 from meshtrio.http2.hpack import encoder
 from meshtrio.http2.hpack.decoder import ENTRY_OVERHEAD, HeaderField
 from meshtrio.http2.hpack.encoder import header_list_size
+from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.context import current_context
 from meshtrio.rpc.tracer import AttemptTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
+
+_MAX_COMMON_SIZE = max(each.list_size for each in PSEUDO_HEADERS) + MAX_TIMEOUT_FIELD_SIZE
+"""Maximum size in a header list, in bytes, of the fields that every call has."""
 
 
 def build_attempt_fields(
@@ -50,7 +54,7 @@ def _header_list_size(
     call: CallContext, fields: list[HeaderField], tracer: AttemptTracer | None
 ) -> int:
     """Return the size of a request's header list in bytes, with the longest `grpc-timeout`."""
-    size = call.method_headers.list_size + MAX_TIMEOUT_FIELD_SIZE
+    size = call.method_headers.list_size + _MAX_COMMON_SIZE
     if fields:
         size += header_list_size(fields)
     if tracer is not None:
@@ -87,20 +91,21 @@ def add_hash_key(call: CallContext) -> PickArgs:
 
 
 def encode_attempt_headers(
+    connection: ClientConnection,
     call: CallContext,
     fields: list[HeaderField],
     tracer: AttemptTracer | None,
     deadline: float,
-    limit: int,
 ) -> bytes:
     """Encode the request headers of one attempt: those of its method, trace, timeout and metadata.
 
     Raises:
-        ResourceExhaustedError: Their size in a header list exceeds `limit` bytes.
+        ResourceExhaustedError: The peer does not accept as large a header list.
     """
+    limit = connection.peer_settings.max_header_list_size
     if _header_list_size(call, fields, tracer) > limit:
         fields, tracer = _fit_header_list(call, fields, tracer, limit)
-    block = call.method_headers.data
+    block = connection.pseudo_headers.data + call.method_headers.data
     if tracer is not None:
         block += tracer.extra_headers
     if deadline != math.inf:

@@ -165,6 +165,7 @@ class ProxiedCall(DownstreamStream):
             connection.notify_stream_slot()  # Another call may use it.
             return True
         block = self._route.encode_headers(channel, self.peer, self._deadline)
+        block = connection.pseudo_headers + block
         limit = connection.peer_settings.max_header_list_size
         if block.list_size > limit:
             text = status.header_list_too_large_message("request", block.list_size, limit)

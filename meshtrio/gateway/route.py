@@ -63,7 +63,7 @@ class Route:
         return PickArgs(hash_key=",".join(values) if values else None)
 
     def encode_headers(self, channel: Channel, client: Peer, deadline: float) -> HeaderBlock:
-        """Return the request headers for the endpoints of a channel.
+        """Return the request headers for the endpoints of a channel, but for `PSEUDO_HEADERS`.
 
         Except for the timeout they are encoded once: equal header objects are of one connection,
         and so of one client.
@@ -75,7 +75,6 @@ class Route:
             others = tuple(pair for pair in headers.metadata if pair[0] != FORWARDED_METADATA_KEY)
             self._encoded_headers = header_builder.build_request_headers(
                 headers.path.encode("latin-1"),
-                channel.scheme.encode(),
                 channel.authority.encode(),
                 content_type=headers.content_type.encode("latin-1"),
                 encoding=headers.encoding,

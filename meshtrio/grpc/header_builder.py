@@ -26,6 +26,11 @@ _STATUS_200 = (b":status", b"200")
 _MIN_MESSAGE_SIZE = 32
 """Bytes of an encoded message below which it is left out: an ellipsis and a word or two."""
 
+PSEUDO_HEADERS = tuple(
+    HeaderBlock.encode([(b":method", b"POST"), (b":scheme", scheme)])
+    for scheme in (b"http", b"https")
+)
+"""The first fields of all requests on a connection: without and with TLS."""
 DEFAULT_RESPONSE_HEADERS = HeaderBlock.encode([_STATUS_200, (b"content-type", _CONTENT_TYPE)])
 """Response headers without metadata, of a response that is not compressed."""
 OK_TRAILERS = HeaderBlock.encode([(b"grpc-status", b"0")])
@@ -38,7 +43,6 @@ MAX_TIMEOUT_FIELD_SIZE = header_list_size([(b"grpc-timeout", b"99999999H")])
 
 def build_request_headers(
     path: bytes,
-    scheme: bytes,
     authority: bytes,
     *,
     content_type: bytes = _CONTENT_TYPE,
@@ -47,10 +51,8 @@ def build_request_headers(
     user_agent: bytes = _USER_AGENT,
     metadata: Iterable[HeaderField] = (),
 ) -> HeaderBlock:
-    """Build the request headers of a call, without its timeout."""
+    """Build the request headers of a call, without its timeout and `PSEUDO_HEADERS`."""
     fields = [
-        (b":method", b"POST"),
-        (b":scheme", scheme),
         (b":path", path),
         (b":authority", authority),
         (b"te", b"trailers"),

@@ -8,6 +8,7 @@ import purerpc
 import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
+from meshtrio.grpc.header_builder import PSEUDO_HEADERS
 from meshtrio.grpc.headers import ResponseHeaders
 from meshtrio.http2 import events
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError
@@ -33,6 +34,8 @@ class ClientConnection(Connection):
     ) -> None:
         super().__init__(transport, limits, timeouts)
         self._event_handlers[events.ResponseReceived] = self._on_response
+        self.pseudo_headers = PSEUDO_HEADERS[transport.ssl_object is not None]
+        """The fields with which all requests begin."""
         self.is_draining = False
         """Whether no new stream is opened, and the connection closes with its last stream."""
         self.is_peer_shutting_down = False

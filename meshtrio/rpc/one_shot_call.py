@@ -15,11 +15,12 @@ from google.protobuf.message import DecodeError
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.grpc.framing import MessageReader, MessageTooLargeError, frame_message
-from meshtrio.grpc.header_builder import build_request_headers
+from meshtrio.grpc.header_builder import PSEUDO_HEADERS, build_request_headers
 from meshtrio.grpc.headers import Trailers
 from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode, error_code_name
+from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.errors import error_for_call, error_for_reset, error_for_response
 from meshtrio.rpc.method import Message, Method
@@ -55,10 +56,10 @@ class OneShotCall:
         self._reply_type = method.response_type
         self._request_body = frame_message(message.SerializeToString())
         self._request_headers = build_request_headers(
-            method.path.encode(), b"http", authority.encode(), accept_encoding=()
-        ).data
+            method.path.encode(), authority.encode(), accept_encoding=()
+        )
         self._cached_responses = BoundedCache[bytes, _ResponseReader](_MAX_CACHED_RESPONSES)
-        self._opening_bytes = self._interpret(b"").bytes_sent
+        self._opening_bytes = [self._interpret(b"", each).bytes_sent for each in PSEUDO_HEADERS]
 
     async def call(self, transport: Transport) -> Any:
         """Make the call on a new connection, which is closed when this returns or raises.
@@ -72,7 +73,8 @@ class OneShotCall:
 
         Cancellation: the connection is closed.
         """
-        received, response = b"", _ResponseReader(bytes_sent=self._opening_bytes)
+        opening_bytes = self._opening_bytes[transport.ssl_object is not None]
+        received, response = b"", _ResponseReader(bytes_sent=opening_bytes)
         with closing(transport):
             try:
                 await transport.handshake()
@@ -80,7 +82,7 @@ class OneShotCall:
                 raise ConnectionLostError(f"TLS failed: {exc.strerror or exc}") from None
             write_buffer = WriteBuffer(transport)
             # After an error reading returns what the peer has sent first, and then fails likewise.
-            if write_buffer.write([self._opening_bytes]):
+            if write_buffer.write([opening_bytes]):
                 await write_buffer.drain()
             while not response.is_complete:
                 data = b""
@@ -99,10 +101,12 @@ class OneShotCall:
                     await write_buffer.drain()
         return response.parse_reply(self._reply_type)
 
-    def _interpret(self, received: bytes) -> _ResponseReader:
+    def _interpret(
+        self, received: bytes, pseudo_headers: HeaderBlock = PSEUDO_HEADERS[0]
+    ) -> _ResponseReader:
         """Interpret all bytes that a peer has sent since the connection was opened."""
         engine, response = GrpcConnection(Role.CLIENT, _LIMITS), _ResponseReader()
-        stream_id = engine.open_stream(self._request_headers)
+        stream_id = engine.open_stream((pseudo_headers + self._request_headers).data)
         engine.send_data(stream_id, self._request_body, end_stream=True)
         try:
             new_events = engine.receive_data(received, trio.current_time()) if received else ()

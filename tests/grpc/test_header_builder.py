@@ -11,6 +11,7 @@ from meshtrio.grpc.header_builder import (
     DEFAULT_RESPONSE_HEADERS,
     MAX_TIMEOUT_FIELD_SIZE,
     OK_TRAILERS,
+    PSEUDO_HEADERS,
     build_http_response,
     build_request_headers,
     build_response_headers,
@@ -32,10 +33,11 @@ def decode(block: HeaderBlock) -> HeaderList:
 
 
 def test_request_headers() -> None:
-    block = build_request_headers(b"/a.B/C", b"http", b"plugin.a")
+    block = build_request_headers(b"/a.B/C", b"plugin.a")
+    assert [decode(each + block)[:2] for each in PSEUDO_HEADERS] == [
+        ((b":method", b"POST"), (b":scheme", scheme)) for scheme in (b"http", b"https")
+    ]
     assert decode(block) == (
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
         (b":path", b"/a.B/C"),
         (b":authority", b"plugin.a"),
         (b"te", b"trailers"),
@@ -48,7 +50,6 @@ def test_request_headers() -> None:
 def test_request_headers_with_everything() -> None:
     block = build_request_headers(
         b"/a.B/C",
-        b"https",
         b"host",
         content_type=b"application/grpc",
         encoding=GZIP,
@@ -56,7 +57,7 @@ def test_request_headers_with_everything() -> None:
         user_agent=b"other/1",
         metadata=[timeout_field(1.5), *encode_metadata(METADATA)],
     )
-    headers = parse_request_headers(decode(block))
+    headers = parse_request_headers(decode(PSEUDO_HEADERS[True] + block))
     assert (headers.scheme, headers.authority) == ("https", "host")
     assert (headers.content_type, headers.encoding) == ("application/grpc", "gzip")
     assert (headers.accept_encoding, headers.user_agent) == ((), "other/1")

@@ -185,10 +185,11 @@ async def test_a_server_whose_caller_stays_tells_the_deadline(
         tally = SeriesReader(peer, are_attempts_complete)
         async with connect_to(f"unix:{short_dir / 's'}") as channel:
             path = b"/grpc.testing.TestService/UnaryCall"
-            headers = build_request_headers(path, b"http", channel.authority.encode())
+            headers = build_request_headers(path, channel.authority.encode())
             fields = [(b"grpc-timeout", b"50m"), (b"do", b"wait")]
-            target = await channel.picker.pick()
-            stream = target.connection.open_stream(Stream, headers.data + encoder.encode(fields))
+            connection = (await channel.picker.pick()).connection
+            block = (connection.pseudo_headers + headers).data + encoder.encode(fields)
+            stream = connection.open_stream(Stream, block)
             assert stream is not None
             await stream.send(make_request().SerializeToString(), end_stream=True)
             found = await trio.to_thread.run_sync(tally.wait_for_change, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import ssl
 from functools import partial
 
 import pytest
@@ -13,8 +14,10 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import connect_to
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.plugin import current_call
 from meshtrio.util.tls_config import ClientTlsConfig
-from tests.support.connection_pairs import echo_request
+from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.logs import watch_log
 from tests.support.tls import TEST_CA, client_tls, serve_on_tcp, server_context
 
@@ -53,6 +56,21 @@ async def test_streams_both_ways() -> None:
                 for number in range(100):
                     await chatting.send_message(EchoRequest(message=str(number)))
                     assert (await chatting.receive_message()).message == str(number)
+
+
+async def reply_with_scheme(request: EchoRequest) -> EchoReply:
+    return EchoReply(message=current_call().scheme)
+
+
+@pytest.mark.parametrize("context", [server_context(), None], ids=["https", "http"])
+async def test_a_request_names_the_scheme_of_its_connection(
+    context: ssl.SSLContext | None,
+) -> None:
+    async with serve_on_tcp(context, CallbackServicer(Echo=reply_with_scheme)) as address:
+        endpoint = Endpoint("x", address, tls=client_tls() if context else None)
+        async with connect_to(endpoint) as channel:
+            reply = await channel.stub(EchoServiceStub).Echo(EchoRequest())
+    assert reply.message == ("https" if context else "http")
 
 
 async def test_mutual_tls() -> None:

@@ -43,7 +43,6 @@ class DirectChannel:
     ) -> None:
         """Make calls on `connection`; `nursery` is needed to send iterables of requests."""
         self.name = self.target = self.authority = authority
-        self.scheme = "http"
         self.picker: Any = self
         self.retry_control = RetryControl(Random())
         self.service_config = ServiceConfig()
