@@ -18,17 +18,16 @@ Clients in the mesh's process (`Mesh.connect`) watch the registry itself. Those 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Unpack
 
 import attrs
 import trio
 
-from meshtrio.client.channel import Channel, open_channel
-from meshtrio.client.interceptors import Interceptor
+from meshtrio.client.channel import Channel, ChannelOptions, open_channel
 from meshtrio.client.remote_mesh import connect, register
 from meshtrio.config import MeshConfig
 from meshtrio.config.async_loading import load_in_thread
@@ -36,10 +35,6 @@ from meshtrio.discovery.endpoint import ExitInfo
 from meshtrio.discovery.registry import Registry, watch_service
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.gateway.mesh_server import MeshServer
-from meshtrio.grpc.service_config import ServiceConfig
-from meshtrio.http2.limits import Limits
-from meshtrio.rpc.method import MetadataLike
-from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.runtime_dir import directory
 from meshtrio.runtime_dir.claim import claim_runtime_dir
 from meshtrio.services.event_log import EventLog
@@ -86,16 +81,7 @@ class Mesh(metaclass=NoPublicConstructor):
 
     @asynccontextmanager
     async def connect(
-        self,
-        service: str,
-        *,
-        service_config: ServiceConfig | Mapping[str, Any] | None = None,
-        limits: Limits | None = None,
-        timeouts: Timeouts | None = None,
-        interceptors: Sequence[Interceptor] = (),
-        metadata: MetadataLike = (),
-        max_receive_message_length: int | None = None,
-        max_send_message_length: int | None = None,
+        self, service: str, **options: Unpack[ChannelOptions]
     ) -> AsyncIterator[Channel]:
         """Open a channel to a service, for the block.
 
@@ -103,20 +89,7 @@ class Mesh(metaclass=NoPublicConstructor):
 
         Args:
             service: Name of the service: `plugin.<name>`, or one that is registered.
-            service_config: A gRPC service config, as parsed JSON or as `parse_service_config`
-                returns it. Overrides the mesh's.
-            limits: HTTP/2 limits of the connections, such as the size of header lists to accept.
-                Defaults to those of `Limits`.
-            timeouts: Timeouts of the connections. Defaults to those of `Timeouts`, with keepalive,
-                on TCP; on Unix sockets to `handshake` only.
-            interceptors: Entered around each call, the first one outermost.
-            metadata: Sent with each call, after the call's own.
-            max_receive_message_length: Bytes of the longest message to receive, after
-                decompression; -1 for no limit. Defaults to 4 MiB. For each method, the smaller of
-                this and the service config's `maxResponseMessageBytes` applies.
-            max_send_message_length: Bytes of the longest message to send, before compression; -1,
-                the default, for no limit. For each method, the smaller of this and the service
-                config's `maxRequestMessageBytes` applies.
+            options: See `ChannelOptions`.
 
         Yields:
             A channel, whose calls end with the block.
@@ -131,13 +104,7 @@ class Mesh(metaclass=NoPublicConstructor):
             partial(watch_service, self._registry, service),
             resolver_key=(id(self._registry), service),
             initial_state=self._registry.resolve(service),
-            service_config=service_config,
-            limits=limits,
-            timeouts=timeouts,
-            interceptors=interceptors,
-            metadata=metadata,
-            max_receive_message_length=max_receive_message_length,
-            max_send_message_length=max_send_message_length,
+            **options,
         ) as channel:
             yield channel
 

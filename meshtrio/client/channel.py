@@ -42,7 +42,8 @@ class ChannelOptions(TypedDict, total=False):
     """A gRPC service config, as parsed JSON or as `parse_service_config` returns it. Overrides the
     mesh's."""
     limits: Limits | None
-    """HTTP/2 limits of connections."""
+    """HTTP/2 limits of connections, such as the size of header lists to accept. By default those of
+    `Limits`."""
     tls: ClientTlsConfig | None
     """TLS settings of connections; by default those of each endpoint. The files are read for each
     connection."""
@@ -53,15 +54,16 @@ class ChannelOptions(TypedDict, total=False):
     """Connects to an endpoint, with the arguments of `meshtrio.transport.dial.dial`, which it
     replaces."""
     interceptors: Sequence[Interceptor]
-    """Interceptors of all calls, the outermost first."""
+    """Entered around each call, the first one outermost."""
     metadata: MetadataLike
-    """Metadata sent with all calls."""
+    """Metadata sent with each call, after the call's own."""
     max_receive_message_length: int | None
-    """Bytes of one message after decompression, -1 for no limit. The service config's
-    maxResponseMessageBytes applies if it is less. By default 4 MiB."""
+    """Bytes of the longest message to receive, after decompression; -1 for no limit. By default
+    4 MiB. For each method, the smaller of this and the service config's `maxResponseMessageBytes`
+    applies."""
     max_send_message_length: int | None
-    """Bytes of one message before compression, -1 for no limit. The service config's
-    maxRequestMessageBytes applies if it is less. By default unlimited."""
+    """Bytes of the longest message to send, before compression; -1, the default, for no limit. For
+    each method, the smaller of this and the service config's `maxRequestMessageBytes` applies."""
 
 
 class Channel(CallDestination, StubChannel, metaclass=NoPublicConstructor):

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from meshtrio.client import registry_client
-from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.client.interceptors import Interceptor
+from meshtrio.client.channel import Channel, ChannelOptions, connect_to, open_channel
 from meshtrio.client.mesh_connection import connect_to_mesh, mesh_socket_endpoint
 from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.discovery.registry_messages import make_register_request
-from meshtrio.grpc.service_config import ServiceConfig
-from meshtrio.http2.limits import UNLIMITED, Limits
-from meshtrio.rpc.method import MetadataLike
-from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.http2.limits import UNLIMITED
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
 from meshtrio.util.tls_config import ClientTlsConfig
 
@@ -27,13 +23,7 @@ async def connect(
     service: str,
     *,
     mesh_socket: Path | str | None = None,
-    service_config: ServiceConfig | Mapping[str, Any] | None = None,
-    limits: Limits | None = None,
-    timeouts: Timeouts | None = None,
-    interceptors: Sequence[Interceptor] = (),
-    metadata: MetadataLike = (),
-    max_receive_message_length: int | None = None,
-    max_send_message_length: int | None = None,
+    **options: Unpack[ChannelOptions],
 ) -> AsyncIterator[Channel]:
     """Open a channel to a service of a mesh in another process, for the block.
 
@@ -45,13 +35,7 @@ async def connect(
         mesh_socket: The path of the mesh socket. Defaults to the environment's MESH_SOCKET, else
             `mesh.sock` in the default runtime directory, which must belong to the same user or
             root.
-        service_config: As in `Mesh.connect`.
-        limits: As in `Mesh.connect`.
-        timeouts: As in `Mesh.connect`.
-        interceptors: As in `Mesh.connect`.
-        metadata: As in `Mesh.connect`.
-        max_receive_message_length: As in `Mesh.connect`.
-        max_send_message_length: As in `Mesh.connect`.
+        options: See `ChannelOptions`.
 
     Yields:
         A channel, whose calls end with the block.
@@ -72,13 +56,7 @@ async def connect(
         partial(_watch_service, where, service),
         resolver_key=(where, service),
         initial_state=known,
-        service_config=service_config,
-        limits=limits,
-        timeouts=timeouts,
-        interceptors=interceptors,
-        metadata=metadata,
-        max_receive_message_length=max_receive_message_length,
-        max_send_message_length=max_send_message_length,
+        **options,
     ) as channel:
         yield channel
 
