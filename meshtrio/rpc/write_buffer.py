@@ -9,7 +9,6 @@ from collections.abc import Callable
 import trio
 
 from meshtrio.transport.transport import Buffer, Transport
-from meshtrio.util.malloc_tuning import MALLOC_TUNING
 
 HIGH_WATER = 256 * 1024
 """Size of the write buffer, in bytes, above which calls wait before they add to it."""
@@ -60,7 +59,7 @@ class WriteBuffer:
         """Send buffers, or keep what cannot be sent now; return whether to start `drain`."""
         size = sum(map(len, buffers))
         if size > _MAX_JOINED_SIZE:
-            MALLOC_TUNING.tune()
+            self._transport.malloc_tuning.tune()
         elif len(buffers) <= _MAX_JOINED_BUFFERS:
             buffers = [b"".join(buffers)]
         if not self._is_draining:

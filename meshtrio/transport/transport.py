@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from meshtrio.transport.peer import Peer, peer_of
-from meshtrio.util.malloc_tuning import MALLOC_TUNING
+from meshtrio.util.malloc_tuning import MALLOC_TUNING, MallocTuning
 
 if TYPE_CHECKING:
     import ssl  # few processes need it
@@ -74,7 +74,12 @@ class Transport:
     ssl_object: ssl.SSLObject | None = None
     """The TLS state, for inspection; None without TLS."""
 
-    def __init__(self, sock: socket.socket, busy_poll: BusyPoll | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        busy_poll: BusyPoll | None = None,
+        malloc_tuning: MallocTuning = MALLOC_TUNING,
+    ) -> None:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -86,6 +91,8 @@ class Transport:
         """The socket, for inspection."""
         self._receive_size = _MIN_RECEIVE_SIZE
         self._busy_poll = busy_poll or BusyPoll()
+        self.malloc_tuning = malloc_tuning
+        """The tuning of this process, which large messages cause."""
 
     async def handshake(self) -> None:
         """Do what precedes the first byte, such as a TLS handshake. Raises OSError."""
@@ -127,10 +134,10 @@ class Transport:
             return None
         # Python allocates the size that is asked for, so it follows the size of recent reads.
         if len(data) == self._receive_size:
-            if self._receive_size < _MAX_UNTUNED_RECEIVE_SIZE or MALLOC_TUNING.is_allowed:
+            if self._receive_size < _MAX_UNTUNED_RECEIVE_SIZE or self.malloc_tuning.is_allowed:
                 self._receive_size *= 4
             if self._receive_size > _LARGE_RECEIVE_SIZE:
-                MALLOC_TUNING.tune()
+                self.malloc_tuning.tune()
         elif self._receive_size > _MIN_RECEIVE_SIZE and len(data) * 4 < self._receive_size:
             self._receive_size //= 4
         return data

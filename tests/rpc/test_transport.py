@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager
 
 import pytest
 import trio
 
-from meshtrio.transport.transport import BusyPoll, Transport
+from meshtrio.rpc.write_buffer import WriteBuffer
+from meshtrio.transport.transport import Buffer, BusyPoll, Transport
+from meshtrio.util.malloc_tuning import MallocTuning
 
 MAX_BYTES = 65536
 SPIN = 0.05
@@ -123,3 +125,59 @@ async def test_an_end_is_seen_while_it_looks(
     await exchange(one, other, 50)
     other.close()
     assert await one.receive(MAX_BYTES) == b""
+
+
+# -- large messages ------------------------------------------------------------------------------
+
+
+class RecordingLibc:
+    """Records which of malloc's settings are changed."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    def find(self, name: str) -> Callable[..., None]:
+        return lambda *args: self.called.append(name)
+
+
+def make_tuning(libc: RecordingLibc, *, enabled: bool) -> MallocTuning:
+    tuning = MallocTuning(libc.find, {})
+    if enabled:
+        tuning.enable()
+    return tuning
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+async def test_reads_are_large_only_where_malloc_keeps_what_is_freed(enabled: bool) -> None:
+    tuning = make_tuning(RecordingLibc(), enabled=enabled)
+    ours, theirs = socket.socketpair()
+    reader, writer = Transport(ours, malloc_tuning=tuning), Transport(theirs)
+    sizes = []
+    with closing(reader), closing(writer):
+        for _ in range(6):
+            while writer.try_send([bytes(64 * 1024)]):
+                pass
+            sizes.append(len(await reader.receive(1024 * 1024)))
+    assert sizes[0] == 16 * 1024
+    assert (max(sizes) > 64 * 1024) is enabled
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+async def test_large_writes_tune_malloc_and_are_not_copied(enabled: bool) -> None:
+    libc, sent = RecordingLibc(), []
+
+    class RecordingTransport(Transport):
+        def try_send(self, buffers: list[Buffer]) -> int:
+            sent.append(buffers)
+            return sum(map(len, buffers))
+
+    ours, theirs = socket.socketpair()
+    transport = RecordingTransport(ours, malloc_tuning=make_tuning(libc, enabled=enabled))
+    with theirs, closing(transport):
+        buffer = WriteBuffer(transport)
+        buffer.write([b"small", b"ones"])
+        assert (sent, libc.called) == ([[b"smallones"]], [])
+        large = bytes(1024 * 1024)
+        buffer.write([b"header", large])
+    assert sent[1][1] is large
+    assert libc.called == (["mallopt", "mallopt"] if enabled else [])
