@@ -15,7 +15,8 @@ from meshtrio.rpc.method import Message
 from meshtrio.util.concurrency import split_cancelled
 
 _MAX_REPLAY_SIZE = 256 * 1024
-"""Bytes of requests that are buffered for retries; a call with more is committed (gRFC A6)."""
+"""Bytes of requests that are buffered for retries; a call with more is committed (gRFC A6), and if
+its attempt has just failed, no more are read until it is known whether there will be another."""
 
 
 @attrs.define(eq=False, repr=False)
@@ -35,6 +36,8 @@ class RequestStream:
     _buffered_size: int = 0
     _is_exhausted: bool = False
     _send_lock: trio.Lock = attrs.field(factory=trio.Lock)
+    _sender_parking: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+    """Where the task waits that has filled the buffer, for another attempt or for `commit`."""
 
     @property
     def is_replayable(self) -> bool:
@@ -44,6 +47,7 @@ class RequestStream:
     def commit(self) -> None:
         """Drop the replay buffer: there will be no other attempt."""
         self._replay_buffer = None
+        self._sender_parking.unpark_all()
 
     async def attach(self, attempt: Attempt) -> None:
         """Send to this attempt from now on, and first replay what the one before was sent."""
@@ -53,6 +57,7 @@ class RequestStream:
                 await attempt.send(message)
             if self._is_exhausted:
                 await self._send_end(attempt)
+        self._sender_parking.unpark_all()
 
     async def run(self) -> None:
         """Send all requests, until `cancel_scope` is cancelled. Exceptions are kept in `error`."""
@@ -87,11 +92,14 @@ class RequestStream:
             if self._replay_buffer is not None:
                 self._buffered_size += message.ByteSize()
                 self._replay_buffer.append(message)
-                if self._buffered_size > _MAX_REPLAY_SIZE:
-                    self.commit()
             assert self._attempt is not None
             await self._attempt.send(message)
-            return self.is_replayable or not self._attempt.stream.send_closed
+        while self.is_replayable and self._buffered_size > _MAX_REPLAY_SIZE:
+            if self._attempt.stream.send_closed:
+                await self._sender_parking.park()
+            else:
+                self.commit()
+        return self.is_replayable or not self._attempt.stream.send_closed
 
     async def _send_end(self, attempt: Attempt) -> None:
         with contextlib.suppress(purerpc.RpcFailedError):

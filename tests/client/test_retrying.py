@@ -397,6 +397,45 @@ async def test_more_requests_than_are_kept_are_not_sent_again(short_dir: Path) -
     assert len(joining.attempts) == 1
 
 
+async def test_no_request_is_lost_that_is_made_between_two_attempts(short_dir: Path) -> None:
+    """More than are kept, while the second attempt waits for an endpoint."""
+    feed, joining, failed = (
+        FakeResolver(),
+        FailingJoin(unavailable_errors(1), reads=1),
+        trio.Event(),
+    )
+
+    async def join(messages: Any, request: Any) -> EchoReply:
+        feed.set()
+        try:
+            return await joining.join(messages, request)
+        except purerpc.UnavailableError:
+            failed.set()
+            raise
+
+    async def requests() -> AsyncIterator[EchoRequest]:
+        yield echo_request("x")
+        await failed.wait()
+        async for message in counted(500, size=1000):
+            yield message
+
+    async def bring_back() -> None:
+        await failed.wait()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        feed.set(unix_endpoint(short_dir / "a"))
+
+    config = parse_service_config(make_method_config(retryPolicy=RETRY_POLICY))
+    async with serve_on_socket(short_dir / "a", Server(CallbackServicer(Join=join))):
+        feed.set(unix_endpoint(short_dir / "a"))
+        async with open_channel("x", feed, service_config=config) as channel:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bring_back)
+                with trio.fail_after(30):
+                    reply = await channel.stub(EchoServiceStub).Join(requests())
+    assert len(reply.message) == 501
+    assert joining.attempts == [None, "1"]
+
+
 async def test_what_the_iterable_raises_is_not_retried(short_dir: Path) -> None:
     async def broken() -> AsyncIterator[EchoRequest]:
         yield echo_request("0")
