@@ -11,11 +11,7 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_destination import (
-    CallContext,
-    attempt_status_for,
-    cancellation_status,
-)
+from meshtrio.client.call_destination import CallContext, attempt_status_for, cancellation_status
 from meshtrio.client.channel_endpoint import CallTracker, PickResult
 from meshtrio.client.request_headers import (
     add_hash_key,

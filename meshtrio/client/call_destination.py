@@ -27,11 +27,7 @@ from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import Metadata, encode_metadata
 from meshtrio.grpc.outlier_detection import Ejection
-from meshtrio.grpc.service_config import (
-    MethodConfig,
-    ServiceConfig,
-    parse_service_config,
-)
+from meshtrio.grpc.service_config import MethodConfig, ServiceConfig, parse_service_config
 from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN, CallStatus
 from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.http2.limits import Limits
