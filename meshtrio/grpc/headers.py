@@ -18,6 +18,7 @@ from functools import lru_cache
 
 import attrs
 
+from meshtrio.grpc import header_values
 from meshtrio.grpc.metadata import (
     ALLOWED_GRPC_KEYS,
     CONNECTION_SPECIFIC_FIELDS,
@@ -27,8 +28,6 @@ from meshtrio.grpc.metadata import (
     decode_key,
     decode_value,
 )
-from meshtrio.grpc.status_message import decode_status_message, escape_outer_whitespace
-from meshtrio.grpc.timeout import decode_timeout
 from meshtrio.http2.errors import MalformedHeadersError
 from meshtrio.http2.hpack.decoder import HeaderList
 
@@ -216,12 +215,13 @@ def _trailers_from_fields(values: dict[bytes, bytes], metadata: Metadata) -> Tra
     status = values[b"grpc-status"]
     # gRPC takes a status that is not a number for UNKNOWN (2).
     code = int(status) if status.isdigit() and len(status) < 10 else 2
-    encoded = escape_outer_whitespace(values.get(b"grpc-message", b""))
+    encoded = header_values.escape_outer_whitespace(values.get(b"grpc-message", b""))
     try:
         details = decode_binary(values.get(b"grpc-status-details-bin", b""))[0]
     except MalformedHeadersError:
         details = b""
-    return Trailers(code, decode_status_message(encoded), metadata, details, encoded)
+    message = header_values.decode_status_message(encoded)
+    return Trailers(code, message, metadata, details, encoded)
 
 
 def _split_pseudo_headers(
@@ -257,7 +257,7 @@ def _parse_timeout(values: dict[bytes, bytes]) -> tuple[float | None, str]:
     if value is None:
         return None, ""
     try:
-        return decode_timeout(value), ""
+        return header_values.decode_timeout(value), ""
     except MalformedHeadersError as exc:
         return None, str(exc)
 
