@@ -204,10 +204,9 @@ class _LoggedAttempt(tracer.AttemptTracer):
             metadata = parse_metadata(fields)[0]
             call.entries.write_client_header(call.method.path, authority, metadata, timeout)
 
-    def endpoint_picked(self, attempt: tracer.PickedAttempt, *, was_delayed: bool) -> None:
-        self._address = attempt.address
-        self.stream = attempt.stream
-        attempt.stream.message_tracer = self
+    def endpoint_picked(self, address: str, stream: Stream, was_delayed: bool) -> None:
+        self._address, self.stream = address, stream
+        stream.message_tracer = self
 
     def message_sent(self, message: bytes, wire_size: int) -> None:
         self._sent_count += 1
