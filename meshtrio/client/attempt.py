@@ -25,7 +25,7 @@ from meshtrio.grpc.status import CANCELLED, DEADLINE_TOLERANCE, CallStatus
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc.composite_tracer import start_tracer
-from meshtrio.rpc.errors import error_for_call
+from meshtrio.rpc.errors import error_for_call, status_of_error
 from meshtrio.rpc.method import Message
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import AttemptTracer
@@ -197,7 +197,7 @@ class Attempt:
                 await trio.sleep_until(deadline)
         if self._success is None:
             self._success = False
-        self._failure_status = failure.status.status_code.value, failure.status.status_message
+        self._failure_status = status_of_error(failure)
         if isinstance(failure, ConnectionLostError):
             error = await self._call.channel.describe_failure(self.pick_result, failure)
             if self._tracer is not None and isinstance(error, PluginDiedError):
