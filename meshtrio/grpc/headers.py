@@ -20,13 +20,10 @@ import attrs
 
 from meshtrio.grpc import header_values
 from meshtrio.grpc.metadata import (
-    ALLOWED_GRPC_KEYS,
     CONNECTION_SPECIFIC_FIELDS,
-    NON_METADATA_FIELDS,
     Metadata,
     decode_binary,
-    decode_key,
-    decode_value,
+    parse_metadata,
 )
 from meshtrio.http2.errors import MalformedHeadersError
 from meshtrio.http2.hpack.decoder import HeaderList
@@ -260,26 +257,6 @@ def _parse_timeout(values: dict[bytes, bytes]) -> tuple[float | None, str]:
         return header_values.decode_timeout(value), ""
     except MalformedHeadersError as exc:
         return None, str(exc)
-
-
-def parse_metadata(regular: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, str]:
-    """Parse the metadata among fields; and the first error as a message, empty for none."""
-    out: list[tuple[str, str | bytes]] = []
-    error = ""
-    for name, value in regular:
-        if name in NON_METADATA_FIELDS or (
-            name.startswith(b"grpc-") and name not in ALLOWED_GRPC_KEYS
-        ):
-            continue
-        key = decode_key(name)
-        if name.endswith(b"-bin"):
-            try:
-                out.extend((key, part) for part in decode_binary(value))
-            except MalformedHeadersError as exc:
-                error = error or f"metadata key {key!r}: {exc}"
-        else:
-            out.append((key, decode_value(value)))
-    return tuple(out), error
 
 
 def _get_text(values: dict[bytes, bytes], name: bytes) -> str:

@@ -9,7 +9,8 @@ import attrs
 import trio
 
 from meshtrio.config.binary_log_filter import BinaryLogFilter, MethodLogLimits
-from meshtrio.grpc.headers import ResponseHeaders, parse_metadata
+from meshtrio.grpc.headers import ResponseHeaders
+from meshtrio.grpc.metadata import parse_metadata
 from meshtrio.grpc.status import DEADLINE_EXCEEDED, CallStatus
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc import tracer
