@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from time import time
 from typing import Any
 
@@ -11,11 +10,7 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.call_destination import (
-    CallContext,
-    attempt_status_for,
-    cancellation_status,
-)
+from meshtrio.client.call_destination import CallContext, attempt_status_for, cancellation_status
 from meshtrio.client.channel_endpoint import CallTracker, PickResult
 from meshtrio.client.request_headers import (
     add_hash_key,
@@ -30,7 +25,7 @@ from meshtrio.grpc.status import CANCELLED, DEADLINE_TOLERANCE, CallStatus
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc.composite_tracer import start_tracer
-from meshtrio.rpc.errors import error_for_call
+from meshtrio.rpc.errors import error_for_call, status_of_error
 from meshtrio.rpc.method import Message
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import AttemptTracer
@@ -90,7 +85,11 @@ class Attempt:
                 if not picked.connection.is_usable:
                     picked = await picker.pick(pick_args)
         except BaseException as exc:
-            _on_open_failure(tracer, exc, deadline)
+            if tracer is not None:
+                status = attempt_status_for(exc, deadline)
+                notify_tracer("an attempt", tracer.attempt_ended, status, None)
+            if isinstance(exc, RuntimeError):
+                require_trio("a method of a stub")  # Here, where it costs other calls nothing.
             raise
         if call.message_limits is not None:
             stream.message_limits = call.message_limits
@@ -100,7 +99,7 @@ class Attempt:
         if tracer is not None and tracer.wants_pick_events:
             path = stream.path = call.method.path
             was_delayed = picked is not ready
-            notify_tracer(path, partial(tracer.endpoint_picked, was_delayed=was_delayed), attempt)
+            notify_tracer(path, tracer.endpoint_picked, attempt.address, stream, was_delayed)
         return attempt
 
     # -- messages ----------------------------------------------------------------------------
@@ -158,7 +157,7 @@ class Attempt:
         try:
             return self._call.method.response_type.FromString(data)
         except Exception as exc:
-            raise _make_parse_error(exc) from exc
+            raise purerpc.InternalError(f"a reply cannot be parsed: {exc}") from exc
 
     async def receive(self) -> Any:
         """Return the next reply, or None after the last.
@@ -176,7 +175,7 @@ class Attempt:
         try:
             return self._call.method.response_type.FromString(data)
         except Exception as exc:
-            raise _make_parse_error(exc) from exc
+            raise purerpc.InternalError(f"a reply cannot be parsed: {exc}") from exc
 
     # -- status ------------------------------------------------------------------------------
 
@@ -198,7 +197,7 @@ class Attempt:
                 await trio.sleep_until(deadline)
         if self._success is None:
             self._success = False
-        self._failure_status = failure.status.status_code.value, failure.status.status_message
+        self._failure_status = status_of_error(failure)
         if isinstance(failure, ConnectionLostError):
             error = await self._call.channel.describe_failure(self.pick_result, failure)
             if self._tracer is not None and isinstance(error, PluginDiedError):
@@ -282,20 +281,3 @@ def _open_stream(
     if picked.call_tracker is not None and connection.has_stream_slot:
         picked.call_tracker.on_start()
     return connection.open_stream(Stream, block)
-
-
-def _make_parse_error(error: Exception) -> purerpc.InternalError:
-    return purerpc.InternalError(f"a reply cannot be parsed: {error}")
-
-
-def _on_open_failure(tracer: AttemptTracer | None, failure: BaseException, deadline: float) -> None:
-    """Report an attempt that found no endpoint.
-
-    Raises:
-        UsageError: The failure was caused by a call from outside of trio.
-    """
-    if tracer is not None:
-        status = attempt_status_for(failure, deadline)
-        notify_tracer("an attempt", tracer.attempt_ended, status, None)
-    if isinstance(failure, RuntimeError):
-        require_trio("a method of a stub")  # Checked here, where it costs successful calls nothing.

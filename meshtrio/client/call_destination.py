@@ -27,16 +27,13 @@ from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import Metadata, encode_metadata
 from meshtrio.grpc.outlier_detection import Ejection
-from meshtrio.grpc.service_config import (
-    MethodConfig,
-    ServiceConfig,
-    parse_service_config,
-)
+from meshtrio.grpc.service_config import MethodConfig, ServiceConfig, parse_service_config
 from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN, CallStatus
 from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.composite_tracer import current_tracers
+from meshtrio.rpc.errors import status_of_error
 from meshtrio.rpc.message_limits import MessageLengths, MessageLimits
 from meshtrio.rpc.method import MetadataLike, Method
 from meshtrio.rpc.stats import CallCounters
@@ -258,7 +255,7 @@ def attempt_status_for(exc: BaseException, deadline: float) -> CallStatus:
     """
     exc = unwrap_exception_group(exc)
     if isinstance(exc, purerpc.RpcFailedError):
-        return exc.status.status_code.value, str(exc.status.status_message)
+        return status_of_error(exc)
     if isinstance(exc, Exception):
         return UNKNOWN, f"{type(exc).__name__} was raised"
     return cancellation_status(deadline)

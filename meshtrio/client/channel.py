@@ -14,11 +14,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from meshtrio.client.call_destination import EXIT_INFO_TIMEOUT, CallDestination
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.subchannel_pool import (
-    Resolver,
-    StateCallback,
-    open_shared_pool,
-)
+from meshtrio.client.subchannel_pool import Resolver, StateCallback, open_shared_pool
 from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.http2.limits import Limits

@@ -1,21 +1,50 @@
-"""Clients of a mesh in another process: channels to its services, and endpoints of one's own."""
+"""Clients of a mesh in another process: channels to its services, and endpoints of one's own.
+
+Watches and registrations, by meshtrio.v1.Registry, outlive restarts of the mesh.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from random import Random
+from typing import Any, Unpack
 
-from meshtrio.client import registry_client
+import attrs
+import purerpc
+import trio
+
+from meshtrio.client.call_destination import CallDestination
 from meshtrio.client.channel import Channel, ChannelOptions, connect_to, open_channel
 from meshtrio.client.mesh_connection import connect_to_mesh, mesh_socket_endpoint
-from meshtrio.discovery.endpoint import Endpoint, ServiceState
-from meshtrio.discovery.registry_messages import make_register_request
+from meshtrio.client.multicallable import DynamicStub
+from meshtrio.discovery.endpoint import (
+    LOCAL_RECONNECT_BACKOFF,
+    RECONNECT_BACKOFF,
+    Endpoint,
+    ServiceState,
+)
+from meshtrio.discovery.registry_messages import make_register_request, state_from_message
 from meshtrio.http2.limits import UNLIMITED
+from meshtrio.messages import registry as messages
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
 from meshtrio.util.tls_config import ClientTlsConfig
+
+_log = logging.getLogger("meshtrio.rpc")
+
+_DESCRIPTOR = messages.DESCRIPTOR.services_by_name["Registry"]
+_STALE_TIMEOUT = 5.0
+"""Seconds for which a new mesh's endpoints are supplemented by those that an earlier one listed."""
+_FATAL_ERRORS = (
+    purerpc.AbortedError,
+    purerpc.InvalidArgumentError,
+    purerpc.PermissionDeniedError,
+    purerpc.UnimplementedError,
+)
+"""Errors of a registration that another attempt would not resolve."""
 
 
 @asynccontextmanager
@@ -49,7 +78,7 @@ async def connect(
     """
     require_trio("mesh.connect")
     async with connect_to_mesh(mesh_socket) as mesh:
-        known = await registry_client.resolve_remote_service(mesh, service)
+        known = await resolve_remote_service(mesh, service)
         where = mesh_socket_endpoint(mesh_socket)
     async with open_channel(
         service,
@@ -66,7 +95,7 @@ async def _watch_service(
 ) -> None:
     """Watch a service on the mesh socket: the resolver of all channels that a process has to it."""
     async with connect_to(mesh_endpoint, max_receive_message_length=UNLIMITED) as mesh:
-        await registry_client.watch_remote_service(mesh, service, update)
+        await watch_remote_service(mesh, service, update)
 
 
 @asynccontextmanager
@@ -100,6 +129,131 @@ async def register(
     require_trio("mesh.register")
     registration = make_register_request(service, address, weight, tls, local=local)
     async with connect_to_mesh(mesh_socket) as channel, open_collapsing_nursery() as nursery:
-        await nursery.start(registry_client.keep_registered, channel, registration)
+        await nursery.start(keep_registered, channel, registration)
         yield
         nursery.cancel_scope.cancel()
+
+
+async def resolve_remote_service(channel: CallDestination, service: str) -> ServiceState:
+    """Return the state of a service.
+
+    Raises:
+        NotFoundError: The mesh has no such service.
+    """
+    stub = DynamicStub(channel, _DESCRIPTOR)
+    return state_from_message(await stub.Resolve(messages.ResolveRequest(service=service)))
+
+
+async def watch_remote_service(
+    channel: CallDestination, service: str, on_update: Callable[[ServiceState], None]
+) -> None:
+    """Call `on_update` with the state of a service, at once and after each change.
+
+    Runs until it is cancelled. When the mesh is gone the last state stays, and the watch is renewed
+    when there is another one, whose registered endpoints may take `_STALE_TIMEOUT` to return.
+    """
+    stub = DynamicStub(channel, _DESCRIPTOR)
+    cache, failures, rng, is_refused = ServiceStateCache(on_update), 0, Random(), False
+    expiry_scope = trio.CancelScope()
+    async with open_collapsing_nursery() as nursery:
+        while True:
+            try:
+                async with stub.Watch(messages.ResolveRequest(service=service)) as call:
+                    async for message in call:
+                        cache.update(state_from_message(message), is_new_mesh=failures > 0)
+                        if failures:
+                            expiry_scope.cancel()
+                            expiry_scope = trio.CancelScope()
+                            nursery.start_soon(cache.expire_stale, expiry_scope)
+                        failures, is_refused = 0, False
+            except (purerpc.PermissionDeniedError, purerpc.ResourceExhaustedError) as exc:
+                if not is_refused:
+                    _log.warning("watching %s failed: %s", service, exc.status.status_message)
+                is_refused = True
+            except purerpc.RpcFailedError:
+                pass
+            failures += 1
+            backoff = RECONNECT_BACKOFF if is_refused else LOCAL_RECONNECT_BACKOFF
+            await trio.sleep(backoff.delay(failures, rng))
+
+
+@attrs.define
+class ServiceStateCache:
+    """The state of a service, kept over restarts of the mesh."""
+
+    _on_update: Callable[[ServiceState], None]
+    _state: ServiceState = attrs.field(factory=ServiceState)
+    _stale_endpoints: tuple[Endpoint, ...] = ()
+    """Endpoints that an earlier mesh listed, and that may register again."""
+
+    def update(self, state: ServiceState, *, is_new_mesh: bool) -> None:
+        """Set the state; `is_new_mesh` if it may come from another mesh than the one before."""
+        if is_new_mesh:
+            self._stale_endpoints = (*self._state.endpoints, *self._stale_endpoints)
+        listed = {endpoint.address for endpoint in state.endpoints}
+        exited = {exit_info.endpoint_id for exit_info in state.exit_infos}
+        self._stale_endpoints = tuple(
+            endpoint
+            for endpoint in self._stale_endpoints
+            if endpoint.address not in listed and endpoint.id not in exited
+        )
+        self._state = state
+        self._publish()
+
+    async def expire_stale(self, scope: trio.CancelScope) -> None:
+        """Drop the endpoints that have not returned after `_STALE_TIMEOUT`, unless cancelled."""
+        with scope:
+            await trio.sleep(_STALE_TIMEOUT)
+            if self._stale_endpoints:
+                self._stale_endpoints = ()
+                self._publish()
+
+    def _publish(self) -> None:
+        state = self._state
+        self._on_update(attrs.evolve(state, endpoints=state.endpoints + self._stale_endpoints))
+
+
+async def keep_registered(
+    channel: CallDestination,
+    registration: Any,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Keep an endpoint registered, again whenever the mesh restarts.
+
+    Args:
+        channel: Channel to the mesh.
+        registration: A RegisterRequest.
+        task_status: Reports the start once the endpoint is registered.
+
+    Raises:
+        AbortedError: Another client has registered the address.
+        InvalidArgumentError: The registration is invalid.
+        PermissionDeniedError: The caller may not register the service.
+        ResourceExhaustedError: The first registration exceeded a limit.
+        UnimplementedError: The mesh has no registry.
+
+    Cancellation: removes the registration.
+    """
+    stub = DynamicStub(channel, _DESCRIPTOR)
+    failures, rng, is_registered = 0, Random(), False
+    while True:
+        backoff = LOCAL_RECONNECT_BACKOFF
+        try:
+            async with stub.Register(registration) as call:
+                if await call.receive_message() is not None:
+                    failures, is_registered = 0, True
+                    task_status.started()
+                    task_status = trio.TASK_STATUS_IGNORED
+                    await call.receive_message()
+        except _FATAL_ERRORS:
+            raise
+        except purerpc.RpcFailedError as exc:
+            if isinstance(exc, purerpc.ResourceExhaustedError):
+                if not is_registered:
+                    raise
+                backoff = RECONNECT_BACKOFF
+            reason = exc.status.status_message
+            _log.info("registration of %s lost: %s; retrying", registration.service, reason)
+        failures += 1
+        await trio.sleep(backoff.delay(failures, rng))

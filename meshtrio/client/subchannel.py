@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from random import Random
 
 import attrs
 import trio
 
-from meshtrio.client.dial_limiter import DialLimiter
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.errors import ConnectionLostError
 from meshtrio.http2.limits import Limits
@@ -34,6 +35,14 @@ _BACKLOG_TIMEOUT = 5.0
 """Seconds to wait for room in a full listen backlog."""
 _MIN_STABLE_TIME = 5.0
 """Seconds after which a connection counts as successful, even without a call."""
+_MAX_LOCAL_ATTEMPTS = 16
+"""Concurrent attempts on Unix sockets, which take no time unless a backlog is full."""
+_MAX_REMOTE_ATTEMPTS = 64
+"""Concurrent attempts across a network."""
+_RETRY_RATE = 100.0
+"""Repeated attempts per second, each of which costs about 0.15 ms of a core."""
+_RETRY_BURST = 100
+"""Repeated attempts that may be made at once."""
 
 
 @attrs.frozen
@@ -54,6 +63,46 @@ _LOCAL_TIMEOUTS = Timeouts(frame=math.inf, message=math.inf)
 """Default timeouts on Unix sockets. None of them has to be checked once a second: the kernel
 reports the end of the peer's process, and a mesh notices by health checks that a plugin hangs."""
 _NO_STREAMS: dict[int, Stream] = {}
+
+
+class _RegistrarLimits:
+    """Limits for the endpoints that one user has registered."""
+
+    def __init__(self) -> None:
+        self.local = trio.CapacityLimiter(_MAX_LOCAL_ATTEMPTS)
+        self.remote = trio.CapacityLimiter(_MAX_REMOTE_ATTEMPTS)
+        self.next_retry = 0.0
+
+
+class DialLimiter:
+    """Limits the attempts to connect of all subchannels of a pool.
+
+    A registry may list any number of endpoints that nothing listens at. Each costs its clients an
+    attempt to connect again and again, so attempts for endpoints that programs or the config have
+    registered are limited: those under way, and the rate of repeated ones. Each registrar has
+    limits of its own, so that its endpoints do not delay those of others. Endpoints that the mesh
+    runs, and addresses that a channel was opened to, are not limited: their number is configured.
+    """
+
+    def __init__(self) -> None:
+        self._limits: defaultdict[int | None, _RegistrarLimits] = defaultdict(_RegistrarLimits)
+        """Limits by uid of the registrar; None for the mesh's own user and its config."""
+
+    def slot(self, endpoint: Endpoint, *, local: bool) -> AbstractAsyncContextManager[object]:
+        """Return the context manager to hold while connecting to an endpoint."""
+        if not endpoint.is_registered:
+            return nullcontext()
+        registrar = self._limits[endpoint.server_uid]
+        return registrar.local if local else registrar.remote
+
+    def reserve_retry_time(self, endpoint: Endpoint, now: float) -> float:
+        """Reserve a time for a repeated attempt, at or after `now` (seconds)."""
+        if not endpoint.is_registered:
+            return now
+        registrar = self._limits[endpoint.server_uid]
+        at = max(registrar.next_retry, now - _RETRY_BURST / _RETRY_RATE)
+        registrar.next_retry = at + 1 / _RETRY_RATE
+        return max(at, now)
 
 
 class Subchannel:
@@ -118,7 +167,8 @@ class Subchannel:
         """
         failures = 0
         async with trio.open_nursery() as nursery:
-            if self._timeouts.are_checked_periodically:
+            timeouts = self._timeouts  # That of the handshake is checked in `_connect`.
+            if min(timeouts.frame, timeouts.message, timeouts.keepalive_time) != math.inf:
                 nursery.start_soon(check_timeouts_forever, self.connections)
             while not self._draining.is_set():
                 failures = 0 if await self._connect(nursery) else failures + 1

@@ -15,8 +15,7 @@ from typing import Self
 import trio
 import trio.lowlevel
 
-from meshtrio.client.dial_limiter import DialLimiter
-from meshtrio.client.subchannel import ConnectionOptions, Subchannel
+from meshtrio.client.subchannel import ConnectionOptions, DialLimiter, Subchannel
 from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.util.concurrency import start_soon_without_context
 

@@ -27,7 +27,7 @@ from meshtrio.grpc import status
 from meshtrio.grpc.header_builder import build_response_headers
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.rpc.errors import error_for_call
+from meshtrio.rpc.errors import error_for_call, status_of_error
 from meshtrio.rpc.rejection import encode_server_status
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
@@ -237,9 +237,8 @@ class ProxiedCall(DownstreamStream):
             return
         if self.cancel_on_error is not None:
             self.cancel_on_error.cancel()
-        self._finish(
-            call_state.ON_DOWNSTREAM_REFUSED, purerpc.StatusCode.UNAVAILABLE.value, success=None
-        )
+        code = status.StatusCode.UNAVAILABLE
+        self._finish(call_state.ON_DOWNSTREAM_REFUSED, code, success=None)
         self.reset(ErrorCode.REFUSED_STREAM)
 
     def on_shutdown_timeout(self) -> None:
@@ -364,10 +363,10 @@ class ProxiedCall(DownstreamStream):
 
         `success` is the result for load balancing, None if it says nothing about the plugin.
         """
-        code, message = error.status.status_code, error.status.status_message
+        code, message = status_of_error(error)
         limit = self.connection.peer_settings.max_header_list_size
         trailers = encode_server_status(limit, code, message)
-        self._send_status(trailers, code.value, success=success)
+        self._send_status(trailers, code, success=success)
         self.connection.flush()
 
     def _send_status(self, trailers: bytes, code: int, *, success: bool | None) -> None:

@@ -9,10 +9,9 @@ pure; state is only in `MessageReader`, of which a stream has one at most.
     connection        the engine with gRPC's parsers
     headers           the one parser of request headers, response headers and trailers
     header_builder    the one builder of the same, for client, server and gateway
+    header_values     the values of grpc-timeout and grpc-message
     metadata          keys and values that applications may write, and what peers have sent
-    timeout           the grpc-timeout header
     status            status codes, and the status of a call that ended without one
-    status_message    percent-encoding of the grpc-message trailer
     framing           messages in DATA
     compression       message encodings
     service_config    a service config and its parser

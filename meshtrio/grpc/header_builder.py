@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
+from meshtrio.grpc.header_values import encode_status_message, encode_timeout
 from meshtrio.grpc.metadata import encode_binary
-from meshtrio.grpc.status_message import encode_status_message
-from meshtrio.grpc.timeout import encode_timeout
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.http2.hpack.encoder import HeaderBlock, header_list_size
 from meshtrio.http2.limits import UNLIMITED
@@ -97,7 +96,7 @@ def build_trailers(
     *,
     encoded_message: bytes = b"",
     max_size: int = UNLIMITED,
-    max_message_size: int | None = None,
+    max_message_size: int = UNLIMITED,
 ) -> HeaderBlock:
     """Build the trailers that end a call.
 
@@ -113,8 +112,7 @@ def build_trailers(
         encoded_message: Status message that is encoded already, and is not truncated; replaces
             `message`.
         max_size: Bytes that the header list should have at most.
-        max_message_size: Maximum size of the encoded message in bytes, None for no limit of its
-            own.
+        max_message_size: Maximum size of the encoded message in bytes, if that is less.
     """
     fields = [(b"grpc-status", b"%d" % code)]
     rest = [(b"grpc-status-details-bin", encode_binary(details))] if details else []
@@ -124,8 +122,8 @@ def build_trailers(
     elif message:
         left = max_size - header_list_size([*fields, *rest, (_GRPC_MESSAGE, b"")])
         if left >= _MIN_MESSAGE_SIZE:
-            limit = left if max_message_size is None else min(left, max_message_size)
-            fields.append((_GRPC_MESSAGE, encode_status_message(message, limit)))
+            encoded_message = encode_status_message(message, min(left, max_message_size))
+            fields.append((_GRPC_MESSAGE, encoded_message))
     return HeaderBlock.encode(fields + rest)
 
 

@@ -18,17 +18,13 @@ from functools import lru_cache
 
 import attrs
 
+from meshtrio.grpc import header_values
 from meshtrio.grpc.metadata import (
-    ALLOWED_GRPC_KEYS,
     CONNECTION_SPECIFIC_FIELDS,
-    NON_METADATA_FIELDS,
     Metadata,
     decode_binary,
-    decode_key,
-    decode_value,
+    parse_metadata,
 )
-from meshtrio.grpc.status_message import decode_status_message, escape_outer_whitespace
-from meshtrio.grpc.timeout import decode_timeout
 from meshtrio.http2.errors import MalformedHeadersError
 from meshtrio.http2.hpack.decoder import HeaderList
 
@@ -216,12 +212,13 @@ def _trailers_from_fields(values: dict[bytes, bytes], metadata: Metadata) -> Tra
     status = values[b"grpc-status"]
     # gRPC takes a status that is not a number for UNKNOWN (2).
     code = int(status) if status.isdigit() and len(status) < 10 else 2
-    encoded = escape_outer_whitespace(values.get(b"grpc-message", b""))
+    encoded = header_values.escape_outer_whitespace(values.get(b"grpc-message", b""))
     try:
         details = decode_binary(values.get(b"grpc-status-details-bin", b""))[0]
     except MalformedHeadersError:
         details = b""
-    return Trailers(code, decode_status_message(encoded), metadata, details, encoded)
+    message = header_values.decode_status_message(encoded)
+    return Trailers(code, message, metadata, details, encoded)
 
 
 def _split_pseudo_headers(
@@ -257,29 +254,9 @@ def _parse_timeout(values: dict[bytes, bytes]) -> tuple[float | None, str]:
     if value is None:
         return None, ""
     try:
-        return decode_timeout(value), ""
+        return header_values.decode_timeout(value), ""
     except MalformedHeadersError as exc:
         return None, str(exc)
-
-
-def parse_metadata(regular: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, str]:
-    """Parse the metadata among fields; and the first error as a message, empty for none."""
-    out: list[tuple[str, str | bytes]] = []
-    error = ""
-    for name, value in regular:
-        if name in NON_METADATA_FIELDS or (
-            name.startswith(b"grpc-") and name not in ALLOWED_GRPC_KEYS
-        ):
-            continue
-        key = decode_key(name)
-        if name.endswith(b"-bin"):
-            try:
-                out.extend((key, part) for part in decode_binary(value))
-            except MalformedHeadersError as exc:
-                error = error or f"metadata key {key!r}: {exc}"
-        else:
-            out.append((key, decode_value(value)))
-    return tuple(out), error
 
 
 def _get_text(values: dict[bytes, bytes], name: bytes) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from meshtrio.http2.errors import MalformedHeadersError
@@ -22,13 +23,13 @@ CONNECTION_SPECIFIC_FIELDS = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 )
 """Fields that HTTP/2 forbids (RFC 9113 §8.2.2)."""
-ALLOWED_GRPC_KEYS = frozenset(
+_ALLOWED_GRPC_KEYS = frozenset(
     {b"grpc-tags-bin", b"grpc-trace-bin", b"grpc-previous-rpc-attempts", b"grpc-retry-pushback-ms"}
 )
 """Keys that applications may read and write although the prefix `grpc-` is reserved (gRFC A6)."""
-NON_METADATA_FIELDS = frozenset({b"te", b"content-type", b"content-length", b"user-agent", b"host"})
+_HTTP_FIELDS = frozenset({b"te", b"content-type", b"content-length", b"user-agent", b"host"})
 """Fields that HTTP and gRPC use themselves."""
-_RESERVED_KEYS = CONNECTION_SPECIFIC_FIELDS | NON_METADATA_FIELDS
+_RESERVED_KEYS = CONNECTION_SPECIFIC_FIELDS | _HTTP_FIELDS
 _match_key = re.compile(rb"[0-9a-z._-]+").fullmatch
 _match_ascii_value = re.compile(rb"[ -~]*").fullmatch
 
@@ -78,7 +79,7 @@ def _encode_key(key: str) -> bytes:
     if not isinstance(key, str):
         raise TypeError(f"metadata key {key!r} must be str")
     name = (key.lower() if key.isascii() else key).encode("utf-8", "replace")
-    has_reserved_prefix = name.startswith(b"grpc-") and name not in ALLOWED_GRPC_KEYS
+    has_reserved_prefix = name.startswith(b"grpc-") and name not in _ALLOWED_GRPC_KEYS
     if has_reserved_prefix or name in _RESERVED_KEYS:
         raise ValueError(f"metadata key {key!r} is reserved, as is all that begins with 'grpc-'")
     if not _match_key(name):
@@ -95,16 +96,28 @@ def encode_received_metadata(metadata: Metadata) -> list[HeaderField]:
     ]
 
 
-def decode_key(name: bytes) -> str:
-    """Decode the name of a received metadata field."""
-    text = name.decode("latin-1")
-    return text if _match_key(name) else ReceivedText(text)
+def parse_metadata(fields: Iterable[HeaderField]) -> tuple[Metadata, str]:
+    """Parse the metadata among fields; and the first error as a message, empty for none."""
+    out: list[tuple[str, str | bytes]] = []
+    error = ""
+    for name, value in fields:
+        if name in _HTTP_FIELDS or (name.startswith(b"grpc-") and name not in _ALLOWED_GRPC_KEYS):
+            continue
+        key = _decode_text(name, _match_key)
+        if name.endswith(b"-bin"):
+            try:
+                out.extend((key, part) for part in decode_binary(value))
+            except MalformedHeadersError as exc:
+                error = error or f"metadata key {key!r}: {exc}"
+        else:
+            out.append((key, _decode_text(value, _match_ascii_value)))
+    return tuple(out), error
 
 
-def decode_value(value: bytes) -> str:
-    """Decode the value of a received metadata field whose name does not end in `-bin`."""
-    text = value.decode("latin-1")
-    return text if _match_ascii_value(value) else ReceivedText(text)
+def _decode_text(raw: bytes, is_allowed: Callable[[bytes], object]) -> str:
+    """Decode a received key or value: a ReceivedText unless programs may write it."""
+    text = raw.decode("latin-1")
+    return text if is_allowed(raw) else ReceivedText(text)
 
 
 def encode_binary(value: bytes) -> bytes:

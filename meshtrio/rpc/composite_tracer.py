@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -163,14 +162,12 @@ class _CompositeAttemptTracer(_Composite[tracer.AttemptTracer], tracer.AttemptTr
             if each.wants_pick_events:
                 notify_tracer(authority, each.before_pick, authority, fields, deadline)
 
-    def endpoint_picked(self, attempt: tracer.PickedAttempt, *, was_delayed: bool) -> None:
-        stream = attempt.stream
+    def endpoint_picked(self, address: str, stream: Stream, was_delayed: bool) -> None:
         message_tracers = [stream.message_tracer]
         for each in self._tracers:
             if each.wants_pick_events:
                 stream.message_tracer = None
-                method = partial(each.endpoint_picked, was_delayed=was_delayed)
-                notify_tracer(attempt.address, method, attempt)
+                notify_tracer(address, each.endpoint_picked, address, stream, was_delayed)
                 message_tracers.append(stream.message_tracer)
         stream.message_tracer = compose_tracers(_CompositeMessageTracer, *message_tracers)
 

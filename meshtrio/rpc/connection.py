@@ -170,11 +170,6 @@ class Connection(ConnectionIO):
         failed = self._engine.streams.failed_count
         return CallCounters(started, started - failed - self._engine.open_stream_count, failed)
 
-    @property
-    def open_stream_count(self) -> int:
-        """The number of streams that HTTP/2 has open, including those of calls that have ended."""
-        return self._engine.open_stream_count
-
     def final_calls(self) -> CallCounters:
         """Return the calls of a connection that is closed: those without status OK have failed."""
         calls = self.statistics().calls

@@ -22,6 +22,11 @@ def error_for_status(code: int, message: str) -> purerpc.RpcFailedError:
     return error(message)
 
 
+def status_of_error(error: purerpc.RpcFailedError) -> status.CallStatus:
+    """Return the status that an exception is for."""
+    return error.status.status_code.value, str(error.status.status_message)
+
+
 def error_for_reset(error_code: int, reason: str) -> purerpc.RpcFailedError:
     """Return the exception for a call whose stream was reset."""
     return error_for_status(*status.status_of_reset(error_code, reason))

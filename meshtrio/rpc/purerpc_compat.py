@@ -28,11 +28,8 @@ _log = logging.getLogger("meshtrio.rpc")
 
 
 def _method_from_signature(service: str, name: str, signature: Any) -> Method:
-    both = purerpc.Cardinality.STREAM_STREAM
-    client_streams = signature.cardinality in (purerpc.Cardinality.STREAM_UNARY, both)
-    server_streams = signature.cardinality in (purerpc.Cardinality.UNARY_STREAM, both)
-    types = signature.request_type, signature.response_type
-    return Method(service, name, *types, client_streams, server_streams)
+    streams = [side == "STREAM" for side in signature.cardinality.name.split("_")]
+    return Method(service, name, signature.request_type, signature.response_type, *streams)
 
 
 def collect_handlers(servicers: Iterable[Any]) -> dict[str, Handler]:

@@ -24,7 +24,7 @@ _NON_GRPC_TIMEOUT = 5.0
 _NON_GRPC_BODY = b"This server speaks gRPC: POST with content-type application/grpc.\n"
 
 
-def encode_server_status(max_list_size: int, code: purerpc.StatusCode, message: str) -> bytes:
+def encode_server_status(max_list_size: int, code: int, message: str) -> bytes:
     """Encode the trailers of a call that the server ends by itself.
 
     They fit into a header list of their own, or behind the response headers (Trailers-Only).
@@ -33,7 +33,7 @@ def encode_server_status(max_list_size: int, code: purerpc.StatusCode, message: 
         header_builder.DEFAULT_RESPONSE_HEADERS.list_size + header_builder.ACCEPT_ENCODING.list_size
     )
     return header_builder.build_trailers(
-        code.value,
+        code,
         message,
         max_size=max_list_size - headers_size,
         max_message_size=MAX_STATUS_MESSAGE_SIZE,
@@ -41,7 +41,7 @@ def encode_server_status(max_list_size: int, code: purerpc.StatusCode, message: 
 
 
 def encode_trailers_only(
-    max_list_size: int, code: purerpc.StatusCode, message: str, extra_headers: bytes = b""
+    max_list_size: int, code: int, message: str, extra_headers: bytes = b""
 ) -> bytes:
     """Encode a response that is a status alone (Trailers-Only)."""
     trailers = encode_server_status(max_list_size, code, message)

@@ -17,11 +17,12 @@ from meshtrio.grpc import header_builder
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.metadata import encode_metadata
-from meshtrio.grpc.status import STATUS_OK, header_list_too_large_message
+from meshtrio.grpc.status import STATUS_OK, CallStatus, StatusCode, header_list_too_large_message
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.context import ServerContext, current_context
+from meshtrio.rpc.errors import status_of_error
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.rejection import MAX_STATUS_MESSAGE_SIZE
 from meshtrio.rpc.stats import LoadRecorder
@@ -37,11 +38,9 @@ _log = logging.getLogger("meshtrio.rpc")
 _LARGE_REPLY_SIZE = 64 * 1024
 """Size of a reply, in bytes, from which on calls of its method are expected to need as much."""
 
-_OK, _UNKNOWN = purerpc.StatusCode.OK, purerpc.StatusCode.UNKNOWN
 _NO_ERROR = ErrorCode.NO_ERROR
-_PurerpcStatus = tuple[purerpc.StatusCode, str]
-_SERVER_STOPPED = (purerpc.StatusCode.UNAVAILABLE, SERVER_STOPPED_MESSAGE)
-_DEADLINE_EXCEEDED = (purerpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed in the handler")
+_SERVER_STOPPED = (StatusCode.UNAVAILABLE, SERVER_STOPPED_MESSAGE)
+_DEADLINE_EXCEEDED = (StatusCode.DEADLINE_EXCEEDED, "the deadline passed in the handler")
 
 
 ServerInterceptor = Callable[[ServerContext], AbstractAsyncContextManager[Any]]
@@ -126,7 +125,7 @@ class ServerCall:
         status. An exception of the handler, `BaseException` included, fails this call only;
         SystemExit and KeyboardInterrupt make the server drain and are raised by `Server.serve`.
         """
-        status: _PurerpcStatus | None = _SERVER_STOPPED
+        status: CallStatus | None = _SERVER_STOPPED
         current_context.set(self._context)
         if self._tracer is not None:
             self._notify_tracer(self._tracer.before_handler)
@@ -145,13 +144,13 @@ class ServerCall:
                     if not self._handler.method.server_streams:
                         await self._send_reply(reply, is_last=True)
                         status = None  # It was sent with the reply.
-                    elif (status := self._send_status(_OK, ""))[0] is _OK:
+                    elif not (status := self._send_status(*STATUS_OK))[0]:
                         status = None
                 except Exception as exc:
                     status = self._status_for_exception(unwrap_exception_group(exc))
             if scope.cancelled_caught:
                 error = self._stream.error
-                status = _DEADLINE_EXCEEDED if error is None else _status_of_error(error)
+                status = _DEADLINE_EXCEEDED if error is None else status_of_error(error)
         except BaseException as exc:
             # Cancelled from outside, or a BaseException (asyncio.CancelledError, say), or a
             # clean-up that failed while it was cancelled.
@@ -163,7 +162,7 @@ class ServerCall:
         finally:
             self._complete(status)
 
-    def _complete(self, status: _PurerpcStatus | None) -> None:
+    def _complete(self, status: CallStatus | None) -> None:
         """Report how the call ended; `status` is None if it is OK and was sent."""
         self._stream.cancel_on_error = None
         if status is None:
@@ -179,8 +178,7 @@ class ServerCall:
             recorder.end_call(self._started_at, failed=status is not None)
         self._connection.running_handlers -= 1
         if self._tracer is not None:
-            outcome = STATUS_OK if status is None else (status[0].value, status[1])
-            self._notify_tracer(self._tracer.call_ended, outcome)
+            self._notify_tracer(self._tracer.call_ended, status or STATUS_OK)
 
     def _notify_tracer(self, method: Callable[..., None], *args: object) -> None:
         """Call a tracer; if it raises, that is logged and does not fail the call."""
@@ -264,7 +262,7 @@ class ServerCall:
         if is_last and not context.trailing_metadata:
             trailers = header_builder.OK_TRAILERS.data
         elif is_last:
-            trailers = self._ensure_fits_peer(self._encode_trailers(_OK, ""))
+            trailers = self._ensure_fits_peer(self._encode_trailers(*STATUS_OK))
         may_compress = context.compress and context.compression != IDENTITY
         compressed = may_compress and self._negotiated_encoding() != IDENTITY
         await self._stream.send(data, compressed=compressed, headers=headers, trailers=trailers)
@@ -285,18 +283,16 @@ class ServerCall:
             raise purerpc.ResourceExhaustedError(text)
         return block.data
 
-    def _encode_trailers(
-        self, code: purerpc.StatusCode, message: str, headers_size: int = 0
-    ) -> HeaderBlock:
+    def _encode_trailers(self, code: int, message: str, headers_size: int = 0) -> HeaderBlock:
         """Encode trailers that fit together with response headers of a size, in bytes."""
         context = self._context
         metadata = encode_metadata(tuple(context.trailing_metadata))
-        if code is _OK:
+        if not code:
             without = header_builder.OK_TRAILERS
             return header_builder.build_trailers(0, metadata=metadata) if metadata else without
         room = self._connection.peer_settings.max_header_list_size - headers_size
         return header_builder.build_trailers(
-            code.value,
+            code,
             message,
             context.status_details,
             metadata,
@@ -313,22 +309,22 @@ class ServerCall:
             metadata=encode_metadata(tuple(context.initial_metadata)),
         )
 
-    def _status_for_exception(self, exc: BaseException) -> _PurerpcStatus:
+    def _status_for_exception(self, exc: BaseException) -> CallStatus:
         """Return the status that the handler chose, or UNKNOWN and log any other exception."""
         path = self._headers.path
-        if isinstance(exc, purerpc.RpcFailedError) and exc.status.status_code is not _OK:
-            return _status_of_error(exc)
+        if isinstance(exc, purerpc.RpcFailedError) and (status := status_of_error(exc))[0]:
+            return status
         if isinstance(exc, NotImplementedError):
-            return purerpc.StatusCode.UNIMPLEMENTED, f"{path} is not implemented"
+            return StatusCode.UNIMPLEMENTED, f"{path} is not implemented"
         exit_error = find_exit_exception(exc)
         if exit_error is not None:
             _log.warning("%s: the handler raised %r; draining, then exiting", path, exit_error)
             self._connection.server.request_exit(exit_error)
             return _SERVER_STOPPED
         _log.error("%s: the handler raised", path, exc_info=exc)
-        return _UNKNOWN, f"{path}: the handler failed; see the plugin's log"
+        return StatusCode.UNKNOWN, f"{path}: the handler failed; see the plugin's log"
 
-    def _send_status(self, code: purerpc.StatusCode, message: str) -> _PurerpcStatus:
+    def _send_status(self, code: int, message: str) -> CallStatus:
         """Send the status unless the stream is closed. Never blocks.
 
         Returns the status that was sent: another one if the handler's metadata cannot be sent.
@@ -347,7 +343,7 @@ class ServerCall:
         connection.flush()
         return code, message
 
-    def _drop_metadata(self, exc: Exception) -> _PurerpcStatus:
+    def _drop_metadata(self, exc: Exception) -> CallStatus:
         """Drop the handler's metadata, which cannot be sent, and return the status that says so."""
         _log.error("%s: the handler's metadata cannot be sent: %s", self._headers.path, exc)
         context = self._context
@@ -355,10 +351,10 @@ class ServerCall:
         context.status_details = b""
         context.compression = IDENTITY
         if isinstance(exc, purerpc.ResourceExhaustedError):
-            return _status_of_error(exc)
-        return _UNKNOWN, "the handler's metadata cannot be sent"
+            return status_of_error(exc)
+        return StatusCode.UNKNOWN, "the handler's metadata cannot be sent"
 
-    def _encode_status(self, code: purerpc.StatusCode, message: str) -> list[bytes]:
+    def _encode_status(self, code: int, message: str) -> list[bytes]:
         """Encode the trailers, preceded by the response headers if those were not sent.
 
         Both are one block (Trailers-Only) without initial metadata, which a single block could not
@@ -372,10 +368,6 @@ class ServerCall:
         else:
             blocks = [headers + self._encode_trailers(code, message, headers.list_size)]
         return [self._ensure_fits_peer(block) for block in blocks]
-
-
-def _status_of_error(error: purerpc.RpcFailedError) -> _PurerpcStatus:
-    return error.status.status_code, error.status.status_message
 
 
 def _parse_request(parse: Any, data: bytes) -> Any:

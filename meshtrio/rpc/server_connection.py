@@ -10,12 +10,12 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Protocol
 
-import purerpc
 import trio
 
 from meshtrio.grpc.compression import ENCODINGS
 from meshtrio.grpc.header_builder import ACCEPT_ENCODING
 from meshtrio.grpc.headers import RequestHeaders, is_grpc_content_type
+from meshtrio.grpc.status import StatusCode
 from meshtrio.http2 import events
 from meshtrio.http2.connection import H2Connection
 from meshtrio.http2.errors import ErrorCode
@@ -35,7 +35,6 @@ from meshtrio.transport.peer import Peer
 from meshtrio.transport.transport import Transport
 
 _NO_ERROR, _REFUSED_STREAM = ErrorCode.NO_ERROR, ErrorCode.REFUSED_STREAM
-_RESOURCE_EXHAUSTED = purerpc.StatusCode.RESOURCE_EXHAUSTED
 _DISCARD_SIZE = 256 * 1024
 _MAX_HALF_CLOSED_STREAMS = 256
 _DRAIN_PING_PAYLOAD = b"drain..."
@@ -343,7 +342,7 @@ class ServerConnection(CallOwner):
         self.counters.started += 1
         response = rejection.TOO_LARGE_RESPONSE
         if is_grpc_content_type(event.content_type.decode("latin-1")):
-            max_size, code = self.peer_settings.max_header_list_size, _RESOURCE_EXHAUSTED
+            max_size, code = self.peer_settings.max_header_list_size, StatusCode.RESOURCE_EXHAUSTED
             response = rejection.encode_trailers_only(max_size, code, event.reason)
         self._reject(event.stream_id, response)
 
@@ -367,11 +366,10 @@ class ServerConnection(CallOwner):
             forwarder = None
         status = self._find_rejection(headers, handler, forwarder) if is_grpc else None
         if status is not None:
-            max_size, (code, message, _) = self.peer_settings.max_header_list_size, status
+            max_size = self.peer_settings.max_header_list_size
             self._reject(stream_id, rejection.encode_trailers_only(max_size, *status))
             if (tracer := self.server.tracer) is not None:
-                arguments = headers, (code.value, message)
-                notify_tracer_in_read_loop(headers.path, tracer.call_rejected, *arguments)
+                notify_tracer_in_read_loop(headers.path, tracer.call_rejected, headers, status[:2])
             return
         if forwarder is not None:
             stream = forwarder.forward(self, stream_id, headers)
@@ -387,23 +385,23 @@ class ServerConnection(CallOwner):
 
     def _find_rejection(
         self, headers: RequestHeaders, handler: FoundHandler, forwarder: Forwarder | None
-    ) -> tuple[purerpc.StatusCode, str, bytes] | None:
+    ) -> tuple[int, str, bytes] | None:
         """Return the status of a gRPC call that is rejected, and encoded fields to send with it."""
         if headers.error_message:
-            return purerpc.StatusCode.INTERNAL, headers.error_message, b""
+            return StatusCode.INTERNAL, headers.error_message, b""
         if self.server.check_access is not None:
             reason = self.server.check_access(self.peer, headers, forwarder is not None)
             if reason:
-                return purerpc.StatusCode.PERMISSION_DENIED, reason, b""
+                return StatusCode.PERMISSION_DENIED, reason, b""
         if forwarder is not None:
             return None
         if handler is None:
-            return purerpc.StatusCode.UNIMPLEMENTED, f"{headers.path} is unknown", b""
+            return StatusCode.UNIMPLEMENTED, f"{headers.path} is unknown", b""
         if isinstance(handler, str):
-            return purerpc.StatusCode.UNAVAILABLE, handler, b""
+            return StatusCode.UNAVAILABLE, handler, b""
         if headers.encoding not in ENCODINGS:
             text = f"unsupported grpc-encoding {headers.encoding!r}"
-            return purerpc.StatusCode.UNIMPLEMENTED, text, ACCEPT_ENCODING.data
+            return StatusCode.UNIMPLEMENTED, text, ACCEPT_ENCODING.data
         return None
 
     def _start_call(self, stream_id: int, headers: RequestHeaders, handler: Handler) -> Stream:

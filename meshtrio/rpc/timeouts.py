@@ -38,11 +38,6 @@ class Timeouts:
     keepalive_timeout: float = 20.0
     """Maximum time from a keepalive PING to received data; the connection is closed after it."""
 
-    @property
-    def are_checked_periodically(self) -> bool:
-        """Whether a client has to check a connection once a second, after its handshake."""
-        return min(self.frame, self.message, self.keepalive_time) != math.inf
-
 
 NETWORK_TIMEOUTS = Timeouts(keepalive_time=20.0, keepalive_timeout=10.0)
 """Timeouts for connections over a network, where a lost host or link is noticed by silence only."""

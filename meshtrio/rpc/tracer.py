@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.status import CallStatus
@@ -66,18 +66,6 @@ class ServerTracer:
         """Report a call that was rejected before a handler started."""
 
 
-class PickedAttempt(Protocol):
-    """An attempt for which an endpoint was picked."""
-
-    @property
-    def address(self) -> str:
-        """The address of the endpoint, `unix:/path` or `tcp:host:port`."""
-
-    @property
-    def stream(self) -> Stream:
-        """The stream of the attempt."""
-
-
 class AttemptTracer(MessageTracer):
     """Observes one attempt of a call."""
 
@@ -99,8 +87,14 @@ class AttemptTracer(MessageTracer):
             deadline: The caller's deadline on trio's clock, in seconds.
         """
 
-    def endpoint_picked(self, attempt: PickedAttempt, *, was_delayed: bool) -> None:
-        """Report the endpoint; `was_delayed` says whether the pick had to wait for it."""
+    def endpoint_picked(self, address: str, stream: Stream, was_delayed: bool) -> None:
+        """Report the endpoint that was picked.
+
+        Args:
+            address: The address of the endpoint, `unix:/path` or `tcp:host:port`.
+            stream: The stream of the attempt.
+            was_delayed: Whether the pick had to wait for the endpoint.
+        """
 
     def process_exited(self, launch_id: str) -> None:
         """Report that the plugin's process ended during the attempt, see `ExitInfo.launch_id`."""

@@ -15,7 +15,6 @@ import trio
 from meshtrio.messages import health
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 
-_DESCRIPTOR = health.DESCRIPTOR.services_by_name["Health"]
 _Response = health.HealthCheckResponse
 
 
@@ -41,7 +40,7 @@ class HealthServicer:
         self._fallback = fallback
         self.service_names = {""}
         """Names of the services that this server serves; "" is the server itself."""
-        self.service = service_from_descriptor(_DESCRIPTOR, self)
+        self.service = service_from_descriptor(health.DESCRIPTOR.services_by_name["Health"], self)
         self.shutdown_started = trio.Event() if shutdown_started is None else shutdown_started
         """Set when the graceful shutdown of the server begins."""
 

@@ -10,16 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from functools import partial
 from typing import Any
 
-import purerpc
-
+from meshtrio.grpc.status import StatusCode
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.services.reflection_files import ReflectionFiles, ReflectionSource
 from meshtrio.util.worker_threads import GilYielder, run_computation
-
-_NOT_FOUND = purerpc.StatusCode.NOT_FOUND.value
-_INVALID_ARGUMENT = purerpc.StatusCode.INVALID_ARGUMENT.value
-
 
 GetReflectionSources = Callable[[], Awaitable[Sequence[ReflectionSource]]]
 """Returns what proxied services serve: the same objects while nothing has changed."""
@@ -72,7 +67,7 @@ class ReflectionServicer:
             with self._lock:
                 self._fill_response(request, reply)
         except KeyError as exc:
-            reply.error_response.error_code = _NOT_FOUND
+            reply.error_response.error_code = StatusCode.NOT_FOUND
             reply.error_response.error_message = f"unknown: {exc.args[0]!s}"
 
     def _fill_response(self, request: Any, reply: Any) -> None:
@@ -95,7 +90,7 @@ class ReflectionServicer:
                 reply.all_extension_numbers_response.base_type_name = name
                 reply.all_extension_numbers_response.extension_number.extend(numbers)
             case _:
-                reply.error_response.error_code = _INVALID_ARGUMENT
+                reply.error_response.error_code = StatusCode.INVALID_ARGUMENT
                 reply.error_response.error_message = "missing message_request"
         if files:
             reply.file_descriptor_response.file_descriptor_proto.extend(files)

@@ -75,19 +75,14 @@ class Registrations:
     def __init__(self, registry: Registry, get_config: Callable[[], MeshConfig]) -> None:
         self._registry = registry
         self._get_config = get_config
-        self._own_uids = frozenset({0, os.geteuid()})
         self._registrations: dict[tuple[str, str], Registration] = {}
         """Registrations by service and address."""
         self._rate_limits: dict[str, TokenBucket] = {}
         registry.on_claim = self._revoke_unpermitted
 
-    def is_privileged(self, peer: Peer) -> bool:
-        """Return whether a peer is the mesh's own user or root."""
-        return peer.uid in self._own_uids
-
     def check_permitted(self, peer: Peer, service: str, message: Any) -> None:
         """Raise PermissionDeniedError unless a peer may register an endpoint."""
-        if self.is_privileged(peer):
+        if peer.is_own_user_or_root:
             return
         is_unix = message.HasField("path") or message.address.startswith("unix:")
         if peer.uid is None or not is_unix or message.HasField("tls"):
@@ -122,7 +117,8 @@ class Registrations:
         size = len(endpoint.id.encode(errors="replace")) + len(service)
         registration = Registration(service, endpoint, get_user_key(peer), size)
         before = self._registrations.get((service, endpoint.address))
-        if before is not None and before.user != registration.user and not self.is_privileged(peer):
+        is_own = before is None or before.user == registration.user
+        if not (is_own or peer.is_own_user_or_root):
             raise purerpc.PermissionDeniedError(
                 f"access.registry: {peer} may not replace {endpoint.address}, which another user "
                 f"has registered for {service}"
@@ -248,7 +244,6 @@ class RegistryServicer:
 
     def _make_endpoint(self, message: Any, peer: Peer) -> tuple[str, Endpoint]:
         """Make the endpoint of a message. Raises InvalidArgumentError and PermissionDeniedError."""
-        is_privileged = self._registrations.is_privileged(peer)
         try:
             address: Any = get_address(message)
             check_service_name(message.service)
@@ -264,5 +259,5 @@ class RegistryServicer:
             raise purerpc.InvalidArgumentError(f"cannot be registered: {exc}") from None
         # An id is never used again, even if the same endpoint is: exit infos name it.
         endpoint_id = f"{endpoint.id} #{next(self._serials)}"
-        server_uid = None if is_privileged else peer.uid
+        server_uid = None if peer.is_own_user_or_root else peer.uid
         return table.name, attrs.evolve(endpoint, id=endpoint_id, server_uid=server_uid)

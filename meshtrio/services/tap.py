@@ -20,7 +20,7 @@ from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.stats import LoadRecorder
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import ServerCallTracer, ServerTracer
+from meshtrio.rpc.tracer import NO_SERVER_CALL_TRACER, ServerCallTracer, ServerTracer
 from meshtrio.services.broadcast_log import BroadcastLog
 from meshtrio.telemetry.logs.trace_ids import current_trace_ids
 from meshtrio.util.text import replace_surrogates
@@ -76,7 +76,7 @@ class _TapTracer(ServerTracer):
         path = method.path[1:]
         if LoadRecorder.is_counted(method.service) and path.startswith(self._method):
             return _TapCallTracer(self, server_context, path, stream)
-        return _NO_CALL_TRACER
+        return NO_SERVER_CALL_TRACER
 
 
 @attrs.define(eq=False)
@@ -108,6 +108,3 @@ class _TapCallTracer(ServerCallTracer):
                 trace_id=trace_id,
             )
         )
-
-
-_NO_CALL_TRACER = ServerCallTracer()

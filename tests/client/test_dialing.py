@@ -15,7 +15,7 @@ import trio.testing
 from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio.client.channel import open_channel
-from meshtrio.client.dial_limiter import DialLimiter
+from meshtrio.client.subchannel import DialLimiter
 from meshtrio.discovery.endpoint import REGISTERED_RECONNECT_BACKOFF, Endpoint
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.http2 import frames

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshtrio.grpc.header_values import decode_status_message, encode_status_message
 from meshtrio.grpc.headers import (
     parse_request_headers,
     parse_response_headers,
     parse_trailers,
 )
 from meshtrio.grpc.metadata import ReceivedText, encode_metadata
-from meshtrio.grpc.status_message import decode_status_message, encode_status_message
 from meshtrio.http2.errors import MalformedHeadersError
 
 quick = settings(max_examples=200, deadline=None)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from meshtrio.grpc.status_message import decode_status_message, encode_status_message
+from meshtrio.grpc.header_values import decode_status_message, encode_status_message
 
 quick = settings(max_examples=100)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from meshtrio.grpc.timeout import decode_timeout, encode_timeout
+from meshtrio.grpc.header_values import decode_timeout, encode_timeout
 from meshtrio.http2.errors import MalformedHeadersError
 
 quick = settings(max_examples=100)

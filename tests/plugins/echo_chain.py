@@ -26,7 +26,7 @@ def open_streams():
     """Of this process, the one that asks not counted: the calls' and the engine's entries."""
     connections = [c for c in gc.get_objects() if isinstance(c, ServerConnection)]
     streams = sum(len(connection.streams) for connection in connections)
-    engine = sum(connection.open_stream_count for connection in connections)
+    engine = sum(connection._engine.open_stream_count for connection in connections)
     return f"{streams - 1} {engine - 1}"
 
 

@@ -90,7 +90,7 @@ async def test_a_client_that_does_not_is_reset_after_a_moment(path: bytes) -> No
         await peer.send(request_headers_frame(1, path=path))
         assert peer.server.streams == {}, "the handler's place is free at once"
         await run_timeouts_after(peer, 1)
-        assert peer.server.open_stream_count == 1
+        assert peer.server._engine.open_stream_count == 1
         answers = await run_timeouts_after(peer, 3)
         assert (FrameType.RST_STREAM, 0, 1, bytes(4)) in answers
         peer.assert_nothing_left()
@@ -103,7 +103,7 @@ async def test_the_moment_can_be_set() -> None:
     async with connect_raw_peer(EARLY, timeouts=Timeouts(half_close=30)) as peer:
         await peer.send(request_headers_frame(1, path=JOIN))
         await run_timeouts_after(peer, 29)
-        assert peer.server.open_stream_count == 1
+        assert peer.server._engine.open_stream_count == 1
         await run_timeouts_after(peer, 31)
         peer.assert_nothing_left()
 
@@ -111,7 +111,7 @@ async def test_the_moment_can_be_set() -> None:
 async def test_no_more_than_a_number_of_answered_streams_is_kept() -> None:
     async with connect_raw_peer(EARLY) as peer:
         await peer.send(b"".join(request_headers_frame(n, path=UNKNOWN) for n in range(1, 800, 2)))
-        assert peer.server.open_stream_count == 256
+        assert peer.server._engine.open_stream_count == 256
         found = resets(peer)
         assert [stream_id for stream_id, _ in found] == list(range(1, 2 * (400 - 256), 2))
         assert {code for _, code in found} == {ErrorCode.NO_ERROR}
@@ -126,7 +126,7 @@ async def test_no_more_than_a_number_of_answered_streams_is_kept() -> None:
 async def test_answered_streams_leave_room_for_calls() -> None:
     async with connect_raw_peer(EARLY, limits=Limits(max_concurrent_streams=4)) as peer:
         await peer.send(b"".join(request_headers_frame(n, path=UNKNOWN) for n in range(1, 20, 2)))
-        assert peer.server.open_stream_count == 2
+        assert peer.server._engine.open_stream_count == 2
         peer.read_frames()
         await peer.send(request_headers_frame(21) + data(21, MESSAGE, end=True))
         assert not resets(peer)

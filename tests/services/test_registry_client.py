@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from meshtrio.client.registry_client import ServiceStateCache
+from meshtrio.client.remote_mesh import ServiceStateCache
 from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
 
 A, B = Endpoint("a", "unix:/a"), Endpoint("b", "unix:/b")

@@ -53,7 +53,7 @@ class ConnectionPair:
         """Assert that no stream is left on either side, and that each call is counted once."""
         for end in (self.client, self.server):
             assert end.streams == {}
-            assert end.open_stream_count == 0
+            assert end._engine.open_stream_count == 0
             calls = end.statistics().calls
             assert calls.started == calls.succeeded + calls.failed
 
@@ -140,7 +140,7 @@ class RawPeer:
 
     def assert_nothing_left(self) -> None:
         assert self.server.streams == {}
-        assert self.server.open_stream_count == 0
+        assert self.server._engine.open_stream_count == 0
 
 
 @asynccontextmanager

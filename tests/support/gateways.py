@@ -87,7 +87,7 @@ class GatewayHarness:
         await trio.testing.wait_all_tasks_blocked(0.02)
         for connection in (*self.server.connections, *self.upstream_connections()):
             assert connection.streams == {}, type(connection)
-            assert connection.open_stream_count == 0, type(connection)
+            assert connection._engine.open_stream_count == 0, type(connection)
             assert not connection.window_waiters.streams
             calls = connection.statistics().calls
             assert calls.started == calls.succeeded + calls.failed, type(connection)

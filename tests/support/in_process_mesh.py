@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from meshtrio import mesh
-from meshtrio.client import registry_client
+from meshtrio.client import remote_mesh
 from meshtrio.client.channel import Channel
 from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.config import MeshConfig, load
@@ -50,7 +50,7 @@ class RecordedMesh:
     async def resolve(self, service: str) -> ServiceState:
         """Ask the mesh for the state of a service, as clients in other processes do."""
         async with connect_to_mesh(self.mesh.socket) as channel:
-            return await registry_client.resolve_remote_service(channel, service)
+            return await remote_mesh.resolve_remote_service(channel, service)
 
     def find_events(self, kind: type[events.LifecycleEvent], **wanted: Any) -> list[RecordedEvent]:
         """Return the reported events of a kind, with these attributes, oldest first."""

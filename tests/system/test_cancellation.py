@@ -43,7 +43,7 @@ async def test_the_handler_is_cancelled_and_no_stream_is_left(short_dir: Path) -
             objects = gc.get_objects()
             clients = [c for c in objects if isinstance(c, ClientConnection) and not c.closed]
             assert [len(client.streams) for client in clients] == [0] * len(clients)
-            assert [client.open_stream_count for client in clients] == [0] * len(clients)
+            assert [client._engine.open_stream_count for client in clients] == [0] * len(clients)
 
 
 async def test_cancelling_without_a_deadline_resets_the_stream(short_dir: Path) -> None:

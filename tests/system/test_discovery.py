@@ -17,7 +17,7 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio import mesh
-from meshtrio.client import registry_client
+from meshtrio.client import remote_mesh
 from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.errors import NoMeshError
 from tests import ROOT
@@ -194,7 +194,7 @@ async def _wait_for_registration(socket: Path) -> list[str]:
         while True:
             async with connect_to_mesh(socket) as channel:
                 try:
-                    state = await registry_client.resolve_remote_service(channel, "outside")
+                    state = await remote_mesh.resolve_remote_service(channel, "outside")
                 except purerpc.NotFoundError:
                     continue
                 if state.endpoints:

@@ -57,8 +57,8 @@ class RecordingCallTracer(tracer.ServerCallTracer, tracer.AttemptTracer):
         self.notes, self.side = notes, side
         self.wants_pick_events = notes.messages
 
-    def endpoint_picked(self, attempt: Any, *, was_delayed: bool) -> None:
-        attempt.stream.message_tracer = self
+    def endpoint_picked(self, address: str, stream: Any, was_delayed: bool) -> None:
+        stream.message_tracer = self
 
     def message_sent(self, message: bytes, wire_size: int) -> None:
         self.notes.lines.append(f"{self.side} sent {len(message)}")

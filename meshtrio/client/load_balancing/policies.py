@@ -26,17 +26,12 @@ class Candidate(Protocol):
     last_pick: int
     """Sequence number of the last pick; owned by the policy."""
 
-    @property
-    def priority(self) -> int:
-        """Priority of the endpoint; lower is better."""
-
-    @property
-    def stable_id(self) -> str:
-        """Identity that outlives restarts: that of a plugin's instance, not of its process."""
-
-    @property
-    def weight(self) -> int:
-        """Relative share of the calls."""
+    priority: int
+    """Priority of the endpoint; lower is better."""
+    stable_id: str
+    """Identity that outlives restarts: that of a plugin's instance, not of its process."""
+    weight: int
+    """Relative share of the calls."""
 
     @property
     def in_flight(self) -> int:

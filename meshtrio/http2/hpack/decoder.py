@@ -18,12 +18,31 @@ from meshtrio.http2.errors import (
     RemoteProtocolError,
 )
 from meshtrio.http2.hpack.huffman import decode_huffman
-from meshtrio.http2.hpack.static_table import STATIC_TABLE
 
 T = TypeVar("T")
 HeaderField = tuple[bytes, bytes]
 HeaderList = tuple[HeaderField, ...]
 
+_NAMES_WITHOUT_VALUE = b"""
+    accept-language accept-ranges accept access-control-allow-origin age allow authorization
+    cache-control content-disposition content-encoding content-language content-length
+    content-location content-range content-type cookie date etag expect expires from host if-match
+    if-modified-since if-none-match if-range if-unmodified-since last-modified link location
+    max-forwards proxy-authenticate proxy-authorization range referer refresh retry-after server
+    set-cookie strict-transport-security transfer-encoding user-agent vary via www-authenticate
+"""
+
+_STATIC_TABLE: HeaderList = (
+    (b":authority", b""),
+    *((b":method", method) for method in (b"GET", b"POST")),
+    *((b":path", path) for path in (b"/", b"/index.html")),
+    *((b":scheme", scheme) for scheme in (b"http", b"https")),
+    *((b":status", status) for status in b"200 204 206 304 400 404 500".split()),
+    (b"accept-charset", b""),
+    (b"accept-encoding", b"gzip, deflate"),
+    *((name, b"") for name in _NAMES_WITHOUT_VALUE.split()),
+)
+"""Fields by index, of which the first is 1 (Appendix A)."""
 _MAX_DYNAMIC_TABLE_SIZE = 4096
 """Maximum size of the dynamic table: the default of SETTINGS_HEADER_TABLE_SIZE, in bytes."""
 ENTRY_OVERHEAD = 32
@@ -130,9 +149,9 @@ class HeaderDecoder:
     def _look_up(self, index: int) -> HeaderField:
         if not index:
             raise HpackDecodingError("index 0 is invalid")
-        if index <= len(STATIC_TABLE):
-            return STATIC_TABLE[index - 1]
-        return self._entries[index - len(STATIC_TABLE) - 1]
+        if index <= len(_STATIC_TABLE):
+            return _STATIC_TABLE[index - 1]
+        return self._entries[index - len(_STATIC_TABLE) - 1]
 
     def _insert(self, field: HeaderField) -> None:
         size = _entry_size(field)

@@ -9,7 +9,8 @@ import attrs
 import trio
 
 from meshtrio.config.binary_log_filter import BinaryLogFilter, MethodLogLimits
-from meshtrio.grpc.headers import ResponseHeaders, parse_metadata
+from meshtrio.grpc.headers import ResponseHeaders
+from meshtrio.grpc.metadata import parse_metadata
 from meshtrio.grpc.status import DEADLINE_EXCEEDED, CallStatus
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc import tracer
@@ -204,10 +205,9 @@ class _LoggedAttempt(tracer.AttemptTracer):
             metadata = parse_metadata(fields)[0]
             call.entries.write_client_header(call.method.path, authority, metadata, timeout)
 
-    def endpoint_picked(self, attempt: tracer.PickedAttempt, *, was_delayed: bool) -> None:
-        self._address = attempt.address
-        self.stream = attempt.stream
-        attempt.stream.message_tracer = self
+    def endpoint_picked(self, address: str, stream: Stream, was_delayed: bool) -> None:
+        self._address, self.stream = address, stream
+        stream.message_tracer = self
 
     def message_sent(self, message: bytes, wire_size: int) -> None:
         self._sent_count += 1

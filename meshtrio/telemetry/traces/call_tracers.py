@@ -151,11 +151,11 @@ class _SampledAttempt(_MessageEvents, tracer.AttemptTracer):
         self._call = call
         self.extra_headers, self.extra_header_keys = encode_context_headers(context)
 
-    def endpoint_picked(self, attempt: tracer.PickedAttempt, *, was_delayed: bool) -> None:
-        attempt.stream.message_tracer = self
+    def endpoint_picked(self, address: str, stream: Stream, was_delayed: bool) -> None:
+        stream.message_tracer = self
         if was_delayed:
             self._span.add_event("Delayed LB pick complete")
-        self._span.set_attribute("network.peer.address", attempt.address)
+        self._span.set_attribute("network.peer.address", address)
 
     def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
         self._call.last_status = status

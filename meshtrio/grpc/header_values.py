@@ -1,29 +1,61 @@
-"""The `grpc-message` trailer: the percent-encoding of status messages.
+"""The values of two header fields: `grpc-timeout` and `grpc-message`.
 
-Source: gRPC's doc/PROTOCOL-HTTP2.md, "Status-Message".
+The timeout is the time that a call has left, as up to eight digits and a unit; the message of a
+status is percent-encoded.
+
+Source: gRPC's doc/PROTOCOL-HTTP2.md, "Timeout" and "Status-Message".
 """
 
 from __future__ import annotations
 
+import math
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from meshtrio.http2.errors import MalformedHeadersError
+from meshtrio.http2.limits import UNLIMITED
+
+_MAX_TIMEOUT_VALUE = 99_999_999
+_TIMEOUT_UNITS = (("u", 1e-6), ("m", 1e-3), ("S", 1.0), ("M", 60.0), ("H", 3600.0))
+_MAX_TIMEOUT = _MAX_TIMEOUT_VALUE * 3600.0
+_SECONDS_PER_UNIT = dict(_TIMEOUT_UNITS, n=1e-9)
 _UNESCAPED = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 """Characters that are sent as they are."""
 _ELLIPSIS = "…"
 _ELLIPSIS_SIZE = len("%E2%80%A6")
 
 
-def encode_status_message(text: str, max_size: int | None = None) -> bytes:
+def encode_timeout(seconds: float) -> str:
+    """Encode a timeout in the smallest unit that eight digits suffice for, rounded up.
+
+    Rounding up keeps the callee from giving up before the caller's own deadline.
+    """
+    seconds = min(max(seconds, 0.0), _MAX_TIMEOUT)
+    for unit, size in _TIMEOUT_UNITS:
+        count = math.ceil(seconds / size)
+        if count <= _MAX_TIMEOUT_VALUE:
+            return f"{count}{unit}"
+    return f"{_MAX_TIMEOUT_VALUE}H"
+
+
+def decode_timeout(value: bytes) -> float:
+    """Decode a timeout to seconds. Raises MalformedHeadersError."""
+    digits, unit = value[:-1], value[-1:].decode("latin-1")
+    if not 1 <= len(digits) <= 8 or not digits.isdigit() or unit not in _SECONDS_PER_UNIT:
+        raise MalformedHeadersError(
+            f"grpc-timeout {value[:40]!r} is not up to eight digits and a unit"
+        )
+    return int(digits) * _SECONDS_PER_UNIT[unit]
+
+
+def encode_status_message(text: str, max_size: int = UNLIMITED) -> bytes:
     """Percent-encode a status message: all but printable ASCII, and `%` itself.
 
     Args:
         text: The status message. Lone surrogates become `?`.
         max_size: Maximum size of the encoded message in bytes, at least that of an ellipsis. A
             longer text is cut between characters and ends in an ellipsis; the work is bounded by
-            `max_size` rather than by the length of the text. None, the default, for no limit.
+            `max_size` rather than by the length of the text. By default there is no limit.
     """
-    if max_size is None:
-        return _percent_encode(text)
     if len(text) <= max_size:
         encoded = _percent_encode(text)
         if len(encoded) <= max_size:
