@@ -13,7 +13,7 @@ import trio
 
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.policy import diagnosis
-from meshtrio.supervisor.policy.diagnosis import Activity, FailureStreak, Symptom
+from meshtrio.supervisor.policy.diagnosis import Activity, Condition, FailureStreak
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.probe import HealthCheckResult, NotReadyError
 from meshtrio.supervisor.process.proc import activity
@@ -27,8 +27,6 @@ _INTERVAL_SLACK = 0.1
 _OBSERVATION_TIME = 1.0
 """Seconds for which a process is observed after the first check that it failed."""
 
-HealthCheck = Callable[[float], Awaitable[HealthCheckResult]]
-"""Makes one check, whose answer may take the given number of seconds."""
 Observe = Callable[[], Awaitable[activity.ActivitySample | None]]
 """Samples the processes of a plugin, and their socket; None if it cannot."""
 
@@ -62,9 +60,7 @@ class HealthMonitor:
         # The process may have ended with its answer.
         await trio.lowlevel.checkpoint_if_cancelled()
         self._on_ready()
-        probe, connect = self._effects.probe, self.verifier.connect
-        check = partial(probe.check, connect=connect)
-        reason = await self._check_liveness(check, ProcessObserver(observe))
+        reason = await self._check_liveness(ProcessObserver(observe))
         return Exit(reason=reason, explicit_cause=ExitCause.UNHEALTHY)
 
     def check_socket(self) -> None:
@@ -91,7 +87,7 @@ class HealthMonitor:
                     return Exit(reason=reason, explicit_cause=ExitCause.NOT_READY)
                 extended += next_timeout
 
-    async def _check_liveness(self, check: HealthCheck, observer: ProcessObserver) -> str:
+    async def _check_liveness(self, observer: ProcessObserver) -> str:
         """Check until the process has to be killed, and return why, as a phrase."""
         config, streak = self._spec.config.liveness, FailureStreak()
         while True:
@@ -99,7 +95,7 @@ class HealthMonitor:
                 if not config.interval:
                     await trio.sleep_forever()
                 await sleep_until_tick(config.interval * _INTERVAL_SLACK, min_delay=config.interval)
-            result = await check(config.timeout)
+            result = await self._effects.probe.check(config.timeout, self.verifier.connect)
             if result.is_alive:
                 observer.reset()
             elif not result.is_wrong_server:
@@ -125,22 +121,20 @@ class ProcessObserver:
         self._previous, self._unanswered_checks = None, 0
 
     async def diagnose(self, result: HealthCheckResult, max_time: float) -> HealthCheckResult:
-        """Find out why a check failed; its result gets a condition, and what was observed.
+        """Find out why a check failed; its result gets what was observed.
 
         Takes up to a second after the first failure in a row, and no longer than the check.
         """
-        if result.condition is not None:
+        condition = result.condition
+        if condition not in diagnosis.UNEXPLAINED:
             return result
-        symptom = result.symptom or Symptom.NO_ANSWER
-        self._unanswered_checks += symptom is Symptom.NO_ANSWER
-        if symptom in (Symptom.UNREACHABLE, Symptom.WRONG_ANSWER):
-            return attrs.evolve(result, condition=diagnosis.diagnose(symptom, None))
+        self._unanswered_checks += condition is Condition.STUCK
         found, queue = await self._measure(max_time)
         counts = None if queue is None else (queue.waiting, queue.backlog)
-        symptom = diagnosis.correct_symptom(symptom, counts, self._unanswered_checks)
+        condition = diagnosis.correct_condition(condition, counts, self._unanswered_checks)
         seen = [str(each) for each in (found, queue) if each is not None]
         reason = "; ".join([result.reason, *seen])
-        return attrs.evolve(result, condition=diagnosis.diagnose(symptom, found), reason=reason)
+        return attrs.evolve(result, condition=diagnosis.diagnose(condition, found), reason=reason)
 
     async def _measure(self, max_time: float) -> tuple[Activity | None, AcceptQueue | None]:
         before = self._previous
