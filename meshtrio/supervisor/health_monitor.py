@@ -17,7 +17,7 @@ from meshtrio.supervisor.policy.diagnosis import Activity, Condition, FailureStr
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.probe import HealthCheckResult, NotReadyError
 from meshtrio.supervisor.process.proc import activity
-from meshtrio.supervisor.process.proc.accept_queue import AcceptQueue
+from meshtrio.supervisor.process.proc.listening_sockets import AcceptQueue
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.concurrency import sleep_until_tick
