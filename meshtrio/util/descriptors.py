@@ -96,18 +96,11 @@ def read_regular_file(path: Path | str, max_size: int) -> bytes:
 
     `max_size` applies to what is read, since files of /proc have a size of 0, and others grow.
     """
-    descriptor = open_regular_file(path)
-    try:
-        parts: list[bytes] = []
-        left = max_size + 1
-        while left > 0 and (part := os.read(descriptor, min(left, 256 * 1024))):
-            parts.append(part)
-            left -= len(part)
-    finally:
-        os.close(descriptor)
-    if left <= 0:
+    with open(open_regular_file(path), "rb") as file:
+        content = file.read(max_size + 1)
+    if len(content) > max_size:
         raise OSError(errno.EFBIG, f"it is larger than {max_size // 1024} KiB", str(path))
-    return b"".join(parts)
+    return content
 
 
 @contextmanager
