@@ -173,13 +173,16 @@ async def _serve(
     DESCRIPTOR_LIMIT.raise_to_hard_limit()
     level = ProcessLogLevel()
     _apply_log_level_variable(level)
+    # The mesh's config overrides the lengths of `limits`.
+    receive = _read_message_length(contract.PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH)
+    send = _read_message_length(contract.PLUGIN_MAX_SEND_MESSAGE_LENGTH)
     with stop_signals(ignore_afterwards=exits_afterwards) as signals, reset_signals_in_forks():
         async with _telemetry() as metrics:
             health = HealthServicer()
             server = Server(
                 *servicers,
                 health,
-                limits=_apply_message_length_variables(limits),
+                limits=with_message_lengths(limits, receive, send),
                 timeouts=timeouts,
                 interceptors=interceptors,
             )
@@ -253,13 +256,6 @@ def _apply_log_level_variable(level: ProcessLogLevel) -> None:
         level.set(os.environ.get(contract.PLUGIN_LOG_LEVEL, ""))
     except UsageError as exc:
         _log.warning("%s: %s", contract.PLUGIN_LOG_LEVEL, exc)
-
-
-def _apply_message_length_variables(limits: Limits | None) -> Limits | None:
-    """Override the lengths of `limits` by those of the mesh's config."""
-    receive = _read_message_length(contract.PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH)
-    send = _read_message_length(contract.PLUGIN_MAX_SEND_MESSAGE_LENGTH)
-    return with_message_lengths(limits, receive, send)
 
 
 def _read_message_length(variable: str) -> int | None:

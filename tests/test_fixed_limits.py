@@ -29,7 +29,7 @@ from meshtrio.rpc import connection_io, connection_limiter
 from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejectedError
 from meshtrio.services.channelz import _make_page
 from meshtrio.services.registry import Registrations
-from meshtrio.supervisor.process.proc.accept_queue import AcceptQueue, read_accept_queue
+from meshtrio.supervisor.process.proc.listening_sockets import AcceptQueue, read_accept_queue
 from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
 from meshtrio.telemetry.metrics import exposition_server
 from meshtrio.telemetry.metrics.family_merger import DropReason, FamilyMerger

@@ -15,6 +15,7 @@ import attrs
 from meshtrio.config.mesh import ConfigSource, MeshConfig, StaticServiceConfig, find_duplicates
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.topology import GroupConfig
+from meshtrio.util.descriptors import read_regular_file
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.executable_check import explain_not_executable
 from meshtrio.util.object_reader import (
@@ -24,7 +25,6 @@ from meshtrio.util.object_reader import (
     ObjectReader,
     TooManyErrorsError,
 )
-from meshtrio.util.regular_files import read_regular_file
 from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 
 T = TypeVar("T")

@@ -110,7 +110,7 @@ def _open_and_lock(path: Path, known_fd: int | None = None) -> tuple[int, int]:
     opened = _open_runtime_dir(path, known_fd)
     with descriptors.closing_on_error(opened):
         try:
-            return opened, lock_file.acquire(lock_file.LOCK_FILE_NAME, opened)
+            return opened, lock_file.acquire(opened)
         except OSError as exc:
             reason = _describe_lock_failure(exc, path, opened)
             raise ConfigError([f"{replace_surrogates(str(path))}: {reason}"]) from None
@@ -157,7 +157,7 @@ def _find_ownership_problem(fd: int) -> str:
         owner = f"belongs to uid {status.st_uid}, not to this mesh (uid {os.geteuid()})"
         return f" {owner}; {_CHOOSE_ANOTHER_HINT}"
     found = sorted(os.listdir(fd))
-    if found and not lock_file.is_mesh_lock(lock_file.LOCK_FILE_NAME, fd):
+    if found and not lock_file.is_in(fd):
         listed = ", ".join(ascii(replace_surrogates(name)) for name in found[:_MAX_LISTED_NAMES])
         more = len(found) - _MAX_LISTED_NAMES
         content = f"it has {listed}{f' and {more} more' if more > 0 else ''}"
@@ -181,7 +181,7 @@ def _describe_lock_failure(exc: OSError, path: Path, fd: int) -> str:
     """Explain why the directory cannot be locked, as by the mesh that has started this one."""
     if not isinstance(exc, BlockingIOError):
         return f"cannot be locked: {exc.strerror}"
-    pid = lock_file.read_holder_pid(lock_file.LOCK_FILE_NAME, fd)
+    pid = lock_file.read_holder_pid(fd)
     use = "use --runtime-dir or `runtime_dir` in [mesh]"
     outer_socket = os.environ.get(contract.MESH_SOCKET)
     if outer_socket and os.path.realpath(outer_socket) == os.path.realpath(mesh_socket_path(path)):

@@ -14,7 +14,7 @@ from meshtrio.runtime_dir import lock_file
 from meshtrio.util import descriptors
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.text import replace_surrogates
-from meshtrio.util.users import resolve_ids
+from meshtrio.util.users import look_up_user, resolve_ids
 
 
 def default_runtime_dir() -> Path:
@@ -108,9 +108,9 @@ def resolve_plugin_uids(config: MeshConfig) -> set[int]:
     """Return the uids that plugins run as, except for the mesh's own and unknown users."""
     found = set()
     for plugin in config.plugins:
-        if plugin.containment.user is not None:
+        if (user := plugin.containment.user) is not None:
             with contextlib.suppress(KeyError):
-                found.add(resolve_ids(plugin.containment.user, None)[0])
+                found.add(look_up_user(user).pw_uid)
     return found
 
 

@@ -16,6 +16,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from meshtrio.util.descriptors import closing_descriptor, closing_on_error
@@ -31,15 +32,15 @@ _SAFE_OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 """Flags with which open(2) follows no symbolic link and waits for no other end of a FIFO."""
 
 
-def is_mesh_lock(path: Path | str, dir_fd: int | None = None) -> bool:
-    """Whether a file, relative to `dir_fd` if given, is the lock file of a mesh of this user."""
-    with contextlib.suppress(OSError), _opened(path, os.O_RDONLY, dir_fd):
+def is_in(directory_fd: int) -> bool:
+    """Whether a directory has the lock file of a mesh of this user."""
+    with contextlib.suppress(OSError), _opened(LOCK_FILE_NAME, os.O_RDONLY, directory_fd):
         return True
     return False
 
 
 @contextmanager
-def _opened(path: Path | str, flags: int, dir_fd: int | None) -> Iterator[int]:
+def _opened(path: Path | str, flags: int, dir_fd: int | None = None) -> Iterator[int]:
     """Open the lock file of a mesh of this user, for the block.
 
     Raises OSError; FileNotFoundError also if the file is not one.
@@ -67,8 +68,8 @@ def _parse_header(content: bytes) -> str | None:
     return None if found is None else found[0].decode().strip()
 
 
-def acquire(path: Path | str, dir_fd: int | None = None) -> int:
-    """Open the lock file, or make it if it does not exist, and lock it.
+def acquire(directory_fd: int) -> int:
+    """Open the lock file of a directory, or make it if it does not exist, and lock it.
 
     Nothing is written to an existing file. If it has more than one hard link it is replaced by a
     copy, so that a link to another file of ours neither gets that overwritten nor prevents a mesh
@@ -79,45 +80,45 @@ def acquire(path: Path | str, dir_fd: int | None = None) -> int:
         OSError: The file cannot be made or locked, and is removed if it was made here; or it is not
             a lock file of a mesh of this user, and is left unchanged.
     """
-    lock, made = _open_or_create(path, dir_fd)
+    lock, made = _open_or_create(directory_fd)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if problem := _find_ownership_problem(lock):
             raise FileExistsError(errno.EEXIST, f"{LOCK_FILE_NAME} {problem}")
-        locked, named = os.fstat(lock), os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+        locked = os.fstat(lock)
+        named = os.stat(LOCK_FILE_NAME, dir_fd=directory_fd, follow_symlinks=False)
         if not os.path.samestat(locked, named):
             raise BlockingIOError(errno.EAGAIN, "another mesh has just replaced it")
         if locked.st_nlink > 1:
-            return _replace_linked(lock, path, dir_fd)
+            return _replace_linked(lock, directory_fd)
     except OSError as exc:
         os.close(lock)
         if made and not isinstance(exc, BlockingIOError):
             with contextlib.suppress(OSError):
-                os.unlink(path, dir_fd=dir_fd)
+                os.unlink(LOCK_FILE_NAME, dir_fd=directory_fd)
         raise
     return lock
 
 
-def _open_or_create(path: Path | str, dir_fd: int | None) -> tuple[int, bool]:
+def _open_or_create(directory_fd: int) -> tuple[int, bool]:
     """Open the lock file; return its descriptor and whether it was made. Raises OSError."""
+    open_file = partial(os.open, LOCK_FILE_NAME, dir_fd=directory_fd)
     flags = os.O_RDWR | _SAFE_OPEN_FLAGS
-    try:
-        return os.open(path, flags, dir_fd=dir_fd), False
-    except FileNotFoundError:
-        with contextlib.suppress(FileExistsError):
-            made = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=dir_fd)
-            return made, True
+    with contextlib.suppress(FileNotFoundError):
+        return open_file(flags), False
+    with contextlib.suppress(FileExistsError):
+        return open_file(flags | os.O_CREAT | os.O_EXCL, 0o600), True
     # Another mesh has made it in between.
-    return os.open(path, flags, dir_fd=dir_fd), False
+    return open_file(flags), False
 
 
-def _replace_linked(lock_fd: int, path: Path | str, dir_fd: int | None) -> int:
+def _replace_linked(lock_fd: int, directory_fd: int) -> int:
     """Replace a locked file by a locked copy of it; return its descriptor. Raises OSError.
 
     `acquire` detects by the inode if another mesh has locked the old file meanwhile.
     """
-    os.unlink(path, dir_fd=dir_fd)
-    made, _ = _open_or_create(path, dir_fd)
+    os.unlink(LOCK_FILE_NAME, dir_fd=directory_fd)
+    made, _ = _open_or_create(directory_fd)
     with closing_on_error(made):
         fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(made, os.pread(lock_fd, _MAX_SIZE, 0))
@@ -125,11 +126,11 @@ def _replace_linked(lock_fd: int, path: Path | str, dir_fd: int | None) -> int:
     return made
 
 
-def read_holder_pid(path: Path | str, dir_fd: int | None = None) -> str:
+def read_holder_pid(directory_fd: int) -> str:
     """Return the pid of the mesh that holds a lock, or "unknown" if it cannot be read."""
+    flags = os.O_RDONLY | _SAFE_OPEN_FLAGS
     with contextlib.suppress(OSError):
-        lock = os.open(path, os.O_RDONLY | _SAFE_OPEN_FLAGS, dir_fd=dir_fd)
-        with closing_descriptor(lock):
+        with closing_descriptor(os.open(LOCK_FILE_NAME, flags, dir_fd=directory_fd)) as lock:
             return _parse_header(os.pread(lock, 64, 0)) or "unknown"
     return "unknown"
 
@@ -181,5 +182,5 @@ def append_line(path: Path | str, line: str, dir_fd: int | None = None) -> None:
 
 def remove_mesh_run(path: Path | str, mesh_id: str) -> None:
     """Remove the record of a mesh run. Only the holder of the lock may call this."""
-    with contextlib.suppress(FileNotFoundError), _opened(path, os.O_RDWR, None) as lock:
+    with contextlib.suppress(FileNotFoundError), _opened(path, os.O_RDWR) as lock:
         write_contents(lock, [x for x in _read_lines(lock) if f"launch {mesh_id} " not in x])

@@ -15,8 +15,8 @@ Who owns what:
   `Launch`, `HealthMonitor`, `OutputReader` and `Registration` are its parts; `environment` builds
   the variables that its process gets.
 - `policy/` decides, without clock, processes or trio: `state` (which phase follows), `plan` (what
-  to start and stop), `restart` (whether to start again), `escalation` (what a failure means for
-  others), `diagnosis` (stuck or overloaded).
+  to start and stop), `restart` (whether to start again, and what a failure means for others),
+  `diagnosis` (stuck or overloaded).
 - `process/` is the system below: spawn, /proc, cgroups, and the warden, which kills the plugins
   should the mesh be killed. `Effects` is all that the supervisor uses of it, as one object; tests
   replace it, and run minutes of supervision in virtual time.

@@ -18,12 +18,8 @@ import trio
 
 from meshtrio.config import PluginConfig
 from meshtrio.supervisor.probe import SocketProbe
+from meshtrio.supervisor.process.cleanup import leftover_killer
 from meshtrio.supervisor.process.cleanup.cgroup import Cgroups
-from meshtrio.supervisor.process.cleanup.leftover_killer import (
-    LeftoverKiller,
-    LeftoverReport,
-    RunIdentity,
-)
 from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
 from meshtrio.supervisor.process.cleanup.reparented import ReparentedProcesses
 from meshtrio.supervisor.process.cleanup.warden import Warden
@@ -60,7 +56,7 @@ class Effects:
     """Runs the guard during a block."""
     spawn: Callable[..., Awaitable[PluginProcess]]
     """Starts a process: `MeshRun.spawn`."""
-    kill_orphans: Callable[[RunIdentity], Awaitable[LeftoverReport]]
+    kill_orphans: Callable[[leftover_killer.RunIdentity], Awaitable[leftover_killer.LeftoverReport]]
     """Kills the processes that a run has left behind."""
     probe: SocketProbe = attrs.field(factory=SocketProbe)
     """Checks the health of a plugin's server."""
@@ -94,7 +90,7 @@ def make_system_effects(directory: Path, cgroup: Path | None = None) -> Effects:
         guard=warden,
         run_guard=partial(_run_guard, mesh_run, warden, cgroups),
         spawn=mesh_run.spawn,
-        kill_orphans=LeftoverKiller(mesh_run, cgroups).kill_leftovers,
+        kill_orphans=leftover_killer.LeftoverKiller(mesh_run, cgroups).kill_leftovers,
         cgroups=cgroups,
     )
 

@@ -5,19 +5,18 @@ A process that does not answer is observed, to find out why.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 
 import attrs
 import trio
 
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.policy import diagnosis
-from meshtrio.supervisor.policy.diagnosis import Activity, FailureStreak, Symptom
+from meshtrio.supervisor.policy.diagnosis import Activity, Condition, FailureStreak
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.probe import HealthCheckResult, NotReadyError
 from meshtrio.supervisor.process.proc import activity
-from meshtrio.supervisor.process.proc.accept_queue import AcceptQueue
+from meshtrio.supervisor.process.proc.listening_sockets import AcceptQueue
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.concurrency import sleep_until_tick
@@ -26,11 +25,6 @@ _INTERVAL_SLACK = 0.1
 """Fraction of the interval that a check may be late, so that those of many plugins coincide."""
 _OBSERVATION_TIME = 1.0
 """Seconds for which a process is observed after the first check that it failed."""
-
-HealthCheck = Callable[[float], Awaitable[HealthCheckResult]]
-"""Makes one check, whose answer may take the given number of seconds."""
-Observe = Callable[[], Awaitable[activity.ActivitySample | None]]
-"""Samples the processes of a plugin, and their socket; None if it cannot."""
 
 
 @attrs.define(eq=False)
@@ -49,22 +43,23 @@ class HealthMonitor:
     """Called with the result of each liveness check."""
     _pause: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     """The scope of the wait for the next liveness check."""
+    _last_sample: activity.ActivitySample | None = attrs.field(default=None, init=False)
+    """What its processes had done when it last failed a check; None if it answered the last one."""
+    _unanswered_checks: int = attrs.field(default=0, init=False)
+    """Number of checks in a row without an answer, whose connections may still be queued."""
 
     async def run(self) -> Exit:
         """Wait for readiness, then check liveness; return why the process has to be ended.
 
         Does not return while it is healthy, or if liveness checks are turned off.
         """
-        observe = partial(self._effects.observe, self._pid, self._spec.address)
-        failure = await self._wait_ready(observe)
+        failure = await self._wait_ready()
         if failure is not None:
             return failure
         # The process may have ended with its answer.
         await trio.lowlevel.checkpoint_if_cancelled()
         self._on_ready()
-        probe, connect = self._effects.probe, self.verifier.connect
-        check = partial(probe.check, connect=connect)
-        reason = await self._check_liveness(check, ProcessObserver(observe))
+        reason = await self._check_liveness()
         return Exit(reason=reason, explicit_cause=ExitCause.UNHEALTHY)
 
     def check_socket(self) -> None:
@@ -72,7 +67,7 @@ class HealthMonitor:
         if self.verifier.is_socket_replaced:
             self._pause.cancel()
 
-    async def _wait_ready(self, observe: Observe) -> Exit | None:
+    async def _wait_ready(self) -> Exit | None:
         """Wait for readiness; time in which the process waited for a CPU does not count."""
         timeout = next_timeout = self._spec.config.ready_timeout
         extended, probe = 0.0, self._effects.probe
@@ -81,7 +76,7 @@ class HealthMonitor:
                 await probe.wait_ready(next_timeout, self.verifier.connect)
                 return None
             except NotReadyError as exc:
-                found = await observe()
+                found = await self._observe()
                 cpu_wait = 0.0 if found is None else found.max_cpu_wait
                 next_timeout = diagnosis.ready_timeout_extension(timeout, cpu_wait, extended)
                 if not next_timeout:
@@ -91,7 +86,7 @@ class HealthMonitor:
                     return Exit(reason=reason, explicit_cause=ExitCause.NOT_READY)
                 extended += next_timeout
 
-    async def _check_liveness(self, check: HealthCheck, observer: ProcessObserver) -> str:
+    async def _check_liveness(self) -> str:
         """Check until the process has to be killed, and return why, as a phrase."""
         config, streak = self._spec.config.liveness, FailureStreak()
         while True:
@@ -99,54 +94,42 @@ class HealthMonitor:
                 if not config.interval:
                     await trio.sleep_forever()
                 await sleep_until_tick(config.interval * _INTERVAL_SLACK, min_delay=config.interval)
-            result = await check(config.timeout)
+            result = await self._effects.probe.check(config.timeout, self.verifier.connect)
             if result.is_alive:
-                observer.reset()
+                self._last_sample, self._unanswered_checks = None, 0
             elif not result.is_wrong_server:
-                result = await observer.diagnose(result, config.timeout)
+                result = await self._diagnose(result, config.timeout)
             self._on_result(result)
             streak.record(None if result.is_alive else result.condition)
             reason = streak.find_kill_reason(config.failure_threshold, config.overload_threshold)
             if reason:
                 return f"{reason}: {result.reason}"
 
-
-@attrs.define(eq=False)
-class ProcessObserver:
-    """Finds out what a process, its session and its group did since it last failed a check."""
-
-    _observe: Observe
-    _previous: activity.ActivitySample | None = None
-    _unanswered_checks: int = 0
-    """Number of checks in a row without an answer, whose connections may still be queued."""
-
-    def reset(self) -> None:
-        """Forget earlier samples, since the process has answered a check."""
-        self._previous, self._unanswered_checks = None, 0
-
-    async def diagnose(self, result: HealthCheckResult, max_time: float) -> HealthCheckResult:
-        """Find out why a check failed; its result gets a condition, and what was observed.
+    async def _diagnose(self, result: HealthCheckResult, max_time: float) -> HealthCheckResult:
+        """Find out why a check failed; its result gets what was observed.
 
         Takes up to a second after the first failure in a row, and no longer than the check.
         """
-        if result.condition is not None:
+        condition = result.condition
+        if condition not in diagnosis.UNEXPLAINED:
             return result
-        symptom = result.symptom or Symptom.NO_ANSWER
-        self._unanswered_checks += symptom is Symptom.NO_ANSWER
-        if symptom in (Symptom.UNREACHABLE, Symptom.WRONG_ANSWER):
-            return attrs.evolve(result, condition=diagnosis.diagnose(symptom, None))
+        self._unanswered_checks += condition is Condition.STUCK
         found, queue = await self._measure(max_time)
         counts = None if queue is None else (queue.waiting, queue.backlog)
-        symptom = diagnosis.correct_symptom(symptom, counts, self._unanswered_checks)
+        condition = diagnosis.correct_condition(condition, counts, self._unanswered_checks)
         seen = [str(each) for each in (found, queue) if each is not None]
         reason = "; ".join([result.reason, *seen])
-        return attrs.evolve(result, condition=diagnosis.diagnose(symptom, found), reason=reason)
+        return attrs.evolve(result, condition=diagnosis.diagnose(condition, found), reason=reason)
 
     async def _measure(self, max_time: float) -> tuple[Activity | None, AcceptQueue | None]:
-        before = self._previous
+        """Find what the processes did since the last failed check, and what is queued now."""
+        before = self._last_sample
         if before is None and (before := await self._observe()) is not None:
             await trio.sleep(min(_OBSERVATION_TIME, max_time))
-        after = self._previous = before and await self._observe()
+        after = self._last_sample = before and await self._observe()
         if before is None or after is None:
             return None, None
         return activity.compute_activity(before, after), after.accept_queue
+
+    async def _observe(self) -> activity.ActivitySample | None:
+        return await self._effects.observe(self._pid, self._spec.address)

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
+import shutil
+import stat
+import sys
+import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import attrs
 
+from meshtrio.config import PluginConfig
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.environment import child_environment
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
-from meshtrio.supervisor.process.spawn import start_failures
-from meshtrio.supervisor.process.spawn.command import build_command, check_executable
+from meshtrio.supervisor.process.spawn import launcher_main, start_failures
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
+from meshtrio.supervisor.process.spawn.signal_dispositions import needs_signal_reset
 from meshtrio.supervisor.run_spec import RunSpec
-from meshtrio.util.users import look_up_user, resolve_ids
+from meshtrio.util.users import look_up_user
+from meshtrio.util.worker_threads import ThreadLimiter
 
+_HASH_CHUNK_SIZE = 1024 * 1024
+_hash_limiter = ThreadLimiter(8)
+_LAUNCHER = str(Path(launcher_main.__file__))
 LAUNCH_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
 """What launching raises if the process cannot be started; RuntimeError if no thread can be."""
 
@@ -42,9 +54,9 @@ class Launch:
         if address is not None and config.verify_server and await is_in_use(address):
             reason = f"another program answers at {address} already; stop it, or let the plugin"
             raise OSError(errno.EADDRINUSE, f"{reason} have another port (`listen`)")
-        await check_executable(config)
+        await _check_executable(config)
         if (user := config.containment.user) is not None:
-            return frozenset({resolve_ids(user, None)[0]})
+            return frozenset({look_up_user(user).pw_uid})
         return frozenset({os.geteuid(), 0}) if config.verify_server else None
 
     async def spawn(self) -> PluginProcess:
@@ -53,7 +65,7 @@ class Launch:
         cgroups, user = effects.cgroups, config.containment.user
         memory = config.containment.memory
         cgroup = None if cgroups is None else cgroups.create(spec.launch_id, memory)
-        self._command = build_command(config, cgroup)
+        self._command = _build_command(config, cgroup)
         entry = None if user is None else look_up_user(user)
         self._env = child_environment(spec, inherited=os.environ, user=entry)
         return await effects.spawn(self._command, env=self._env, cwd=config.cwd, cgroup=cgroup)
@@ -71,3 +83,56 @@ class Launch:
             explicit_cause=ExitCause.NOT_STARTED,
             is_resource_exhaustion=start_failures.is_resource_exhaustion(exc),
         )
+
+
+def _build_command(config: PluginConfig, cgroup: Path | None) -> list[str]:
+    """Build the command that is executed: the plugin's own, or the launcher's followed by it.
+
+    The launcher is also needed to reset signals that the child would inherit ignored or blocked.
+    """
+    containment = config.containment
+    if not containment.needs_launcher and cgroup is None and not needs_signal_reset():
+        return config.argv()
+    settings = json.dumps({**attrs.asdict(containment), "cgroup": cgroup and str(cgroup)})
+    return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
+
+
+async def _check_executable(config: PluginConfig) -> None:
+    """Compare the executable's SHA-256 hash with the config's, if it has one.
+
+    The file may still be replaced between this check and execve(2) by a program that may write to
+    its directory.
+
+    Raises:
+        OSError: The hash differs, or the path is not a regular file that can be read.
+
+    Cancellation: Returns at once; a thread that waits for a filesystem exits when that responds.
+    """
+    expected = config.containment.sha256
+    if expected is None:
+        return
+    cancelled = threading.Event()
+    try:
+        program, found = await _hash_limiter.run(
+            _hash_program, config.argv()[0], config.env.get("PATH"), cancelled
+        )
+    finally:
+        cancelled.set()
+    if found != expected:
+        raise OSError(f"{program} has SHA-256 {found}, not {expected}")
+
+
+def _hash_program(name: str, path: str | None, cancelled: threading.Event) -> tuple[str, str]:
+    """Find a program and hash it, until it is `cancelled`."""
+    program = shutil.which(name, path=path)
+    if program is None:
+        raise OSError(f"{name!r} is not there")
+    # Opening a FIFO would wait for a writer, and reading a device may never end.
+    descriptor = os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{program} is not a regular file")
+        found = hashlib.sha256()
+        while not cancelled.is_set() and (data := file.read(_HASH_CHUNK_SIZE)):
+            found.update(data)
+    return program, found.hexdigest()

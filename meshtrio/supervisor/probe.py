@@ -17,7 +17,7 @@ from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.messages import health
 from meshtrio.rpc.one_shot_call import ClosedWithoutResponseError, OneShotCall, PeerOverloadedError
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
-from meshtrio.supervisor.policy.diagnosis import Condition, Symptom
+from meshtrio.supervisor.policy.diagnosis import Condition
 from meshtrio.supervisor.process.proc.activity import read_thread_cpu_wait
 from meshtrio.transport.dial import WrongServerError
 from meshtrio.transport.transport import Transport
@@ -64,10 +64,9 @@ class HealthCheckResult:
     is_busy: bool = False
     """Whether the check was rejected because the plugin has too many connections or calls, so that
     its health is not known."""
-    symptom: Symptom | None = None
-    """How the check failed, if the plugin is not alive."""
     condition: Condition | None = None
-    """What the plugin was observed to do instead, if it is not alive."""
+    """What the plugin does instead of answering, if it is not alive: what the check alone has
+    found, until the plugin was observed."""
 
 
 _SERVING = HealthCheckResult(True, True)
@@ -122,12 +121,11 @@ def _make_timeout_result(
 ) -> HealthCheckResult:
     """Make the result of a check without an answer; `run_delay` is how long the mesh waited for a
     CPU meanwhile."""
-    reason, condition = f"{progress.step} within {timeout:g} s", None
+    reason, condition = f"{progress.step} within {timeout:g} s", progress.condition
     if run_delay > _MAX_CPU_WAIT_FRACTION * timeout:
         condition = Condition.MESH_OVERLOADED
         reason += f"; but the mesh waited for a CPU {100 * run_delay / timeout:.0f} % of the time"
-    symptom = progress.symptom
-    return HealthCheckResult(False, False, reason, latency, symptom=symptom, condition=condition)
+    return HealthCheckResult(False, False, reason, latency, condition=condition)
 
 
 def _was_stalled(scope: trio.CancelScope) -> bool:
@@ -146,8 +144,8 @@ class _Progress:
     """What the check in progress waits for."""
     step_started_at: float = math.inf
     """When that step was started."""
-    symptom: Symptom = Symptom.NO_ANSWER
-    """How the check fails, if its time is over now."""
+    condition: Condition = Condition.STUCK
+    """What the check has found if its time is over now."""
 
     def __str__(self) -> str:
         # A check that was only just started tells less than the result of the one before.
@@ -179,23 +177,22 @@ async def _check_once(connect: Connect, progress: _Progress) -> HealthCheckResul
     try:
         transport = await _connect(connect, progress)
     except FileNotFoundError:
-        return _make_failed_result("it has not bound its socket", Symptom.UNREACHABLE)
+        return _make_failed_result("it has not bound its socket", Condition.UNREACHABLE)
     except WrongServerError as exc:
         return HealthCheckResult(False, False, exc.reason, is_wrong_server=True)
     except OSError as exc:
         if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
             raise _ProbeResourceError(exc.strerror) from None
         reason = f"its socket refuses connections ({exc.strerror})"
-        found = _make_failed_result(reason, Symptom.UNREACHABLE)
-        if exc.errno == errno.EADDRNOTAVAIL:
-            # No local port is left (ip_local_port_range); a wrong address is reported so as well.
-            return attrs.evolve(found, condition=Condition.MESH_OVERLOADED)
-        return found
+        # No local port is left (ip_local_port_range); a wrong address is reported so as well.
+        is_mesh_overloaded = exc.errno == errno.EADDRNOTAVAIL
+        condition = Condition.MESH_OVERLOADED if is_mesh_overloaded else Condition.UNREACHABLE
+        return _make_failed_result(reason, condition)
     except RuntimeError as exc:
         # No thread can be started, for looking up a host or reading TLS files.
         raise _ProbeResourceError(str(exc)) from None
     progress.step = "it accepted a connection but did not answer the health check"
-    progress.symptom = Symptom.NO_ANSWER
+    progress.condition = Condition.STUCK
     return await _query_health(transport)
 
 
@@ -211,10 +208,10 @@ async def _query_health(transport: Transport) -> HealthCheckResult:
     except ConnectionLostError as exc:
         text = f"it accepted a connection and then: {exc.status.status_message}"
         closed = isinstance(exc, ClosedWithoutResponseError)
-        return _make_failed_result(text, Symptom.CLOSED if closed else Symptom.WRONG_ANSWER)
+        return _make_failed_result(text, Condition.CLOSING if closed else Condition.FAULTY)
     except purerpc.RpcFailedError as exc:
         text = f"its health check failed with {exc.status}"
-        return _make_failed_result(text, Symptom.WRONG_ANSWER)
+        return _make_failed_result(text, Condition.FAULTY)
     if reply.status == health.HealthCheckResponse.SERVING:
         return _SERVING
     return HealthCheckResult(True, False, "its health check says NOT_SERVING")
@@ -227,7 +224,7 @@ async def _connect(connect: Connect, progress: _Progress) -> Transport:
             return await connect()
         except BlockingIOError:
             progress.step = "its backlog was full: it accepted no connection"
-            progress.symptom = Symptom.BACKLOG_FULL
+            progress.condition = Condition.BACKLOG_FULL
             await trio.sleep(_MAX_POLL_INTERVAL)
 
 
@@ -235,5 +232,5 @@ def _make_busy_result(reason: str) -> HealthCheckResult:
     return HealthCheckResult(True, False, reason, is_busy=True)
 
 
-def _make_failed_result(reason: str, symptom: Symptom) -> HealthCheckResult:
-    return HealthCheckResult(False, False, reason, symptom=symptom)
+def _make_failed_result(reason: str, condition: Condition) -> HealthCheckResult:
+    return HealthCheckResult(False, False, reason, condition=condition)

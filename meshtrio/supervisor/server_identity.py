@@ -29,7 +29,7 @@ import attrs
 import trio
 
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
-from meshtrio.supervisor.process.proc import tcp_listeners
+from meshtrio.supervisor.process.proc import listening_sockets
 from meshtrio.transport.dial import WrongServerError, connect_socket, dial
 from meshtrio.transport.peer import peer_of
 from meshtrio.transport.transport import Transport
@@ -104,7 +104,7 @@ class ServerVerifier:
                 self.uid = peer.uid
         elif self._verify_process:
             host, port = sock.getpeername()[:2]
-            if tcp_listeners.is_self_connected(sock):
+            if listening_sockets.is_self_connected(sock):
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "nothing listens there")
             found = await _run_in_thread(self._find_listeners, host, port)
             inodes = frozenset(each.inode for each in found)
@@ -137,17 +137,17 @@ class ServerVerifier:
         other = _describe_process(pid)
         return f"its socket is served by {other}, which is not one of its processes"
 
-    def _find_listeners(self, host: str, port: int) -> list[tcp_listeners.TcpListener]:
+    def _find_listeners(self, host: str, port: int) -> list[listening_sockets.TcpListener]:
         """Find what listens at an address, in our network namespace or else in the plugin's."""
-        found = tcp_listeners.find_listeners(tcp_listeners.list_tcp_listeners(), host, port)
+        found = listening_sockets.find_listeners(listening_sockets.list_tcp_listeners(), host, port)
         leader = self._owner.leader_pid
         if not found and _network_namespace(leader) not in (None, _network_namespace("self")):
-            found = tcp_listeners.find_listeners(
-                tcp_listeners.list_tcp_listeners(leader), host, port
+            found = listening_sockets.find_listeners(
+                listening_sockets.list_tcp_listeners(leader), host, port
             )
         return found
 
-    def _check_sockets(self, listeners: list[tcp_listeners.TcpListener]) -> str:
+    def _check_sockets(self, listeners: list[listening_sockets.TcpListener]) -> str:
         """Find why sockets that listen are not the plugin's; "" if they are."""
         if not listeners:
             return "no socket of this machine listens on its port, but something answers there"
@@ -164,7 +164,7 @@ async def is_address_in_use(
     """Whether a server accepts connections at a TCP address."""
     with trio.move_on_after(_CONNECT_TIMEOUT), suppress(OSError, ValueError):
         with await connect(address) as sock:
-            return not tcp_listeners.is_self_connected(sock)
+            return not listening_sockets.is_self_connected(sock)
     return False
 
 

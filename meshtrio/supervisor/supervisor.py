@@ -25,9 +25,8 @@ from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects, make_system_effects
 from meshtrio.supervisor.instance import Instance, InstanceStatus
-from meshtrio.supervisor.policy import escalation
+from meshtrio.supervisor.policy import restart
 from meshtrio.supervisor.policy.plan import plan
-from meshtrio.supervisor.policy.restart import Exit, Finish, Restart, decide_restart
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.process_run import ProcessRun
@@ -35,7 +34,6 @@ from meshtrio.supervisor.recycler import recycle_runs
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics
-from meshtrio.supervisor.subscribers import Subscribers
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.errors import UsageError
 
@@ -71,7 +69,7 @@ class Supervisor:
         """How the mesh has stopped, as far as it has."""
         self._failed = trio.Event()
         self._failure: BaseException | None = None
-        self._subscribers = Subscribers([self.counters.on_event, *subscribers], self._fail)
+        self._subscribers = events.Subscribers([self.counters.on_event, *subscribers], self._fail)
         self._started_at = trio.current_time()
         self._registry = registry
         self._directory = directory
@@ -84,7 +82,7 @@ class Supervisor:
         self.configure(config)
         self._exited_runs: deque[tuple[Instance, ProcessRun]] = deque()
         self._batch_ids = itertools.count(1)
-        self._recent_group_restarts: escalation.GroupRestartTimes = {}
+        self._recent_group_restarts: restart.GroupRestartTimes = {}
         self._wakeup = trio.Event()
         self._reconciled = trio.lowlevel.ParkingLot()
         self.shutdown_started = trio.Event()
@@ -334,33 +332,33 @@ class Supervisor:
         process_exit, now = run.exit, trio.current_time()
         assert process_exit is not None
         since_ready = None if run.ready_at is None else now - run.ready_at
-        decision = decide_restart(
+        decision = restart.decide_restart(
             instance.config, instance.history, process_exit, since_ready, now, self._effects.rng
         )
         if process_exit.is_unkillable and len(instance.unkillable) > _MAX_UNKILLABLE:
             text = f"{process_exit}, as do {len(instance.unkillable) - 1} others of its processes"
             process_exit = attrs.evolve(process_exit, reason=f"{text}; it is not started again")
             instance.last_exit = process_exit
-            decision = Finish(is_failure=True)
+            decision = restart.Finish(is_failure=True)
         match decision:
-            case Restart(delay=delay, history=history):
+            case restart.Restart(delay=delay, history=history):
                 instance.retry(history, now + delay)
                 self._emit(instance, events.Restarting, delay=delay, cause=process_exit.cause)
-                companions = escalation.plugins_restarted_with(self._topology, instance.plugin)
+                companions = restart.plugins_restarted_with(self._topology, instance.plugin)
                 if companions:
                     self._restart_together([instance, *self.instances_of(companions)])
-            case Finish(is_failure=is_failure, restarts=restarts):
+            case restart.Finish(is_failure=is_failure, restarts=restarts):
                 instance.finish(is_failure=is_failure)
                 self._emit(instance, events.GaveUp, exit=process_exit, restarts=restarts)
                 if restarts is not None:
                     self._escalate(instance, process_exit, restarts, now)
 
-    def _escalate(self, instance: Instance, exit: Exit, restarts: int, now: float) -> None:
+    def _escalate(self, instance: Instance, exit: restart.Exit, restarts: int, now: float) -> None:
         times = self._recent_group_restarts
-        result = escalation.escalate(self._topology, instance.config, times, now)
+        result = restart.escalate(self._topology, instance.config, times, now)
         if result is None:
             return
-        if isinstance(result, escalation.EscalateToMesh):
+        if isinstance(result, restart.EscalateToMesh):
             limits = restarts, instance.config.restart_period, result.failed_groups
             ended = str(exit), exit.stderr_tail
             self._fail(MeshFailedError(instance.plugin, instance.number, *limits, *ended))

@@ -8,7 +8,7 @@ import ssl
 from pathlib import Path
 
 from meshtrio.transport.transport import Buffer, Transport
-from meshtrio.util.regular_files import copy_pem_to_memfd
+from meshtrio.util.descriptors import copy_pem_to_memfd
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _PemFile = Path | str | None

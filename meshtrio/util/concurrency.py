@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
@@ -191,11 +191,7 @@ def require_trio(what: str) -> None:
 
 def is_in_asyncio() -> bool:
     """Whether this thread runs an asyncio event loop."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return False
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    if (asyncio := sys.modules.get("asyncio")) is not None:
+        with suppress(RuntimeError):
+            return asyncio.get_running_loop() is not None
+    return False

@@ -21,8 +21,8 @@ from typing import BinaryIO
 
 import attrs
 
+from meshtrio.util.descriptors import open_regular_file
 from meshtrio.util.processes import ProcessInfo
-from meshtrio.util.regular_files import open_regular_file
 from meshtrio.util.text import replace_surrogates
 from meshtrio.util.users import find_user_name
 

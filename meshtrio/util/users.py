@@ -34,7 +34,7 @@ def look_up_user(user: str) -> pwd.struct_passwd:
 
 def resolve_uid(user: str) -> int:
     """Return the uid of a user; a number needs no user that has it. Raises KeyError."""
-    return int(user) if user.isdecimal() else resolve_ids(user, None)[0]
+    return int(user) if user.isdecimal() else look_up_user(user).pw_uid
 
 
 def find_user_name(uid: int) -> str | None:

@@ -14,7 +14,6 @@ from meshtrio.config import MeshConfig
 from meshtrio.discovery.endpoint import ExitInfo
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
-from meshtrio.supervisor.subscribers import Subscribers
 from meshtrio.supervisor.supervisor import Supervisor
 from tests.support.fake_processes import (
     FakeEffects,
@@ -63,7 +62,7 @@ async def test_what_the_mesh_was_handling_is_no_part_of_a_subscribers_error() ->
         except LookupError:
             raise ValueError("no")  # noqa: B904
 
-    subscribers = Subscribers([broken], on_exit=lambda exc: None)
+    subscribers = events.Subscribers([broken], on_exit=lambda exc: None)
     log = logging.getLogger("meshtrio.mesh")
     log.addHandler(handler)
     try:

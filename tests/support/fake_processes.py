@@ -22,6 +22,7 @@ from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.operations import Operations
+from meshtrio.supervisor.policy.diagnosis import Condition
 from meshtrio.supervisor.probe import HealthCheckResult, NotReadyError
 from meshtrio.supervisor.process.cleanup.leftover_killer import (
     LeftoverReport,
@@ -35,7 +36,9 @@ SERVING = HealthCheckResult(is_alive=True, is_serving=True)
 NOT_SERVING = HealthCheckResult(
     is_alive=True, is_serving=False, reason="its health check says NOT_SERVING"
 )
-NOT_ANSWERING = HealthCheckResult(is_alive=False, is_serving=False, reason="it did not answer")
+NOT_ANSWERING = HealthCheckResult(
+    is_alive=False, is_serving=False, reason="it did not answer", condition=Condition.STUCK
+)
 
 
 @attrs.define

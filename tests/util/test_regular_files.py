@@ -11,8 +11,8 @@ import pytest
 
 from meshtrio.config import load
 from meshtrio.transport.tls import make_client_ssl_context, make_server_ssl_context
+from meshtrio.util.descriptors import read_regular_file
 from meshtrio.util.errors import ConfigError
-from meshtrio.util.regular_files import read_regular_file
 from meshtrio.util.tls_config import ClientTlsConfig
 
 

@@ -19,45 +19,35 @@ _MIN_FAULT_RATE = 10.0
 """Pages per second that have to be read from the disk for a process to count as short of memory."""
 
 
-class Symptom(Enum):
-    """How a check failed."""
-
-    NO_ANSWER = "no answer"
-    """The server accepted the connection and did not answer in time."""
-    CLOSED = "closed"
-    """The server accepted the connection and closed it without an answer."""
-    BACKLOG_FULL = "backlog full"
-    """The backlog of the socket was full."""
-    UNREACHABLE = "unreachable"
-    """No server listens."""
-    WRONG_ANSWER = "wrong answer"
-    """The answer was not one to a health check."""
-
-
 class Condition(Enum):
-    """What a process that did not answer a check is doing; the values are used in the log."""
+    """What a process that did not answer a check is doing; the values are used in the log.
+
+    The check alone finds one of those that have a description here. Observing the process shows
+    whether it is in one of the others instead.
+    """
 
     STUCK = "stuck"
+    """The server accepted the connection and did not answer in time."""
     STOPPED = "stopped"
     UNREACHABLE = "unreachable"
+    """No server listens."""
     FAULTY = "faulty"
+    """The answer was not one to a health check."""
     COMPUTING = "computing"
     WAITING_FOR_CPU = "waiting for a CPU"
     WAITING_FOR_DISK = "waiting for the disk or memory"
     BACKLOG_FULL = "backlog full"
+    """The backlog of the socket was full."""
     ACCEPTING = "accepting connections"
     CLOSING = "closing connections"
+    """The server accepted the connection and closed it without an answer."""
     MESH_OVERLOADED = "mesh overloaded"
+    """The mesh lacked a CPU or a local port for the check."""
 
 
-_CONDITIONS = {
-    Symptom.NO_ANSWER: Condition.STUCK,
-    Symptom.CLOSED: Condition.CLOSING,
-    Symptom.BACKLOG_FULL: Condition.BACKLOG_FULL,
-    Symptom.UNREACHABLE: Condition.UNREACHABLE,
-    Symptom.WRONG_ANSWER: Condition.FAULTY,
-}
-"""The conditions that follow from a symptom alone."""
+UNEXPLAINED = {Condition.STUCK, Condition.CLOSING, Condition.BACKLOG_FULL}
+"""Conditions that work of the process may explain. It is no excuse for a server that is not there,
+or that answers something else."""
 _FAILURES = {Condition.STUCK, Condition.STOPPED, Condition.UNREACHABLE, Condition.FAULTY}
 """Other conditions are those of an overloaded process, which gets more time."""
 
@@ -92,28 +82,30 @@ class Activity:
         return f"{text}; it waits for the disk" if self.has_blocked_thread else text
 
 
-def correct_symptom(symptom: Symptom, queue: tuple[int, int] | None, unanswered: int) -> Symptom:
-    """Correct a symptom by the socket's accept queue.
+def correct_condition(
+    condition: Condition, queue: tuple[int, int] | None, unanswered: int
+) -> Condition:
+    """Correct what a check alone has found by the socket's accept queue.
 
     On TCP, a connection to a server whose backlog is full gets no answer. On the other hand, the
     connections of checks that timed out are in the queue too: without others, clients do not fill
     the backlog. `queue` is the number of connections in it and the backlog, None if not known.
     """
-    if queue is None or symptom not in (Symptom.NO_ANSWER, Symptom.BACKLOG_FULL):
-        return symptom
+    if queue is None or condition is Condition.CLOSING:
+        return condition
     waiting, backlog = queue
     full = waiting > backlog and waiting > unanswered
-    return Symptom.BACKLOG_FULL if full else Symptom.NO_ANSWER
+    return Condition.BACKLOG_FULL if full else Condition.STUCK
 
 
-def diagnose(symptom: Symptom, activity: Activity | None) -> Condition:
-    """Find why a check failed; `activity` is None if nothing is known of the processes."""
-    if activity is None or symptom in (Symptom.UNREACHABLE, Symptom.WRONG_ANSWER):
-        return _CONDITIONS[symptom]
-    return _classify_activity(activity) or _CONDITIONS[symptom]
+def diagnose(condition: Condition, activity: Activity | None) -> Condition:
+    """Find why a check failed.
 
-
-def _classify_activity(activity: Activity) -> Condition | None:
+    `condition` is what the check alone has found, and `activity` None if nothing is known of the
+    processes.
+    """
+    if activity is None:
+        return condition
     if activity.is_stopped:
         return Condition.STOPPED
     least = MIN_ACTIVITY_FRACTION * activity.duration
@@ -125,7 +117,7 @@ def _classify_activity(activity: Activity) -> Condition | None:
         return Condition.WAITING_FOR_CPU
     if activity.has_blocked_thread or activity.major_faults >= _MIN_FAULT_RATE * activity.duration:
         return Condition.WAITING_FOR_DISK
-    return Condition.ACCEPTING if activity.is_queue_draining else None
+    return Condition.ACCEPTING if activity.is_queue_draining else condition
 
 
 @attrs.define

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from meshtrio.supervisor.policy.diagnosis import (
+    UNEXPLAINED,
     Activity,
     Condition,
     FailureStreak,
-    Symptom,
-    correct_symptom,
+    correct_condition,
     diagnose,
     ready_timeout_extension,
 )
@@ -26,49 +26,47 @@ BUSY = activity(cpu_time=9.0, run_delay=0.5)
 
 
 @pytest.mark.parametrize(
-    ("symptom", "did", "expected"),
+    ("found", "did", "expected"),
     [
-        (Symptom.NO_ANSWER, IDLE, Condition.STUCK),
-        (Symptom.NO_ANSWER, None, Condition.STUCK),
-        (Symptom.NO_ANSWER, BUSY, Condition.COMPUTING),
-        (Symptom.NO_ANSWER, activity(cpu_time=0.2, run_delay=0.9), Condition.WAITING_FOR_CPU),
-        (Symptom.NO_ANSWER, activity(has_runnable_thread=True), Condition.WAITING_FOR_CPU),
-        (Symptom.NO_ANSWER, activity(has_blocked_thread=True), Condition.WAITING_FOR_DISK),
-        (Symptom.NO_ANSWER, activity(major_faults=200), Condition.WAITING_FOR_DISK),
-        (Symptom.NO_ANSWER, activity(major_faults=20), Condition.STUCK),
-        (Symptom.NO_ANSWER, activity(cpu_time=5.0, is_stopped=True), Condition.STOPPED),
-        (Symptom.NO_ANSWER, activity(is_queue_draining=True), Condition.ACCEPTING),
-        (Symptom.CLOSED, IDLE, Condition.CLOSING),
-        (Symptom.BACKLOG_FULL, None, Condition.BACKLOG_FULL),
-        (Symptom.BACKLOG_FULL, IDLE, Condition.BACKLOG_FULL),
-        (Symptom.BACKLOG_FULL, BUSY, Condition.COMPUTING),
-        (Symptom.BACKLOG_FULL, activity(is_stopped=True), Condition.STOPPED),
-        # Work is no excuse for a server that is not there, or that answers something else.
-        (Symptom.UNREACHABLE, BUSY, Condition.UNREACHABLE),
-        (Symptom.WRONG_ANSWER, BUSY, Condition.FAULTY),
+        (Condition.STUCK, IDLE, Condition.STUCK),
+        (Condition.STUCK, None, Condition.STUCK),
+        (Condition.STUCK, BUSY, Condition.COMPUTING),
+        (Condition.STUCK, activity(cpu_time=0.2, run_delay=0.9), Condition.WAITING_FOR_CPU),
+        (Condition.STUCK, activity(has_runnable_thread=True), Condition.WAITING_FOR_CPU),
+        (Condition.STUCK, activity(has_blocked_thread=True), Condition.WAITING_FOR_DISK),
+        (Condition.STUCK, activity(major_faults=200), Condition.WAITING_FOR_DISK),
+        (Condition.STUCK, activity(major_faults=20), Condition.STUCK),
+        (Condition.STUCK, activity(cpu_time=5.0, is_stopped=True), Condition.STOPPED),
+        (Condition.STUCK, activity(is_queue_draining=True), Condition.ACCEPTING),
+        (Condition.CLOSING, IDLE, Condition.CLOSING),
+        (Condition.BACKLOG_FULL, None, Condition.BACKLOG_FULL),
+        (Condition.BACKLOG_FULL, IDLE, Condition.BACKLOG_FULL),
+        (Condition.BACKLOG_FULL, BUSY, Condition.COMPUTING),
+        (Condition.BACKLOG_FULL, activity(is_stopped=True), Condition.STOPPED),
     ],
 )
-def test_conditions(symptom: Symptom, did: Activity | None, expected: Condition) -> None:
-    assert diagnose(symptom, did) is expected
+def test_conditions(found: Condition, did: Activity | None, expected: Condition) -> None:
+    assert diagnose(found, did) is expected
+    assert found in UNEXPLAINED
 
 
 @pytest.mark.parametrize(
-    ("symptom", "queue", "unanswered", "expected"),
+    ("found", "queue", "unanswered", "expected"),
     [
-        (Symptom.BACKLOG_FULL, None, 0, Symptom.BACKLOG_FULL),
-        (Symptom.BACKLOG_FULL, (3, 2), 2, Symptom.BACKLOG_FULL),
+        (Condition.BACKLOG_FULL, None, 0, Condition.BACKLOG_FULL),
+        (Condition.BACKLOG_FULL, (3, 2), 2, Condition.BACKLOG_FULL),
         # Only the checks themselves wait.
-        (Symptom.BACKLOG_FULL, (3, 2), 3, Symptom.NO_ANSWER),
-        (Symptom.NO_ANSWER, (1, 128), 1, Symptom.NO_ANSWER),
+        (Condition.BACKLOG_FULL, (3, 2), 3, Condition.STUCK),
+        (Condition.STUCK, (1, 128), 1, Condition.STUCK),
         # On TCP a check of a full server just gets no answer.
-        (Symptom.NO_ANSWER, (129, 128), 1, Symptom.BACKLOG_FULL),
-        (Symptom.CLOSED, (129, 128), 0, Symptom.CLOSED),
+        (Condition.STUCK, (129, 128), 1, Condition.BACKLOG_FULL),
+        (Condition.CLOSING, (129, 128), 0, Condition.CLOSING),
     ],
 )
 def test_what_fills_the_backlog(
-    symptom: Symptom, queue: tuple[int, int] | None, unanswered: int, expected: Symptom
+    found: Condition, queue: tuple[int, int] | None, unanswered: int, expected: Condition
 ) -> None:
-    assert correct_symptom(symptom, queue, unanswered) is expected
+    assert correct_condition(found, queue, unanswered) is expected
 
 
 def after(*conditions: Condition | None) -> str:

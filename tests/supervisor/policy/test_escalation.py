@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshtrio.config import EscalationScope, GroupConfig, MeshConfig, PluginConfig, Strategy
-from meshtrio.supervisor.policy.escalation import (
+from meshtrio.supervisor.policy.restart import (
     EscalateToMesh,
     RestartGroup,
     escalate,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.supervisor.process.proc.accept_queue import AcceptQueue, read_accept_queue
+from meshtrio.supervisor.process.proc.listening_sockets import AcceptQueue, read_accept_queue
 
 
 def test_of_a_unix_socket(short_dir: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_deferred_child_is_reaped_once_when_it_has_exited() -> None:
 
 def test_a_callback_may_defer_another_child() -> None:
     registry, late = ChildRegistry(), Child()
-    registry.reap_later(Child(is_exited=True), lambda: registry.reap_later(late))
+    registry.reap_later(Child(is_exited=True), lambda: registry.reap_later(late, lambda: None))
     registry.reap_deferred()
     late.is_exited = True
     reaped: list[str] = []

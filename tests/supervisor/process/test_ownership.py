@@ -13,7 +13,7 @@ from ipaddress import ip_address
 import pytest
 
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
-from meshtrio.supervisor.process.proc.tcp_listeners import (
+from meshtrio.supervisor.process.proc.listening_sockets import (
     find_listeners,
     list_tcp_listeners,
     parse_proc_address,

@@ -4,7 +4,7 @@
   or that look like the rest of an entry.
 - `proc_scanner` shares one scan of all processes among all tasks that need one at the same time.
 - `resource_usage` and `activity` sum up what process groups use and do.
-- `accept_queue` and `tcp_listeners` look at listening sockets.
+- `listening_sockets` finds TCP listeners and accept queues.
 
 Invariants:
 

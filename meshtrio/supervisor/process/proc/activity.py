@@ -10,7 +10,7 @@ import attrs
 
 from meshtrio.supervisor.policy.diagnosis import Activity
 from meshtrio.supervisor.process.proc import procfs
-from meshtrio.supervisor.process.proc.accept_queue import AcceptQueue, read_accept_queue
+from meshtrio.supervisor.process.proc.listening_sockets import AcceptQueue, read_accept_queue
 from meshtrio.util.processes import read_proc_file
 
 _NANOSECONDS = 1e9

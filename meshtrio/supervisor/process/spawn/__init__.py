@@ -6,7 +6,7 @@ children that meshes of this process have started and not reaped.
 
 Order of calls:
 
-1. `command.check_executable` and `command.build_command`; the environment comes from
+1. `supervisor.launch` checks the executable and builds the command; the environment comes from
    `supervisor.environment`. The command is the plugin's own, or `launcher_main` with settings and
    the plugin's command as arguments, if limits, a user, a cgroup or signals have to be set between
    fork and exec.

@@ -56,7 +56,7 @@ class ChildRegistry:
         if pid is not None:
             self.pids.add(pid)
 
-    def reap_later(self, child: ChildProcess, on_reaped: Callable[[], None] = lambda: None) -> None:
+    def reap_later(self, child: ChildProcess, on_reaped: Callable[[], None]) -> None:
         """Reap a child when that becomes possible, then call `on_reaped`.
 
         This is for children that cannot be killed, and for those that have exited and are held as
