@@ -20,7 +20,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from meshtrio.util.text import nonfinite_name
+from meshtrio.cli.json_output import to_plain
 
 _MAX_DEPTH = 120
 """Maximum nesting. Protobuf's parser has a limit of 100, but each `Any` starts a new count."""
@@ -148,18 +148,13 @@ def _convert_map_key(key: Any) -> str:
 
 
 def _convert_scalar(field: FieldDescriptor, value: Any) -> Any:
-    if field.enum_type is not None:
-        if field.enum_type.full_name == "google.protobuf.NullValue":
-            return None
-        known = field.enum_type.values_by_number.get(value)
-        return value if known is None else known.name
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return nonfinite_name(value)
-        return _shortest_float32(value) if field.type == FieldDescriptor.TYPE_FLOAT else value
-    return str(value) if field.cpp_type in _INT64_CPP_TYPES else value
+    if field.enum_type is not None and field.enum_type.full_name == "google.protobuf.NullValue":
+        return None
+    if field.cpp_type in _INT64_CPP_TYPES:
+        return str(value)
+    if field.type == FieldDescriptor.TYPE_FLOAT and math.isfinite(value):
+        return _shortest_float32(value)
+    return to_plain(value, field)
 
 
 def _shortest_float32(value: float) -> float:
