@@ -94,14 +94,10 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
                     return self._unsampled_server_call
                 return call_tracers.UnsampledServerCall(unsampled_root_context(parent))
         elif not caller.trace_flags.sampled:
-            unsampled = self._unsampled_server_calls[metadata] = call_tracers.UnsampledServerCall(
-                parent
-            )
+            unsampled = call_tracers.UnsampledServerCall(parent)
+            self._unsampled_server_calls[metadata] = unsampled
             return unsampled
-        name, attributes = (
-            _span_name("Recv", method),
-            _span_attributes(method),
-        )
+        name, attributes = _span_name("Recv", method), _span_attributes(method)
         span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
         context = trace.set_span_in_context(span, parent)
         if not span.is_recording():
