@@ -117,10 +117,18 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
 
     # -- outgoing calls ----------------------------------------------------------------------
 
-    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
-        return _MethodTracer(self, target, method)
+    def trace_method(self, target: str, method: Method) -> tracer.StartCall:
+        name = _span_name("Sent", method)
+        attributes = {**_span_attributes(method), "server.address": target}
+        # Health checks, and the control calls that a process makes throughout, start no trace.
+        may_start_trace = LoadRecorder.is_counted(method.service)
 
-    def start_client_call(
+        def start_call() -> tracer.ClientCallTracer:
+            return self._start_client_call(name, attributes, may_start_trace)
+
+        return start_call
+
+    def _start_client_call(
         self, name: str, attributes: Mapping[str, Any], may_start_trace: bool
     ) -> tracer.ClientCallTracer:
         """Start to trace a call that is made in the current context.
@@ -161,20 +169,6 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
         unsampled = call_tracers.UnsampledClientCall(context)
         self._last_unsampled = (context, unsampled)
         return unsampled
-
-
-class _MethodTracer(tracer.MethodTracer):
-    """Traces the calls of one method of one target."""
-
-    def __init__(self, tracing: Tracing, target: str, method: Method) -> None:
-        self._tracing = tracing
-        self._name = _span_name("Sent", method)
-        self._attributes = {**_span_attributes(method), "server.address": target}
-        # Health checks, and the control calls that a process makes throughout, start no trace.
-        self._may_start_trace = LoadRecorder.is_counted(method.service)
-
-    def start_call(self) -> tracer.ClientCallTracer:
-        return self._tracing.start_client_call(self._name, self._attributes, self._may_start_trace)
 
 
 def _span_name(kind: str, method: Method) -> str:
