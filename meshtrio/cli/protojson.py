@@ -107,10 +107,6 @@ def _convert_timestamp(message: Any, depth: int) -> str:
     return f"{int(text[:4]) + 400 * cycles:04}{text[4:]}"
 
 
-def _convert_duration(message: Any, depth: int) -> Any:
-    return message.ToJsonString()
-
-
 def _convert_field_mask(message: Any, depth: int) -> Any:
     if any("," in path for path in message.paths):
         raise ValueError("the comma separates paths")
@@ -128,7 +124,7 @@ _WELL_KNOWN_TYPES: dict[str, Callable[[Any, int], Any]] = {
     "google.protobuf.Any": _convert_any,
     "google.protobuf.Value": _convert_dynamic,
     "google.protobuf.Timestamp": _convert_timestamp,
-    "google.protobuf.Duration": _convert_duration,
+    "google.protobuf.Duration": lambda message, _: message.ToJsonString(),
     "google.protobuf.FieldMask": _convert_field_mask,
     **{
         f"google.protobuf.{kind}": partial(_convert_to_field, name=name)
