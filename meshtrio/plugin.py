@@ -246,7 +246,7 @@ def _telemetry() -> contextlib.AbstractAsyncContextManager[Metrics | None]:
     variables = (contract.PLUGIN_METRICS, "OTEL_TRACES_EXPORTER", contract.GRPC_BINARY_LOG_FILTER)
     if not any(variable in os.environ for variable in variables):
         return contextlib.nullcontext()
-    from meshtrio.telemetry.plugin_setup import plugin_telemetry
+    from meshtrio.telemetry.setup import plugin_telemetry
 
     return plugin_telemetry()
 

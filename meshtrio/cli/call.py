@@ -212,9 +212,8 @@ async def _call_method(
     descriptor: MethodDescriptor,
     messages: tuple[str, ...],
     metadata: MetadataLike,
-    print_reply: Callable[[Message, DescriptorPool], None],
+    print_reply: Callable[[Message], None],
 ) -> None:
-    pool = descriptor.containing_service.file.pool
     argument = await _make_argument(descriptor, messages)
     method = make_multicallable(channel, method_from_descriptor(descriptor))
     try:
@@ -222,10 +221,11 @@ async def _call_method(
         if descriptor.server_streaming:
             async for each in reply:
                 await wait_stdout_writable()
-                print_reply(each, pool)
+                print_reply(each)
         else:
-            print_reply(await reply, pool)
+            print_reply(await reply)
     except purerpc.RpcFailedError as exc:
+        pool = descriptor.containing_service.file.pool
         for detail in _format_details(exc.status_details, pool):
             exc.add_note(detail)
         raise
@@ -285,17 +285,17 @@ def parse_request(descriptor: MethodDescriptor, text: str) -> Any:
 # -- replies ---------------------------------------------------------------------------------
 
 
-def _make_reply_printer(*, as_json: bool) -> Callable[[Message, DescriptorPool], None]:
+def _make_reply_printer(*, as_json: bool) -> Callable[[Message], None]:
     if as_json or not sys.stdout.isatty():
-        return lambda message, pool: print_json_line(message_to_json_value(message, pool))
+        return lambda message: print_json_line(message_to_json_value(message))
     from rich.highlighter import JSONHighlighter
 
     from meshtrio.cli import rich_output
 
     console, highlight = rich_output.make_console(), JSONHighlighter()
 
-    def print_reply(message: Message, pool: DescriptorPool) -> None:
-        text = to_json_text(message_to_json_value(message, pool), indent=2)
+    def print_reply(message: Message) -> None:
+        text = to_json_text(message_to_json_value(message), indent=2)
         console.print(highlight(text), soft_wrap=True)
 
     return print_reply
@@ -320,4 +320,4 @@ def _format_detail(detail: Any, pool: DescriptorPool) -> str:
         message: Message = kind.FromString(detail.value)
     except (KeyError, DecodeError):
         return f"{name}, {len(detail.value)} bytes"
-    return f"{name} {to_json_text(message_to_json_value(message, pool))}"
+    return f"{name} {to_json_text(message_to_json_value(message))}"

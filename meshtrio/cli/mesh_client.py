@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,8 +49,13 @@ def _run_with_stub(
         with trio.fail_after(timeout):
             async with connect_to_mesh(mesh_socket) as channel:
                 # The request itself may take long, or have no replies for a while.
-                with reply_timeout(mesh_socket):
+                with trio.move_on_after(_REPLY_TIMEOUT) as scope:
                     await DynamicStub(channel, _HEALTH).Check(health.HealthCheckRequest())
+                if scope.cancelled_caught:
+                    raise NoMeshError(
+                        f"the mesh at {mesh_socket or find_mesh_socket()} takes connections, but "
+                        f"has not answered for {_REPLY_TIMEOUT:g} s: is it stopped?"
+                    )
                 return await function(DynamicStub(channel, service))
 
     try:
@@ -67,15 +71,3 @@ def _run_with_stub(
 
 run_with_control = partial(_run_with_stub, control.DESCRIPTOR.services_by_name["Control"])
 run_with_registry = partial(_run_with_stub, registry.DESCRIPTOR.services_by_name["Registry"])
-
-
-@contextmanager
-def reply_timeout(mesh_socket: Path | None) -> Iterator[None]:
-    """Limit the time for replies that need no work. Raises NoMeshError when it is over."""
-    with trio.move_on_after(_REPLY_TIMEOUT) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise NoMeshError(
-            f"the mesh at {mesh_socket or find_mesh_socket()} takes connections, but has not "
-            f"answered for {_REPLY_TIMEOUT:g} s: is it stopped?"
-        )

@@ -38,7 +38,7 @@ from meshtrio.rpc.message_limits import MessageLengths, MessageLimits
 from meshtrio.rpc.method import MetadataLike, Method
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer, MethodTracer
+from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer, StartCall
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
@@ -231,7 +231,7 @@ class CallContext:
     method: Method
     method_headers: HeaderBlock
     """Request headers that all calls of the method share."""
-    method_tracer: MethodTracer | None
+    start_tracing: StartCall | None
     options: CallOptions
     config: MethodConfig
     message_limits: MessageLimits | None

@@ -30,7 +30,7 @@ from meshtrio.grpc.status import STATUS_OK
 from meshtrio.rpc.composite_tracer import start_tracer
 from meshtrio.rpc.method import Message, Method
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
-from meshtrio.rpc.tracer import ClientCallTracer, MethodTracer
+from meshtrio.rpc.tracer import ClientCallTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
 from meshtrio.util.no_public_constructor import create
 
@@ -52,10 +52,10 @@ class MultiCallable:
         self._channel = channel
         self._method = method
         self._headers = build_request_headers(method.path.encode(), channel.authority.encode())
-        self._tracer = None
+        self._start_tracing = None
         if channel.tracer is not None:
             trace_method, target = channel.tracer.trace_method, channel.target
-            self._tracer = start_tracer(trace_method, MethodTracer, target, method)
+            self._start_tracing = start_tracer(trace_method, lambda: None, target, method)
         self._update_config()
 
     def __repr__(self) -> str:
@@ -81,8 +81,8 @@ class MultiCallable:
                 config = options.method_config
                 limits = channel.message_lengths.resolve_limits(config)
             pick_args = options.make_pick_args(config)
-        method, headers, tracer = self._method, self._headers, self._tracer
-        return CallContext(channel, method, headers, tracer, options, config, limits, pick_args)
+        method, headers, start = self._method, self._headers, self._start_tracing
+        return CallContext(channel, method, headers, start, options, config, limits, pick_args)
 
     def _make_streaming_call(
         self,
@@ -143,8 +143,8 @@ class UnaryUnaryMultiCallable(MultiCallable):
         channel, tracer = call.channel, None
         counters = channel.call_counters
         counters.started += 1
-        if call.method_tracer is not None:
-            tracer = call.tracer = start_tracer(call.method_tracer.start_call, ClientCallTracer)
+        if call.start_tracing is not None:
+            tracer = call.tracer = start_tracer(call.start_tracing, ClientCallTracer)
         run = _call_intercepted if channel.interceptors else _call_with_config
         try:
             result = await run(call, message, compress)

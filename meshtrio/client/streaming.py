@@ -142,8 +142,8 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
         call = self._call
         channel = call.channel
         channel.call_counters.started += 1
-        if call.method_tracer is not None:
-            call.tracer = start_tracer(call.method_tracer.start_call, ClientCallTracer)
+        if call.start_tracing is not None:
+            call.tracer = start_tracer(call.start_tracing, ClientCallTracer)
         if channel.interceptors:
             client_call = make_client_call(call)
             self._interceptor_task = InterceptorTask(channel.interceptors, client_call)

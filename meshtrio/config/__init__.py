@@ -7,12 +7,11 @@ Each class is frozen, and validates its own fields when it is created. What invo
 fields, or several plugins, is checked by `validate` methods, which return errors instead of
 raising; `MeshConfig` calls all of them and raises one ConfigError.
 
-    mesh              MeshConfig, the root: plugins, groups, services, [mesh]
+    mesh              MeshConfig, the root: plugins, groups, services, [mesh]; TCP ports
     plugin, containment, access, telemetry
                       its parts
     topology          groups, and the graph of membership and dependencies with its errors
     validators        validators of single fields
-    port_ranges       conflicts between TCP ports
     toml_reader       `load`: a file to a MeshConfig, by the classes' types and validators
     async_loading     the same in a thread
     otlp_endpoint     OpenTelemetry's variables, read and written

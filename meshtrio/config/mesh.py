@@ -1,4 +1,4 @@
-"""The config of a whole mesh, its limits, its log and its static services."""
+"""The config of a whole mesh, its limits, its log and its static services; its TCP ports."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import attrs
 from attrs.validators import deep_iterable
 
-from meshtrio.config import port_ranges
 from meshtrio.config.access import Access, GatewayConfig
 from meshtrio.config.plugin import PluginConfig
-from meshtrio.config.telemetry import TelemetryConfig
+from meshtrio.config.telemetry import (
+    METRICS_FROM_MESH,
+    METRICS_OFF,
+    TelemetryConfig,
+    parse_host_port,
+)
 from meshtrio.config.topology import GroupConfig, Topology
 from meshtrio.config.validators import at_least, check_service_name, parsed_by, to_strings
 from meshtrio.grpc.service_config import parse_service_config
@@ -26,6 +31,8 @@ from meshtrio.util.log_level import LogLevel
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _MIN_STARTING = 16
+_MAX_PORT = 65535
+_WILDCARD_HOSTS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - nothing is bound here
 _DUPLICATE_HINTS = {
     "plugin": "make it one with more instances, or rename it",
     "group": "make it one with the members of both, or rename it",
@@ -200,10 +207,10 @@ class MeshConfig:
         problems += [problem for plugin in self.plugins for problem in plugin.validate()]
         together = sum(plugin.instances for plugin in self.plugins)
         if together > self.max_instances:
-            text = f"the plugins have {together} instances together, more than max_instances, "
-            text += f"{self.max_instances}; raise that in [mesh] if it is meant"
-            problems.append(f"mesh: {text}")
-        problems += port_ranges.validate_ports(self.plugins, self.telemetry, self.gateway)
+            text = f"mesh: the plugins have {together} instances together, more than "
+            text += f"max_instances, {self.max_instances}; raise that in [mesh] if it is meant"
+            problems.append(text)
+        problems += _validate_ports(self.plugins, self.telemetry, self.gateway)
         configs = Counter(table.name for table in self.services if table.config)
         twice = (name for name, count in configs.items() if count > 1)
         problems += [f"service: {name!r} has more than one config" for name in twice]
@@ -219,3 +226,63 @@ def find_duplicates(kind: str, names: Iterable[str]) -> list[str]:
     """Return an error for each name that two tables of a kind have; services may share one."""
     times, hint = Counter(names), _DUPLICATE_HINTS.get(kind)
     return [f"{kind}: two {kind}s are named {n!r}; {hint}" for n in times if times[n] > 1 and hint]
+
+
+# -- ports -----------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _PortRange:
+    """A range of ports that starts at that of an address."""
+
+    key: str
+    """The key of the config, which errors name."""
+    address: Address
+    count: int = 1
+    """Number of ports."""
+
+    @property
+    def last(self) -> int:
+        """The highest port of the range."""
+        return self.address.port + self.count - 1
+
+    def overlaps(self, other: _PortRange) -> bool:
+        """Return whether both ranges have a port in common on hosts that may be the same."""
+        hosts = {self.address.host, other.address.host}
+        return (
+            (len(hosts) == 1 or not hosts.isdisjoint(_WILDCARD_HOSTS))
+            and self.address.port <= other.last
+            and other.address.port <= self.last
+        )
+
+    def __str__(self) -> str:
+        first = self.address.port
+        return f"port {first}" if self.count == 1 else f"ports {first} to {self.last}"
+
+
+def _validate_ports(
+    plugins: Iterable[PluginConfig], telemetry: TelemetryConfig, gateway: GatewayConfig
+) -> list[str]:
+    """Return conflicts between TCP ports, and ports above 65535, as "key: reason"."""
+    ranges = []
+    if telemetry.metrics is not None:
+        ranges.append(_PortRange("mesh: telemetry: metrics", parse_host_port(telemetry.metrics)))
+    if gateway.listen is not None:
+        ranges.append(_PortRange("mesh: gateway: listen", Address.parse(gateway.listen)))
+    for plugin in plugins:
+        # Each instance has one port, and its successor another.
+        key, count = f"plugin {plugin.name!r}", 2 * plugin.instances
+        if plugin.listen is not None:
+            ranges.append(_PortRange(f"{key}: listen", Address.parse(plugin.listen), count))
+        if plugin.metrics not in (METRICS_FROM_MESH, METRICS_OFF):
+            ranges.append(_PortRange(f"{key}: metrics", parse_host_port(plugin.metrics), count))
+    found = [
+        f"{ports.key}: the instances and their successors take {ports}; the highest is {_MAX_PORT}"
+        for ports in ranges
+        if ports.last > _MAX_PORT
+    ]
+    return found + [
+        f"{other.key}: takes {other}, and {one.key} takes {one}"
+        for one, other in combinations(ranges, 2)
+        if one.overlaps(other)
+    ]

@@ -68,7 +68,7 @@ def compose_tracers(composite: Callable[[Sequence[T]], T], *tracers: T | None) -
     return composite(present) if len(present) > 1 else next(iter(present), None)
 
 
-def start_tracer(start: Callable[..., T], default: type[T], *args: object) -> T:
+def start_tracer(start: Callable[..., T], default: Callable[[], T], *args: object) -> T:
     """Return the tracer that `start` returns for its arguments, or one that does nothing.
 
     If `start` raises, that is logged.
@@ -188,21 +188,19 @@ class _CompositeClientCallTracer(_Composite[tracer.ClientCallTracer], tracer.Cli
     call_ended = _call_each("call_ended")
 
 
-class _CompositeMethodTracer(_Composite[tracer.MethodTracer], tracer.MethodTracer):
-    def start_call(self) -> tracer.ClientCallTracer:
-        return _CompositeClientCallTracer(
-            [start_tracer(each.start_call, tracer.ClientCallTracer) for each in self._tracers]
-        )
-
-
 class CompositeClientTracer(_Composite[tracer.ClientTracer], tracer.ClientTracer):
     """Calls several tracers of channels."""
 
-    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
-        started = [
-            start_tracer(each.trace_method, tracer.MethodTracer, target, method)
-            for each in self._tracers
-        ]
-        return _CompositeMethodTracer(started)
+    def trace_method(self, target: str, method: Method) -> tracer.StartCall | None:
+        arguments = (lambda: None), target, method
+        found = (start_tracer(each.trace_method, *arguments) for each in self._tracers)
+        starts = [each for each in found if each is not None]
+
+        def start_call() -> tracer.ClientCallTracer:
+            return _CompositeClientCallTracer(
+                [start_tracer(each, tracer.ClientCallTracer) for each in starts]
+            )
+
+        return start_call if starts else None
 
     outlier_ejected = _call_each("outlier_ejected")

@@ -1,6 +1,6 @@
 """Call tracers (gRFC A66): the interfaces through which telemetry observes calls.
 
-On a client a `ClientTracer` makes a `MethodTracer` for each method of a stub, which makes a
+On a client a `ClientTracer` returns a function for each method of a stub, which makes a
 `ClientCallTracer` for each call, which makes an `AttemptTracer` for each attempt. On a server a
 `ServerTracer` makes a `ServerCallTracer` for each call that has a handler.
 
@@ -12,7 +12,7 @@ If no tracer is installed a call pays one comparison with None.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -125,31 +125,26 @@ class ClientCallTracer:
         """
 
 
-class MethodTracer:
-    """Observes the calls of one method of one stub."""
-
-    def start_call(self) -> ClientCallTracer:
-        """Return the tracer of a new call."""
-        return NO_CALL_TRACER
+StartCall = Callable[[], ClientCallTracer]
+"""Returns the tracer of a new call of one method of one stub."""
 
 
 class ClientTracer:
     """Observes the calls of channels."""
 
-    def trace_method(self, target: str, method: Method) -> MethodTracer:
-        """Return the tracer of a method of a new stub.
+    def trace_method(self, target: str, method: Method) -> StartCall | None:
+        """Return what makes the tracers of calls of a method of a new stub; None to trace none.
 
         Args:
             target: The channel's target: "mesh:///plugin.echo", or "unix:///path" or
                 "dns:///host:port" for a channel to one address.
             method: The method.
         """
-        return MethodTracer()
+        return None
 
     def outlier_ejected(self, target: str, ejection: Ejection) -> None:
         """Report an endpoint that outlier detection found to fail more than others."""
 
 
 # What observes nothing has no state, so that all calls share it.
-NO_SERVER_CALL_TRACER, NO_CALL_TRACER = ServerCallTracer(), ClientCallTracer()
-NO_ATTEMPT_TRACER = AttemptTracer()
+NO_SERVER_CALL_TRACER, NO_ATTEMPT_TRACER = ServerCallTracer(), AttemptTracer()

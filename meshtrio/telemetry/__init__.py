@@ -7,7 +7,7 @@ Telemetry observes and never decides. The packages below know nothing of it: `rp
 the interface of call tracers (gRFC A66), `supervisor.events` that of lifecycle subscribers, and
 telemetry implements both. A tracer that raises costs a log line, not the call.
 
-    setup, plugin_setup         which parts a process has; services.telemetry_setup is the mesh's
+    setup                       which parts a process has; services.telemetry_setup is the mesh's
     metric_families             metrics as values, without a library
     metrics                     measuring calls, the mesh and its processes; Prometheus
     traces                      OpenTelemetry spans (extra `tracing`)

@@ -96,11 +96,14 @@ def read_regular_file(path: Path | str, max_size: int) -> bytes:
 
     `max_size` applies to what is read, since files of /proc have a size of 0, and others grow.
     """
-    with open(open_regular_file(path), "rb") as file:
-        content = file.read(max_size + 1)
+    content = bytearray()
+    # Not by a file object, which returns None for a file of /proc that has nothing to read now.
+    with closing_descriptor(open_regular_file(path)) as descriptor:
+        while len(content) <= max_size and (part := os.read(descriptor, 256 * 1024)):
+            content += part
     if len(content) > max_size:
         raise OSError(errno.EFBIG, f"it is larger than {max_size // 1024} KiB", str(path))
-    return content
+    return bytes(content)
 
 
 @contextmanager

@@ -324,7 +324,9 @@ def test_requests_that_are_refused(odd: Any, text: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ['{"any": {"@type": "x/no.Such"}}', '{"struct":' * 100_000])
+@pytest.mark.parametrize(
+    "text", ['{"any": {"@type": "x/no.Such"}}', '{"struct":' * 100_000], ids=["type", "depth"]
+)
 def test_a_request_that_is_refused_is_one_line(odd_mesh: MeshProcess, text: str) -> None:
     found = call(odd_mesh, "plugin.odd", f"{ODD}/Echo", "-", given=text)
     assert (found.returncode, found.stdout) == (2, "")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import click
 import pytest
-import trio
 
 from meshtrio.cli import formatting
 from meshtrio.cli.error_report import MeshRequestError, describe_error
 from meshtrio.cli.json_output import to_plain
-from meshtrio.cli.mesh_client import reply_timeout
 from meshtrio.cli.statistics_rates import Rates, compute_rates
 from meshtrio.cli.stream_commands import parse_time
 from meshtrio.cli.top_screen import _parse_keys
 from meshtrio.cli.top_table import SortOrder, make_rows, make_total_row
-from meshtrio.errors import NoMeshError
 from meshtrio.messages import control, load
 
 DURATIONS = {
@@ -132,12 +129,6 @@ def test_messages_become_plain_values() -> None:
     assert to_plain(counted)["states"] == {"ready": 2}
     assert to_plain(counted)["counts"]["lines"] == 2**40
     assert to_plain(control.InstanceStatistics())["load"] is None
-
-
-async def test_a_mesh_that_does_not_answer_is_not_waited_for(autojump_clock: object) -> None:
-    with pytest.raises(NoMeshError, match="has not answered for 10 s: is it stopped"):
-        with reply_timeout(None):
-            await trio.sleep_forever()
 
 
 def test_what_nobody_foresaw_is_not_explained_away() -> None:

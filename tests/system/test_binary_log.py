@@ -81,7 +81,7 @@ def test_it_is_off_by_default_and_nothing_of_it_is_there(short_dir: Path) -> Non
     assert not (mesh.runtime_dir / "binlog").exists()
     program = (
         "import sys, meshtrio.mesh, meshtrio.plugin, meshtrio.services.telemetry_setup, "
-        "meshtrio.telemetry.plugin_setup, meshtrio.telemetry.metrics; "
+        "meshtrio.telemetry.setup, meshtrio.telemetry.metrics; "
         "print([name for name in sys.modules if 'log_f' in name or 'logged' in name "
         "or 'log_e' in name or 'binary' in name])"
     )

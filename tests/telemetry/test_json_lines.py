@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.telemetry.logs.json_lines import format_json_line
+from meshtrio.telemetry.logs.formatters import format_json_line
 
 MOST = 8192
 

@@ -27,7 +27,7 @@ from tests.support.handlers import ECHO_SERVICER
 from tests.support.servers import serve_on_socket
 
 
-class RecordingTracer(tracer.ServerTracer, tracer.ClientTracer, tracer.MethodTracer):
+class RecordingTracer(tracer.ServerTracer, tracer.ClientTracer):
     """Records all that it is called with; with `messages`, of messages as well."""
 
     def __init__(self, *, messages: bool = False) -> None:
@@ -48,8 +48,8 @@ class RecordingTracer(tracer.ServerTracer, tracer.ClientTracer, tracer.MethodTra
     def call_rejected(self, headers: Any, status: tracer.CallStatus) -> None:
         self.lines.append(f"refused {headers.path} {status[0]}")
 
-    def trace_method(self, target: str, method: Any) -> tracer.MethodTracer:
-        return self
+    def trace_method(self, target: str, method: Any) -> tracer.StartCall:
+        return self.start_call
 
 
 class RecordingCallTracer(tracer.ServerCallTracer, tracer.AttemptTracer):
@@ -270,9 +270,9 @@ class Raising(RecordingTracer):
     def call_rejected(self, headers: Any, status: tracer.CallStatus) -> None:
         self.check("call_rejected")
 
-    def trace_method(self, target: str, method: Any) -> tracer.MethodTracer:
+    def trace_method(self, target: str, method: Any) -> tracer.StartCall:
         self.check("trace_method")
-        return self
+        return self.start_call
 
 
 def checked(step: str) -> Any:

@@ -303,9 +303,7 @@ def test_a_client_tells_so_many_methods_apart() -> None:
     metrics = ClientMetrics()
     for number in range(5000):
         method = Method(f"a.S{number}", "M", None, None, False, False)
-        metrics.trace_method("mesh:///plugin.x", method).start_call().call_ended(
-            (99, "no such status")
-        )
+        metrics.trace_method("mesh:///plugin.x", method)().call_ended((99, "no such status"))
     found = CollectedMetrics(metrics.collect())
     assert len(found.by_name["grpc.client.call.duration"].points) == 1001
     assert found.count("grpc.client.call.duration", grpc_method="other") == 4000

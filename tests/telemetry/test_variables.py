@@ -12,7 +12,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.plugin_setup import plugin_telemetry
+from meshtrio.telemetry.setup import plugin_telemetry
 from meshtrio.telemetry.traces.pipeline import sampling_ratio_from_environment
 from tests.support.connection_pairs import echo_request
 from tests.support.handlers import ECHO_SERVICER
@@ -126,7 +126,7 @@ def test_one_that_is_wrong_costs_a_plugin_its_traces_and_no_more(
 ) -> None:
     program = (
         "import logging, trio\n"
-        "from meshtrio.telemetry.plugin_setup import plugin_telemetry\n"
+        "from meshtrio.telemetry.setup import plugin_telemetry\n"
         "logging.basicConfig()\n"
         "async def serve():\n"
         "    async with plugin_telemetry():\n"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import attrs
 import trio
 
-from meshtrio.config.binary_log_filter import BinaryLogFilter, MethodLogLimits
+from meshtrio.config.binary_log_filter import BinaryLogFilter
 from meshtrio.grpc.headers import ResponseHeaders
 from meshtrio.grpc.metadata import parse_metadata
 from meshtrio.grpc.status import DEADLINE_EXCEEDED, CallStatus
@@ -49,11 +49,17 @@ class BinaryLog(tracer.ServerTracer, tracer.ClientTracer):
         call = stream.message_tracer = _LoggedServerCall(entries, server_context, stream)
         return call
 
-    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
+    def trace_method(self, target: str, method: Method) -> tracer.StartCall | None:
         limits = self._filter.method_limits(method.service, method.name)
         if limits is None:
-            return tracer.MethodTracer()
-        return _LoggedMethod(self._write_entry, limits, method)
+            return None
+
+        def start_call() -> tracer.ClientCallTracer:
+            side = entry_writer.CLIENT
+            entries = entry_writer.CallEntryWriter(self._write_entry, limits, side)
+            return _LoggedClientCall(entries, method)
+
+        return start_call
 
 
 @attrs.define(eq=False)
@@ -90,19 +96,6 @@ class _LoggedServerCall(tracer.ServerCallTracer):
             self._write_headers()
         details = self._request.status_details if code else b""
         self._entries.write_trailer(code, message, self._request.trailing_metadata, details)
-
-
-@attrs.frozen
-class _LoggedMethod(tracer.MethodTracer):
-    """Traces calls of a method that the filter selects."""
-
-    _write_entry: entry_writer.WriteEntry
-    _limits: MethodLogLimits
-    _method: Method
-
-    def start_call(self) -> tracer.ClientCallTracer:
-        entries = entry_writer.CallEntryWriter(self._write_entry, self._limits, entry_writer.CLIENT)
-        return _LoggedClientCall(entries, self._method)
 
 
 @attrs.define(eq=False)

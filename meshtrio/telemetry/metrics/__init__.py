@@ -51,7 +51,7 @@ class Metrics:
         """
         self._client, self._server = ClientMetrics(), ServerMetrics()
         self._experimental = ExperimentalMetrics() if experimental else None
-        self._sources = [*sources]
+        self._sources = [self._server.collect, self._client.collect, *sources]
         if self._experimental is not None:
             self._sources.append(self._experimental.collect)
 
@@ -66,9 +66,7 @@ class Metrics:
 
     def collect(self) -> list[MetricFamily]:
         """Return all families, those of prometheus_client's registry included if it is used."""
-        found = [*self._server.collect(), *self._client.collect()]
-        for source in self._sources:
-            found += source()
+        found = [family for source in self._sources for family in source()]
         if "prometheus_client" in sys.modules:
             from meshtrio.telemetry.metrics.prometheus import collect_default_registry
 

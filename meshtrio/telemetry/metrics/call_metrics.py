@@ -97,7 +97,7 @@ class ServerMetrics(tracer.ServerTracer):
 # -- clients ---------------------------------------------------------------------------------
 
 
-class _MethodTracer(tracer.MethodTracer):
+class _MethodTracer:
     """Measures the calls of one method of one target, and their attempts."""
 
     __slots__ = ("attempts", "calls")
@@ -202,8 +202,8 @@ class ClientMetrics(tracer.ClientTracer):
     def __init__(self) -> None:
         self._methods = MethodMap(_MethodTracer)
 
-    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
-        return self._methods.get_or_add(target, method)
+    def trace_method(self, target: str, method: Method) -> tracer.StartCall:
+        return self._methods.get_or_add(target, method).start_call
 
     def collect(self) -> list[MetricFamily]:
         """Return the families, as of now."""

@@ -23,7 +23,7 @@ _HISTOGRAMS_BY_KIND = {
 }
 
 
-class _MethodTracer(tracer.MethodTracer):
+class _MethodTracer:
     """Traces the retried calls of one method of one target."""
 
     def __init__(self, labels: Labels) -> None:
@@ -80,8 +80,8 @@ class ExperimentalMetrics(tracer.ClientTracer):
             target = OTHER
         self._ejection_counts[target, ejection] += 1
 
-    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
-        return self._methods.get_or_add(target, method)
+    def trace_method(self, target: str, method: Method) -> tracer.StartCall:
+        return self._methods.get_or_add(target, method).start_call
 
     def collect(self) -> Sequence[MetricFamily]:
         found = []

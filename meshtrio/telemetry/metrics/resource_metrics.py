@@ -48,9 +48,8 @@ class ResourceMetrics:
         memory_limit = MetricFamily.gauge("mesh.instance.memory_limit", "By", text)
         text = "Resident memory of its process group."
         resident_memory = MetricFamily.gauge("mesh.instance.resident_memory", "By", text)
-        cpu_time = MetricFamily.counter(
-            "mesh.instance.cpu_time", "s", "CPU time of its process group."
-        )
+        text = "CPU time of its process group."
+        cpu_time = MetricFamily.counter("mesh.instance.cpu_time", "s", text)
         before, self._cpu_seconds = self._cpu_seconds, {}
         pids: dict[Labels, int] = {}
         for each in instances:

@@ -6,6 +6,7 @@ Unlike OpenTelemetry's BatchSpanProcessor this one exports in a trio task, witho
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -45,7 +46,6 @@ class TrioBatchSpanProcessor(SpanProcessor):
         self._exported = 0
         self._dropped: Counter[str] = Counter()
         self._batch_full = trio.Event()
-        self._is_shutting_down = False
         self._token: trio.lowlevel.TrioToken | None = None
         self._drop_log = ReasonChangeLogger(_log)
 
@@ -79,12 +79,11 @@ class TrioBatchSpanProcessor(SpanProcessor):
         Cancellation: Shielded for at most 2 s, to export the remaining spans.
         """
         self._token = trio.lowlevel.current_trio_token()
-        self._is_shutting_down = False
         async with trio.open_nursery() as nursery:
             task_status.started()  # Before the shield, or a cancelled start would hang (trio#2895).
             with trio.CancelScope(shield=True) as scope:
                 nursery.start_soon(self._wait_for_shutdown, scope)
-                while not self._is_shutting_down:
+                while scope.deadline == math.inf:  # Until the shutdown begins.
                     self._batch_full = trio.Event()
                     with trio.move_on_after(_SCHEDULE_DELAY):
                         await self._batch_full.wait()
@@ -102,7 +101,6 @@ class TrioBatchSpanProcessor(SpanProcessor):
             await trio.sleep_forever()
         finally:
             scope.deadline = trio.current_time() + _SHUTDOWN_TIMEOUT
-            self._is_shutting_down = True
             self._set_batch_full()
 
     async def _export_all(self) -> None:

@@ -25,7 +25,6 @@ _MAX_CACHED_LENGTH = 100
 _Span: Any = trace_pb2.Span
 _Event: Any = trace_pb2.Span.Event
 _Status: Any = trace_pb2.Status
-_AnyValue: Any = AnyValue
 _HAS_IS_REMOTE = trace_pb2.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _IS_REMOTE = trace_pb2.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
@@ -123,7 +122,7 @@ def _encode_attribute(key: str, value: Any) -> Any:
     field = _VALUE_FIELDS.get(type(value))
     if field is None:
         raise _UnsupportedSpanError
-    return KeyValue(key=key, value=_AnyValue(**{field: value}))
+    return KeyValue(key=key, value=AnyValue(**{field: value}))
 
 
 _encode_attribute_cached = lru_cache(1024, typed=True)(_encode_attribute)

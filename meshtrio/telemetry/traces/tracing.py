@@ -94,14 +94,10 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
                     return self._unsampled_server_call
                 return call_tracers.UnsampledServerCall(unsampled_root_context(parent))
         elif not caller.trace_flags.sampled:
-            unsampled = self._unsampled_server_calls[metadata] = call_tracers.UnsampledServerCall(
-                parent
-            )
+            unsampled = call_tracers.UnsampledServerCall(parent)
+            self._unsampled_server_calls[metadata] = unsampled
             return unsampled
-        name, attributes = (
-            _span_name("Recv", method),
-            _span_attributes(method),
-        )
+        name, attributes = _span_name("Recv", method), _span_attributes(method)
         span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
         context = trace.set_span_in_context(span, parent)
         if not span.is_recording():
@@ -121,10 +117,18 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
 
     # -- outgoing calls ----------------------------------------------------------------------
 
-    def trace_method(self, target: str, method: Method) -> tracer.MethodTracer:
-        return _MethodTracer(self, target, method)
+    def trace_method(self, target: str, method: Method) -> tracer.StartCall:
+        name = _span_name("Sent", method)
+        attributes = {**_span_attributes(method), "server.address": target}
+        # Health checks, and the control calls that a process makes throughout, start no trace.
+        may_start_trace = LoadRecorder.is_counted(method.service)
 
-    def start_client_call(
+        def start_call() -> tracer.ClientCallTracer:
+            return self._start_client_call(name, attributes, may_start_trace)
+
+        return start_call
+
+    def _start_client_call(
         self, name: str, attributes: Mapping[str, Any], may_start_trace: bool
     ) -> tracer.ClientCallTracer:
         """Start to trace a call that is made in the current context.
@@ -165,20 +169,6 @@ class Tracing(tracer.ServerTracer, tracer.ClientTracer):
         unsampled = call_tracers.UnsampledClientCall(context)
         self._last_unsampled = (context, unsampled)
         return unsampled
-
-
-class _MethodTracer(tracer.MethodTracer):
-    """Traces the calls of one method of one target."""
-
-    def __init__(self, tracing: Tracing, target: str, method: Method) -> None:
-        self._tracing = tracing
-        self._name = _span_name("Sent", method)
-        self._attributes = {**_span_attributes(method), "server.address": target}
-        # Health checks, and the control calls that a process makes throughout, start no trace.
-        self._may_start_trace = LoadRecorder.is_counted(method.service)
-
-    def start_call(self) -> tracer.ClientCallTracer:
-        return self._tracing.start_client_call(self._name, self._attributes, self._may_start_trace)
 
 
 def _span_name(kind: str, method: Method) -> str:

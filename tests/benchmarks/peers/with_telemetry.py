@@ -43,7 +43,7 @@ class MeshtrioWithTelemetry(Meshtrio):
         self._set_environment(address)
         async with AsyncExitStack() as stack:
             if self._metrics or self._tracing:
-                from meshtrio.telemetry.plugin_setup import plugin_telemetry
+                from meshtrio.telemetry.setup import plugin_telemetry
 
                 await stack.enter_async_context(plugin_telemetry())
             yield await stack.enter_async_context(super().stub(address))
