@@ -220,3 +220,21 @@ def test_a_full_disk_says_so_and_keeps_no_lock(short_dir: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert "mesh.lock cannot be written: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_kernel_without_pidfds_is_named(short_dir: Path) -> None:
+    (short_dir / "sitecustomize.py").write_text(
+        "import errno, os\n"
+        "def pidfd_open(pid, flags=0):\n"
+        "    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))\n"
+        "os.pidfd_open = pidfd_open\n"
+    )
+    (short_dir / "mesh.toml").write_text(plugin_table("p", "minimal.py"))
+    path = os.pathsep.join(filter(None, [str(short_dir), os.environ.get("PYTHONPATH")]))
+    done = run_meshtrio(
+        *("serve", str(short_dir / "mesh.toml"), "--runtime-dir", str(short_dir / "run")),
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 2
+    assert "a mesh needs pidfd_open(2)" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -8,6 +8,7 @@ was killed together with its warden has left.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
@@ -26,6 +27,7 @@ from meshtrio.runtime_dir import lock_file
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir
 from meshtrio.supervisor.process.cleanup import process_marker, zombie_reaper
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
+from meshtrio.util.errors import UsageError
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -53,8 +55,21 @@ class MeshRun:
 
     @contextmanager
     def hold_pidfd(self) -> Iterator[None]:
-        """Hold open a pidfd of this process, which plugins inherit. Raises OSError."""
-        self._pidfd = os.pidfd_open(os.getpid())
+        """Hold open a pidfd of this process, which plugins inherit.
+
+        Raises:
+            UsageError: The kernel has no pidfds.
+            OSError: There are no descriptors left.
+        """
+        try:
+            self._pidfd = os.pidfd_open(os.getpid())
+        except OSError as exc:
+            if exc.errno != errno.ENOSYS:
+                raise
+            text = f"a mesh needs pidfd_open(2), which Linux {os.uname().release} lacks here"
+            raise UsageError(
+                f"{text}: use Linux 5.4 or newer, without a sandbox that hides it"
+            ) from None
         try:
             yield
         finally:
