@@ -49,6 +49,7 @@ nitpick_ignore = [
         "telemetry.traces.pipeline.TracePipeline",
         "telemetry.traces.tracing.TracerProviderLike",
         "transport.transport.Transport",
+        "util.address.Address",
     )
 ]
 nitpick_ignore_regex = [("py:obj", ".*")]  # code in docstrings: a link if it is a documented name
