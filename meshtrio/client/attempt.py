@@ -277,7 +277,11 @@ def _open_stream(
 ) -> Stream | None:
     """Open a stream with the call's headers; None if the connection has no free slot."""
     connection = picked.connection
-    block = encode_attempt_headers(connection, call, fields, tracer, deadline)
-    if picked.call_tracker is not None and connection.has_stream_slot:
-        picked.call_tracker.on_start()
+    try:
+        block = encode_attempt_headers(connection, call, fields, tracer, deadline)
+        if picked.call_tracker is not None and connection.has_stream_slot:
+            picked.call_tracker.on_start()
+    except purerpc.RpcFailedError:
+        connection.notify_stream_slot()  # Another call may wait for it.
+        raise
     return connection.open_stream(Stream, block)

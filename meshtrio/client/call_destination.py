@@ -136,6 +136,10 @@ class CallDestination:
         max_send_message_length: int | None = None,
     ) -> None:
         """Use endpoints of `pool`, with the options of a `ChannelOptions`."""
+        self._is_config_fixed = service_config is not None
+        if not isinstance(service_config, ServiceConfig):
+            # First, since it may be rejected, and channelz lists the channel below.
+            service_config = parse_service_config({} if service_config is None else service_config)
         self.message_lengths = MessageLengths.from_options(
             max_receive_message_length, max_send_message_length, limits
         )
@@ -166,10 +170,7 @@ class CallDestination:
         self.nursery = nursery
         """Nursery of tasks that are cancelled when the channel is closed."""
         self._exit_info_timeout = exit_info_timeout
-        self._is_config_fixed = service_config is not None
         self._config_json = ""
-        if not isinstance(service_config, ServiceConfig):
-            service_config = parse_service_config({} if service_config is None else service_config)
         self._apply_config(service_config)
 
     async def describe_failure(

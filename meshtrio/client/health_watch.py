@@ -19,8 +19,10 @@ from meshtrio.discovery.endpoint import RECONNECT_BACKOFF
 from meshtrio.errors import CallRefusedError
 from meshtrio.grpc.header_builder import build_request_headers
 from meshtrio.http2.errors import ErrorCode
+from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.stream import Stream
+from meshtrio.util.concurrency import run_during
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -47,9 +49,23 @@ async def watch_health(
 
     with scope:
         while True:
-            await _watch_connection(endpoint.subchannel, service, on_health)
+            watched = endpoint.subchannel.connection
+            with trio.CancelScope() as connected:
+                async with run_during(_cancel_when_exhausted, watched, connected):
+                    await _watch_connection(endpoint.subchannel, service, on_health)
             on_health(False)
-            await state_changed.park()
+            # Another connection may have been established while the watch backed off.
+            if endpoint.subchannel.connection in (None, watched):
+                await state_changed.park()
+
+
+async def _cancel_when_exhausted(
+    connection: ClientConnection | None, scope: trio.CancelScope
+) -> None:
+    """A watch would keep a connection open that is to close once its calls have ended."""
+    if connection is not None:
+        await connection.exhausted.wait()
+        scope.cancel()
 
 
 async def _watch_connection(

@@ -41,6 +41,7 @@ _MAX_FIELDS = 10_000
 
 _RESPONSE_SCHEMA = build_schema(reflection_v1.ServerReflectionResponse.DESCRIPTOR)
 """Messages in a ServerReflectionResponse, which is the same in both versions."""
+_FIELDS = {4: "file_descriptor_response", 6: "list_services_response", 7: "error_response"}
 
 
 def _reflection_method(module: Any) -> Method:
@@ -155,8 +156,12 @@ def _parse_response(response_type: Any, data: bytes, pace: GilYielder) -> Any:
             check_max(count, _MAX_FIELDS, "a response has more than {:,} fields")
             if value >= 0 and number in schema:
                 pending.append((schema[number], value, stop))
+    response = response_type()
     try:
-        response = response_type.FromString(data)
+        # The rest, such as the echo of the request, is of no use, and need not be valid.
+        for number, _, value, stop in iter_fields(data):
+            if value >= 0 and number in _FIELDS:
+                getattr(response, _FIELDS[number]).MergeFromString(data[value:stop])
     except DecodeError as exc:
         raise MalformedProtobufError(str(exc)) from None
     services = response.list_services_response.service

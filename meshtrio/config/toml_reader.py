@@ -193,7 +193,10 @@ class _MeshReader:
                 raise MismatchError(f"must be one of {', '.join(allowed)}")
             return target_type(raw)
         if target_type is Path:
-            return self._directory / _convert_scalar(Path, raw).expanduser()
+            try:
+                return self._directory / _convert_scalar(Path, raw).expanduser()
+            except RuntimeError:
+                raise ValueError(f"there is no home directory for {raw!r}") from None
         convert = _convert_collection if target_type in _COLLECTIONS else _convert_scalar
         return convert(target_type, raw)
 

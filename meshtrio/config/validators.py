@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import attrs
+
 _SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,255}")
 
 
@@ -21,13 +23,13 @@ def to_ints(values: Iterable[int]) -> tuple[int, ...]:
 
 
 def require(is_valid: Callable[[Any], object], text: str) -> Any:
-    """Return a validator that accepts None and valid values.
+    """Return a validator that accepts valid values, and None if that is the field's default.
 
     The error of others is `text`, with the value in place of `{}`.
     """
 
-    def check(_: object, __: object, value: Any) -> None:
-        if value is not None and not is_valid(value):
+    def check(_: object, field: attrs.Attribute[Any], value: Any) -> None:
+        if (value is not None or field.default is not None) and not is_valid(value):
             raise ValueError(text.format(value))
 
     return check

@@ -130,8 +130,11 @@ def encode_header_block(
     stream_id: int, block: bytes, *, end_stream: bool, max_frame_size: int
 ) -> bytes:
     """Encode HEADERS, and CONTINUATION if the block is longer than a frame (§4.3)."""
-    out, type_, flags = b"", HEADERS, END_STREAM if end_stream else 0
-    while len(block) > max_frame_size:
-        out += encode_frame(type_, flags, stream_id, block[:max_frame_size])
-        block, type_, flags = block[max_frame_size:], CONTINUATION, 0
-    return out + encode_frame(type_, flags | END_HEADERS, stream_id, block)
+    flags = END_STREAM if end_stream else 0
+    if len(block) <= max_frame_size:
+        return encode_frame(HEADERS, flags | END_HEADERS, stream_id, block)
+    pieces = [block[i : i + max_frame_size] for i in range(0, len(block), max_frame_size)]
+    out = [encode_frame(HEADERS, flags, stream_id, pieces[0])]
+    out += [encode_frame(CONTINUATION, 0, stream_id, piece) for piece in pieces[1:-1]]
+    out.append(encode_frame(CONTINUATION, END_HEADERS, stream_id, pieces[-1]))
+    return b"".join(out)

@@ -27,7 +27,7 @@ _pool = DescriptorPool()
 def __getattr__(name: str) -> ModuleType:
     try:
         data = pkgutil.get_data(__name__, f"{name}.binpb")
-    except FileNotFoundError:
+    except OSError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
     assert data is not None
     for number, _, start, end in iter_fields(data):
@@ -39,9 +39,11 @@ def __getattr__(name: str) -> ModuleType:
             elif needed not in globals():
                 __getattr__(needed)
     descriptor = _pool.AddSerializedFile(data)
-    module = globals()[name] = ModuleType(f"{__name__}.{name}")
+    module = ModuleType(f"{__name__}.{name}")
     classes = {n: GetMessageClass(kind) for n, kind in descriptor.message_types_by_name.items()}
     vars(module).update(classes, DESCRIPTOR=descriptor)
     for enum in descriptor.enum_types_by_name.values():
         vars(module).update({value.name: value.number for value in enum.values})
+    # Only now that it is complete: other threads may need it, too, and there is no import lock.
+    globals()[name] = module
     return module

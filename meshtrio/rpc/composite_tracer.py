@@ -76,7 +76,7 @@ def start_tracer(start: Callable[..., T], default: Callable[[], T], *args: objec
     try:
         return start(*args)
     except BaseException as exc:
-        log_or_raise_exit(getattr(start, "__qualname__", repr(start)), exc)
+        log_or_raise_exit(getattr(start, "__qualname__", type(start).__qualname__), exc)
         return default()
 
 

@@ -17,6 +17,7 @@ import trio
 from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.events import Http2Event
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.rpc.message_limits import default_message_limits
@@ -149,6 +150,7 @@ class ConnectionIO:
     async def _read_loop(self) -> None:
         receive, handle, now = self.transport.receive, self._event_handlers, self._now
         engine, reader = self._engine, self._engine.frame_reader
+        event: Http2Event | None
         while not engine.closed:
             try:
                 data = await receive(_RECEIVE_SIZE)
@@ -165,6 +167,9 @@ class ConnectionIO:
             for event in new_events:
                 handle[type(event)](event)
             event_count = len(new_events)
+            # What was read is not kept alive while the connection is idle.
+            data, event = b"", None
+            new_events.clear()
             if event_count > _MAX_UNTIMED_EVENTS or cost:
                 event_count = await self._process_in_slices(event_count)
             if (

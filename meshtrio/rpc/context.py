@@ -60,7 +60,9 @@ class ServerContext(metaclass=NoPublicConstructor):
         """Whether the next reply is compressed if `compression` names an encoding."""
 
     def __repr__(self) -> str:
-        state = f"cancelled: {self.cancellation_reason}" if self._stream.error else "under way"
+        state = "over" if self._stream.account is None else "under way"
+        if self._stream.error:
+            state = f"cancelled: {self.cancellation_reason}"
         return f"<ServerContext {self._headers.path} from {self.peer}: {state}>"
 
     @property

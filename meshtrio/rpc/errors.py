@@ -24,7 +24,7 @@ def error_for_status(code: int, message: str) -> purerpc.RpcFailedError:
 
 def status_of_error(error: purerpc.RpcFailedError) -> status.CallStatus:
     """Return the status that an exception is for."""
-    return error.status.status_code.value, str(error.status.status_message)
+    return error.status.status_code.value, str(error.status.status_message or "")
 
 
 def error_for_reset(error_code: int, reason: str) -> purerpc.RpcFailedError:

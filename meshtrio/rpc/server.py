@@ -115,7 +115,8 @@ class Server:
         try:
             yield
         finally:
-            self._set_tracers([each for each in self._tracers if each is not tracer])
+            last = len(self._tracers) - 1 - self._tracers[::-1].index(tracer)
+            self._set_tracers(self._tracers[:last] + self._tracers[last + 1 :])
 
     def _set_tracers(self, tracers: list[ServerTracer | None]) -> None:
         self._tracers = tracers

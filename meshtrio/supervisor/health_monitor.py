@@ -19,7 +19,7 @@ from meshtrio.supervisor.process.proc import activity
 from meshtrio.supervisor.process.proc.listening_sockets import AcceptQueue
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.server_identity import ServerVerifier
-from meshtrio.util.concurrency import sleep_until_tick
+from meshtrio.util.concurrency import run_during, sleep_until_tick
 
 _INTERVAL_SLACK = 0.1
 """Fraction of the interval that a check may be late, so that those of many plugins coincide."""
@@ -41,8 +41,7 @@ class HealthMonitor:
     """Called once, when the process is first ready."""
     _on_result: Callable[[HealthCheckResult], None]
     """Called with the result of each liveness check."""
-    _pause: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
-    """The scope of the wait for the next liveness check."""
+    _socket_replaced: trio.Event = attrs.field(factory=trio.Event, init=False)
     _last_sample: activity.ActivitySample | None = attrs.field(default=None, init=False)
     """What its processes had done when it last failed a check; None if it answered the last one."""
     _unanswered_checks: int = attrs.field(default=0, init=False)
@@ -59,13 +58,22 @@ class HealthMonitor:
         # The process may have ended with its answer.
         await trio.lowlevel.checkpoint_if_cancelled()
         self._on_ready()
-        reason = await self._check_liveness()
+        async with run_during(self._check_replaced_socket):
+            reason = await self._check_liveness()
         return Exit(reason=reason, explicit_cause=ExitCause.UNHEALTHY)
 
     def check_socket(self) -> None:
         """Check the health at once if another file has taken the place of the socket."""
         if self.verifier.is_socket_replaced:
-            self._pause.cancel()
+            self._socket_replaced.set()
+
+    async def _check_replaced_socket(self) -> None:
+        """Check at once, even during a check that hangs; the result does not count as a failure."""
+        while True:
+            await self._socket_replaced.wait()
+            self._socket_replaced = trio.Event()
+            timeout = self._spec.config.liveness.timeout
+            self._on_result(await self._effects.probe.check(timeout, self.verifier.connect))
 
     async def _wait_ready(self) -> Exit | None:
         """Wait for readiness; time in which the process waited for a CPU does not count."""
@@ -89,11 +97,10 @@ class HealthMonitor:
     async def _check_liveness(self) -> str:
         """Check until the process has to be killed, and return why, as a phrase."""
         config, streak = self._spec.config.liveness, FailureStreak()
+        if not config.interval:
+            await trio.sleep_forever()
         while True:
-            with trio.CancelScope() as self._pause:
-                if not config.interval:
-                    await trio.sleep_forever()
-                await sleep_until_tick(config.interval * _INTERVAL_SLACK, min_delay=config.interval)
+            await sleep_until_tick(config.interval * _INTERVAL_SLACK, min_delay=config.interval)
             result = await self._effects.probe.check(config.timeout, self.verifier.connect)
             if result.is_alive:
                 self._last_sample, self._unanswered_checks = None, 0

@@ -30,26 +30,25 @@ async def recycle_runs(
     while True:
         await sleep_until_tick(_CHECK_INTERVAL)
         try:
-            if await _check(list_instances(), effects):
-                on_request()
+            await _check(list_instances(), effects, on_request)
         except Exception:
             _log.exception("cannot check which instances to replace")
 
 
-async def _check(instances: Sequence[Instance], effects: Effects) -> bool:
-    """Check instances; return whether a replacement was requested."""
+async def _check(
+    instances: Sequence[Instance], effects: Effects, on_request: Callable[[], None]
+) -> None:
     with_process = [each for each in instances if each.process is not None]
     for instance in instances:
         instance.unkillable = tuple(each for each in instance.unkillable if each.is_running)
     if any(each.config.monitors_memory for each in with_process):
         await _check_memory(with_process, effects)
-    requests = []
     for instance in with_process:
         for run in instance.runs():
             run.check_socket()
         if reason := find_replace_reason(instance, effects):
-            requests.append(instance.request_replacement(reason))
-    return bool(requests)
+            instance.request_replacement(reason)
+            on_request()
 
 
 async def _check_memory(instances: Iterable[Instance], effects: Effects) -> None:

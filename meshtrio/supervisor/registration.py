@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import attrs
+import purerpc
 
 from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.discovery.registry import Registry
@@ -56,4 +59,5 @@ class Registration:
             stderr_tail=ended.stderr_tail,
             launch_id=self._spec.launch_id,
         )
-        self._registry.deregister(self._spec.config.service, exit_info)
+        with contextlib.suppress(purerpc.NotFoundError):  # Removed by a reload, and evicted.
+            self._registry.deregister(self._spec.config.service, exit_info)

@@ -163,8 +163,9 @@ async def is_address_in_use(
 ) -> bool:
     """Whether a server accepts connections at a TCP address."""
     with trio.move_on_after(_CONNECT_TIMEOUT), suppress(OSError, ValueError):
-        with await connect(address) as sock:
+        with await connect(address) as sock, suppress(OSError):
             return not listening_sockets.is_self_connected(sock)
+        return True  # The server has closed the connection already.
     return False
 
 

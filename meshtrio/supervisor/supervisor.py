@@ -69,7 +69,8 @@ class Supervisor:
         """How the mesh has stopped, as far as it has."""
         self._failed = trio.Event()
         self._failure: BaseException | None = None
-        self._subscribers = events.Subscribers([self.counters.on_event, *subscribers], self._fail)
+        own_subscribers = (self.counters.on_event, self._report_shutdown)
+        self._subscribers = events.Subscribers([*own_subscribers, *subscribers], self._fail)
         self._started_at = trio.current_time()
         self._registry = registry
         self._directory = directory
@@ -190,15 +191,14 @@ class Supervisor:
 
     def start_shutdown(self) -> None:
         """Stop everything; `run` returns once all processes are gone. Does not wait."""
-        if not self.shutdown_started.is_set():
-            self.subscribe(self._report_shutdown)
         self.shutdown_started.set()
         for instance in self.instances:
             instance.request_stop()
         self._wake()
 
     def _report_shutdown(self, event: events.LifecycleEvent) -> None:
-        self.shutdown_report = self.shutdown_report.add(event)
+        if self.shutdown_started.is_set():
+            self.shutdown_report = self.shutdown_report.add(event)
 
     def request_start(self, instance: Instance) -> None:
         """Have an instance run. Raises UsageError if the mesh is stopping."""

@@ -39,11 +39,12 @@ class SpareDescriptors:
 
     def __init__(self) -> None:
         self._descriptors: list[int] = []
+        self._is_closed = False
 
     def refill(self) -> None:
         """Open missing descriptors, as far as the system has some."""
         with contextlib.suppress(OSError):
-            while len(self._descriptors) < _MAX_SPARE_DESCRIPTORS:
+            while not self._is_closed and len(self._descriptors) < _MAX_SPARE_DESCRIPTORS:
                 self._descriptors.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     def release(self) -> bool:
@@ -54,7 +55,8 @@ class SpareDescriptors:
         return True
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all of them, and open no others."""
+        self._is_closed = True
         while self.release():
             pass
 

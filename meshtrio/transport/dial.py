@@ -67,7 +67,11 @@ async def dial(
     if tls is None or context is None:
         return Transport(sock)
     hostname = tls.server_name or Address.parse(address).host or None
-    return TlsTransport(sock, context, server_side=False, server_hostname=hostname)
+    try:
+        return TlsTransport(sock, context, server_side=False, server_hostname=hostname)
+    except (TypeError, ValueError) as exc:  # The name is no host name.
+        sock.close()
+        raise ValueError(f"{hostname!r} cannot be verified as the server's name: {exc}") from None
 
 
 async def _load_ssl_context(tls: ClientTlsConfig) -> ssl.SSLContext:

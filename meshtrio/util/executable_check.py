@@ -122,6 +122,8 @@ def _explain_missing(path: str) -> str:
     except OSError as exc:
         if exc.errno != errno.ENOENT:
             return f"cannot be reached: {exc.strerror}"
+    except ValueError:
+        return "has a null byte in its path"
     return "is not there"
 
 
@@ -186,7 +188,7 @@ def _env_program(interpreter: str, arguments: list[str]) -> str:
         return ""
     # The kernel passes all of it as one argument, which -S splits.
     words = arguments[0].split()
-    if words[0] == "-S":
+    if words[:1] == ["-S"]:
         words = words[1:]
     elif len(words) > 1:
         return ""
@@ -253,7 +255,10 @@ def describe_privilege_change(program: Program) -> str:
     For scripts the interpreter is examined. A program that it starts in turn, such as by sudo(8),
     is not.
     """
-    own = ProcessInfo("self")
+    try:
+        own = ProcessInfo("self")
+    except OSError:
+        return ""  # No descriptors are left.
     can_kill = own.capabilities >> _CAP_KILL & 1 if own.is_alive else os.geteuid() == 0
     if can_kill or own.has_no_new_privileges:
         return ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import operator
 import re
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -198,7 +199,7 @@ def number_parser(
     is_enough = operator.ge if inclusive else operator.gt
 
     def parse(raw: Any) -> float:
-        if not _is_number(raw) or not is_enough(raw, minimum) or raw == float("inf"):
+        if not _is_number(raw) or not is_enough(raw, minimum) or raw > sys.float_info.max:
             raise MismatchError(f"must be a number {'from' if inclusive else 'above'} {minimum:g}")
         if maximum is not None and raw > maximum:
             raise MismatchError(f"must be at most {maximum:g}")

@@ -7,7 +7,7 @@ import pytest
 
 from meshtrio.grpc.status import status_of_http_status
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.rpc.errors import error_for_reset, error_for_status
+from meshtrio.rpc.errors import error_for_reset, error_for_status, status_of_error
 
 
 @pytest.mark.parametrize("code", list(purerpc.StatusCode)[1:])
@@ -55,3 +55,7 @@ def test_reset_codes(code: int, expected: type[Exception]) -> None:
 )
 def test_http_statuses(status: int, expected: type[Exception]) -> None:
     assert isinstance(error_for_status(*status_of_http_status(status)), expected)
+
+
+def test_an_error_without_a_message_has_an_empty_one() -> None:
+    assert status_of_error(purerpc.NotFoundError(None)) == (5, "")

@@ -7,6 +7,7 @@ import re
 import ssl
 from functools import partial
 
+import attrs
 import pytest
 import trio
 import trustme
@@ -129,3 +130,15 @@ async def test_plain_text_to_a_tls_server_harms_nobody() -> None:
         await stranger.send_all(b"GET / HTTP/1.1\r\n\r\n")
         assert await call(address, client_tls()) == "hi"
         await stranger.aclose()
+
+
+@pytest.mark.parametrize("name", ["a..b", "a\0b", "x" * 300])
+async def test_a_server_name_that_cannot_be_one_is_reported(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "meshtrio")
+    async with serve_on_tcp(server_context()) as address:
+        tls = attrs.evolve(client_tls(), server_name=name)
+        with trio.fail_after(30), watch_log("cannot be verified as the server's name") as reported:
+            async with connect_to(address, tls=tls), trio.open_nursery() as nursery:
+                nursery.start_soon(reported.wait)

@@ -36,7 +36,6 @@ _MAX_ROUNDS = 20
 _ROUND_PAUSE = 0.05
 """Seconds between two rounds: a killed process exits with a delay and may have forked before."""
 _MAX_PASSES = 3
-_limiter = ThreadLimiter(_MAX_PASSES)
 
 
 @attrs.frozen
@@ -131,6 +130,7 @@ class LeftoverKiller:
     cgroups: Cgroups | None = None
     _pass_timeout: float = PROC_PASS_TIMEOUT
     _lock: trio.Lock = attrs.field(factory=trio.Lock)
+    _limiter: ThreadLimiter = attrs.field(factory=lambda: ThreadLimiter(_MAX_PASSES))
     _pending: dict[str, RunIdentity] = attrs.field(factory=dict)
     _reports: dict[str, LeftoverReport] = attrs.field(factory=dict)
     unreadable: set[tuple[int, int]] = attrs.field(factory=set)
@@ -151,7 +151,7 @@ class LeftoverKiller:
             attempt = _KillPass(self, identities)
             try:
                 with trio.move_on_after(self._pass_timeout):
-                    return await _limiter.run(attempt.run)
+                    return await self._limiter.run(attempt.run)
             except (OSError, RuntimeError) as exc:
                 _log.warning("cannot look for processes that plugins have left: %s", exc)
                 return {}

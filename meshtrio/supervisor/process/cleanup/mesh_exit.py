@@ -94,8 +94,10 @@ def _discard_if_broken(stream: int) -> None:
 
 def _stop_run() -> None:
     """Stop this process and what it has started. Blocks; runs in a thread of its own."""
-    timeout = os.environ.get(contract.PLUGIN_STOP_TIMEOUT, _DEFAULT_STOP_TIMEOUT)
-    end = time.monotonic() + float(timeout)
+    timeout = _DEFAULT_STOP_TIMEOUT
+    with contextlib.suppress(KeyError, ValueError):
+        timeout = float(os.environ[contract.PLUGIN_STOP_TIMEOUT])
+    end = time.monotonic() + timeout
     _signal_group(signal.SIGTERM)
     marker = _make_run_marker()
     while time.monotonic() < end:

@@ -84,7 +84,7 @@ class ProcessMarker:
 
     def can_belong(self, process: processes.ProcessInfo) -> bool:
         """Whether a process that carries the mark fulfils the other conditions, and is alive."""
-        if not process.is_alive:
+        if not process.is_alive or not process.namespace_depth:
             return False
         if self._parent_pid is not None and process.ppid == self._parent_pid:
             return True

@@ -97,7 +97,8 @@ class ReparentedProcesses:
         """Remove processes that have exited, and add new ones."""
         for pid, (pidfd, _) in list(self._processes.items()):
             if has_exited(pidfd):
-                self._warden.unwatch(pid)
+                if self._warden.watched.get(pid) == pidfd:  # Its pid may be that of a plugin now.
+                    self._warden.unwatch(pid)
                 del self._processes[pid]
                 os.close(pidfd)
         # The warden of a nested mesh has plugins to kill, and exits by itself.

@@ -7,6 +7,7 @@ ignores SIGHUP, and some parents ignore SIGCHLD.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import signal
 import threading
@@ -67,10 +68,11 @@ def _read_ignored_signals() -> set[int]:
 
     `signal.getsignal` does not know what non-Python code has set.
     """
-    process = ProcessInfo("self")
-    if not process.is_alive:
-        return {n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN}
-    return {n for n in signal.valid_signals() if has_signal(process.ignored_signals, n)}
+    with contextlib.suppress(OSError):  # No descriptors are left.
+        process = ProcessInfo("self")
+        if process.is_alive:
+            return {n for n in signal.valid_signals() if has_signal(process.ignored_signals, n)}
+    return {n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN}
 
 
 def _catch_ignored_signals() -> dict[int, Any]:
