@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -111,10 +112,17 @@ class MeshServer:
     ) -> None:
         """Serve on the mesh socket and the gateway's port; both are shut down concurrently."""
         config = self._supervisor.config.gateway
+        context = None
+        if (tls := config.tls) is not None:
+            try:
+                context = make_server_ssl_context(tls.certificate, tls.key, tls.client_ca)
+            except OSError as exc:
+                text = f"mesh: gateway: tls: cannot be used: {exc.strerror or exc}"
+                raise ConfigError([text]) from None
         async with open_collapsing_nursery() as nursery:
             await nursery.start(self._serve_mesh_socket, claim)
             if config.listen is not None:
-                await nursery.start(self._serve_port, config)
+                await nursery.start(self._serve_port, config, context)
             task_status.started()
 
     async def _serve_mesh_socket(
@@ -152,16 +160,13 @@ class MeshServer:
         return allows_other_users(self._supervisor.config.access)
 
     async def _serve_port(
-        self, config: GatewayConfig, *, task_status: trio.TaskStatus[None]
+        self,
+        config: GatewayConfig,
+        context: ssl.SSLContext | None,
+        *,
+        task_status: trio.TaskStatus[None],
     ) -> None:
         assert config.listen is not None
-        context = None
-        if (tls := config.tls) is not None:
-            try:
-                context = make_server_ssl_context(tls.certificate, tls.key, tls.client_ca)
-            except OSError as exc:
-                text = f"mesh: gateway: tls: cannot be used: {exc.strerror or exc}"
-                raise ConfigError([text]) from None
         is_plaintext = config.security is GatewaySecurity.PLAINTEXT
         with ExitStack() as stack:
             try:

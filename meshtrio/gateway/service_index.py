@@ -19,7 +19,6 @@ from meshtrio.discovery.endpoint import ServiceState
 from meshtrio.discovery.registry import Registry
 from meshtrio.services.reflection_files import ReflectionSource
 from meshtrio.util.caches import BoundedCache
-from meshtrio.util.log_once import OncePerReasonLogger
 
 _log = logging.getLogger("meshtrio.gateway")
 
@@ -74,7 +73,8 @@ class ServiceIndex:
     )
     """The service of the mesh by gRPC service; cleared when anything changes."""
     _lookup_cache_version: tuple[Mapping[str, Iterable[str]], int] | None = None
-    _warnings: OncePerReasonLogger = attrs.field(factory=lambda: OncePerReasonLogger(_log))
+    _conflicts: dict[frozenset[str], frozenset[str]] = attrs.field(factory=dict)
+    """The gRPC services that both of a pair of services claim, by pair, as they were logged."""
 
     def find_services(self, name: str) -> list[str]:
         """Return the services of the mesh that serve a gRPC service, the preferred one first.
@@ -175,6 +175,8 @@ class ServiceIndex:
     def remove(self, service: str) -> None:
         """Forget a service that is gone."""
         self._entries.pop(service, None)
+        for pair in [pair for pair in self._conflicts if service in pair]:
+            del self._conflicts[pair]
         self._lookup_cache.clear()
 
     async def lookup_or_refresh(self, name: str) -> str:
@@ -305,13 +307,16 @@ class ServiceIndex:
         """Log the gRPC services that others claim, too, unless that was logged."""
         known = self._list_by_precedence()
         for other, each in known.items():
-            names = reflection.services & each.services
-            if other == service or not names:
+            pair, names = frozenset((service, other)), reflection.services & each.services
+            if other == service or names == self._conflicts.get(pair, frozenset()):
                 continue
-            first, second = (name for name in known if name in (service, other))
+            self._conflicts[pair] = names
+            if not names:
+                del self._conflicts[pair]
+                continue
+            first, second = (name for name in known if name in pair)
             managed = [name for name in (first, second) if self._registry.is_managed(name)]
-            self._warnings.log(
-                (first, second, names),
+            _log.warning(
                 "%s and %s both claim %s: calls without a target go to %s, unless `services` in "
                 "the config overrides it",
                 first,

@@ -134,7 +134,7 @@ async def read_from_each_instance(
     """Call a streaming method of each ready instance, and read until its endpoint is gone.
 
     `handle` is called with each message, and may raise MalformedProtobufError; and with a
-    FailureKind when a stream ends. The next one is opened `retry_delay` later, unless the instance
+    FailureKind when a stream fails. The next one is opened `retry_delay` later, unless the instance
     answers UNIMPLEMENTED. An instance that sends more often than once in `min_interval` has to wait
     for its flow-control window.
 
@@ -152,7 +152,8 @@ async def read_from_each_instance(
                     on_message, failure = partial(handle, key, endpoint), None
                     while failure is not FailureKind.UNSUPPORTED:
                         failure = await _read_stream(call(request), on_message, min_interval)
-                        await on_message(failure)
+                        if failure is not None:
+                            await on_message(failure)
                         await trio.sleep(retry_delay)
             except Exception:
                 # The response of one instance must not end the tasks of the others.
@@ -174,7 +175,7 @@ async def read_from_each_instance(
 
 async def _read_stream(
     call: StreamingCall, on_message: Callable[[Any], Awaitable[None]], min_interval: float
-) -> FailureKind:
+) -> FailureKind | None:
     try:
         async with call as stream:
             async for message in stream:
@@ -183,5 +184,5 @@ async def _read_stream(
     except purerpc.UnimplementedError:
         return FailureKind.UNSUPPORTED
     except (purerpc.RpcFailedError, MalformedProtobufError):
-        pass
-    return FailureKind.UNAVAILABLE
+        return FailureKind.UNAVAILABLE
+    return None

@@ -96,9 +96,12 @@ class LoadReports:
 
 
 def _sanitize_report(report: Any) -> Any:
-    """Drop unknown fields, and times that are negative or not finite."""
+    """Copy a report without unknown fields, and without times that are negative or not finite.
+
+    A copy, since the memory of fields that are discarded is not freed before the message is.
+    """
     report.DiscardUnknownFields()
     for name in ("median", "p99"):
         if not 0 <= getattr(report, name) < math.inf:
             report.ClearField(name)
-    return report
+    return load.LoadReport.FromString(report.SerializeToString())

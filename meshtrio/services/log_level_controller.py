@@ -179,7 +179,10 @@ class LogLevelController:
     async def _call_process(self, run: ProcessRun, method: str, request: Any) -> Any:
         """Return the response of a process, or a `CallFailure`."""
         key = (None if run.process is None else run.process.pid, run.number)
-        endpoints = self._registry.resolve(run.config.service).endpoints
+        service = run.config.service
+        if not self._registry.has_service(service):
+            return _NOT_READY  # A reload has removed its plugin during the call before.
+        endpoints = self._registry.resolve(service).endpoints
         endpoint = next((each for each in endpoints if (each.pid, each.instance) == key), None)
         if endpoint is None:
             return _NOT_READY

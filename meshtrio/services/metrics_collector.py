@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import attrs
 import trio
@@ -125,6 +124,12 @@ class MetricsCollector:
                 metrics.CollectMetricsRequest(),
                 timeout_seconds=response_timeout,
             )
+        for (plugin, _), each in results.items():
+            if isinstance(each, instances.CallFailure):
+                if each.kind is instances.FailureKind.INVALID:
+                    self._record_failure(plugin, each.message)
+                elif each.kind is instances.FailureKind.UNAVAILABLE:
+                    self._record_failure(plugin, None)
         # Not trusted, and parsed in a thread.
         responses = {key: each.data for key, each in results.items() if isinstance(each, RawReply)}
         own = [family for source in self._own_sources for family in source()]
@@ -135,25 +140,23 @@ class MetricsCollector:
         reserved = [attrs.evolve(each, points=[]) for each in self._collection_families({})]
         parse = partial(_parse_responses, own, reserved, responses, seconds, clock)
         scrape = await run_computation(parse)
-        self._record_losses(results, scrape)
+        self._record_losses(scrape)
         return [*scrape.families, *self._collection_families(scrape.in_flight)]
 
-    def _record_losses(self, results: Mapping[tuple[str, int], Any], scrape: _Scrape) -> None:
-        """Count what is missing, and log each new reason."""
-        failures = [(plugin, reason) for (plugin, _), reason in scrape.failures.items()]
-        for (plugin, _), result in results.items():
-            if isinstance(result, instances.CallFailure):
-                if result.kind is instances.FailureKind.INVALID:
-                    failures.append((plugin, result.message))
-                elif result.kind is instances.FailureKind.UNAVAILABLE:
-                    self._failures[plugin] += 1
-        for plugin, reason in failures:
-            self._failures[plugin] += 1
-            self._warnings.log((plugin, reason), "cannot use metrics of %s: %s", plugin, reason)
+    def _record_losses(self, scrape: _Scrape) -> None:
+        """Count what is missing in responses, and log each new reason."""
+        for (plugin, _), reason in scrape.failures.items():
+            self._record_failure(plugin, reason)
         self._dropped += scrape.dropped
         for (plugin, why), example in scrape.dropped_examples.items():
             text = "dropping metrics of %s, such as %r: %s"
             self._warnings.log((plugin, why), text, plugin or "the mesh", example, why.text)
+
+    def _record_failure(self, plugin: str, reason: str | None) -> None:
+        """Count a failure, and log its reason if that is new; None is not logged."""
+        self._failures[plugin] += 1
+        if reason is not None:
+            self._warnings.log((plugin, reason), "cannot use metrics of %s: %s", plugin, reason)
 
     def _list_instances(self) -> dict[tuple[str, int], Endpoint]:
         """Return one endpoint for each instance: of two during a replacement, the newer one, whose

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -77,6 +78,12 @@ class Registrations:
         self._get_config = get_config
         self._registrations: dict[tuple[str, str], Registration] = {}
         """Registrations by service and address."""
+        self._counts: Counter[str] = Counter()
+        """Number of registrations by user."""
+        self._sizes: Counter[str] = Counter()
+        """Total bytes of the registrations by user."""
+        self._endpoint_counts: Counter[str] = Counter()
+        """Number of registrations by service."""
         self._rate_limits: dict[str, TokenBucket] = {}
         registry.on_claim = self._revoke_unpermitted
 
@@ -127,24 +134,37 @@ class Registrations:
         if before is not None:
             text = f"{endpoint.address} was registered for {service} again"
             before.revoke(purerpc.AbortedError(text))
+            self._count(before, -1)
         self._registrations[service, endpoint.address] = registration
+        self._count(registration, 1)
         try:
             yield registration
         finally:
             if self._registrations.get((service, endpoint.address)) is registration:
                 del self._registrations[service, endpoint.address]
+                self._count(registration, -1)
+
+    def _count(self, registration: Registration, change: int) -> None:
+        service, user = registration.service, registration.user
+        self._counts[user] += change
+        self._sizes[user] += change * registration.size
+        self._endpoint_counts[service] += change
+        if not self._counts[user]:
+            del self._counts[user], self._sizes[user]
+        if not self._endpoint_counts[service]:
+            del self._endpoint_counts[service]
 
     def _check_limits(self, registration: Registration, replaced: Registration | None) -> None:
         limits, user = self._get_config().limits, registration.user
         max_count = limits.max_registrations_per_user
         max_size = max_count * _AVERAGE_REGISTRATION_SIZE
-        others = [each for each in self._registrations.values() if each is not replaced]
-        own_sizes = [each.size for each in others if each.user == user]
-        endpoint_count = sum(each.service == registration.service for each in others)
+        is_own = replaced is not None and replaced.user == user
+        size = self._sizes[user] - (replaced.size if replaced and is_own else 0)
+        endpoint_count = self._endpoint_counts[registration.service]
         setting = "max_registrations_per_user"
-        if len(own_sizes) >= max_count:
+        if self._counts[user] - is_own >= max_count:
             text = f"{user} has {max_count} registrations"
-        elif sum(own_sizes) + registration.size > max_size:
+        elif size + registration.size > max_size:
             text = f"{user} has registrations of {max_size:,} bytes"
         elif replaced is None and endpoint_count >= limits.max_endpoints_per_service:
             text = f"{registration.service} has {endpoint_count} registered endpoints"
@@ -159,7 +179,7 @@ class Registrations:
 
     def _get_rate_limit(self, user: str, max_registrations: int) -> TokenBucket:
         if user not in self._rate_limits and len(self._rate_limits) >= _MAX_RATE_LIMITS:
-            for idle in self._rate_limits.keys() - {r.user for r in self._registrations.values()}:
+            for idle in self._rate_limits.keys() - self._counts.keys():
                 del self._rate_limits[idle]
         bucket = TokenBucket(2 * max_registrations, _MAX_REGISTRATIONS_PER_SECOND)
         return self._rate_limits.setdefault(user, bucket)

@@ -135,8 +135,8 @@ async def _start_binary_log(telemetry: Telemetry, filter_text: str) -> None:
         filter_text,
         Path(folder),
         name=f"{get(contract.PLUGIN_NAME, 'plugin')}-{get(contract.PLUGIN_INSTANCE, '0')}",
-        max_file_size=int(get(contract.PLUGIN_BINARY_LOG_SIZE, files.DEFAULT_MAX_FILE_SIZE)),
-        max_files=int(get(contract.PLUGIN_BINARY_LOG_FILES, files.DEFAULT_MAX_FILES)),
+        max_file_size=int(get(contract.PLUGIN_BINARY_LOG_SIZE, 0)) or files.DEFAULT_MAX_FILE_SIZE,
+        max_files=int(get(contract.PLUGIN_BINARY_LOG_FILES, 0)) or files.DEFAULT_MAX_FILES,
     )
 
 

@@ -215,7 +215,7 @@ def _remove_stale_files(directory_fd: int, name: str, max_files: int) -> None:
     stale_files = []
     for entry in os.scandir(directory_fd):
         match = file.fullmatch(entry.name)
-        if match is not None and not os.path.exists(f"/proc/{match[1]}"):
+        if match is not None and not _is_process_alive(int(match[1])):
             with suppress(FileNotFoundError):
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
@@ -223,3 +223,14 @@ def _remove_stale_files(directory_fd: int, name: str, max_files: int) -> None:
     for _, file_name in sorted(stale_files, reverse=True)[max_files:]:
         with suppress(OSError):
             os.unlink(file_name, dir_fd=directory_fd)
+
+
+def _is_process_alive(pid: int) -> bool:
+    """Ask the kernel, since /proc may be missing or hide processes."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
