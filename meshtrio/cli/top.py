@@ -14,8 +14,8 @@ import click
 from meshtrio.cli.json_output import print_json, print_json_line, to_plain
 from meshtrio.cli.mesh_client import run_with_control
 from meshtrio.cli.options import SecondsRange, mesh_options
-from meshtrio.cli.statistics_rates import compute_rates
 from meshtrio.cli.stdio import wait_stdout_writable
+from meshtrio.cli.top_table import compute_rates
 from meshtrio.messages import control
 
 

@@ -19,7 +19,7 @@ from meshtrio.client.request_headers import (
 )
 from meshtrio.client.retry.policy import PUSHBACK_KEY, parse_pushback
 from meshtrio.errors import ConnectionLostError, PluginDiedError
-from meshtrio.grpc.compression import IDENTITY
+from meshtrio.grpc.framing import IDENTITY
 from meshtrio.grpc.metadata import Metadata, get_metadata_value
 from meshtrio.grpc.status import CANCELLED, DEADLINE_TOLERANCE, CallStatus
 from meshtrio.http2.errors import ErrorCode

@@ -24,7 +24,7 @@ from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool
 from meshtrio.discovery.endpoint import ServiceState, canonical_target
 from meshtrio.errors import ConnectionLostError, PluginDiedError
-from meshtrio.grpc.compression import ENCODINGS, IDENTITY
+from meshtrio.grpc.framing import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import Metadata, encode_metadata
 from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.service_config import MethodConfig, ServiceConfig, parse_service_config

@@ -49,10 +49,7 @@ _FATAL_ERRORS = (
 
 @asynccontextmanager
 async def connect(
-    service: str,
-    *,
-    mesh_socket: Path | str | None = None,
-    **options: Unpack[ChannelOptions],
+    service: str, *, mesh_socket: Path | str | None = None, **options: Unpack[ChannelOptions]
 ) -> AsyncIterator[Channel]:
     """Open a channel to a service of a mesh in another process, for the block.
 

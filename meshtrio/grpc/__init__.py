@@ -12,8 +12,7 @@ pure; state is only in `MessageReader`, of which a stream has one at most.
     header_values     the values of grpc-timeout and grpc-message
     metadata          keys and values that applications may write, and what peers have sent
     status            status codes, and the status of a call that ended without one
-    framing           messages in DATA
-    compression       message encodings
+    framing           messages in DATA, and their compression
     service_config    a service config and its parser
     outlier_detection its settings of outlier detection, and what that reports
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from meshtrio.grpc.compression import ENCODINGS, IDENTITY
+from meshtrio.grpc.framing import ENCODINGS, IDENTITY
 from meshtrio.grpc.header_values import encode_status_message, encode_timeout
 from meshtrio.grpc.metadata import encode_binary
 from meshtrio.http2.hpack.decoder import HeaderField

@@ -7,7 +7,7 @@ import math
 from contextvars import ContextVar
 
 from meshtrio.errors import ConnectionLostError
-from meshtrio.grpc.compression import IDENTITY
+from meshtrio.grpc.framing import IDENTITY
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.rpc.method import MetadataLike

@@ -9,8 +9,7 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.grpc.compression import IDENTITY
-from meshtrio.grpc.framing import MESSAGE_PREFIX_SIZE, MessageReader, MessageTooLargeError
+from meshtrio.grpc.framing import IDENTITY, MESSAGE_PREFIX_SIZE, MessageReader, MessageTooLargeError
 from meshtrio.grpc.headers import Trailers
 from meshtrio.rpc.connection_io import ConnectionIO
 from meshtrio.rpc.message_limits import MessageLimits

@@ -9,8 +9,13 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.grpc.compression import IDENTITY, DecompressionError, decompress
-from meshtrio.grpc.framing import MESSAGE_PREFIX_SIZE, MessageTooLargeError
+from meshtrio.grpc.framing import (
+    IDENTITY,
+    MESSAGE_PREFIX_SIZE,
+    DecompressionError,
+    MessageTooLargeError,
+    decompress,
+)
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.receive_buffer import MIN_CHARGED_SIZE, CompressedMessage, ReceiveBuffer

@@ -14,7 +14,7 @@ import purerpc
 import trio
 
 from meshtrio.grpc import header_builder
-from meshtrio.grpc.compression import ENCODINGS, IDENTITY
+from meshtrio.grpc.framing import ENCODINGS, IDENTITY
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.status import STATUS_OK, CallStatus, StatusCode, header_list_too_large_message

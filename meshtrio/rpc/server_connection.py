@@ -12,7 +12,7 @@ from typing import Protocol
 
 import trio
 
-from meshtrio.grpc.compression import ENCODINGS
+from meshtrio.grpc.framing import ENCODINGS
 from meshtrio.grpc.header_builder import ACCEPT_ENCODING
 from meshtrio.grpc.headers import RequestHeaders, is_grpc_content_type
 from meshtrio.grpc.status import StatusCode

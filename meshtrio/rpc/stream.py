@@ -10,8 +10,7 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.grpc.compression import ENCODINGS, compress
-from meshtrio.grpc.framing import encode_message_prefix, parse_single_message
+from meshtrio.grpc.framing import ENCODINGS, compress, encode_message_prefix, parse_single_message
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.fairness import WAKE_COST

@@ -18,6 +18,7 @@ from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import metrics
 from meshtrio.services import instances
+from meshtrio.services.instances import CallFailure, FailureKind
 from meshtrio.services.metrics import decode_response
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metric_families import MetricFamily, instance_labels
@@ -125,11 +126,9 @@ class MetricsCollector:
                 timeout_seconds=response_timeout,
             )
         for (plugin, _), each in results.items():
-            if isinstance(each, instances.CallFailure):
-                if each.kind is instances.FailureKind.INVALID:
-                    self._record_failure(plugin, each.message)
-                elif each.kind is instances.FailureKind.UNAVAILABLE:
-                    self._record_failure(plugin, None)
+            if isinstance(each, CallFailure) and each.kind is not FailureKind.UNSUPPORTED:
+                is_invalid = each.kind is FailureKind.INVALID
+                self._record_failure(plugin, each.message if is_invalid else None)
         # Not trusted, and parsed in a thread.
         responses = {key: each.data for key, each in results.items() if isinstance(each, RawReply)}
         own = [family for source in self._own_sources for family in source()]

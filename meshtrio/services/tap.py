@@ -22,7 +22,7 @@ from meshtrio.rpc.stats import LoadRecorder
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import NO_SERVER_CALL_TRACER, ServerCallTracer, ServerTracer
 from meshtrio.services.broadcast_log import BroadcastLog
-from meshtrio.telemetry.logs.trace_ids import current_trace_ids
+from meshtrio.telemetry.logs.formatters import current_trace_ids
 from meshtrio.util.text import replace_surrogates
 
 _MAX_BUFFERED_CALLS = 1000

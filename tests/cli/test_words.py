@@ -8,10 +8,9 @@ import pytest
 from meshtrio.cli import formatting
 from meshtrio.cli.error_report import MeshRequestError, describe_error
 from meshtrio.cli.json_output import to_plain
-from meshtrio.cli.statistics_rates import Rates, compute_rates
 from meshtrio.cli.stream_commands import parse_time
 from meshtrio.cli.top_screen import _parse_keys
-from meshtrio.cli.top_table import SortOrder, make_rows, make_total_row
+from meshtrio.cli.top_table import Rates, SortOrder, compute_rates, make_rows, make_total_row
 from meshtrio.messages import control, load
 
 DURATIONS = {

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.grpc.compression import DecompressionError, compress, decompress
-from meshtrio.grpc.framing import MessageTooLargeError
+from meshtrio.grpc.framing import DecompressionError, MessageTooLargeError, compress, decompress
 
 
 @given(st.binary())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.grpc.compression import GZIP
+from meshtrio.grpc.framing import GZIP
 from meshtrio.grpc.header_builder import (
     DEFAULT_RESPONSE_HEADERS,
     MAX_TIMEOUT_FIELD_SIZE,

@@ -148,6 +148,10 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         {"retryThrottling": {"maxTokens": 1001, "tokenRatio": 1}},
         "retryThrottling.maxTokens: must be at most 1000, not 1001",
     ),
+    "400 digits": (
+        method(retryPolicy={**RETRY, "backoffMultiplier": 10**399}),
+        f"{M}.retryPolicy.backoffMultiplier: must be a number above 0",
+    ),
     "no policy": (
         {"loadBalancingConfig": [{"grpclb": {}}]},
         "loadBalancingConfig: names none of pick_first, round_robin",

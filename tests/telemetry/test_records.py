@@ -17,8 +17,9 @@ from meshtrio.telemetry.logs.formatters import (
     JsonFormatter,
     PluginLineFormatter,
     TraceIdFilter,
+    current_trace_ids,
+    parse_traceparent,
 )
-from meshtrio.telemetry.logs.trace_ids import current_trace_ids, parse_traceparent
 from tests.support.connection_pairs import CallbackServicer, connect_pair
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

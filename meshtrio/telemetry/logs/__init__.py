@@ -11,8 +11,7 @@ program's handlers: `formatters.JsonFormatter` writes them as lines of JSON, `me
 as plain text.
 
     event_logger     events and lines to records
-    formatters       records, with any values, to lines of JSON; TraceIdFilter
-    trace_ids        ids of the current trace and span
+    formatters       records, with any values, to lines of JSON; ids of trace and span
 
 Formatting never raises and never writes more than one line for a record, whatever was logged.
 """
