@@ -18,6 +18,7 @@ from meshtrio.client.channel import Channel, connect_to
 from meshtrio.errors import ConfigError
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.http2.limits import Limits
+from meshtrio.rpc.channelz_registry import CHANNELS
 from meshtrio.rpc.server import Server
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
 from tests.support.in_process_mesh import run_mesh
@@ -62,6 +63,15 @@ async def test_a_malformed_service_config_is_an_error(open_channel: Open) -> Non
     with pytest.raises(ConfigError, match=r"service config\.retryPolicies: is not a key"):
         async with open_channel(service_config={"retryPolicies": []}):
             pass
+
+
+async def test_a_rejected_service_config_leaves_no_channel_in_channelz() -> None:
+    with pytest.raises(ConfigError) as caught:
+        async with connect_to("unix:/rejected", service_config={"retryPolicies": []}):
+            pass
+    # Nor while the error's traceback keeps alive what was made.
+    assert caught.tb is not None
+    assert "unix:/rejected" not in [each.name for each in CHANNELS.iter_from(0)]
 
 
 async def test_limits_are_those_of_the_channels_connections(open_channel: Open) -> None:

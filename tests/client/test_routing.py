@@ -182,6 +182,37 @@ async def test_a_full_endpoint_gets_no_call_that_waits_for_a_stream_elsewhere(
     assert len(answers) == 1
 
 
+async def test_a_call_that_fails_leaves_the_stream_it_waited_for_to_the_next(
+    short_dir: Path,
+) -> None:
+    two_streams = Server(servicer_named("a"), limits=Limits(max_concurrent_streams=2))
+    address = f"unix:{short_dir / 'a'}"
+    config = parse_service_config({"meshtrio": {"maxInFlight": 1}})
+
+    async def fail() -> None:
+        with pytest.raises(purerpc.ResourceExhaustedError, match="1 calls in flight"):
+            await call_echo(bounded)
+
+    async def succeed() -> None:
+        assert await call_echo(other) == "a"
+        hanging.cancel_scope.cancel()
+
+    with trio.fail_after(30):
+        async with (
+            serve_on_socket(short_dir / "a", two_streams),
+            connect_to(address, service_config=config) as bounded,
+            connect_to(address) as other,
+            trio.open_nursery() as hanging,
+        ):
+            await start_hanging_calls(bounded, hanging, 1)
+            async with trio.open_nursery() as waiting, trio.open_nursery() as ending:
+                await start_hanging_calls(other, ending, 1)
+                for each in (fail, succeed):
+                    waiting.start_soon(each)
+                    await settle()
+                ending.cancel_scope.cancel()
+
+
 async def test_an_endpoint_that_fails_is_ejected_and_comes_back(short_dir: Path) -> None:
     failing = True
 
@@ -448,6 +479,47 @@ async def test_one_with_too_many_calls_for_a_watch_is_as_healthy_as_it_was(
             assert await call_echo(channel) == "a"
             await refused.wait()
             assert await call_echo(channel) == "a"
+
+
+async def test_an_endpoint_is_healthy_again_once_it_has_reconnected(short_dir: Path) -> None:
+    """Without a health service, whose watch backs off while the connection is replaced."""
+    async with (
+        serve_on_socket(short_dir / "a"),
+        connect_to(f"unix:{short_dir / 'a'}", service_config=WATCHED) as channel,
+    ):
+        with trio.fail_after(30):
+            for _ in range(3):
+                assert await call_echo(channel) == "a"
+                (endpoint,) = channel.picker.endpoints
+                assert endpoint.subchannel.connection is not None
+                endpoint.subchannel.connection.start_draining()
+                while endpoint.is_healthy:
+                    await channel.wait_for_state_change()
+
+
+async def test_the_watch_of_a_connection_that_drains_is_no_load_of_the_next(
+    short_dir: Path,
+) -> None:
+    server, _ = standard_server(servicer_named("a"))
+    config = parse_service_config(
+        {"healthCheckConfig": {"serviceName": ""}, "meshtrio": {"maxInFlightPerEndpoint": 1}}
+    )
+    async with (
+        serve_on_socket(short_dir / "a", server),
+        connect_to(f"unix:{short_dir / 'a'}", service_config=config) as channel,
+        trio.open_nursery() as nursery,
+    ):
+        with trio.fail_after(30):
+            assert await call_echo(channel) == "a"
+            connection = channel.picker.endpoints[0].subchannel.connection
+            assert connection is not None
+            connection.start_draining()
+            assert await call_echo(channel) == "a"
+            await start_hanging_calls(channel, nursery, 1)
+            with pytest.raises(purerpc.ResourceExhaustedError, match="limit of 1 calls"):
+                await call_echo(channel)
+        assert connection.closed
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_leaves_or_drains_is_never_picked(short_dir: Path) -> None:

@@ -129,6 +129,18 @@ def test_the_classes_refuse_the_same(wrong: dict[str, Any]) -> None:
         PluginConfig(**{"name": "x", "command": ["true"], **wrong})
 
 
+@pytest.mark.parametrize("field", ["name", "stop_timeout", "instances", "ready_timeout"])
+def test_none_is_refused_where_it_is_not_the_default(field: str) -> None:
+    values: dict[str, Any] = {"name": "x", "command": ["true"], field: None}
+    with pytest.raises((TypeError, ValueError)):
+        PluginConfig(**values)
+
+
+def test_none_is_accepted_where_it_is_the_default() -> None:
+    plugin = PluginConfig("x", ["true"], listen=None, max_age=None)
+    assert plugin == PluginConfig("x", ["true"])
+
+
 def test_two_plugins_of_one_name_cannot_be_together() -> None:
     one = PluginConfig(name="x", command=["true"])
     with pytest.raises(ConfigError, match="two plugins are named 'x'"):
@@ -425,3 +437,9 @@ def test_numbers_that_nothing_can_hold_are_refused(key: str, number: int, tmp_pa
 def test_a_number_of_five_thousand_digits_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not TOML"):
         load(write(tmp_path, f"a = {'9' * 5000}\n"))
+
+
+def test_a_folder_of_a_user_that_does_not_exist_is_a_mistake(tmp_path: Path) -> None:
+    text = '[[plugin]]\nname = "p"\ncommand = ["true"]\ncwd = "~nosuchuser/x"\n'
+    with pytest.raises(ConfigError, match="there is no home directory for '~nosuchuser/x'"):
+        load(write(tmp_path, text))

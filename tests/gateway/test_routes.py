@@ -21,7 +21,7 @@ from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
-from tests.support.servers import servicer_named, standard_server
+from tests.support.servers import serve_on_socket, servicer_named, standard_server
 
 ECHO = "echo.v1.EchoService"
 
@@ -73,6 +73,29 @@ async def test_of_two_that_claim_the_same_the_first_in_the_config_is_called(
         assert [each.label for each in found] == [first, second]
     text = f"{first} and {second} both claim {ECHO}: calls without a target go to {first}"
     assert caplog.text.count(text) == 1
+
+
+async def test_a_conflict_is_told_again_when_it_returns(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also between a service and another program that has taken the name of one that is gone."""
+    text = f"a and b both claim {ECHO}"
+    async with run_gateway(short_dir, a=server_with_reflection(servicer_named("a"))) as behind:
+        index = behind.gateway.service_index
+        await index.refresh()
+
+        async def refresh_with(name: str, *servicers: object) -> int:
+            async with serve_on_socket(short_dir / name, server_with_reflection(*servicers)):
+                with behind.register_endpoint("b", short_dir / name):
+                    await index.refresh()
+            return caplog.text.count(text)
+
+        assert await refresh_with("claiming", servicer_named("b")) == 1
+        assert await refresh_with("unchanged", servicer_named("b")) == 1
+        assert await refresh_with("without") == 1
+        assert await refresh_with("back", servicer_named("b")) == 2
+        index.remove("b")
+        assert await refresh_with("new", servicer_named("b")) == 3
 
 
 async def test_one_that_claims_it_before_the_first_in_the_config_is_ready(short_dir: Path) -> None:

@@ -79,3 +79,22 @@ async def test_the_same_name_of_two_plugins(
     assert [dict(point.labels)["plugin"] for point in found["took"].points] == ["a", "b"]
     assert [point.value for point in found["hits"].points] == [1]
     assert caplog.text.count("dropping metrics of b, such as 'hits': another source has") == 1
+
+
+async def test_failures_count_though_the_scrape_is_cancelled(short_dir: Path) -> None:
+    registry, scope = Registry(), trio.CancelScope()
+    tree: Any = SimpleNamespace(config=MeshConfig([PluginConfig("p", ["x"])]))
+    registry.add_service("plugin.p")
+    endpoint = Endpoint("p", f"unix:{short_dir / 'gone'}", instance=0, pid=1)
+    registry.register("plugin.p", endpoint)
+
+    def give_up() -> list[MetricFamily]:
+        scope.cancel()  # Once all instances were asked.
+        return []
+
+    collector = MetricsCollector(tree, registry, [give_up], trio.lowlevel.checkpoint)
+    with scope:
+        await collector.collect()
+    assert scope.cancelled_caught
+    families = {family.name: family for family in await collector.collect()}
+    assert [point.value for point in families["mesh.collection.failures"].points] == [2]

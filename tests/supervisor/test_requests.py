@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
-from meshtrio.config import GroupConfig, RestartPolicy, Strategy
+from meshtrio.config import GroupConfig, MeshConfig, RestartPolicy, Strategy
+from meshtrio.discovery.registry import Registry
 from meshtrio.errors import PluginFailedError
+from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.errors import UsageError
-from tests.support.fake_processes import ProcessScript, make_plugin_config, make_supervisor
+from tests.support.fake_processes import (
+    FakeEffects,
+    ProcessScript,
+    SupervisorHarness,
+    make_plugin_config,
+    make_supervisor,
+)
 
 STEADY = Backoff(initial=1, maximum=8, multiplier=2, jitter=0)
 SLOW_STOP = itertools.repeat(ProcessScript(stop_duration=4))
@@ -170,3 +181,25 @@ async def test_a_replacement_waits_until_its_address_is_free(autojump_clock: Moc
         await harness.run_until(100)
         assert harness.event_times("Stopped p")[0] == 31.1
         assert harness.event_times("Renewing p") == [1, 31.1]
+
+
+async def test_an_instance_is_replaced_though_the_check_of_a_later_one_fails(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def is_socket_removed(socket: Path) -> bool:
+        if socket.name.startswith("b-"):
+            raise OSError(errno.EMFILE, "no descriptors")
+        return trio.current_time() - harness.started_at > 5
+
+    effects, registry = FakeEffects(), Registry()
+    fake = attrs.evolve(effects.make_effects(), is_socket_removed=is_socket_removed)
+    config = MeshConfig([make_plugin_config("a"), make_plugin_config("b")])
+    supervisor = Supervisor(config, registry, Path("/run/fake"), effects=fake)
+    harness = SupervisorHarness(supervisor, effects, registry)
+    supervisor.subscribe(harness.on_event)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await harness.run_until(8)
+        assert harness.events_of("Renewing")[:1] == ["Renewing a"]
+        nursery.cancel_scope.cancel()
+    assert "no descriptors" in caplog.text

@@ -179,3 +179,22 @@ async def test_an_error_of_the_sweep_ends_nothing(
         assert supervisor.statuses()[0].state.value == "ready"
         nursery.cancel_scope.cancel()
     assert "of the sweep" in caplog.text
+
+
+async def test_the_shutdown_report_is_up_to_date_when_a_stop_is_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    stopped: list[tuple[str, ...]] = []
+
+    def on_event(event: events.LifecycleEvent) -> None:
+        if isinstance(event, events.Stopped):
+            stopped.append(harness.supervisor.shutdown_report.stopped)
+
+    scripts = {"b": [ProcessScript(stop_duration=1)]}
+    plugins = [make_plugin_config("a"), make_plugin_config("b")]
+    async with make_supervisor(plugins, scripts) as harness:
+        harness.supervisor.subscribe(on_event)
+        await harness.run_until(1)
+        harness.supervisor.start_shutdown()
+        await harness.run_until(10)
+        assert stopped == [("a/0",), ("a/0", "b/0")]

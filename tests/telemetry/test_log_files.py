@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -105,6 +106,29 @@ def test_what_processes_left_that_are_gone_is_bounded(tmp_path: Path) -> None:
     left = [name.replace(str(done.pid), "GONE") for name in names(tmp_path)]
     kept = ["x.GONE.binlog", "x.GONE.binlog.2", "x.PID.binlog", "y.GONE.binlog"]
     assert sorted(left) == sorted([*kept, f"x.{os.getppid()}.binlog"])
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None, reason="only root can unmount /proc"
+)
+def test_what_running_processes_write_is_left_where_proc_is_missing(tmp_path: Path) -> None:
+    running = {f"x.{os.getpid()}.binlog", f"x.{os.getppid()}.binlog", "x.1.binlog"}
+    for name in running:
+        (tmp_path / name).touch()
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from meshtrio.telemetry.binary_log.rotating_writer import RotatingWriter\n"
+        "assert not os.listdir('/proc')\n"
+        "files = RotatingWriter(Path(sys.argv[1]), 'x', max_files=1)\n"
+        "files.put(b'r')\n"
+        "files.close()\n"
+        "print(files.path.name)\n"
+    )
+    unmounted = ["unshare", "--mount", "sh", "-c", 'umount -l /proc && exec "$@"', "sh"]
+    command = [*unmounted, sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {*running, done.stdout.strip()}
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_once(

@@ -14,6 +14,7 @@ from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
 from meshtrio.telemetry.setup import plugin_telemetry
 from meshtrio.telemetry.traces.pipeline import sampling_ratio_from_environment
+from tests.support.binary_logs import read_entries
 from tests.support.connection_pairs import echo_request
 from tests.support.handlers import ECHO_SERVICER
 from tests.support.otlp_collector import OtlpCollector, run_collector
@@ -146,3 +147,21 @@ def test_one_that_is_wrong_costs_a_plugin_its_traces_and_no_more(
     assert "calls are not traced: " in done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["PLUGIN_BINARY_LOG_SIZE", "PLUGIN_BINARY_LOG_FILES"])
+async def test_a_limit_of_the_binary_log_that_is_zero_means_the_default(
+    variable: str, short_dir: Path, clean_environment: pytest.MonkeyPatch
+) -> None:
+    clean_environment.setenv("GRPC_BINARY_LOG_FILTER", "*")
+    clean_environment.setenv("PLUGIN_BINARY_LOG_FOLDER", str(short_dir))
+    clean_environment.setenv("PLUGIN_NAME", "p")
+    clean_environment.setenv("PLUGIN_INSTANCE", "0")
+    clean_environment.setenv(variable, "0")
+    left = short_dir / "p-0.999999900.binlog"  # of no process: pids are smaller
+    left.touch()
+    async with plugin_telemetry(), serve_on_socket(short_dir / "a", Server(ECHO_SERVICER)):
+        async with connect_to(f"unix:{short_dir / 'a'}") as channel:
+            await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
+    assert len(read_entries(short_dir / f"p-0.{os.getpid()}.binlog")) == 12
+    assert left.exists()

@@ -12,6 +12,7 @@ import pytest
 
 from meshtrio.config import PluginConfig
 from meshtrio.util.executable_check import explain_not_executable
+from tests import ROOT
 from tests.support.process_tracking import require_namespaces
 
 PYTHON = sys.executable
@@ -194,6 +195,31 @@ def test_a_cwd_that_is_removed_or_no_folder_is_named(short_dir: Path) -> None:
     )
     (short_dir / "gone").touch()
     assert "is not a folder" in explain(gone)
+
+
+def test_a_line_of_env_that_has_a_no_break_space_only_names_no_program(short_dir: Path) -> None:
+    program = script(short_dir / "program", "#!/usr/bin/env \u00a0\n".encode())
+    assert explain(PluginConfig("p", [str(program)])) == ""
+
+
+def test_a_null_byte_in_a_command_is_named() -> None:
+    assert explain(PluginConfig("p", ["/bin/a\0b"])).endswith("has a null byte in its path")
+
+
+WITHOUT_DESCRIPTORS = """
+import resource
+from meshtrio.util.executable_check import Program, describe_privilege_change
+program = Program("true", "/", "/usr/bin:/bin")
+before = describe_privilege_change(program)
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+print([before, describe_privilege_change(program)])
+"""
+
+
+def test_no_privilege_change_is_told_without_descriptors() -> None:
+    command = [PYTHON, "-c", WITHOUT_DESCRIPTORS]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=60, check=True)
+    assert done.stdout == b"['', '']\n"
 
 
 def test_a_filesystem_without_execution_is_named(short_dir: Path) -> None:

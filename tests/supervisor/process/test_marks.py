@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from meshtrio.supervisor.process.cleanup import process_marker
+from meshtrio.util import processes
 from meshtrio.util.processes import ProcessInfo
 
 ID, OTHER = "ab" * 16, "ac" * 16
@@ -98,6 +100,23 @@ def test_a_child_needs_no_user() -> None:
             ).match_process(pid)
             is None
         )
+
+
+@pytest.mark.parametrize("is_child", [False, True])
+def test_a_process_whose_namespaces_are_not_told_is_not_matched(
+    is_child: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a kernel without PID namespaces, whose status has no NSpid."""
+    read = processes.read_proc_file
+    hidden = re.compile(rb"^NSpid:.*\n", re.MULTILINE)
+    monkeypatch.setattr(processes, "read_proc_file", lambda *name: hidden.sub(b"", read(*name)))
+    parent_pid = os.getpid() if is_child else None
+    marker = process_marker.make_mesh_marker(ID, [os.getuid()], parent_pid=parent_pid)
+    with sleeper(MESH_ID=ID) as pid:
+        assert ProcessInfo(pid).is_alive
+        assert marker.is_carried_by(pid)
+        assert marker.match_process(pid) is None
+        assert list(marker.find_processes()) == []
 
 
 def test_a_low_hard_limit_is_respected() -> None:

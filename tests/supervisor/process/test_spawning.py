@@ -102,3 +102,24 @@ def test_a_process_without_proc_gives_a_working_directory(tmp_path: Path) -> Non
     command = [*unmounted, sys.executable, "-c", STARTING, str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=60)
     assert (tmp_path / "cwd").read_text() == f"{tmp_path}\n"
+
+
+WITHOUT_DESCRIPTORS = """
+import resource, signal
+from meshtrio.supervisor.process.spawn.signal_dispositions import (
+    default_signals_in_children, needs_signal_reset
+)
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+found = [needs_signal_reset()]
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+found.append(needs_signal_reset())
+with default_signals_in_children():
+    found.append(needs_signal_reset())
+print(found, signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)
+"""
+
+
+def test_ignored_signals_are_known_without_descriptors() -> None:
+    command = [sys.executable, "-c", WITHOUT_DESCRIPTORS]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=60)
+    assert done.stdout == b"[False, True, False] True\n"

@@ -1,0 +1,1 @@
+"""Tests of the protobuf messages of the services that meshtrio itself speaks."""
