@@ -25,8 +25,7 @@ from meshtrio.rpc.method import Message
 from meshtrio.rpc.server import Server
 from meshtrio.services.tap import TapServicer
 from meshtrio.telemetry.binary_log import open_binary_log
-from meshtrio.telemetry.logs.formatters import format_json_line
-from meshtrio.telemetry.logs.trace_ids import current_trace_ids
+from meshtrio.telemetry.logs.formatters import current_trace_ids, format_json_line
 from meshtrio.telemetry.traces.propagation import encode_context_headers, extract_context
 from tests.support.binary_logs import entry_metadata as metadata_of
 from tests.support.binary_logs import read_entries
