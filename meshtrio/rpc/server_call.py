@@ -95,6 +95,7 @@ class ServerCall:
         "_context",
         "_handler",
         "_headers",
+        "_is_complete",
         "_started_at",
         "_stream",
         "_tracer",
@@ -108,6 +109,7 @@ class ServerCall:
         self._handler = handler
         self._headers = headers
         self._context = create(ServerContext, stream, headers)
+        self._is_complete = False
         server = connection.server
         self._started_at = server.load_recorder.start_call() if handler.is_counted else 0.0
         self._tracer: ServerCallTracer | None = None
@@ -117,53 +119,67 @@ class ServerCall:
             except BaseException as exc:
                 self._on_tracer_error(exc)
 
-    async def run(self) -> None:
-        """Run the handler to its end and send the status. Raises nothing but cancellation.
+    async def run(self, scope: trio.CancelScope) -> bool:
+        """Run the handler to its end and send the status. Raises nothing but BaseException.
 
         The handler is cancelled if the caller resets the stream or is lost, if the caller's
         deadline passes, and if the server is stopped; in the last two cases the caller gets a
         status. An exception of the handler, `BaseException` included, fails this call only;
         SystemExit and KeyboardInterrupt make the server drain and are raised by `Server.serve`.
+
+        Args:
+            scope: The scope that this runs in; it is cancelled with the call.
+
+        Returns:
+            Whether the scope was neither cancelled nor will be, so that it may serve another call.
         """
-        status: CallStatus | None = _SERVER_STOPPED
+        status: CallStatus | None
         current_context.set(self._context)
         if self._tracer is not None:
             self._notify_tracer(self._tracer.before_handler)
+        timeout, stream = self._headers.timeout, self._stream
+        if timeout is not None:
+            scope.deadline = trio.current_time() + timeout
+        stream.cancel_on_error = scope
         try:
-            timeout = self._headers.timeout
-            deadline = math.inf if timeout is None else trio.current_time() + timeout
-            with trio.CancelScope(deadline=deadline) as scope:
-                self._stream.cancel_on_error = scope
-                try:
-                    interceptors = self._connection.server.interceptors
-                    reply = await (
-                        self._run_with_interceptors(interceptors)
-                        if interceptors
-                        else self._run_handler()
-                    )
-                    if not self._handler.method.server_streams:
-                        await self._send_reply(reply, is_last=True)
-                        status = None  # It was sent with the reply.
-                    elif not (status := self._send_status(*STATUS_OK))[0]:
-                        status = None
-                except Exception as exc:
-                    status = self._status_for_exception(unwrap_exception_group(exc))
-            if scope.cancelled_caught:
+            interceptors = self._connection.server.interceptors
+            reply = await (
+                self._run_with_interceptors(interceptors) if interceptors else self._run_handler()
+            )
+            if not self._handler.method.server_streams:
+                await self._send_reply(reply, is_last=True)
+                status = None  # It was sent with the reply.
+            elif not (status := self._send_status(*STATUS_OK))[0]:
+                status = None
+        except Exception as exc:
+            status = self._status_for_exception(unwrap_exception_group(exc))
+        self._complete(status)
+        if stream.error is not None:
+            return False
+        if timeout is not None:
+            scope.deadline = math.inf
+            return not scope.cancel_called
+        return True
+
+    def end_after(self, exc: BaseException | None) -> None:
+        """End the call if `run` has raised; see `HandledCall.end_after`."""
+        if exc is None:
+            if not self._is_complete:
                 error = self._stream.error
-                status = _DEADLINE_EXCEEDED if error is None else status_of_error(error)
-        except BaseException as exc:
-            # Cancelled from outside, or a BaseException (asyncio.CancelledError, say), or a
-            # clean-up that failed while it was cancelled.
-            cancelled, other = split_cancelled(exc)
-            if other is not None:
-                status = self._status_for_exception(other)
-            if cancelled is not None:
-                raise cancelled from None
-        finally:
+                self._complete(_DEADLINE_EXCEEDED if error is None else status_of_error(error))
+            return
+        # Cancelled from outside, or a BaseException (asyncio.CancelledError, say), or a clean-up
+        # that failed while it was cancelled.
+        cancelled, other = split_cancelled(exc)
+        status = _SERVER_STOPPED if other is None else self._status_for_exception(other)
+        if not self._is_complete:
             self._complete(status)
+        if cancelled is not None:
+            raise cancelled from None
 
     def _complete(self, status: CallStatus | None) -> None:
         """Report how the call ended; `status` is None if it is OK and was sent."""
+        self._is_complete = True
         self._stream.cancel_on_error = None
         if status is None:
             self._connection.counters.succeeded += 1

@@ -23,6 +23,7 @@ from meshtrio.http2.limits import Limits
 from meshtrio.rpc import rejection
 from meshtrio.rpc.connection_io import CLOSE_TIMEOUT
 from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejectedError, LimitKey
+from meshtrio.rpc.handler_tasks import HandlerTasks
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.peer_accounts import ClientAccounts, ConnectionAccount, PeerAccount, PeerAccounts
 from meshtrio.rpc.purerpc_compat import FoundHandler, HandlerTable
@@ -144,6 +145,8 @@ class ServerConnection(CallOwner):
         """Whether new calls are refused; the client has been sent the second GOAWAY."""
         self._is_refusing_waiting = False
         self._half_closed = HalfClosedStreams(self._engine, self.limits.max_concurrent_streams)
+        self.handler_tasks = HandlerTasks(self.start_soon)
+        """The tasks that run the handlers of the connection."""
 
     def statistics(self) -> ConnectionStatistics:
         counters = self.counters
@@ -167,6 +170,7 @@ class ServerConnection(CallOwner):
 
     def check_timeouts(self, now: float) -> None:
         super().check_timeouts(now)
+        self.handler_tasks.end_unused()
         if self._half_closed:
             self._half_closed.reset_older_than(now - self.timeouts.half_close)
             self.flush()
@@ -409,5 +413,5 @@ class ServerConnection(CallOwner):
         if self._client_accounts is not None:
             stream.charge_to(self._client_accounts.account_for(headers))
         self.running_handlers += 1
-        self.start_soon(ServerCall(self, stream, handler, headers).run)
+        self.handler_tasks.start(ServerCall(self, stream, handler, headers))
         return stream

@@ -140,9 +140,9 @@ async def test_the_handler_is_cancelled(
     handling: list[tuple[trio.lowlevel.Task, ServerCall]] = []
     run = ServerCall.run
 
-    async def noted(call: ServerCall) -> None:
+    async def noted(call: ServerCall, scope: trio.CancelScope) -> bool:
         handling.append((trio.lowlevel.current_task(), call))
-        await run(call)
+        return await run(call, scope)
 
     monkeypatch.setattr(ServerCall, "run", noted)
 

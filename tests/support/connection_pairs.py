@@ -58,7 +58,10 @@ class ConnectionPair:
             assert calls.started == calls.succeeded + calls.failed
 
     async def wait_until_idle(self) -> None:
-        """Wait until both sides have sent everything."""
+        """Wait until both sides have sent everything, and no task waits for another call."""
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        for _ in range(2):
+            self.server.handler_tasks.end_unused()
         await trio.testing.wait_all_tasks_blocked(0.01)
 
 

@@ -1,0 +1,107 @@
+"""The tasks that run the handlers of a connection, one call after another.
+
+Starting a task and opening a cancel scope take as long as the rest of a small call. So a task waits
+for another call when its call has ended, and a connection keeps as many waiting tasks as it has
+recently needed. Each call still has a context of its own (contextvars), and for as long as it lasts
+a cancel scope of its own: a scope that was cancelled, or whose deadline has passed, ends its task.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import trio
+
+
+class HandledCall(Protocol):
+    """The part of a call on a server that its task uses."""
+
+    async def run(self, scope: trio.CancelScope) -> bool:
+        """Run the handler, and end the call unless this raises.
+
+        Returns whether the scope was neither cancelled nor will be.
+        """
+
+    def end_after(self, exc: BaseException | None) -> None:
+        """End the call if `run` has not; None: its scope was cancelled, and nothing else raised.
+
+        Raises the cancellation in `exc`, if it has one.
+        """
+
+
+class HandlerTasks:
+    """The tasks of one connection."""
+
+    def __init__(self, start_soon: Callable[..., object]) -> None:
+        """`start_soon` starts a task that is cancelled with the connection."""
+        self._start_soon = start_soon
+        self._waiting: list[_HandlerTask] = []
+        """Tasks that wait for a call; the last one has waited for the shortest time."""
+        self._min_waiting = 0
+        """Minimum number of waiting tasks since `end_unused`."""
+
+    def start(self, call: HandledCall) -> None:
+        """Run a call soon, in a copy of the current context."""
+        if not self._waiting:
+            self._start_soon(_HandlerTask(self._waiting).run, call)
+            return
+        self._waiting.pop().assign(call)
+        if len(self._waiting) < self._min_waiting:
+            self._min_waiting = len(self._waiting)
+
+    def end_unused(self) -> None:
+        """End the tasks that were not needed since the last time; called periodically."""
+        for task in self._waiting[: self._min_waiting]:
+            task.assign(None)
+        del self._waiting[: self._min_waiting]
+        self._min_waiting = len(self._waiting)
+
+
+class _HandlerTask:
+    __slots__ = ("_next_call", "_task", "_waiting")
+
+    def __init__(self, waiting: list[_HandlerTask]) -> None:
+        self._waiting = waiting
+        self._task: trio.lowlevel.Task
+        self._next_call: HandledCall | None = None
+
+    async def run(self, call: HandledCall) -> None:
+        """Serve calls until one is cancelled, or no more are needed."""
+        task = self._task = trio.lowlevel.current_task()
+        try:
+            with trio.CancelScope() as scope:
+                innermost = _innermost_scope(task)
+                # A scope that a handler has opened and not closed must not enclose another call:
+                # leaving `scope` raises for it.
+                while await call.run(scope) and _innermost_scope(task) is innermost:
+                    # So that nothing of the last call is kept.
+                    task.context, self._next_call = contextvars.Context(), None
+                    self._waiting.append(self)
+                    await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
+                    if self._next_call is None:
+                        return
+                    call = self._next_call
+        except BaseException as exc:
+            call.end_after(exc)
+        else:
+            call.end_after(None)
+
+    def assign(self, call: HandledCall | None) -> None:
+        """Resume the task with a call, or end it."""
+        self._next_call = call
+        self._task.context = contextvars.copy_context()
+        trio.lowlevel.reschedule(self._task)
+
+    def _stop_waiting(self, _: Any) -> trio.lowlevel.Abort:
+        self._waiting.remove(self)
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+def _innermost_scope(task: trio.lowlevel.Task) -> object:
+    """Return what identifies the innermost cancel scope of a task.
+
+    Trio has no public name for it. In a trio without this one, tasks serve a single call.
+    """
+    return getattr(task, "_cancel_status", object())

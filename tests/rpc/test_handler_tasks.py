@@ -1,0 +1,134 @@
+"""Tasks serve one call after another, and no call notices the others."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from contextvars import ContextVar
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+import trio.testing
+from echo.v1.echo_grpc import EchoServiceServicer
+from echo.v1.echo_pb2 import EchoReply
+
+from tests.support.connection_pairs import connect_pair, echo_request
+
+left_by_a_call: ContextVar[str] = ContextVar("left_by_a_call", default="")
+
+
+class Recording(EchoServiceServicer):
+    """Records what each call finds in its task."""
+
+    def __init__(self) -> None:
+        self.tasks: list[trio.lowlevel.Task] = []
+        self.found: list[str] = []
+        self.deadlines: list[float] = []
+        
+        self.open_scope: trio.CancelScope | None = None
+
+    async def Echo(self, request: Any) -> EchoReply:
+        self.tasks.append(trio.lowlevel.current_task())
+        self.found.append(left_by_a_call.get())
+        self.deadlines.append(trio.current_effective_deadline())
+        left_by_a_call.set(request.message)
+        if request.message == "wait":
+            await trio.sleep_forever()
+        if request.message == "leave a scope open":
+            self.open_scope = trio.CancelScope()
+            self.open_scope.__enter__()
+        return EchoReply(message=request.message)
+
+
+async def test_calls_share_a_task_and_nothing_else() -> None:
+    servicer = Recording()
+    async with connect_pair(servicer) as pair:
+        await pair.stub.Echo(echo_request("first"))
+        with trio.fail_after(60):
+            await pair.stub.Echo(echo_request("second"))
+        await pair.stub.Echo(echo_request("third"))
+    assert len(set(servicer.tasks)) == 1
+    assert servicer.found == ["", "", ""]
+    assert servicer.deadlines[0] == servicer.deadlines[2] == float("inf")
+    assert servicer.deadlines[1] < trio.current_time() + 60
+
+
+@pytest.mark.parametrize("ends_by", ["the deadline", "the caller", "the connection"])
+async def test_a_cancelled_call_cancels_no_other(ends_by: str) -> None:
+    servicer = Recording()
+    async with connect_pair(servicer) as pair:
+        await pair.stub.Echo(echo_request("first"))
+        with trio.move_on_after(0.05 if ends_by == "the deadline" else 60) as scope:
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def _() -> None:
+                    try:
+                        await pair.stub.Echo(echo_request("wait"))
+                    except purerpc.RpcFailedError:
+                        assert ends_by == "the connection"
+
+                while len(servicer.tasks) < 2:
+                    await trio.sleep(0.001)
+                if ends_by == "the caller":
+                    scope.cancel()
+                elif ends_by == "the connection":
+                    pair.break_connection()
+        if ends_by != "the connection":
+            assert (await pair.stub.Echo(echo_request("next"))).message == "next"
+            assert servicer.tasks[1] is servicer.tasks[0]
+            assert servicer.tasks[2] is not servicer.tasks[0]
+
+
+async def test_a_scope_that_a_handler_leaves_open_encloses_no_other_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    servicer = Recording()
+    async with connect_pair(servicer) as pair:
+        await pair.stub.Echo(echo_request("leave a scope open"))
+        assert servicer.open_scope is not None
+        servicer.open_scope.cancel()
+        assert (await pair.stub.Echo(echo_request("next"))).message == "next"
+        await pair.wait_until_idle()
+    assert servicer.tasks[0] is not servicer.tasks[1]
+    assert "the handler raised" in caplog.text
+    assert "Cancel scope" in caplog.text
+
+
+async def test_tasks_that_are_not_needed_end() -> None:
+    async with connect_pair(Recording()) as pair:
+        before = trio.lowlevel.current_statistics().tasks_living
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(pair.stub.Echo, echo_request("one of many"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().tasks_living == before + 10
+        pair.server.handler_tasks.end_unused()  # All were needed until now.
+        await pair.stub.Echo(echo_request("one"))
+        pair.server.handler_tasks.end_unused()
+        await trio.testing.wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().tasks_living == before + 1
+
+
+async def test_nothing_is_kept_of_a_call_that_has_ended() -> None:
+    kept: list[weakref.ref[object]] = []
+
+    class Something:
+        pass
+
+    held: ContextVar[object] = ContextVar("held")
+
+    class Holding(EchoServiceServicer):
+        async def Echo(self, request: Any) -> EchoReply:
+            something = Something()
+            kept.append(weakref.ref(something))
+            held.set(something)
+            return EchoReply(message=request.message)
+
+    async with connect_pair(Holding()) as pair:
+        await pair.stub.Echo(echo_request("first"))
+        await trio.testing.wait_all_tasks_blocked()
+        gc.collect()
+        assert kept[0]() is None
