@@ -133,29 +133,27 @@ class Attempt:
         Raises:
             RpcFailedError: The call failed, or had another number of replies than one.
         """
-        stream = self.stream
+        stream, data = self.stream, message.SerializeToString()
+        compressed = compress and self._call.options.compression != IDENTITY
         try:
-            await stream.send(
-                message.SerializeToString(),
-                compressed=compress and self._call.options.compression != IDENTITY,
-                end_stream=True,
-            )
+            if compressed or not stream.try_send(data, end_stream=True):
+                await stream.send(data, compressed=compressed, end_stream=True)
         except purerpc.RpcFailedError as exc:
             if not stream.send_closed:
                 stream.fail(exc)
                 raise
         try:
-            data, count = await stream.receive_single()
+            reply, count = await stream.receive_single()
             if stream.remote_closed:
                 self._raise_for_status()
         except purerpc.RpcFailedError as exc:
             raise await self._translate_failure(exc) from None
-        if data is None or count != 1:
+        if reply is None or count != 1:
             # statuscodes.md, "Response cardinality violation".
             text = f"the call succeeded with {count} replies instead of one"
             raise purerpc.UnimplementedError(text)
         try:
-            return self._call.method.response_type.FromString(data)
+            return self._call.method.response_type.FromString(reply)
         except Exception as exc:
             raise purerpc.InternalError(f"a reply cannot be parsed: {exc}") from exc
 

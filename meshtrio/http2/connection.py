@@ -187,6 +187,48 @@ class H2Connection:
             self.streams.remove_if_closed(stream)
         return sent
 
+    def try_send_message(
+        self,
+        stream_id: int,
+        data: bytes,
+        *,
+        headers: bytes = b"",
+        trailers: bytes = b"",
+        end_stream: bool = False,
+    ) -> bool:
+        """Send all of `data`, with header blocks before and after it, if each fits into a frame.
+
+        Trailers end the stream. Returns False, and sends nothing, if the flow control windows are
+        too small, a block is too large, or nothing may be sent on the stream: `send_headers` and
+        `send_data` are for those cases.
+        """
+        stream = self._by_id.get(stream_id)
+        windows, settings, size = self.windows, self.peer_settings, len(data)
+        max_size = settings.max_frame_size
+        if (
+            stream is None
+            or stream.state is _HALF_CLOSED_LOCAL
+            or size > max_size
+            or size > stream.send_window
+            or size > windows.send
+            or len(headers) > max_size
+            or len(trailers) > max_size
+            or settings.pending_table_size_update
+        ):
+            return False
+        if headers:
+            stream.response_started = True
+        stream.send_window -= size
+        windows.send -= size
+        self._control_bucket.credits += 2 + (size >> 10)  # As for `send_data`.
+        self._outgoing.append(
+            frames.encode_message_frames(stream_id, headers, data, trailers, end_stream=end_stream)
+        )
+        if end_stream or trailers:
+            stream.process_input(_SEND_END)
+            self.streams.remove_if_closed(stream)
+        return True
+
     def reset_stream(self, stream_id: int, error_code: ErrorCode) -> bool:
         """Send RST_STREAM, and return whether the stream was open."""
         stream = self._by_id.get(stream_id)

@@ -65,6 +65,8 @@ _U32 = struct.Struct(">L")
 _TWO_U32 = struct.Struct(">LL")
 _SETTING = struct.Struct(">HL")
 
+_LAST_HEADERS = END_HEADERS | END_STREAM
+
 read_u32 = _U32.unpack_from
 read_two_u32 = _TWO_U32.unpack_from
 iter_settings = _SETTING.iter_unpack
@@ -80,6 +82,25 @@ def encode_frame(type_: int, flags: int, stream_id: int, payload: bytes = b"") -
 def encode_frame_header(length: int, type_: int, flags: int, stream_id: int) -> bytes:
     """Encode the header of a frame whose payload is sent as a separate buffer, uncopied."""
     return _HEADER.pack(length >> 8, length & 0xFF, type_, flags, stream_id)
+
+
+def encode_message_frames(
+    stream_id: int, headers: bytes, data: bytes, trailers: bytes, *, end_stream: bool
+) -> bytes:
+    """Encode DATA, with HEADERS before and after it for blocks that are not empty, as one buffer.
+
+    None of them may exceed the peer's maximum frame size; trailers end the stream.
+    """
+    length = len(data)
+    flags = END_STREAM if end_stream and not trailers else 0
+    out = _HEADER.pack(length >> 8, length & 0xFF, DATA, flags, stream_id) + data
+    if headers:
+        length = len(headers)
+        out = _HEADER.pack(length >> 8, length & 0xFF, HEADERS, END_HEADERS, stream_id) + headers + out
+    if trailers:
+        length = len(trailers)
+        out += _HEADER.pack(length >> 8, length & 0xFF, HEADERS, _LAST_HEADERS, stream_id) + trailers
+    return out
 
 
 def encode_data_frames(
@@ -130,9 +151,10 @@ def encode_header_block(
     stream_id: int, block: bytes, *, end_stream: bool, max_frame_size: int
 ) -> bytes:
     """Encode HEADERS, and CONTINUATION if the block is longer than a frame (§4.3)."""
-    flags = END_STREAM if end_stream else 0
-    if len(block) <= max_frame_size:
-        return encode_frame(HEADERS, flags | END_HEADERS, stream_id, block)
+    flags, length = END_STREAM if end_stream else 0, len(block)
+    if length <= max_frame_size:
+        flags |= END_HEADERS
+        return _HEADER.pack(length >> 8, length & 0xFF, HEADERS, flags, stream_id) + block
     pieces = [block[i : i + max_frame_size] for i in range(0, len(block), max_frame_size)]
     out = [encode_frame(HEADERS, flags, stream_id, pieces[0])]
     out += [encode_frame(CONTINUATION, 0, stream_id, piece) for piece in pieces[1:-1]]

@@ -67,6 +67,7 @@ class ConnectionIO:
         self.is_send_open = engine.is_send_open
         self.send_headers = engine.send_headers
         self.send_data = engine.send_data
+        self.try_send_message = engine.try_send_message
         self.set_receive_window = engine.set_receive_window
         self.message_limits = default_message_limits(engine.limits, is_client=self.is_client)
         self.counters = CallCounters()

@@ -281,7 +281,9 @@ class ServerCall:
             trailers = self._ensure_fits_peer(self._encode_trailers(*STATUS_OK))
         may_compress = context.compress and context.compression != IDENTITY
         compressed = may_compress and self._negotiated_encoding() != IDENTITY
-        await self._stream.send(data, compressed=compressed, headers=headers, trailers=trailers)
+        stream = self._stream
+        if compressed or not stream.try_send(data, headers=headers, trailers=trailers):
+            await stream.send(data, compressed=compressed, headers=headers, trailers=trailers)
 
     def _negotiated_encoding(self) -> str:
         """Return the encoding that the handler has set, if the caller accepts it."""

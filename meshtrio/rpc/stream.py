@@ -67,6 +67,46 @@ class Stream(ReceiveStream):
 
     # -- sending -----------------------------------------------------------------------------
 
+    def try_send(
+        self,
+        message: bytes,
+        *,
+        headers: bytes = b"",
+        end_stream: bool = False,
+        trailers: bytes = b"",
+    ) -> bool:
+        """Send a small message as `send` does, if nothing has to be waited for, as usual.
+
+        Returns False, without effect, if the message has to be sent by `send`. Not a checkpoint.
+        """
+        connection, size = self._connection, len(message)
+        if (
+            size > _MIN_SEPARATE_PREFIX_SIZE
+            or size > self.message_limits.max_send_length
+            or self.send_closed
+            or self.sending_charge
+            or self._until_clock_check == 1
+            or self.message_tracer is not None
+            or connection.write_buffer.size > HIGH_WATER
+            or connection.window_waiters.streams
+            or not connection.try_send_message(
+                self.id,
+                encode_message_prefix(size) + message,
+                headers=headers,
+                trailers=trailers,
+                end_stream=end_stream,
+            )
+        ):
+            return False
+        self.sent_size += size
+        if headers:
+            self.headers_sent = True
+        if not end_stream:
+            connection.counters.messages_sent += 1
+            self._until_clock_check -= 1
+        connection.flush()
+        return True
+
     async def send(
         self,
         message: bytes,
@@ -83,6 +123,10 @@ class Stream(ReceiveStream):
 
         Cancellation: the message may be sent in part, so the stream must be reset.
         """
+        if not compressed:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self.try_send(message, headers=headers, end_stream=end_stream, trailers=trailers):
+                return
         connection = self._connection
         if len(message) > self.message_limits.max_send_length:
             self.message_limits.check_send(len(message))
