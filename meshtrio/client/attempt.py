@@ -127,14 +127,15 @@ class Attempt:
             self.end()
             raise
 
-    async def exchange(self, message: Message, compress: bool) -> Any:
-        """Send the only request and return the only reply.
+    async def exchange(self) -> Any:
+        """Send the call's only request and return the only reply.
 
         Raises:
             RpcFailedError: The call failed, or had another number of replies than one.
         """
-        stream, data = self.stream, message.SerializeToString()
-        compressed = compress and self._call.options.compression != IDENTITY
+        stream, call = self.stream, self._call
+        data = call.message.SerializeToString()
+        compressed = call.options.compression != IDENTITY and call.compress
         try:
             if compressed or not stream.try_send(data, end_stream=True):
                 await stream.send(data, compressed=compressed, end_stream=True)
@@ -145,7 +146,10 @@ class Attempt:
         try:
             reply, count = await stream.receive_single()
             if stream.remote_closed:
-                self._raise_for_status()
+                trailers = stream.trailers
+                if trailers is None or trailers.code:
+                    raise error_for_call(stream.headers, trailers)
+                self._success = True
         except purerpc.RpcFailedError as exc:
             raise await self._translate_failure(exc) from None
         if reply is None or count != 1:
@@ -153,7 +157,7 @@ class Attempt:
             text = f"the call succeeded with {count} replies instead of one"
             raise purerpc.UnimplementedError(text)
         try:
-            return self._call.method.response_type.FromString(reply)
+            return call.method.response_type.FromString(reply)
         except Exception as exc:
             raise purerpc.InternalError(f"a reply cannot be parsed: {exc}") from exc
 
@@ -166,7 +170,10 @@ class Attempt:
         try:
             data = await self.stream.receive()
             if data is None:
-                self._raise_for_status()
+                trailers = self.stream.trailers
+                if trailers is None or trailers.code:
+                    raise error_for_call(self.stream.headers, trailers)
+                self._success = True
                 return None
         except purerpc.RpcFailedError as exc:
             raise await self._translate_failure(exc) from None
@@ -176,12 +183,6 @@ class Attempt:
             raise purerpc.InternalError(f"a reply cannot be parsed: {exc}") from exc
 
     # -- status ------------------------------------------------------------------------------
-
-    def _raise_for_status(self) -> None:
-        trailers = self.stream.trailers
-        if trailers is None or trailers.code:
-            raise error_for_call(self.stream.headers, trailers)
-        self._success = True
 
     async def _translate_failure(self, failure: purerpc.RpcFailedError) -> Exception:
         """Return the error to raise for a call that failed.

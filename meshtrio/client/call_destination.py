@@ -238,6 +238,10 @@ class CallContext:
     message_limits: MessageLimits | None
     """Limits of the call's messages; None for those of the connection."""
     pick_args: PickArgs
+    message: Any = None
+    """The only request, of a method with a single request and reply."""
+    compress: bool = True
+    """Whether that is compressed if the options name a compression."""
     tracer: ClientCallTracer | None = None
     attempt_kind: AttemptKind = ORIGINAL
     previous_attempts: int = 0

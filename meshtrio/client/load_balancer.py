@@ -105,10 +105,8 @@ class LoadBalancer:
         if args.excluded or self._max_in_flight_per_endpoint is not None:
             ready = self._eligible_endpoints(args)
         picked = policy.balancer.pick(ready, args.hash_key).pick_result
-        if picked is not None:
-            connection = picked.connection
-            if connection.is_usable and connection.has_stream_slot:
-                return picked
+        if picked is not None and picked.connection.has_stream_slot:
+            return picked
         return _pick_with_stream_slot(ready)
 
     async def pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult:

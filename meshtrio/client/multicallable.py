@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, Awaitable, Callable
-from functools import partial
+from collections.abc import AsyncIterable, Callable
 from typing import Any, Unpack
 
 import attrs
@@ -68,6 +67,13 @@ class MultiCallable:
         self._method_config = self._service_config.get_method_config(method.service, method.name)
         self._message_limits = channel.message_lengths.resolve_limits(self._method_config)
         self._pick_args = DEFAULT_OPTIONS.make_pick_args(self._method_config)
+        self._is_simple = (
+            not channel.interceptors
+            and self._message_limits is None
+            and self._method_config.is_default
+            and channel.retry_control.throttle is None
+        )
+        """Whether a call with no method config of its own is one attempt after another."""
 
     def _make_context(self, keywords: CallKeywords) -> CallContext:
         """Prepare a call. Raises ValueError if its compression is unknown."""
@@ -140,14 +146,20 @@ class UnaryUnaryMultiCallable(MultiCallable):
         self, message: Message, compress: bool, keywords: CallKeywords
     ) -> tuple[Any, Attempt]:
         call = self._make_context(keywords)
-        channel, tracer = call.channel, None
+        call.message, call.compress = message, compress
+        channel, tracer = self._channel, None
         counters = channel.call_counters
         counters.started += 1
         if call.start_tracing is not None:
             tracer = call.tracer = start_tracer(call.start_tracing, ClientCallTracer)
-        run = _call_intercepted if channel.interceptors else _call_with_config
         try:
-            result = await run(call, message, compress)
+            if self._is_simple and call.config is self._method_config:
+                result = await run_attempts(call, Attempt.exchange)
+                result[1].end()
+            elif channel.interceptors:
+                result = await _call_intercepted(call)
+            else:
+                result = await _call_with_config(call)
         except BaseException as exc:
             counters.failed += 1
             if tracer is not None:
@@ -159,52 +171,45 @@ class UnaryUnaryMultiCallable(MultiCallable):
         return result
 
 
-async def _call_intercepted(
-    call: CallContext, message: Message, compress: bool
-) -> tuple[Any, Attempt]:
+async def _call_intercepted(call: CallContext) -> tuple[Any, Attempt]:
     client_call = make_client_call(call)
 
     async def body() -> tuple[Any, Attempt]:
         call.options = attrs.evolve(call.options, metadata=client_call.metadata)
-        result = await _call_with_config(call, message, compress)
+        result = await _call_with_config(call)
         client_call.attempt = result[1]
         return result
 
     return await intercept(call.channel.interceptors, client_call, body)
 
 
-async def _call_with_config(
-    call: CallContext, message: Message, compress: bool
-) -> tuple[Any, Attempt]:
+async def _call_with_config(call: CallContext) -> tuple[Any, Attempt]:
     """Make a call as its method config says, and end its attempt."""
     config, control = call.config, call.channel.retry_control
     if call.message_limits is not None:
-        call.message_limits.check_send(message.ByteSize())
+        call.message_limits.check_send(call.message.ByteSize())
     if config.retry_policy is not None:
         control.budget.deposit(trio.current_time())
-    exchange = partial(Attempt.exchange, message=message, compress=compress)
     if config.can_use_fast_path:
-        result = await run_attempts(call, exchange)
+        result = await run_attempts(call, Attempt.exchange)
     else:
-        result = await _call_within_timeout(call, exchange)
+        result = await _call_within_timeout(call)
     result[1].end()
     if control.throttle is not None:
         control.throttle.on_success()
     return result
 
 
-async def _call_within_timeout(
-    call: CallContext, exchange: Callable[[Attempt], Awaitable[Any]]
-) -> tuple[Any, Attempt]:
+async def _call_within_timeout(call: CallContext) -> tuple[Any, Attempt]:
     """Make a call whose method config has a timeout or a hedging policy."""
     timeout, policy = call.config.timeout, call.config.hedging_policy
     with trio.move_on_after(math.inf if timeout is None else timeout):
         if policy is None:
-            return await run_attempts(call, exchange)
+            return await run_attempts(call, Attempt.exchange)
         from meshtrio.client.retry.hedging import call_hedged  # few methods have it
 
         call.channel.retry_control.budget.deposit(trio.current_time())
-        return await call_hedged(call, policy, exchange)
+        return await call_hedged(call, policy, Attempt.exchange)
     raise make_timeout_error(timeout)
 
 

@@ -35,6 +35,14 @@ def build_attempt_fields(
     parents of a trace ignores both. Baggage is combined (W3C Baggage).
     """
     channel, options = call.channel, call.options
+    if (
+        tracer is None
+        and options is DEFAULT_OPTIONS
+        and not channel.metadata
+        and current_context.get() is None
+        and not call.previous_attempts
+    ):
+        return []
     fields = [] if options is DEFAULT_OPTIONS else options.encode_headers()
     if channel.metadata:
         fields += encode_metadata(channel.metadata)
@@ -102,10 +110,11 @@ def encode_attempt_headers(
     Raises:
         ResourceExhaustedError: The peer does not accept as large a header list.
     """
-    limit = connection.peer_settings.max_header_list_size
-    if _header_list_size(call, fields, tracer) > limit:
-        fields, tracer = _fit_header_list(call, fields, tracer, limit)
-    block = connection.pseudo_headers.data + call.method_headers.data
+    limit, common = connection.peer_settings.max_header_list_size, call.method_headers
+    if fields or tracer is not None or common.list_size + _MAX_COMMON_SIZE > limit:
+        if _header_list_size(call, fields, tracer) > limit:
+            fields, tracer = _fit_header_list(call, fields, tracer, limit)
+    block = connection.pseudo_headers.data + common.data
     if tracer is not None:
         block += tracer.extra_headers
     if deadline != math.inf:

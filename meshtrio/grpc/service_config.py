@@ -124,10 +124,13 @@ class MethodConfig:
     """Hedging of the calls; excludes `retry_policy`."""
     can_use_fast_path: bool = attrs.field(init=False, eq=False, repr=False)
     """Whether a call needs neither a timeout scope nor concurrent attempts."""
+    is_default: bool = attrs.field(init=False, eq=False, repr=False)
+    """Whether a call needs no retry policy either."""
 
     def __attrs_post_init__(self) -> None:
         can_use_fast_path = self.timeout is None and self.hedging_policy is None
         object.__setattr__(self, "can_use_fast_path", can_use_fast_path)
+        object.__setattr__(self, "is_default", can_use_fast_path and self.retry_policy is None)
 
 
 @attrs.frozen

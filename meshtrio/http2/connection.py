@@ -78,7 +78,13 @@ class H2Connection:
     @property
     def can_open_stream(self) -> bool:
         """Whether `open_stream` may be called now."""
-        return len(self._by_id) < self.peer_settings.max_concurrent_streams and not self.exhausted
+        streams = self.streams
+        return (
+            len(self._by_id) < self.peer_settings.max_concurrent_streams
+            and not self.closed
+            and streams.peer_last_stream_id is None
+            and streams.next_id <= frames.MAX_STREAM_ID
+        )
 
     @property
     def exhausted(self) -> bool:

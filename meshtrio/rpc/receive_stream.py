@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Awaitable
 from time import perf_counter
 
 import attrs
@@ -84,9 +84,10 @@ class ReceiveStream(ReceiveBuffer):
 
     def _pop_message(self) -> bytes:
         """Remove the next message from the queue, without decoding it."""
-        assert isinstance(self._messages, deque)
-        message = self._messages.popleft()
-        if not self._messages:
+        messages = self._messages
+        assert isinstance(messages, list)
+        message = messages.pop(0)
+        if not messages:
             self._messages = ()
         self._unread_size -= len(message) + MESSAGE_PREFIX_SIZE
         self._connection.counters.messages_received += 1
@@ -182,7 +183,6 @@ class ReceiveStream(ReceiveBuffer):
 
     async def _wait_for_work_budget(self, account: ConnectionAccount) -> None:
         """Wait for room in the memory budget before a message is taken, unless it is small."""
-        assert isinstance(self._messages, deque)
         message = self._messages[0]
         if isinstance(message, CompressedMessage) or len(message) > MIN_CHARGED_SIZE:
             await account.wait_for_work_budget()
@@ -217,8 +217,9 @@ class ReceiveStream(ReceiveBuffer):
         await self._loop_share.wait_for_turn()
         self._clock_checked_at = perf_counter()
 
-    async def _wait_readable(self) -> None:
+    def _wait_readable(self) -> Awaitable[object]:
+        """Return what waits until there is something to receive, to be awaited at once."""
         if self._readable is None:
             self._readable = SingleWaiter()
         self._clock_checked_at, self._until_clock_check = 0.0, FIRST_CLOCK_CHECK
-        await self._readable.wait()
+        return self._readable.wait()

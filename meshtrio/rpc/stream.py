@@ -238,12 +238,17 @@ class Stream(ReceiveStream):
         if message is None:
             self._queue_data(data)
         else:
-            self._queue_message(message)
+            if self._messages:
+                self._messages.append(message)
+            else:
+                self._messages = [message]
+            self._unread_size += len(data)
             if self._unread_size > MIN_CHARGED_SIZE:
                 self._update_received_charge()
         if end_stream:
             self.on_end_stream(None)
-        self._wake_reader()
+        elif self._readable is not None:
+            self._readable.wake()
 
     def _wake_reader(self) -> None:
         if self._readable is not None:

@@ -121,12 +121,18 @@ class SingleWaiter:
     def __init__(self) -> None:
         self._task: trio.lowlevel.Task | None = None
 
-    async def wait(self) -> None:
-        """Wait for `wake`. Raises BusyResourceError if another task is waiting."""
+    def wait(self) -> Awaitable[object]:
+        """Return what waits for `wake`, to be awaited at once: `await waiter.wait()`.
+
+        Not a coroutine function, so that the task does not wait in another frame.
+
+        Raises:
+            BusyResourceError: Another task is waiting.
+        """
         if self._task is not None:
             raise trio.BusyResourceError("another task is using this side of the call already")
         self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
+        return trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _abort(self, raise_cancel: Any) -> trio.lowlevel.Abort:
         self._task = None
