@@ -60,12 +60,12 @@ _PING = int(FrameType.PING)
 _HEADER = struct.Struct(">HBBBL")
 unpack_frame_header = _HEADER.unpack_from
 """(length >> 8, length & 0xFF, type, flags, stream id with its reserved bit)."""
+pack_frame_header = _HEADER.pack
+"""Encodes the same five values; for code that runs for every frame, which saves a call by it."""
 
 _U32 = struct.Struct(">L")
 _TWO_U32 = struct.Struct(">LL")
 _SETTING = struct.Struct(">HL")
-
-_LAST_HEADERS = END_HEADERS | END_STREAM
 
 read_u32 = _U32.unpack_from
 read_two_u32 = _TWO_U32.unpack_from
@@ -76,31 +76,12 @@ iter_settings = _SETTING.iter_unpack
 def encode_frame(type_: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
     """Encode a frame. The payload must not exceed the peer's maximum frame size."""
     length = len(payload)
-    return _HEADER.pack(length >> 8, length & 0xFF, type_, flags, stream_id) + payload
+    return pack_frame_header(length >> 8, length & 0xFF, type_, flags, stream_id) + payload
 
 
 def encode_frame_header(length: int, type_: int, flags: int, stream_id: int) -> bytes:
     """Encode the header of a frame whose payload is sent as a separate buffer, uncopied."""
-    return _HEADER.pack(length >> 8, length & 0xFF, type_, flags, stream_id)
-
-
-def encode_message_frames(
-    stream_id: int, headers: bytes, data: bytes, trailers: bytes, *, end_stream: bool
-) -> bytes:
-    """Encode DATA, with HEADERS before and after it for blocks that are not empty, as one buffer.
-
-    None of them may exceed the peer's maximum frame size; trailers end the stream.
-    """
-    length = len(data)
-    flags = END_STREAM if end_stream and not trailers else 0
-    out = _HEADER.pack(length >> 8, length & 0xFF, DATA, flags, stream_id) + data
-    if headers:
-        length = len(headers)
-        out = _HEADER.pack(length >> 8, length & 0xFF, HEADERS, END_HEADERS, stream_id) + headers + out
-    if trailers:
-        length = len(trailers)
-        out += _HEADER.pack(length >> 8, length & 0xFF, HEADERS, _LAST_HEADERS, stream_id) + trailers
-    return out
+    return pack_frame_header(length >> 8, length & 0xFF, type_, flags, stream_id)
 
 
 def encode_data_frames(

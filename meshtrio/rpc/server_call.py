@@ -282,7 +282,7 @@ class ServerCall:
         may_compress = context.compress and context.compression != IDENTITY
         compressed = may_compress and self._negotiated_encoding() != IDENTITY
         stream = self._stream
-        if compressed or not stream.try_send(data, headers=headers, trailers=trailers):
+        if compressed or not stream.try_send(data, headers, trailers):
             await stream.send(data, compressed=compressed, headers=headers, trailers=trailers)
 
     def _negotiated_encoding(self) -> str:

@@ -70,10 +70,9 @@ class Stream(ReceiveStream):
     def try_send(
         self,
         message: bytes,
-        *,
         headers: bytes = b"",
-        end_stream: bool = False,
         trailers: bytes = b"",
+        end_stream: bool = False,
     ) -> bool:
         """Send a small message as `send` does, if nothing has to be waited for, as usual.
 
@@ -90,11 +89,7 @@ class Stream(ReceiveStream):
             or connection.write_buffer.size > HIGH_WATER
             or connection.window_waiters.streams
             or not connection.try_send_message(
-                self.id,
-                encode_message_prefix(size) + message,
-                headers=headers,
-                trailers=trailers,
-                end_stream=end_stream,
+                self.id, encode_message_prefix(size) + message, headers, trailers, end_stream
             )
         ):
             return False
@@ -125,7 +120,7 @@ class Stream(ReceiveStream):
         """
         if not compressed:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if self.try_send(message, headers=headers, end_stream=end_stream, trailers=trailers):
+            if self.try_send(message, headers, trailers, end_stream):
                 return
         connection = self._connection
         if len(message) > self.message_limits.max_send_length:
