@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
-from meshtrio.http2.frames import CONTINUATION, FRAME_HEADER_SIZE, HEADERS, unpack_frame_header
+from meshtrio.http2.frames import (
+    CONTINUATION,
+    DATA,
+    FRAME_HEADER_SIZE,
+    HEADERS,
+    unpack_frame_header,
+)
 
 Frame = tuple[int, int, int, bytes]
 """(type, flags, stream id, payload); the payload of HEADERS is the whole header block."""
@@ -15,7 +21,8 @@ _HEADER_BLOCK_TYPES = (HEADERS, CONTINUATION)
 _MIN_FRAGMENT_COST = 512
 """Minimum number of bytes that a fragment of a header block counts for, so that a block has 2,048
 fragments at most, which take about 3 ms."""
-_UNPADDED_END_HEADERS_MASK = frames.END_HEADERS | frames.PADDED
+_END_HEADERS = frames.END_HEADERS
+_UNPADDED_END_HEADERS_MASK = _END_HEADERS | frames.PADDED
 
 
 class FrameReader:
@@ -60,26 +67,29 @@ class FrameReader:
         """Take bytes, and yield the frames that they complete. Raises RemoteProtocolError."""
         if self._buffer or self._remaining_preface:
             data = self._resume(data)
-        position, end = 0, len(data)
-        while end - position >= FRAME_HEADER_SIZE:
-            high, low, type_, flags, stream_id = unpack_frame_header(data, position)
+        max_frame_size, max_block_size = self._max_frame_size, self._max_block_size
+        begin, end = FRAME_HEADER_SIZE, len(data)  # of a payload, and of the data
+        while begin <= end:
+            high, low, type_, flags, stream_id = unpack_frame_header(data, begin - FRAME_HEADER_SIZE)
             length = high << 8 | low
-            if length > self._max_frame_size:
+            if length > max_frame_size:
                 raise RemoteProtocolError(f"frame of {length} bytes", ErrorCode.FRAME_SIZE_ERROR)
-            following = position + FRAME_HEADER_SIZE + length
+            following = begin + length
             if following > end:
-                self._buffer_incomplete(data, position, following)
+                self._buffer_incomplete(data, begin - FRAME_HEADER_SIZE, following)
                 return
-            payload = data[position + FRAME_HEADER_SIZE : following]
-            position = following
+            payload = data[begin:following]
+            begin = following + FRAME_HEADER_SIZE
             stream_id &= 0x7FFFFFFF
             if self._must_check_order or type_ == CONTINUATION:
                 self._check_frame_order(type_, flags, stream_id)
-            if (
+            if type_ == DATA:
+                yield DATA, flags, stream_id, payload
+            elif (
                 type_ == HEADERS
-                and flags & _UNPADDED_END_HEADERS_MASK == frames.END_HEADERS
+                and flags & _UNPADDED_END_HEADERS_MASK == _END_HEADERS
                 and stream_id
-                and length <= self._max_block_size
+                and length <= max_block_size
             ):
                 yield HEADERS, flags, stream_id, payload
             elif type_ in _HEADER_BLOCK_TYPES:
@@ -88,8 +98,9 @@ class FrameReader:
                     yield HEADERS, self._block_flags, stream_id, block
             else:
                 yield type_, flags, stream_id, payload
+        position = begin - FRAME_HEADER_SIZE
         if position < end:
-            self._buffer_incomplete(data, position, position + FRAME_HEADER_SIZE)
+            self._buffer_incomplete(data, position, begin)
 
     def feed_or_continue(self, data: bytes) -> Iterator[Frame]:
         """Return what `feed` returns for `data`, or the frames in `unprocessed` if there are any.

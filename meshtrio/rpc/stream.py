@@ -82,7 +82,8 @@ class Stream(ReceiveStream):
         if (
             size > _MIN_SEPARATE_PREFIX_SIZE
             or size > self.message_limits.max_send_length
-            or self.send_closed
+            or self.error is not None
+            or (self.remote_closed and connection.is_client)  # With `error`, `send_closed`.
             or self.sending_charge
             or self._until_clock_check == 1
             or self.message_tracer is not None

@@ -57,10 +57,10 @@ class WriteBuffer:
 
     def write(self, buffers: list[Buffer]) -> bool:
         """Send buffers, or keep what cannot be sent now; return whether to start `drain`."""
-        size = sum(map(len, buffers))
+        size = sum(map(len, buffers)) if len(buffers) > 1 else len(buffers[0])
         if size > _MAX_JOINED_SIZE:
             self._transport.malloc_tuning.tune()
-        elif len(buffers) <= _MAX_JOINED_BUFFERS:
+        elif 1 < len(buffers) <= _MAX_JOINED_BUFFERS:
             buffers = [b"".join(buffers)]
         if not self._is_draining:
             sent = self._try_send(buffers, size)
