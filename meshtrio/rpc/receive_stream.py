@@ -107,6 +107,22 @@ class ReceiveStream(ReceiveBuffer):
         count = len(self._messages)
         return (self._decode_message(self._messages[0]) if self._messages else None), count
 
+    def try_receive_single_request(self) -> bytes | None:
+        """Take the request of a method with a single one if it has arrived, as it usually has.
+
+        Returns None, without effect, for what only `receive_single_request` handles.
+        """
+        account = self.account
+        if (
+            len(self._messages) == 1
+            and self.remote_closed
+            and self.error is None
+            and self.encoding == IDENTITY
+            and (account is None or not account.peer_account.working)
+        ):
+            return self._decode_message(self._pop_message())
+        return None
+
     async def receive_single_request(self) -> bytes:
         """Take the request of a method with a single one, once the client has ended its side.
 
@@ -144,11 +160,13 @@ class ReceiveStream(ReceiveBuffer):
         """Decompress a message that is taken, and charge and trace it."""
         size = len(message)
         self.received_size += size
-        self.last_message_compressed = isinstance(message, CompressedMessage)
-        if self.last_message_compressed:
+        self.last_message_compressed = False
+        if type(message) is CompressedMessage:
+            self.last_message_compressed = True
             message = self._decompress(message)
-        if size > MIN_CHARGED_SIZE or self.last_message_compressed:
             self.charge_taken(len(message))
+        elif size > MIN_CHARGED_SIZE:
+            self.charge_taken(size)
         if self.message_tracer is not None:
             notify_tracer(self.path, self.message_tracer.message_received, message, size)
             if self.remote_closed and not self._has_messages and not self._connection.is_client:

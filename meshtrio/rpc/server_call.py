@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from types import CoroutineType
 from typing import Any, Protocol
 
 import purerpc
@@ -138,10 +138,13 @@ class ServerCall:
         if self._tracer is not None:
             self._notify_tracer(self._tracer.before_handler)
         timeout, stream = self._headers.timeout, self._stream
-        if timeout is not None:
-            scope.deadline = trio.current_time() + timeout
         stream.cancel_on_error = scope
         try:
+            if timeout is not None:
+                scope.deadline = trio.current_time() + timeout
+                if not timeout:
+                    scope.cancel()
+                await trio.lowlevel.checkpoint_if_cancelled()
             interceptors = self._connection.server.interceptors
             reply = await (
                 self._run_with_interceptors(interceptors) if interceptors else self._run_handler()
@@ -232,10 +235,13 @@ class ServerCall:
         if method.client_streams:
             argument: Any = RequestMessages(self._stream, method.request_type)
         else:
-            data = await self._stream.receive_single_request()
+            stream = self._stream
+            data = stream.try_receive_single_request()
+            if data is None:
+                data = await stream.receive_single_request()
             argument = _parse_request(method.request_type.FromString, data)
         result = self._handler.function(argument, request=self._context)
-        if inspect.iscoroutine(result):
+        if isinstance(result, CoroutineType):
             # protoc-gen-purerpc's placeholder of a streaming method is a coroutine function, too.
             result = await result
         elif not method.server_streams:
