@@ -26,10 +26,10 @@ from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc.composite_tracer import start_tracer
 from meshtrio.rpc.errors import error_for_call, status_of_error
-from meshtrio.rpc.method import Message
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import AttemptTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
+from meshtrio.rpc.write_buffer import MessageBatch
 from meshtrio.util.concurrency import require_trio
 
 _DEADLINE_STATUSES = (purerpc.StatusCode.DEADLINE_EXCEEDED, purerpc.StatusCode.CANCELLED)
@@ -104,17 +104,22 @@ class Attempt:
 
     # -- messages ----------------------------------------------------------------------------
 
+    def try_send(self, data: bytes, batch: MessageBatch | None) -> bool:
+        """Send a serialized request if that needs no wait; see `Stream.try_send`."""
+        return self._call.options.compression == IDENTITY and self.stream.try_send(
+            data, batch=batch
+        )
+
     async def send(
-        self, message: Message, *, compress: bool = True, end_stream: bool = False
+        self, data: bytes, *, compress: bool = True, end_stream: bool = False
     ) -> None:
-        """Send a request message; dropped if the call is over, whose status `receive` raises.
+        """Send a serialized request; dropped if the call is over, whose status `receive` raises.
 
         Raises:
             RpcFailedError: The message is too large. The attempt has been ended.
 
         Cancellation: ends the attempt, since part of the message may have been sent.
         """
-        data = message.SerializeToString()
         compressed = compress and self._call.options.compression != IDENTITY
         try:
             await self.stream.send(data, compressed=compressed, end_stream=end_stream)
@@ -156,8 +161,20 @@ class Attempt:
             # statuscodes.md, "Response cardinality violation".
             text = f"the call succeeded with {count} replies instead of one"
             raise purerpc.UnimplementedError(text)
+        return self._parse(reply)
+
+    def try_receive(self) -> Any:
+        """Return the next reply if that needs no wait, else None; see `Stream.try_receive`.
+
+        Raises:
+            InternalError: The reply cannot be parsed.
+        """
+        data = self.stream.try_receive()
+        return None if data is None else self._parse(data)
+
+    def _parse(self, data: bytes) -> Any:
         try:
-            return call.method.response_type.FromString(reply)
+            return self._call.method.response_type.FromString(data)
         except Exception as exc:
             raise purerpc.InternalError(f"a reply cannot be parsed: {exc}") from exc
 
@@ -177,10 +194,7 @@ class Attempt:
                 return None
         except purerpc.RpcFailedError as exc:
             raise await self._translate_failure(exc) from None
-        try:
-            return self._call.method.response_type.FromString(data)
-        except Exception as exc:
-            raise purerpc.InternalError(f"a reply cannot be parsed: {exc}") from exc
+        return self._parse(data)
 
     # -- status ------------------------------------------------------------------------------
 

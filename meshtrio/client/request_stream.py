@@ -12,7 +12,8 @@ import trio
 
 from meshtrio.client.attempt import Attempt
 from meshtrio.rpc.method import Message
-from meshtrio.util.concurrency import split_cancelled
+from meshtrio.rpc.write_buffer import MessageBatch
+from meshtrio.util.concurrency import call_before_waiting, split_cancelled
 
 _MAX_REPLAY_SIZE = 256 * 1024
 """Bytes of requests that are buffered for retries; a call with more is committed (gRFC A6), and if
@@ -32,7 +33,9 @@ class RequestStream:
     error: BaseException | None = None
     """The exception that the iterable raised."""
     _attempt: Attempt | None = None
-    _replay_buffer: list[Message] | None = attrs.field(factory=list)
+    _batch: MessageBatch | None = None
+    _replay_buffer: list[bytes] | None = attrs.field(factory=list)
+    """The requests, serialized; None once there will be no other attempt."""
     _buffered_size: int = 0
     _is_exhausted: bool = False
     _send_lock: trio.Lock = attrs.field(factory=trio.Lock)
@@ -53,8 +56,9 @@ class RequestStream:
         """Send to this attempt from now on, and first replay what the one before was sent."""
         async with self._send_lock:
             self._attempt = attempt
-            for message in self._replay_buffer or ():
-                await attempt.send(message)
+            self._batch = MessageBatch(attempt.pick_result.connection.flush)
+            for data in self._replay_buffer or ():
+                await attempt.send(data)
             if self._is_exhausted:
                 await self._send_end(attempt)
         self._sender_parking.unpark_all()
@@ -78,22 +82,45 @@ class RequestStream:
         async with contextlib.AsyncExitStack() as stack:
             if hasattr(iterator, "aclose"):
                 await stack.enter_async_context(contextlib.aclosing(iterator))
-            async for message in iterator:
-                if not await self._send(message):
+            while True:
+                try:
+                    message = await call_before_waiting(anext(iterator), self._flush)
+                except StopAsyncIteration:
+                    break
+                data = message.SerializeToString()
+                if not (self._try_send(data) or await self._send(data)):
                     return
         async with self._send_lock:
             self._is_exhausted = True
             assert self._attempt is not None
             await self._send_end(self._attempt)
 
-    async def _send(self, message: Message) -> bool:
+    def _flush(self) -> None:
+        assert self._batch is not None
+        self._batch.flush()
+
+    def _try_send(self, data: bytes) -> bool:
+        """Send a request as `_send` does, if nothing has to be waited for, as usual."""
+        assert self._attempt is not None
+        if self._send_lock.locked() or not self._attempt.try_send(data, self._batch):
+            return False
+        if self._replay_buffer is not None:
+            self._keep(self._replay_buffer, data)
+            if self._buffered_size > _MAX_REPLAY_SIZE:
+                self.commit()
+        return True
+
+    def _keep(self, replay_buffer: list[bytes], data: bytes) -> None:
+        self._buffered_size += len(data)
+        replay_buffer.append(data)
+
+    async def _send(self, data: bytes) -> bool:
         """Send a request, and keep it for `attach`; return False if no more are needed."""
         async with self._send_lock:
             if self._replay_buffer is not None:
-                self._buffered_size += message.ByteSize()
-                self._replay_buffer.append(message)
+                self._keep(self._replay_buffer, data)
             assert self._attempt is not None
-            await self._attempt.send(message)
+            await self._attempt.send(data)
         while self.is_replayable and self._buffered_size > _MAX_REPLAY_SIZE:
             if self._attempt.stream.send_closed:
                 await self._sender_parking.park()

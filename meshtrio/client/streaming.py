@@ -166,7 +166,7 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
         if self._interceptor_task is not None:
             self._interceptor_task.call.attempt = attempt
         if self._single_message is not None:
-            await attempt.send(self._single_message, end_stream=True)
+            await attempt.send(self._single_message.SerializeToString(), end_stream=True)
             return
         # The first request may take long, and the server may be the first to send.
         connection = attempt.pick_result.connection
@@ -210,7 +210,8 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
         await self._run_with_timeout(self._send, message, compress)
 
     async def _send(self, message: Message, compress: bool) -> None:
-        await (self._attempt or await self._ensure_started()).send(message, compress=compress)
+        attempt = self._attempt or await self._ensure_started()
+        await attempt.send(message.SerializeToString(), compress=compress)
 
     async def close(self) -> None:
         """Half-close: there are no more requests. Replies may still be received."""
@@ -238,7 +239,13 @@ class StreamingCall(AsyncIterator[Any], metaclass=NoPublicConstructor):
         Cancellation: ends the call.
         """
         try:
-            reply = await self._run_with_timeout(self._receive)
+            reply = None
+            if self.state is _COMMITTED and self._call.config.timeout is None:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                assert self._attempt is not None
+                reply = self._attempt.try_receive()
+            if reply is None:
+                reply = await self._run_with_timeout(self._receive)
         except BaseException as exc:
             if self._interceptor_task is not None and isinstance(exc, Exception):
                 exc = await self._interceptor_task.exit_and_wait(exc) or exc

@@ -83,6 +83,8 @@ class ReceiveBuffer:
     _unparsed: deque[bytes] | tuple[()] = ()
     _unread_size: int = 0
     """Size of the waiting messages and of unparsed DATA, in bytes."""
+    _taken_size: int = 0
+    """Size of the messages that were taken since the window was opened last, in bytes."""
     _incomplete_since: float = 0.0
     _reader: MessageReader | None = None
     """Made for the first DATA that is not exactly one message."""
@@ -306,6 +308,8 @@ class ReceiveBuffer:
         incomplete message. All DATA that the engine has counted must have been passed to `on_data`.
         """
         window, reader = self._connection.limits.stream_window, self._reader
+        if reader is None and self._taken_size * 2 < window:
+            return False  # The increase would be too small to be sent.
         room = max(window - self._unread_size, 0)
         if reader is not None:
             if reader.framed_size <= window or self.has_reservation:
@@ -314,6 +318,7 @@ class ReceiveBuffer:
                 room += reader.missing_size
             else:
                 room = max(room - reader.buffered_size, 0)
+        self._taken_size = 0
         return self._connection.set_receive_window(self.id, room)
 
     def _try_reserve(self, reader: MessageReader) -> bool:

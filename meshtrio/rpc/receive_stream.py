@@ -61,6 +61,9 @@ class ReceiveStream(ReceiveBuffer):
         Cancellation: no message is lost.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        received = self.try_receive()
+        if received is not None:
+            return received
         if self._messages:
             self._until_clock_check -= 1
             if not self._until_clock_check and self._is_time_slice_over():
@@ -82,6 +85,24 @@ class ReceiveStream(ReceiveBuffer):
             self._connection.flush()
         return self._decode_message(message)
 
+    def try_receive(self) -> bytes | None:
+        """Take the next message if that needs no wait, as usual if one has arrived.
+
+        Returns None, without effect, for what only `receive` handles. Not a checkpoint.
+        """
+        if (
+            not self._messages
+            or self._until_clock_check == 1
+            or self.encoding != IDENTITY
+            or (self.account is not None and self.account.peer_account.working)
+        ):
+            return None
+        self._until_clock_check -= 1
+        message = self._pop_message()
+        if not self.remote_closed and self.release_window():
+            self._connection.flush()
+        return self._decode_message(message)
+
     def _pop_message(self) -> bytes:
         """Remove the next message from the queue, without decoding it."""
         messages = self._messages
@@ -89,7 +110,9 @@ class ReceiveStream(ReceiveBuffer):
         message = messages.pop(0)
         if not messages:
             self._messages = ()
-        self._unread_size -= len(message) + MESSAGE_PREFIX_SIZE
+        size = len(message) + MESSAGE_PREFIX_SIZE
+        self._unread_size -= size
+        self._taken_size += size
         self._connection.counters.messages_received += 1
         if self.received_charge:
             self._update_received_charge()

@@ -29,7 +29,8 @@ from meshtrio.rpc.stats import LoadRecorder
 from meshtrio.rpc.stream import SERVER_STOPPED_MESSAGE, Stream
 from meshtrio.rpc.tracer import ServerCallTracer, ServerTracer
 from meshtrio.rpc.tracer_dispatch import log_tracer_error
-from meshtrio.util.concurrency import find_exit_exception, split_cancelled
+from meshtrio.rpc.write_buffer import MessageBatch
+from meshtrio.util.concurrency import call_before_waiting, find_exit_exception, split_cancelled
 from meshtrio.util.errors import unwrap_exception_group
 from meshtrio.util.no_public_constructor import create
 
@@ -261,21 +262,33 @@ class ServerCall:
     async def _send_replies(self, replies: Any) -> None:
         if not hasattr(replies, "__aiter__"):
             raise TypeError("the handler of a streaming reply is not an async generator")
-        can_close = hasattr(replies, "aclose")
+        can_close, context, stream = hasattr(replies, "aclose"), self._context, self._stream
+        batch, iterator = MessageBatch(self._connection.flush), aiter(replies)
         async with contextlib.aclosing(replies) if can_close else contextlib.nullcontext():
-            async for reply in replies:
-                await self._send_reply(reply)
+            while True:
+                try:
+                    reply = await call_before_waiting(anext(iterator), batch.flush)
+                except StopAsyncIteration:
+                    return
+                if context.compression != IDENTITY or not stream.headers_sent:
+                    await self._send_reply(reply)
+                elif not stream.try_send(data := self._serialize(reply), batch=batch):
+                    await stream.send(data)
 
-    async def _send_reply(self, reply: Any, *, is_last: bool = False) -> None:
+    def _serialize(self, reply: Any) -> bytes:
+        """Serialize a reply, and remember the size of a large one."""
         method = self._handler.method
         if not isinstance(reply, method.response_type):
             expected = method.response_type.__name__
             raise TypeError(f"the handler returned {type(reply).__name__} instead of {expected}")
-        data = reply.SerializeToString()
+        data: bytes = reply.SerializeToString()
         if len(data) > _LARGE_REPLY_SIZE:
             sizes = self._connection.server.reply_sizes
             sizes[method.path] = max(len(data), sizes.get(method.path, 0))
-        context = self._context
+        return data
+
+    async def _send_reply(self, reply: Any, *, is_last: bool = False) -> None:
+        data, context = self._serialize(reply), self._context
         headers = trailers = b""
         if not self._stream.headers_sent:
             block = self._encode_headers()

@@ -17,7 +17,7 @@ from meshtrio.rpc.fairness import WAKE_COST
 from meshtrio.rpc.receive_buffer import MIN_CHARGED_SIZE
 from meshtrio.rpc.receive_stream import FIRST_CLOCK_CHECK, ReceiveStream
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
-from meshtrio.rpc.write_buffer import HIGH_WATER
+from meshtrio.rpc.write_buffer import HIGH_WATER, MessageBatch
 from meshtrio.transport.peer import Peer
 from meshtrio.util.concurrency import SingleWaiter
 from meshtrio.util.errors import UsageError
@@ -73,10 +73,12 @@ class Stream(ReceiveStream):
         headers: bytes = b"",
         trailers: bytes = b"",
         end_stream: bool = False,
+        batch: MessageBatch | None = None,
     ) -> bool:
         """Send a small message as `send` does, if nothing has to be waited for, as usual.
 
-        Returns False, without effect, if the message has to be sent by `send`. Not a checkpoint.
+        The message is flushed with the other messages of `batch`, if there is one. Returns False,
+        without effect, if the message has to be sent by `send`. Not a checkpoint.
         """
         connection, size = self._connection, len(message)
         if (
@@ -100,7 +102,10 @@ class Stream(ReceiveStream):
         if not end_stream:
             connection.counters.messages_sent += 1
             self._until_clock_check -= 1
-        connection.flush()
+        if batch is None:
+            connection.flush()
+        else:
+            batch.add(size)
         return True
 
     async def send(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 
 import trio
 
@@ -12,14 +14,14 @@ from meshtrio.transport.transport import Buffer, Transport
 
 HIGH_WATER = 256 * 1024
 """Size of the write buffer, in bytes, above which calls wait before they add to it."""
-_MAX_JOINED_BUFFERS = 8
-"""Number of buffers up to which they are copied into one, which costs less than several."""
 _MAX_JOINED_SIZE = 64 * 1024
-"""Size of the buffers, in bytes, up to which they are copied."""
+"""Size of buffers, in bytes, up to which they are copied into one, which costs less than several."""
 _MAX_SENDMSG_BUFFERS = 256
 """Number of buffers for one system call; the kernel takes at most 1,024."""
 _MAX_WRITE_DELAY = 0.0005
 """Maximum time, in seconds, for which a write is delayed."""
+_MAX_BATCH_SIZE = 16 * 1024
+"""Size of messages, in bytes, from which on a flush of more at a time saves little."""
 
 
 def _unsent(buffers: list[Buffer], sent: int) -> list[Buffer]:
@@ -60,7 +62,7 @@ class WriteBuffer:
         size = sum(map(len, buffers)) if len(buffers) > 1 else len(buffers[0])
         if size > _MAX_JOINED_SIZE:
             self._transport.malloc_tuning.tune()
-        elif 1 < len(buffers) <= _MAX_JOINED_BUFFERS:
+        elif len(buffers) > 1:
             buffers = [b"".join(buffers)]
         if not self._is_draining:
             sent = self._try_send(buffers, size)
@@ -124,6 +126,42 @@ class WriteBuffer:
         self._buffers.clear()
         self.size = 0
         self._waiters.unpark_all()
+
+
+class MessageBatch:
+    """Delays the flush of messages that one task sends without waiting in between.
+
+    The task calls `flush` before it waits, see `call_before_waiting`. A message is flushed at once
+    if the task has needed longer for it than writes may be delayed: it may need as long for the
+    next one, without waiting.
+    """
+
+    __slots__ = ("_flush", "_oldest_at", "_previous_at", "_size")
+
+    def __init__(self, flush: Callable[[], None]) -> None:
+        """`flush` writes the connection's data."""
+        self._flush = flush
+        self._size = 0
+        """Size of the messages that are not flushed, in bytes."""
+        self._oldest_at = 0.0
+        self._previous_at = -math.inf
+
+    def add(self, size: int) -> None:
+        """Count a message that was sent but not flushed, and flush if that is due."""
+        now = perf_counter()
+        if not self._size:
+            self._oldest_at = now
+        self._size += size
+        earliest = min(self._previous_at, self._oldest_at)
+        self._previous_at = now
+        if self._size > _MAX_BATCH_SIZE or now - earliest > _MAX_WRITE_DELAY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the messages, if there are any."""
+        if self._size:
+            self._size = 0
+            self._flush()
 
 
 class WriteCoalescer:

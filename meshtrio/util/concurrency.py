@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from typing import Any, Generic, TypeVar
@@ -143,6 +144,26 @@ class SingleWaiter:
         if task is not None:
             self._task = None
             trio.lowlevel.reschedule(task)
+
+
+@types.coroutine
+def call_before_waiting(
+    awaitable: Awaitable[T], callback: Callable[[], object]
+) -> Generator[Any, Any, T]:
+    """Wait for an awaitable, and call `callback` first if that does not return at once."""
+    steps = awaitable.__await__()
+    try:
+        trap = steps.send(None)
+        callback()
+        while True:
+            try:
+                value = yield trap
+            except BaseException as exc:
+                trap = steps.throw(exc)
+            else:
+                trap = steps.send(value)
+    except StopIteration as exc:
+        return exc.value  # type: ignore[no-any-return]
 
 
 class _StartStatus(trio.TaskStatus[Any]):
