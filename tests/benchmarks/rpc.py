@@ -6,7 +6,7 @@
 Peers take turns within each round, so that what else the machine does meets all of them. Figures
 are medians over the rounds; ratios are to meshtrio's in the same table. `--before` adds meshtrio as
 it was at a revision, in all cases: this benchmark then runs on the `meshtrio` of that revision,
-which must have the modules that the peers import (9cb46b9 or later).
+which must have the modules that `peers/on_trio.py` imports.
 """
 
 from __future__ import annotations

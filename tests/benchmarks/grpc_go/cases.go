@@ -198,11 +198,15 @@ func download(o options) {
 }
 
 func connect(o options) {
-	c := start(o.seconds)
-	for c.going() {
+	connectAndCall := func() {
 		connection, stub := dial(o.socket)
 		must(stub.Echo(context.Background(), o.request))
 		check(connection.Close())
+	}
+	connectAndCall()
+	c := start(o.seconds)
+	for c.going() {
+		connectAndCall()
 		c.count.Add(1)
 	}
 	c.report()
