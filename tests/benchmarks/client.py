@@ -37,7 +37,7 @@ from meshtrio.grpc.service_config import (
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
 from meshtrio.transport.listener import unix_listener
-from tests.benchmarks.rpc import start_server
+from tests.benchmarks.processes import start_server
 
 IN_FLIGHT = 50
 CALLS = 5000
@@ -198,12 +198,12 @@ def main() -> None:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="mt-") as name,
-        start_server("meshtrio", Path(name)) as at,
+        start_server("meshtrio", Path(name)) as server,
     ):
         found = {
-            "a call, µs": trio.run(measure_picking, at[0], options.rounds),
+            "a call, µs": trio.run(measure_picking, server.address, options.rounds),
             "unequal instances, share of the best": trio.run(measure_spreading, Path(name)),
-            f"a change for {CHANNELS} channels": trio.run(measure_registry_change, at[0]),
+            f"a change for {CHANNELS} channels": trio.run(measure_registry_change, server.address),
         }
     if options.json:
         print(json.dumps(found, indent=2))

@@ -24,7 +24,7 @@ from meshtrio.client.channel import connect_to
 from meshtrio.http2.limits import Limits
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.peers.base import SERVICE, SMALL
-from tests.benchmarks.rpc import start_server
+from tests.benchmarks.processes import start_server
 
 CONNECTIONS = 500
 STREAMS = 1000
@@ -102,15 +102,17 @@ def measure(name: str, kind: str) -> float:
     """KB for each, in a server that was started for this."""
     connections, streams = KINDS[kind]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        with start_server(name, Path(folder)) as (address, pid):
-            before = resident(pid)
-            command = [sys.executable, "-m", "tests.benchmarks.memory", "--hold", name, address]
+        with start_server(name, Path(folder)) as server:
+            before = resident(server.pid)
+            command = [sys.executable, "-m", "tests.benchmarks.memory", "--hold", name]
             with subprocess.Popen(
-                [*command, str(connections), str(streams)], stdout=subprocess.PIPE, text=True
+                [*command, server.address, str(connections), str(streams)],
+                stdout=subprocess.PIPE,
+                text=True,
             ) as client:
                 assert client.stdout is not None
                 assert client.stdout.readline() == "ready\n"
-                grown = resident(pid) - before
+                grown = resident(server.pid) - before
                 client.kill()
     return grown / max(streams, connections) / 1024
 

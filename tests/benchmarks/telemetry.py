@@ -37,8 +37,8 @@ from tests.benchmarks.peers.with_telemetry import (
     TELEMETRY_PEERS,
     MeshtrioWithTelemetry,
 )
+from tests.benchmarks.report import report
 from tests.benchmarks.revisions import extract_revision
-from tests.benchmarks.rpc import report
 from tests.support.mesh_processes import wait_for_server
 
 TARGETS = {"metrics": 0.95, "tracing": 0.90}

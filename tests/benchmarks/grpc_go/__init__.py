@@ -25,8 +25,8 @@ def build(work: Path) -> None:
     """Generate the messages and compile, in a folder of the caller's; needs Go and grpcio-tools."""
     from grpc_tools import protoc
 
-    for name in ("main.go", "go.mod"):
-        shutil.copy(Path(__file__).parent / name, work)
+    for path in (*Path(__file__).parent.glob("*.go"), Path(__file__).parent / "go.mod"):
+        shutil.copy(path, work)
     environment = {**os.environ, "GOBIN": str(work / "bin"), "GOFLAGS": "-mod=mod"}
     for plugin in PLUGINS:
         subprocess.run(["go", "install", plugin], env=environment, cwd="/", check=True)
@@ -56,7 +56,7 @@ def build(work: Path) -> None:
 
 
 def measure(case: str, address: str, seconds: float, width: int = 1, size: int = 90) -> Any:
-    """Run a case of the built program, give what it printed."""
+    """Run a case of the built program, give what it printed; `width` is the rate of a paced one."""
     command = [str(PROGRAM), case, address, str(seconds), str(width), str(size)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None

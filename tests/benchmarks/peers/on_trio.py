@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 from echo.v1 import echo_pb2 as pb
 
-from tests.benchmarks.peers.base import HUGE, SMALL, AsyncPeer, LoopTimer, Measurement, tcp_port
+from tests.benchmarks.peers.async_peer import AsyncPeer, Calls, Receive, Send
+from tests.benchmarks.peers.base import (
+    DEADLINE,
+    Measurement,
+    call_metadata,
+    tcp_port,
+    tls_files,
+)
+from tests.benchmarks.peers.pacer import Pacer
 
 
 class Meshtrio(AsyncPeer):
@@ -23,14 +33,17 @@ class Meshtrio(AsyncPeer):
 
     def serve(self, address: str) -> None:
         os.environ["PLUGIN_SOCKET"] = address
+        if files := tls_files():
+            os.environ["PLUGIN_TLS_CERTIFICATE"] = str(files.certificate)
+            os.environ["PLUGIN_TLS_KEY"] = str(files.key)
+        from echo.v1.echo_grpc import EchoServiceServicer
+
         from meshtrio import plugin
         from meshtrio.http2.limits import Limits
 
-        class Echo(echo_servicer()):  # type: ignore[misc]
-            pass
-
         # One process holds a thousand connections here.
-        plugin.run(Echo(), limits=Limits(max_connections_per_peer=4096))
+        servicer = echo_servicer(EchoServiceServicer)
+        plugin.run(servicer, limits=Limits(max_connections_per_peer=4096))
 
     @asynccontextmanager
     async def stub(self, address: str) -> AsyncIterator[Any]:
@@ -38,8 +51,34 @@ class Meshtrio(AsyncPeer):
 
         from meshtrio.client.channel import connect_to
 
-        async with connect_to(f"unix:{address}") as channel:
+        async with connect_to(f"unix:{address}", tls=_client_tls()) as channel:
             yield channel.stub(EchoServiceStub)
+
+    @asynccontextmanager
+    async def calls(self, address: str) -> AsyncIterator[Calls]:
+        async with self.stub(address) as stub:
+
+            async def echo_with_deadline(request: Any) -> Any:
+                with trio.fail_after(DEADLINE):
+                    return await stub.Echo(request)
+
+            async def echo_with_metadata(request: Any) -> Any:
+                return await stub.Echo(request, metadata=call_metadata())
+
+            yield Calls(
+                echo=stub.Echo,
+                echo_with_deadline=echo_with_deadline,
+                echo_with_metadata=echo_with_metadata,
+                repeat=stub.Repeat,
+                join=stub.Join,
+                chat=stub.Chat,
+                open_chat=partial(self.open_chat, stub),
+            )
+
+    @asynccontextmanager
+    async def open_chat(self, stub: Any) -> AsyncIterator[tuple[Send, Receive]]:
+        async with stub.Chat() as call:
+            yield call.send_message, call.receive_message
 
     def run(self, case: Callable[..., Awaitable[Measurement]], *arguments: Any) -> Measurement:
         return trio.run(case, *arguments)
@@ -49,35 +88,22 @@ class Meshtrio(AsyncPeer):
             for task in tasks:
                 nursery.start_soon(task)
 
-    async def unary(self, address: str, request: Any, width: int, seconds: float) -> Measurement:
-        async with self.stub(address) as stub:
-            return await self.in_flight(stub.Echo, request, width, seconds)
+    async def start_paced(self, pacer: Pacer, call: Callable[[float], Awaitable[None]]) -> None:
+        async with trio.open_nursery() as nursery:
+            while not pacer.has_ended:
+                await trio.lowlevel.wait_readable(pacer)
+                for due in pacer.take_due():
+                    nursery.start_soon(call, due)
 
-    async def stream(self, address: str, seconds: float) -> Measurement:
-        async with self.stub(address) as stub, stub.Chat() as call:
 
-            async def send() -> None:
-                await call.send_message(SMALL)
+def _client_tls() -> Any:
+    """The TLS settings of a channel, if it is to speak TLS."""
+    from meshtrio.util.tls_config import ClientTlsConfig
 
-            return await self.ping_pong(send, call.receive_message, LoopTimer(seconds))
-
-    async def download(self, address: str, seconds: float) -> Measurement:
-        clock = LoopTimer(seconds)
-        async with self.stub(address) as stub:
-            clock.start()
-            while clock.is_running:
-                async for _ in stub.Repeat(HUGE):
-                    clock.count += 1
-            return clock.stop()
-
-    async def connect(self, address: str, seconds: float) -> Measurement:
-        clock = LoopTimer(seconds)
-        clock.start()
-        while clock.is_running:
-            async with self.stub(address) as stub:
-                await stub.Echo(SMALL)
-            clock.count += 1
-        return clock.stop()
+    files = tls_files()
+    if files is None:
+        return None
+    return ClientTlsConfig(ca=files.authority, server_name=files.SERVER_NAME)
 
 
 class MeshtrioMesh(Meshtrio):
@@ -91,7 +117,9 @@ class MeshtrioMesh(Meshtrio):
 
         command = ["{python}", "-m", "tests.benchmarks.rpc", "--plugin"]
         plugin = PluginConfig(name="echo", command=command)
-        trio.run(mesh.main, MeshConfig([plugin], runtime_dir=Path(address).parent / "mesh"))
+        config = MeshConfig([plugin], runtime_dir=Path(address).parent / "mesh")
+        with suppress(KeyboardInterrupt):
+            trio.run(mesh.main, config)
 
     @asynccontextmanager
     async def stub(self, address: str) -> AsyncIterator[Any]:
@@ -104,11 +132,10 @@ class MeshtrioMesh(Meshtrio):
             yield channel.stub(EchoServiceStub)
 
 
-def echo_servicer() -> Any:
+def echo_servicer(base: Any) -> Any:
     """The service as purerpc has it, for meshtrio and for stock purerpc."""
-    from echo.v1.echo_grpc import EchoServiceServicer
 
-    class Echo(EchoServiceServicer):  # type: ignore[misc]
+    class Echo(base):  # type: ignore[misc]
         async def Echo(self, request: Any) -> Any:
             return pb.EchoReply(message=request.message)
 
@@ -116,6 +143,13 @@ def echo_servicer() -> Any:
             reply = pb.EchoReply(message=request.message)
             for _ in range(request.count):
                 yield reply
+
+        async def Join(self, requests: AsyncIterator[Any]) -> Any:
+            # The benchmark wants the cost of the messages, not of joining them.
+            count = 0
+            async for _ in requests:
+                count += 1
+            return pb.EchoReply(instance=count)
 
         async def Chat(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
             async for request in requests:
@@ -125,38 +159,49 @@ def echo_servicer() -> Any:
             await trio.sleep(request.seconds)
             return pb.EchoReply()
 
-    return Echo
+    return Echo()
 
 
 # -- stock purerpc, on TCP, which is all it has --------------------------------------------------
 
 
 class Purerpc(Meshtrio):
+    """With the stubs of its own generator."""
+
     name = "purerpc"
 
     def serve(self, address: str) -> None:
         import purerpc
 
-        server = purerpc.Server(tcp_port(address))
-        server.add_service(echo_servicer()().service)
+        from tests.support.purerpc_echo_grpc import EchoServiceServicer
+
+        files, context = tls_files(), None
+        if files:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(files.certificate, files.key)
+            context.set_alpn_protocols(["h2"])
+        server = purerpc.Server(tcp_port(address), ssl_context=context)
+        server.add_service(echo_servicer(EchoServiceServicer).service)
         trio.run(server.serve_async)
 
     @asynccontextmanager
     async def stub(self, address: str) -> AsyncIterator[Any]:
         import purerpc
-        from echo.v1.echo_grpc import EchoServiceStub
 
-        async with purerpc.insecure_channel("127.0.0.1", tcp_port(address)) as channel:
+        from tests.support.purerpc_echo_grpc import EchoServiceStub
+
+        channel = purerpc.insecure_channel("127.0.0.1", tcp_port(address))
+        if files := tls_files():
+            context = ssl.create_default_context(cafile=files.authority)
+            context.set_alpn_protocols(["h2"])
+            channel = purerpc.secure_channel(files.SERVER_NAME, tcp_port(address), context)
+        async with channel:
             yield EchoServiceStub(channel)
 
-    async def stream(self, address: str, seconds: float) -> Measurement:
-        async with self.stub(address) as stub:
-            call = await stub.Chat()
-
-            async def send() -> None:
-                await call.send_message(SMALL)
-
-            return await self.ping_pong(send, call.receive_message, LoopTimer(seconds))
+    @asynccontextmanager
+    async def open_chat(self, stub: Any) -> AsyncIterator[tuple[Send, Receive]]:
+        call = await stub.Chat()
+        yield call.send_message, call.receive_message
 
 
 # -- the floor: the same bytes on a bare trio socket ---------------------------------------------
