@@ -67,7 +67,7 @@ def parse_single_message(data: bytes, max_size: int) -> bytes | None:
     return data[MESSAGE_PREFIX_SIZE:]
 
 
-@attrs.define(eq=False, weakref_slot=False)
+@attrs.define(eq=False, repr=False, weakref_slot=False)
 class MessageReader:
     """Cuts the DATA of one stream into messages of at most `max_size` bytes, without prefix.
 

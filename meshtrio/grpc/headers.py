@@ -27,6 +27,7 @@ from meshtrio.grpc.metadata import (
 )
 from meshtrio.http2.errors import MalformedHeadersError
 from meshtrio.http2.hpack.decoder import HeaderList
+from meshtrio.util.record import Record
 
 _match_field_name = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _find_forbidden_octet = re.compile(rb"[\x00\r\n]").search
@@ -39,8 +40,8 @@ def is_grpc_content_type(content_type: str) -> bool:
     return content_type.lower().startswith("application/grpc")
 
 
-@attrs.frozen
-class RequestHeaders:
+@attrs.frozen(eq=False, repr=False)
+class RequestHeaders(Record):
     """Parsed request headers."""
 
     method: str
@@ -75,8 +76,8 @@ class RequestHeaders:
         return self.method == "POST" and is_grpc_content_type(self.content_type)
 
 
-@attrs.frozen
-class Trailers:
+@attrs.frozen(eq=False, repr=False)
+class Trailers(Record):
     """Parsed trailers of a response."""
 
     code: int
@@ -87,14 +88,17 @@ class Trailers:
     """Trailing metadata."""
     details: bytes = b""
     """Value of grpc-status-details-bin: a serialized google.rpc.Status; empty if absent."""
-    encoded_message: bytes = attrs.field(default=b"", eq=False, repr=False)
+    encoded_message: bytes = b""
     """Value of grpc-message as it was received, except that white space at its ends is escaped; to
     be forwarded. Encoding `message` again could make it many times as long, because invalid bytes
     are replaced there."""
 
+    def _items(self) -> list[tuple[str, object]]:
+        return super()._items()[:-1]  # Without `encoded_message`, which says the same as `message`.
 
-@attrs.frozen
-class ResponseHeaders:
+
+@attrs.frozen(eq=False, repr=False)
+class ResponseHeaders(Record):
     """Parsed response headers."""
 
     http_status: int

@@ -54,7 +54,7 @@ class ParsedResponse(Protocol):
     def content_length(self) -> int | None: ...
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class HeaderParsers:
     """Functions that parse the header lists of one application protocol.
 
@@ -69,7 +69,7 @@ class HeaderParsers:
     """Parses trailers."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class FrameReceiver:
     """Applies frames to the settings, windows and streams of a connection, and makes events.
 

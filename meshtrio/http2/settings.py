@@ -35,7 +35,7 @@ def encode_preface(limits: Limits, *, is_client: bool) -> list[bytes]:
     return out
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class PeerSettings:
     """Settings of the peer, which bound what this side sends (RFC 9113 §6.5.2)."""
 

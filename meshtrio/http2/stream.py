@@ -77,7 +77,7 @@ _TRANSITIONS: tuple[tuple[StreamState | None, ...], ...] = (
 """The next state by state and input; None if the input is not allowed in the state."""
 
 
-@attrs.define(eq=False, weakref_slot=False)
+@attrs.define(eq=False, repr=False, weakref_slot=False)
 class H2Stream:
     """Record of a stream that is neither idle nor closed."""
 

@@ -55,7 +55,7 @@ class ResetStreams:
         return True
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class StreamTable:
     """Records of the streams that are neither idle nor closed, and what is known of the others."""
 
@@ -149,7 +149,7 @@ class StreamTable:
         return self.resets.pop_reply_due(stream_id)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class ConnectionWindows:
     """The two flow control windows of a connection, in bytes (RFC 9113 §5.2 and §6.9).
 

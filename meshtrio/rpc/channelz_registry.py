@@ -45,7 +45,7 @@ class Severity(IntEnum):
     WARNING = 2
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class TraceEvent:
     """An event in the life of a channel, subchannel or server."""
 
@@ -57,7 +57,7 @@ class TraceEvent:
     """Identifier of the subchannel that the event concerns, 0 for none."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class TraceNode:
     """The channelz identifier of an object, its creation time and its trace events."""
 
@@ -76,7 +76,7 @@ class TraceNode:
         self.events.append(TraceEvent(time.time(), description, severity, subchannel_id))
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class ListenSocket:
     """A socket that a server listens on, which is in `SOCKETS` until it is dropped."""
 

@@ -25,7 +25,7 @@ from meshtrio.rpc.tracer_dispatch import MessageTracer, log_or_raise_exit, notif
 T = TypeVar("T")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Tracers:
     """The tracers that new channels and servers of a trio run use."""
 
@@ -101,7 +101,7 @@ def _call_each(name: str) -> Any:
     return method
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Composite(Generic[T]):
     _tracers: Sequence[T]
 

@@ -30,7 +30,7 @@ WAKE_COST = 0.00003
 """Seconds that resuming a task for a write takes, charged for each window update."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class EventLoopShare:
     """The use that one peer makes of the event loop, with all its connections."""
 

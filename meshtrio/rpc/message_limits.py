@@ -13,6 +13,7 @@ import purerpc
 
 from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE, UNLIMITED, Limits
 from meshtrio.util.errors import UsageError
+from meshtrio.util.record import Record
 
 if TYPE_CHECKING:  # Servers, and so plugins, start without the parser of service configs.
     from meshtrio.grpc.service_config import MethodConfig
@@ -25,8 +26,8 @@ _REQUEST_SETTING = "maxRequestMessageBytes in the service config"
 _RESPONSE_SETTING = "maxResponseMessageBytes in the service config"
 
 
-@attrs.frozen
-class MessageLimits:
+@attrs.frozen(eq=False, repr=False)
+class MessageLimits(Record):
     """Limits of the messages of one call on this side, in bytes before compression."""
 
     max_receive_length: int
@@ -72,8 +73,8 @@ def default_message_limits(limits: Limits, *, is_client: bool) -> MessageLimits:
     )
 
 
-@attrs.frozen
-class MessageLengths:
+@attrs.frozen(eq=False, repr=False)
+class MessageLengths(Record):
     """Limits that an application has set for a channel, in bytes.
 
     None leaves a limit to the service config.

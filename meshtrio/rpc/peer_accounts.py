@@ -32,6 +32,7 @@ from meshtrio.rpc.connection_limiter import ConnectionRejectedError
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.transport.peer import Peer
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
+from meshtrio.util.record import Record
 from meshtrio.util.token_bucket import TokenBucket
 
 MIN_CALL_MEMORY = 16 * 1024
@@ -59,8 +60,8 @@ PeerKey = tuple[str, str]
 _FRACTION_TEXTS = {1.0: "", 0.5: "half of ", 0.25: "a quarter of ", 0.125: "an eighth of "}
 
 
-@attrs.frozen
-class BudgetSetting:
+@attrs.frozen(eq=False, repr=False)
+class BudgetSetting(Record):
     """The setting that a memory budget comes from, for errors."""
 
     name: str
@@ -74,7 +75,7 @@ class BudgetSetting:
         return f"{int(budget * fraction)} bytes for {whose} ({share}{self.name})"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class BudgetSettings:
     """The settings of a server's memory budgets; by default those of `Limits`."""
 
@@ -86,7 +87,7 @@ class BudgetSettings:
     """Of the budget of the process."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class MemoryTotals:
     """The bytes that the calls of all servers of this process hold."""
 
@@ -217,7 +218,7 @@ class PeerAccount:
         return max(self._refused_until - trio.current_time(), 0.0)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class ConnectionAccount:
     """The bytes that the calls of one peer hold on one connection."""
 

@@ -11,7 +11,7 @@ import attrs
 _MAX_SAMPLES = 10_000
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class CallCounters:
     """Counters of one connection, channel or server since it was made; they only count up.
 
@@ -60,7 +60,7 @@ class CallCounters:
         self.last_started = max(self.last_started, counters.last_started)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ConnectionStatistics:
     """What one connection has counted, for channelz."""
 

@@ -25,7 +25,7 @@ class ConnectedStream(Protocol):
     def release_window(self) -> bool: ...
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class WindowWaiters:
     """Wakes waiting streams in order, as many as the connection's window has room for.
 

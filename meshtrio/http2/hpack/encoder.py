@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from meshtrio.http2.hpack.decoder import ENTRY_OVERHEAD, HeaderField
+from meshtrio.util.record import Record
 
 TABLE_SIZE_UPDATE_TO_ZERO = b"\x20"
 """A dynamic table size update to zero (§6.3), due once a peer lowers HEADER_TABLE_SIZE."""
@@ -71,8 +72,8 @@ def header_list_size(fields: Iterable[HeaderField]) -> int:
     return sum(len(name) + len(value) + ENTRY_OVERHEAD for name, value in fields)
 
 
-@attrs.frozen
-class HeaderBlock:
+@attrs.frozen(eq=False, repr=False)
+class HeaderBlock(Record):
     """An encoded header list."""
 
     data: bytes
