@@ -24,12 +24,11 @@ from meshtrio.grpc.metadata import Metadata, get_metadata_value
 from meshtrio.grpc.status import CANCELLED, DEADLINE_TOLERANCE, CallStatus
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.decoder import HeaderField
-from meshtrio.rpc.composite_tracer import start_tracer
 from meshtrio.rpc.errors import error_for_call, status_of_error
 from meshtrio.rpc.method import Message
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import AttemptTracer
-from meshtrio.rpc.tracer_dispatch import notify_tracer
+from meshtrio.rpc.tracer_dispatch import notify_tracer, start_tracer
 from meshtrio.util.concurrency import require_trio
 
 _DEADLINE_STATUSES = (purerpc.StatusCode.DEADLINE_EXCEEDED, purerpc.StatusCode.CANCELLED)

@@ -32,6 +32,7 @@ from meshtrio.util.object_reader import (
     parse_fraction,
     parse_string,
 )
+from meshtrio.util.record import Record
 
 _BACKOFF_JITTER = 0.2
 """Fraction by which the delays between retries vary (gRFC A6): 0.8 to 1.2 of their length."""
@@ -46,8 +47,8 @@ class LoadBalancingPolicy(Enum):
     RING_HASH = "ring_hash_experimental"
 
 
-@attrs.frozen
-class LoadBalancingConfig:
+@attrs.frozen(eq=False, repr=False)
+class LoadBalancingConfig(Record):
     """How a channel picks the endpoint of a call."""
 
     policy: LoadBalancingPolicy = LoadBalancingPolicy.LEAST_REQUEST
@@ -62,8 +63,8 @@ class LoadBalancingConfig:
     """Outlier detection of the channel; None if off."""
 
 
-@attrs.frozen
-class RetryPolicy:
+@attrs.frozen(eq=False, repr=False)
+class RetryPolicy(Record):
     """Sequential attempts: `retryPolicy` of a method config."""
 
     max_attempts: int
@@ -74,8 +75,8 @@ class RetryPolicy:
     """Status codes after which another attempt may be made."""
 
 
-@attrs.frozen
-class HedgingPolicy:
+@attrs.frozen(eq=False, repr=False)
+class HedgingPolicy(Record):
     """Concurrent attempts: `hedgingPolicy` of a method config."""
 
     max_attempts: int
@@ -86,8 +87,8 @@ class HedgingPolicy:
     """Status codes that start the next attempt at once; any other ends the call."""
 
 
-@attrs.frozen
-class RetryThrottling:
+@attrs.frozen(eq=False, repr=False)
+class RetryThrottling(Record):
     """Limits retries while a server is failing: `retryThrottling` of a service config."""
 
     max_tokens: float
@@ -96,8 +97,8 @@ class RetryThrottling:
     """Tokens that each successful call adds. A failed call takes one."""
 
 
-@attrs.frozen
-class RetryBudgetConfig:
+@attrs.frozen(eq=False, repr=False)
+class RetryBudgetConfig(Record):
     """Limits the share of retries in a service's load: `meshtrio.retryBudget`."""
 
     ratio: float = 0.2
@@ -106,8 +107,8 @@ class RetryBudgetConfig:
     """Retries allowed per second in addition, so that services with few calls can retry."""
 
 
-@attrs.frozen
-class MethodConfig:
+@attrs.frozen(eq=False, repr=False)
+class MethodConfig(Record):
     """Parameters of the calls of some methods; None leaves one to the caller."""
 
     timeout: float | None = None
@@ -122,7 +123,7 @@ class MethodConfig:
     """Retries of the calls; excludes `hedging_policy`."""
     hedging_policy: HedgingPolicy | None = None
     """Hedging of the calls; excludes `retry_policy`."""
-    can_use_fast_path: bool = attrs.field(init=False, eq=False, repr=False)
+    can_use_fast_path: bool = attrs.field(init=False)
     """Whether a call needs neither a timeout scope nor concurrent attempts."""
 
     def __attrs_post_init__(self) -> None:
@@ -130,8 +131,8 @@ class MethodConfig:
         object.__setattr__(self, "can_use_fast_path", can_use_fast_path)
 
 
-@attrs.frozen
-class CircuitBreakerLimits:
+@attrs.frozen(eq=False, repr=False)
+class CircuitBreakerLimits(Record):
     """Limits above which the calls of a channel fail at once, with RESOURCE_EXHAUSTED."""
 
     max_in_flight: int | None = None
@@ -142,8 +143,8 @@ class CircuitBreakerLimits:
     """Maximum number of calls that wait for an endpoint."""
 
 
-@attrs.frozen
-class ServiceConfig:
+@attrs.frozen(eq=False, repr=False)
+class ServiceConfig(Record):
     """Parameters of a channel and its calls."""
 
     method_configs: Mapping[str, MethodConfig] = attrs.field(factory=dict)

@@ -57,13 +57,18 @@ class Method(Record):
         return cls(service, name, types[0], types[1], *streams)
 
 
-@attrs.frozen(eq=False, repr=False)
 class Handler:
     """The function that serves a method on a server."""
 
-    method: Method
-    """The method that the function serves."""
-    function: Callable[..., Any]
-    """The servicer's method, called as `function(message or iterator, request=ServerContext)`."""
-    is_counted: bool = True
-    """Whether calls of the method count as load of the server, see `LoadRecorder`."""
+    __slots__ = ("function", "is_counted", "method")
+
+    def __init__(
+        self, method: Method, function: Callable[..., Any], is_counted: bool = True
+    ) -> None:
+        self.method = method
+        """The method that the function serves."""
+        self.function = function
+        """The servicer's method, called as `function(message or iterator,
+        request=ServerContext)`."""
+        self.is_counted = is_counted
+        """Whether calls of the method count as load of the server, see `LoadRecorder`."""

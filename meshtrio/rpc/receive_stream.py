@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from time import perf_counter
 
-import attrs
 import purerpc
 import trio
 
@@ -19,16 +18,14 @@ from meshtrio.grpc.framing import (
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.receive_buffer import MIN_CHARGED_SIZE, CompressedMessage, ReceiveBuffer
-from meshtrio.rpc.tracer_dispatch import MessageTracer, notify_tracer
+from meshtrio.rpc.stream_state import FIRST_CLOCK_CHECK
+from meshtrio.rpc.tracer_dispatch import notify_tracer
 from meshtrio.util.concurrency import SingleWaiter
 
-FIRST_CLOCK_CHECK = 4
-"""Number of messages that a task handles after a wait before it reads the clock."""
 _MAX_CLOCK_CHECK_INTERVAL = 256
 """Maximum number of messages between two readings of the clock."""
 
 
-@attrs.define(eq=False, repr=False, weakref_slot=False)
 class ReceiveStream(ReceiveBuffer):
     """The receiving side of a `Stream`.
 
@@ -36,19 +33,7 @@ class ReceiveStream(ReceiveBuffer):
     except for the rest of an incomplete message: at most one window and one message are held.
     """
 
-    last_message_compressed: bool = False
-    """Whether the message that was taken last was compressed."""
-    received_size: int = 0
-    """Size of the received messages as they were sent, in bytes, without framing."""
-    message_tracer: MessageTracer | None = None
-    """The tracer of the stream's messages, if one is installed."""
-    _until_clock_check: int = FIRST_CLOCK_CHECK
-    """Number of messages until the next reading of the clock."""
-    _clock_check_interval: int = 1
-    _clock_checked_at: float = 0.0
-    """The time of the last reading; 0 if the task has waited since."""
-    # Made when a task first waits: most messages arrive whole.
-    _readable: SingleWaiter | None = None
+    __slots__ = ()
 
     # -- messages ----------------------------------------------------------------------------
 

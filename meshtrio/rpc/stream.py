@@ -6,7 +6,6 @@ knows its connection only as a `ConnectionIO`, and must not outlive it.
 
 from __future__ import annotations
 
-import attrs
 import purerpc
 import trio
 
@@ -15,7 +14,8 @@ from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.fairness import WAKE_COST
 from meshtrio.rpc.receive_buffer import MIN_CHARGED_SIZE
-from meshtrio.rpc.receive_stream import FIRST_CLOCK_CHECK, ReceiveStream
+from meshtrio.rpc.receive_stream import ReceiveStream
+from meshtrio.rpc.stream_state import FIRST_CLOCK_CHECK
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 from meshtrio.rpc.write_buffer import HIGH_WATER
 from meshtrio.transport.peer import Peer
@@ -28,27 +28,16 @@ SERVER_STOPPED_MESSAGE = "the server stopped during the call"
 """The message of the status of calls that a stopping server ends."""
 
 
-@attrs.define(eq=False, repr=False, weakref_slot=False)
 class Stream(ReceiveStream):
     """Sends and receives the messages of one call, and knows how it ended.
 
     One task may receive while another one sends.
     """
 
+    __slots__ = ()
+
     sends_synchronously = False
     """Whether `on_writable` sends by itself, instead of waking a task that sends."""
-
-    headers: ResponseHeaders | None = None
-    """The response headers, on a client."""
-    headers_sent: bool = False
-    """Whether a server has sent the response headers, so that trailers must follow."""
-    owner: object = None
-    """The channel of the call, on a client."""
-    sent_size: int = 0
-    """Size of the messages as they were sent, in bytes, without framing."""
-    cancel_on_error: trio.CancelScope | None = None
-    """The scope of the handler, on a server, which is cancelled if the stream fails."""
-    _writable: SingleWaiter | None = None
 
     @property
     def peer(self) -> Peer:
