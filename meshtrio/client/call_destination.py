@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import attrs
 import purerpc
@@ -26,7 +26,6 @@ from meshtrio.discovery.endpoint import ServiceState, canonical_target
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.framing import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import Metadata, encode_metadata
-from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.service_config import MethodConfig, ServiceConfig, parse_service_config
 from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN, CallStatus
 from meshtrio.http2.hpack.encoder import HeaderBlock
@@ -45,6 +44,9 @@ from meshtrio.util.errors import ConfigError, unwrap_exception_group
 from meshtrio.util.record import Record
 from meshtrio.util.text import escape_unprintable
 from meshtrio.util.tls_config import ClientTlsConfig
+
+if TYPE_CHECKING:
+    from meshtrio.grpc.outlier_detection import Ejection
 
 _log = logging.getLogger("meshtrio.rpc")
 

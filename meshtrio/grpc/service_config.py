@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection, SuccessRate
 from meshtrio.grpc.status import StatusCode
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.errors import ConfigError
@@ -33,6 +32,9 @@ from meshtrio.util.object_reader import (
     parse_string,
 )
 from meshtrio.util.record import Record
+
+if TYPE_CHECKING:
+    from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection, SuccessRate
 
 _BACKOFF_JITTER = 0.2
 """Fraction by which the delays between retries vary (gRFC A6): 0.8 to 1.2 of their length."""
@@ -292,6 +294,8 @@ def _read_ring_hash(fields: ObjectReader) -> LoadBalancingConfig:
 
 
 def _read_outlier_detection(fields: ObjectReader) -> LoadBalancingConfig:
+    from meshtrio.grpc.outlier_detection import OutlierDetection  # Few services have it.
+
     outlier_detection = OutlierDetection(
         interval=fields.get("interval", parse_duration, 10.0),
         base_ejection_time=fields.get("baseEjectionTime", parse_duration, 30.0),
@@ -307,6 +311,8 @@ def _read_outlier_detection(fields: ObjectReader) -> LoadBalancingConfig:
 
 
 def _read_success_rate(fields: ObjectReader) -> SuccessRate:
+    from meshtrio.grpc.outlier_detection import SuccessRate
+
     return SuccessRate(
         stdev_factor=fields.get("stdevFactor", integer_parser(0), 1900) / 1000,
         enforcement_percentage=fields.get("enforcementPercentage", integer_parser(0, 100), 100),
@@ -316,6 +322,8 @@ def _read_success_rate(fields: ObjectReader) -> SuccessRate:
 
 
 def _read_failures(fields: ObjectReader) -> FailurePercentage:
+    from meshtrio.grpc.outlier_detection import FailurePercentage
+
     return FailurePercentage(
         threshold=fields.get("threshold", integer_parser(0, 100), 85),
         enforcement_percentage=fields.get("enforcementPercentage", integer_parser(0, 100), 100),
