@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
 import os
 import socket
@@ -235,6 +234,8 @@ async def _drain(server: Server, health: HealthServicer) -> None:
     for path in paths:
         _log.warning("call cut at the end of the drain: %s", path)
     if contract.MESH_LAUNCH_ID in os.environ:
+        import json
+
         lines = [f"{contract.DRAIN_CUT_CALL}{json.dumps(path)}}}\n" for path in paths]
         with contextlib.suppress(OSError):
             # The program may have replaced sys.stderr.

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import attrs
 import click
 import purerpc
 import trio
@@ -39,6 +38,7 @@ from meshtrio.errors import NoMeshError, UntrustedMeshError
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE
 from meshtrio.messages import registry as registry_messages
+from meshtrio.rpc.message_limits import MessageLengths
 from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.util.address import Address
@@ -143,8 +143,9 @@ def call(
                 where = mesh_socket_endpoint(mesh_socket)
                 options["metadata"] = ((TARGET_METADATA_KEY, service),)
             async with connect_to(where, **options) as channel:
-                channel.message_lengths = attrs.evolve(
-                    channel.message_lengths, receive_setting="--max-message-size"
+                lengths = channel.message_lengths
+                channel.message_lengths = MessageLengths(
+                    lengths.max_receive_length, lengths.max_send_length, "--max-message-size"
                 )
                 try:
                     found = await resolve_method(channel, method, service, types)

@@ -13,8 +13,8 @@ from meshtrio.cli import formatting
 from meshtrio.cli.json_output import print_json, to_plain
 from meshtrio.cli.mesh_client import run_with_control, run_with_registry
 from meshtrio.cli.options import mesh_options, names_argument, services_argument
+from meshtrio.cli.text_table import print_table
 from meshtrio.messages import control, registry
-from meshtrio.supervisor.log_line import find_last_line
 from meshtrio.util.text import escape_unprintable
 
 CallsInFlight = Mapping[tuple[str, int], int]
@@ -35,15 +35,13 @@ def ps(names: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
     if as_json:
         print_json(reply.instances)
         return
-    from meshtrio.cli import rich_output
-
     columns = ("NAME", "INSTANCE", "PID", "STATE", "RESTARTS", "UPTIME", "SOCKET", "REASON")
     rows = (
         (
             each.name,
             each.instance,
             each.pid if each.HasField("pid") else "-",
-            rich_output.make_state_text(each.state),
+            each.state,
             each.restarts,
             formatting.format_duration(each.uptime) if each.HasField("uptime") else "-",
             each.socket,
@@ -51,7 +49,7 @@ def ps(names: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
         )
         for each in reply.instances
     )
-    rich_output.print_table(columns, rows)
+    print_table(columns, rows)
 
 
 @click.command()
@@ -137,10 +135,8 @@ def services(services: tuple[str, ...], as_json: bool, mesh_socket: Path | None)
     if as_json:
         print_json(found)
         return
-    from meshtrio.cli import rich_output
-
     columns = ("SERVICE", "ADDRESS", "INSTANCE", "PID", "WEIGHT", "PRIORITY", "NOTE")
-    rich_output.print_table(columns, (row for state in found for row in _service_rows(state)))
+    print_table(columns, (row for state in found for row in _service_rows(state)))
 
 
 def _service_rows(state: registry.ServiceState) -> Iterator[tuple[Any, ...]]:
@@ -161,6 +157,8 @@ async def _resolve(names: Sequence[str], stub: Any) -> list[registry.ServiceStat
 def describe_unavailable(state: registry.ServiceState) -> str:
     """Describe why a service has no endpoints, as far as its mesh knows."""
     if state.departures:
+        from meshtrio.supervisor.log_line import find_last_line  # `ps` does without it.
+
         last = state.departures[-1]
         return ": ".join(filter(None, (last.reason, find_last_line(last.stderr_tail))))
     return "not managed by the mesh" if state.unattended else "no instance has become ready yet"

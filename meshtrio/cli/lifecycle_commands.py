@@ -20,6 +20,7 @@ from meshtrio.cli.json_output import print_json
 from meshtrio.cli.mesh_client import run_with_control
 from meshtrio.cli.options import mesh_options, name_argument, timeout_option
 from meshtrio.cli.stdio import show_spinner
+from meshtrio.cli.text_table import print_table
 from meshtrio.messages import control as messages
 from meshtrio.util.concurrency import run_during
 from meshtrio.util.errors import UsageError
@@ -142,14 +143,12 @@ def log_level(name: str, level: str | None, as_json: bool, mesh_socket: Path | N
         return
     instances = [(plugin, each) for plugin in plugins for each in plugin.instances]
     if level is None:
-        from meshtrio.cli import rich_output
-
         rows = (
             (plugin.plugin, each.instance, plugin.level or "-", each.level or "-", each.note)
             for plugin, each in instances
         )
         columns = ("PLUGIN", "INSTANCE", "LOGGED FROM", "WRITTEN FROM", "NOTE")
-        rich_output.print_table(columns, rows)
+        print_table(columns, rows)
         return
     count = formatting.format_count(sum(each.level == level for _, each in instances), "instance")
     print(escape_unprintable(f"{name} logs from {level} on: set in {count}"))
@@ -252,8 +251,6 @@ async def _print_warnings(stub: Any, names: Sequence[str]) -> None:
 
 
 def _print_drained(name: str, instances: Sequence[messages.Drained]) -> None:
-    from meshtrio.cli import rich_output
-
     rows = (
         (
             *(each.plugin, each.instance),
@@ -262,7 +259,7 @@ def _print_drained(name: str, instances: Sequence[messages.Drained]) -> None:
         )
         for each in instances
     )
-    rich_output.print_table(("PLUGIN", "INSTANCE", "ENDED", "CUT CALLS"), rows)
+    print_table(("PLUGIN", "INSTANCE", "ENDED", "CUT CALLS"), rows)
     cut = sum(len(each.cut_calls) for each in instances)
     unknown = sum(not each.cut_calls_known for each in instances)
     parts = [formatting.format_count(len(instances), "instance")]

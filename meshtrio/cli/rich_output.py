@@ -1,4 +1,4 @@
-"""Output for people, by rich: borderless tables, colours on terminals only, nothing truncated."""
+"""Output for people, by rich: trees, and the tables of `top`; others are by `text_table`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from meshtrio.cli.text_table import NUMERIC_COLUMNS, STATE_STYLES
 from meshtrio.util.text import escape_unprintable
 
 _UNLIMITED_WIDTH = 100_000
-_STATE_STYLES = {
-    "ready": "green",
-    "unready": "red",
-    "failed": "bold red",
-    **dict.fromkeys(("starting", "pending", "backoff", "stopping"), "yellow"),
-    **dict.fromkeys(("stopped", "exited"), "dim"),
-}
-_NUMERIC_COLUMNS = (
-    *("INSTANCE", "PID", "RESTARTS", "UPTIME", "CALLS/S", "FAILED/S", "MEDIAN", "P99", "IN FLIGHT"),
-    *("CPU %", "MEMORY", "WEIGHT", "PRIORITY"),
-)
 
 
 def make_console(*, live: bool = False) -> Console:
@@ -68,18 +58,10 @@ def make_table(columns: Iterable[str | Text]) -> Table:
     made = _EscapingTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         title = str(column).rstrip(" ▼▲")
-        side: Any = "right" if title in _NUMERIC_COLUMNS else "left"
+        side: Any = "right" if title in NUMERIC_COLUMNS else "left"
         made.add_column(column, justify=side, no_wrap=True, overflow="fold")
     return made
 
 
-def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Print a table of texts and numbers."""
-    table = make_table(columns)
-    for row in rows:
-        table.add_row(*row)
-    print_renderable(table)
-
-
 def make_state_text(name: str) -> Text:
-    return make_text(name, _STATE_STYLES.get(name, ""))
+    return make_text(name, STATE_STYLES.get(name, ""))

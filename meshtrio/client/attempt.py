@@ -24,11 +24,10 @@ from meshtrio.grpc.metadata import Metadata, get_metadata_value
 from meshtrio.grpc.status import CANCELLED, DEADLINE_TOLERANCE, CallStatus
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.decoder import HeaderField
-from meshtrio.rpc.composite_tracer import start_tracer
 from meshtrio.rpc.errors import error_for_call, status_of_error
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import AttemptTracer
-from meshtrio.rpc.tracer_dispatch import notify_tracer
+from meshtrio.rpc.tracer_dispatch import notify_tracer, start_tracer
 from meshtrio.rpc.write_buffer import MessageBatch
 from meshtrio.util.concurrency import require_trio
 
@@ -110,9 +109,7 @@ class Attempt:
             data, batch=batch
         )
 
-    async def send(
-        self, data: bytes, *, compress: bool = True, end_stream: bool = False
-    ) -> None:
+    async def send(self, data: bytes, *, compress: bool = True, end_stream: bool = False) -> None:
         """Send a serialized request; dropped if the call is over, whose status `receive` raises.
 
         Raises:

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import attrs
 import purerpc
@@ -26,25 +26,27 @@ from meshtrio.discovery.endpoint import ServiceState, canonical_target
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.framing import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import Metadata, encode_metadata
-from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.service_config import MethodConfig, ServiceConfig, parse_service_config
 from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, UNKNOWN, CallStatus
 from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
-from meshtrio.rpc.composite_tracer import current_tracers
 from meshtrio.rpc.errors import status_of_error
 from meshtrio.rpc.message_limits import MessageLengths, MessageLimits
 from meshtrio.rpc.method import MetadataLike, Method
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer, StartCall
+from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer, StartCall, current_tracers
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.util.errors import ConfigError, unwrap_exception_group
+from meshtrio.util.record import Record
 from meshtrio.util.text import escape_unprintable
 from meshtrio.util.tls_config import ClientTlsConfig
+
+if TYPE_CHECKING:
+    from meshtrio.grpc.outlier_detection import Ejection
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -76,8 +78,8 @@ def _to_metadata(pairs: MetadataLike | None) -> Metadata:
     return tuple(pairs or ())
 
 
-@attrs.frozen
-class CallOptions:
+@attrs.frozen(eq=False, repr=False)
+class CallOptions(Record):
     """Options of one call; see `CallKeywords`."""
 
     metadata: Metadata = attrs.field(default=(), converter=_to_metadata)

@@ -14,7 +14,7 @@ from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.rpc.client_connection import ClientConnection
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class PickArgs:
     """What one attempt of a call requires of its endpoint."""
 
@@ -33,7 +33,7 @@ class PickArgs:
 DEFAULT_PICK_ARGS = PickArgs()
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class CallTracker:
     """Follows the attempts on one endpoint for the circuit breaker and outlier detection.
 
@@ -58,7 +58,7 @@ class CallTracker:
             self._report_result(success)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class PickResult:
     """The connection that one attempt of a call is opened on."""
 

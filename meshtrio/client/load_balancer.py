@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from random import Random
 from time import time
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import purerpc
@@ -24,17 +25,19 @@ from meshtrio.client.channel_endpoint import (
 )
 from meshtrio.client.health_watch import watch_health
 from meshtrio.client.load_balancing.circuit_breaker import CircuitBreaker
-from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
 from meshtrio.client.load_balancing.policies import PriorityPolicy
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool
 from meshtrio.discovery.endpoint import ServiceState
 from meshtrio.errors import ConnectionLostError
-from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.rpc.channelz_registry import TraceNode
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.util.concurrency import start_soon_without_context
+
+if TYPE_CHECKING:
+    from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
+    from meshtrio.grpc.outlier_detection import Ejection
 
 
 class LoadBalancer:
@@ -188,6 +191,9 @@ class LoadBalancer:
         self._outlier_detection_scope.cancel()
         self._outlier_detector, detection = None, config.load_balancing.outlier_detection
         if detection is not None:
+            # Few services have it, and it takes long to import.
+            from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
+
             detector = OutlierDetector(detection, self._rng, self._on_ejection)
             detector.update_endpoints(self._endpoints)
             self._outlier_detector = detector

@@ -26,16 +26,16 @@ from meshtrio.client.streaming import StreamingCall
 from meshtrio.grpc.header_builder import build_request_headers
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.status import STATUS_OK
-from meshtrio.rpc.composite_tracer import start_tracer
 from meshtrio.rpc.method import Message, Method
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.rpc.tracer import ClientCallTracer
-from meshtrio.rpc.tracer_dispatch import notify_tracer
+from meshtrio.rpc.tracer_dispatch import notify_tracer, start_tracer
 from meshtrio.util.no_public_constructor import create
+from meshtrio.util.record import Record
 
 
-@attrs.frozen
-class CallMetadata:
+@attrs.frozen(eq=False, repr=False)
+class CallMetadata(Record):
     """Metadata of a successful call."""
 
     initial_metadata: Metadata
@@ -291,8 +291,8 @@ class DynamicStub:
         raise AttributeError(f"the service has no method {name!r}")
 
 
-@attrs.frozen
-class RawReply:
+@attrs.frozen(eq=False, repr=False)
+class RawReply(Record):
     """Takes the place of a message class as the type of a method's replies, for callers that parse
     them in parts, in a thread, or not at all."""
 

@@ -111,9 +111,9 @@ def encode_attempt_headers(
         ResourceExhaustedError: The peer does not accept as large a header list.
     """
     limit, common = connection.peer_settings.max_header_list_size, call.method_headers
-    if fields or tracer is not None or common.list_size + _MAX_COMMON_SIZE > limit:
-        if _header_list_size(call, fields, tracer) > limit:
-            fields, tracer = _fit_header_list(call, fields, tracer, limit)
+    is_plain = not fields and tracer is None and common.list_size + _MAX_COMMON_SIZE <= limit
+    if not is_plain and _header_list_size(call, fields, tracer) > limit:
+        fields, tracer = _fit_header_list(call, fields, tracer, limit)
     block = connection.pseudo_headers.data + common.data
     if tracer is not None:
         block += tracer.extra_headers

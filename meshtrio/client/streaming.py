@@ -31,10 +31,9 @@ from meshtrio.client.request_stream import RequestStream
 from meshtrio.client.retry.loop import run_attempts
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.status import STATUS_OK, CallStatus
-from meshtrio.rpc.composite_tracer import start_tracer
 from meshtrio.rpc.method import Message
 from meshtrio.rpc.tracer import ClientCallTracer
-from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
+from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop, start_tracer
 from meshtrio.util.errors import unwrap_exception_group
 from meshtrio.util.no_public_constructor import NoPublicConstructor
 

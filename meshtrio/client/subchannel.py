@@ -25,6 +25,7 @@ from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.util.address import Address
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.record import Record
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _log = logging.getLogger("meshtrio.rpc")
@@ -45,8 +46,8 @@ _RETRY_BURST = 100
 """Repeated attempts that may be made at once."""
 
 
-@attrs.frozen
-class ConnectionOptions:
+@attrs.frozen(eq=False, repr=False)
+class ConnectionOptions(Record):
     """Options of a channel's connections. Channels with equal options share subchannels."""
 
     limits: Limits | None = None

@@ -10,8 +10,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 
-import attrs
-
 IDENTITY = "identity"
 GZIP = "gzip"
 ENCODINGS = (IDENTITY, GZIP)
@@ -67,7 +65,6 @@ def parse_single_message(data: bytes, max_size: int) -> bytes | None:
     return data[MESSAGE_PREFIX_SIZE:]
 
 
-@attrs.define(eq=False, weakref_slot=False)
 class MessageReader:
     """Cuts the DATA of one stream into messages of at most `max_size` bytes, without prefix.
 
@@ -76,11 +73,14 @@ class MessageReader:
     incompressible data, since the limit applies to the decompressed message.
     """
 
-    _max_size: int
-    _chunks: list[bytes] = attrs.field(factory=list, init=False)
-    buffered_size: int = attrs.field(default=0, init=False)
-    """Number of bytes received of the incomplete message, prefix included."""
-    _needed_size: int = attrs.field(default=MESSAGE_PREFIX_SIZE, init=False)
+    __slots__ = ("_chunks", "_max_size", "_needed_size", "buffered_size")
+
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._chunks: list[bytes] = []
+        self.buffered_size = 0
+        """Number of bytes received of the incomplete message, prefix included."""
+        self._needed_size = MESSAGE_PREFIX_SIZE
 
     @property
     def has_partial_message(self) -> bool:

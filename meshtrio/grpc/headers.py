@@ -16,8 +16,6 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-import attrs
-
 from meshtrio.grpc import header_values
 from meshtrio.grpc.metadata import (
     CONNECTION_SPECIFIC_FIELDS,
@@ -27,6 +25,7 @@ from meshtrio.grpc.metadata import (
 )
 from meshtrio.http2.errors import MalformedHeadersError
 from meshtrio.http2.hpack.decoder import HeaderList
+from meshtrio.util.record import Record
 
 _match_field_name = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _find_forbidden_octet = re.compile(rb"[\x00\r\n]").search
@@ -39,35 +38,64 @@ def is_grpc_content_type(content_type: str) -> bool:
     return content_type.lower().startswith("application/grpc")
 
 
-@attrs.frozen
-class RequestHeaders:
-    """Parsed request headers."""
+class RequestHeaders(Record):
+    """Parsed request headers; not to be changed, since parsed headers are cached."""
 
-    method: str
-    """Value of :method."""
-    scheme: str
-    """Value of :scheme."""
-    path: str
-    """Value of :path: "/", service name, "/", method name."""
-    authority: str
-    """Value of :authority, or of host; empty without both."""
-    content_type: str
-    """Value of content-type; empty if absent."""
-    timeout: float | None
-    """Value of grpc-timeout in seconds, from the arrival of the request; None if absent."""
-    encoding: str
-    """Encoding of compressed messages."""
-    accept_encoding: tuple[str, ...]
-    """Encodings that the client accepts in the response."""
-    user_agent: str
-    """Value of user-agent; empty if absent."""
-    metadata: Metadata
-    """Custom metadata."""
-    content_length: int | None = None
-    """Value of content-length; None if absent."""
-    error_message: str = ""
-    """Why gRPC cannot serve the call, as a status message; empty if it can. The headers are valid
-    HTTP/2, so the call fails with a status rather than a reset."""
+    __slots__ = (
+        "accept_encoding",
+        "authority",
+        "content_length",
+        "content_type",
+        "encoding",
+        "error_message",
+        "metadata",
+        "method",
+        "path",
+        "scheme",
+        "timeout",
+        "user_agent",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        scheme: str,
+        path: str,
+        authority: str,
+        content_type: str,
+        timeout: float | None,
+        encoding: str,
+        accept_encoding: tuple[str, ...],
+        user_agent: str,
+        metadata: Metadata,
+        content_length: int | None = None,
+        error_message: str = "",
+    ) -> None:
+        self.method = method
+        """Value of :method."""
+        self.scheme = scheme
+        """Value of :scheme."""
+        self.path = path
+        """Value of :path: "/", service name, "/", method name."""
+        self.authority = authority
+        """Value of :authority, or of host; empty without both."""
+        self.content_type = content_type
+        """Value of content-type; empty if absent."""
+        self.timeout = timeout
+        """Value of grpc-timeout in seconds, from the arrival of the request; None if absent."""
+        self.encoding = encoding
+        """Encoding of compressed messages."""
+        self.accept_encoding = accept_encoding
+        """Encodings that the client accepts in the response."""
+        self.user_agent = user_agent
+        """Value of user-agent; empty if absent."""
+        self.metadata = metadata
+        """Custom metadata."""
+        self.content_length = content_length
+        """Value of content-length; None if absent."""
+        self.error_message = error_message
+        """Why gRPC cannot serve the call, as a status message; empty if it can. The headers are
+        valid HTTP/2, so the call fails with a status rather than a reset."""
 
     @property
     def is_grpc(self) -> bool:
@@ -75,40 +103,70 @@ class RequestHeaders:
         return self.method == "POST" and is_grpc_content_type(self.content_type)
 
 
-@attrs.frozen
-class Trailers:
-    """Parsed trailers of a response."""
+class Trailers(Record):
+    """Parsed trailers of a response; not to be changed, since parsed headers are cached."""
 
-    code: int
-    """Status code; peers may send codes that gRPC does not define."""
-    message: str
-    """Status message."""
-    metadata: Metadata
-    """Trailing metadata."""
-    details: bytes = b""
-    """Value of grpc-status-details-bin: a serialized google.rpc.Status; empty if absent."""
-    encoded_message: bytes = attrs.field(default=b"", eq=False, repr=False)
-    """Value of grpc-message as it was received, except that white space at its ends is escaped; to
-    be forwarded. Encoding `message` again could make it many times as long, because invalid bytes
-    are replaced there."""
+    __slots__ = ("code", "details", "encoded_message", "message", "metadata")
+
+    def __init__(
+        self,
+        code: int,
+        message: str,
+        metadata: Metadata,
+        details: bytes = b"",
+        encoded_message: bytes = b"",
+    ) -> None:
+        self.code = code
+        """Status code; peers may send codes that gRPC does not define."""
+        self.message = message
+        """Status message."""
+        self.metadata = metadata
+        """Trailing metadata."""
+        self.details = details
+        """Value of grpc-status-details-bin: a serialized google.rpc.Status; empty if absent."""
+        self.encoded_message = encoded_message
+        """Value of grpc-message as it was received, except that white space at its ends is escaped;
+        to be forwarded. Encoding `message` again could make it many times as long, because invalid
+        bytes are replaced there."""
+
+    def _items(self) -> list[tuple[str, object]]:
+        # `encoded_message` says the same as `message`.
+        return [item for item in super()._items() if item[0] != "encoded_message"]
 
 
-@attrs.frozen
-class ResponseHeaders:
-    """Parsed response headers."""
+class ResponseHeaders(Record):
+    """Parsed response headers; not to be changed, since parsed headers are cached."""
 
-    http_status: int
-    """Value of :status."""
-    content_type: str
-    """Value of content-type; empty if absent."""
-    encoding: str
-    """Encoding of compressed messages."""
-    metadata: Metadata
-    """Initial metadata; trailing metadata if `trailers` is set."""
-    trailers: Trailers | None
-    """The status, if these headers are the whole response (Trailers-Only); else None."""
-    content_length: int | None = None
-    """Value of content-length; None if absent."""
+    __slots__ = (
+        "content_length",
+        "content_type",
+        "encoding",
+        "http_status",
+        "metadata",
+        "trailers",
+    )
+
+    def __init__(
+        self,
+        http_status: int,
+        content_type: str,
+        encoding: str,
+        metadata: Metadata,
+        trailers: Trailers | None,
+        content_length: int | None = None,
+    ) -> None:
+        self.http_status = http_status
+        """Value of :status."""
+        self.content_type = content_type
+        """Value of content-type; empty if absent."""
+        self.encoding = encoding
+        """Encoding of compressed messages."""
+        self.metadata = metadata
+        """Initial metadata; trailing metadata if `trailers` is set."""
+        self.trailers = trailers
+        """The status, if these headers are the whole response (Trailers-Only); else None."""
+        self.content_length = content_length
+        """Value of content-length; None if absent."""
 
 
 def parse_request_headers(fields: HeaderList) -> RequestHeaders:

@@ -6,9 +6,11 @@ from enum import Enum
 
 import attrs
 
+from meshtrio.util.record import Record
 
-@attrs.frozen
-class SuccessRate:
+
+@attrs.frozen(eq=False, repr=False)
+class SuccessRate(Record):
     """Ejects endpoints whose success rate is far below the mean: `successRateEjection`."""
 
     stdev_factor: float = 1.9
@@ -21,8 +23,8 @@ class SuccessRate:
     """Number of calls in an interval that an endpoint needs to be considered."""
 
 
-@attrs.frozen
-class FailurePercentage:
+@attrs.frozen(eq=False, repr=False)
+class FailurePercentage(Record):
     """Ejects endpoints above a fixed failure rate: `failurePercentageEjection`."""
 
     threshold: int = 85
@@ -35,8 +37,8 @@ class FailurePercentage:
     """Number of calls in an interval that an endpoint needs to be considered."""
 
 
-@attrs.frozen
-class OutlierDetection:
+@attrs.frozen(eq=False, repr=False)
+class OutlierDetection(Record):
     """Settings of `outlier_detection_experimental`. Times are seconds."""
 
     interval: float = 10.0

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection, SuccessRate
 from meshtrio.grpc.status import StatusCode
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.errors import ConfigError
@@ -32,6 +31,10 @@ from meshtrio.util.object_reader import (
     parse_fraction,
     parse_string,
 )
+from meshtrio.util.record import Record
+
+if TYPE_CHECKING:
+    from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection, SuccessRate
 
 _BACKOFF_JITTER = 0.2
 """Fraction by which the delays between retries vary (gRFC A6): 0.8 to 1.2 of their length."""
@@ -46,8 +49,8 @@ class LoadBalancingPolicy(Enum):
     RING_HASH = "ring_hash_experimental"
 
 
-@attrs.frozen
-class LoadBalancingConfig:
+@attrs.frozen(eq=False, repr=False)
+class LoadBalancingConfig(Record):
     """How a channel picks the endpoint of a call."""
 
     policy: LoadBalancingPolicy = LoadBalancingPolicy.LEAST_REQUEST
@@ -62,8 +65,8 @@ class LoadBalancingConfig:
     """Outlier detection of the channel; None if off."""
 
 
-@attrs.frozen
-class RetryPolicy:
+@attrs.frozen(eq=False, repr=False)
+class RetryPolicy(Record):
     """Sequential attempts: `retryPolicy` of a method config."""
 
     max_attempts: int
@@ -74,8 +77,8 @@ class RetryPolicy:
     """Status codes after which another attempt may be made."""
 
 
-@attrs.frozen
-class HedgingPolicy:
+@attrs.frozen(eq=False, repr=False)
+class HedgingPolicy(Record):
     """Concurrent attempts: `hedgingPolicy` of a method config."""
 
     max_attempts: int
@@ -86,8 +89,8 @@ class HedgingPolicy:
     """Status codes that start the next attempt at once; any other ends the call."""
 
 
-@attrs.frozen
-class RetryThrottling:
+@attrs.frozen(eq=False, repr=False)
+class RetryThrottling(Record):
     """Limits retries while a server is failing: `retryThrottling` of a service config."""
 
     max_tokens: float
@@ -96,8 +99,8 @@ class RetryThrottling:
     """Tokens that each successful call adds. A failed call takes one."""
 
 
-@attrs.frozen
-class RetryBudgetConfig:
+@attrs.frozen(eq=False, repr=False)
+class RetryBudgetConfig(Record):
     """Limits the share of retries in a service's load: `meshtrio.retryBudget`."""
 
     ratio: float = 0.2
@@ -106,8 +109,8 @@ class RetryBudgetConfig:
     """Retries allowed per second in addition, so that services with few calls can retry."""
 
 
-@attrs.frozen
-class MethodConfig:
+@attrs.frozen(eq=False, repr=False)
+class MethodConfig(Record):
     """Parameters of the calls of some methods; None leaves one to the caller."""
 
     timeout: float | None = None
@@ -122,7 +125,7 @@ class MethodConfig:
     """Retries of the calls; excludes `hedging_policy`."""
     hedging_policy: HedgingPolicy | None = None
     """Hedging of the calls; excludes `retry_policy`."""
-    can_use_fast_path: bool = attrs.field(init=False, eq=False, repr=False)
+    can_use_fast_path: bool = attrs.field(init=False)
     """Whether a call needs neither a timeout scope nor concurrent attempts."""
     is_default: bool = attrs.field(init=False, eq=False, repr=False)
     """Whether a call needs no retry policy either."""
@@ -133,8 +136,8 @@ class MethodConfig:
         object.__setattr__(self, "is_default", can_use_fast_path and self.retry_policy is None)
 
 
-@attrs.frozen
-class CircuitBreakerLimits:
+@attrs.frozen(eq=False, repr=False)
+class CircuitBreakerLimits(Record):
     """Limits above which the calls of a channel fail at once, with RESOURCE_EXHAUSTED."""
 
     max_in_flight: int | None = None
@@ -145,8 +148,8 @@ class CircuitBreakerLimits:
     """Maximum number of calls that wait for an endpoint."""
 
 
-@attrs.frozen
-class ServiceConfig:
+@attrs.frozen(eq=False, repr=False)
+class ServiceConfig(Record):
     """Parameters of a channel and its calls."""
 
     method_configs: Mapping[str, MethodConfig] = attrs.field(factory=dict)
@@ -294,6 +297,8 @@ def _read_ring_hash(fields: ObjectReader) -> LoadBalancingConfig:
 
 
 def _read_outlier_detection(fields: ObjectReader) -> LoadBalancingConfig:
+    from meshtrio.grpc.outlier_detection import OutlierDetection  # Few services have it.
+
     outlier_detection = OutlierDetection(
         interval=fields.get("interval", parse_duration, 10.0),
         base_ejection_time=fields.get("baseEjectionTime", parse_duration, 30.0),
@@ -309,6 +314,8 @@ def _read_outlier_detection(fields: ObjectReader) -> LoadBalancingConfig:
 
 
 def _read_success_rate(fields: ObjectReader) -> SuccessRate:
+    from meshtrio.grpc.outlier_detection import SuccessRate
+
     return SuccessRate(
         stdev_factor=fields.get("stdevFactor", integer_parser(0), 1900) / 1000,
         enforcement_percentage=fields.get("enforcementPercentage", integer_parser(0, 100), 100),
@@ -318,6 +325,8 @@ def _read_success_rate(fields: ObjectReader) -> SuccessRate:
 
 
 def _read_failures(fields: ObjectReader) -> FailurePercentage:
+    from meshtrio.grpc.outlier_detection import FailurePercentage
+
     return FailurePercentage(
         threshold=fields.get("threshold", integer_parser(0, 100), 85),
         enforcement_percentage=fields.get("enforcementPercentage", integer_parser(0, 100), 100),

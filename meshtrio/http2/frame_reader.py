@@ -70,7 +70,9 @@ class FrameReader:
         max_frame_size, max_block_size = self._max_frame_size, self._max_block_size
         begin, end = FRAME_HEADER_SIZE, len(data)  # of a payload, and of the data
         while begin <= end:
-            high, low, type_, flags, stream_id = unpack_frame_header(data, begin - FRAME_HEADER_SIZE)
+            high, low, type_, flags, stream_id = unpack_frame_header(
+                data, begin - FRAME_HEADER_SIZE
+            )
             length = high << 8 | low
             if length > max_frame_size:
                 raise RemoteProtocolError(f"frame of {length} bytes", ErrorCode.FRAME_SIZE_ERROR)
@@ -83,8 +85,8 @@ class FrameReader:
             stream_id &= 0x7FFFFFFF
             if self._must_check_order or type_ == CONTINUATION:
                 self._check_frame_order(type_, flags, stream_id)
-            if type_ == DATA:
-                yield DATA, flags, stream_id, payload
+            if type_ == DATA or type_ not in _HEADER_BLOCK_TYPES:
+                yield type_, flags, stream_id, payload
             elif (
                 type_ == HEADERS
                 and flags & _UNPADDED_END_HEADERS_MASK == _END_HEADERS
@@ -92,12 +94,10 @@ class FrameReader:
                 and length <= max_block_size
             ):
                 yield HEADERS, flags, stream_id, payload
-            elif type_ in _HEADER_BLOCK_TYPES:
+            else:
                 block = self._add_block_fragment(type_, flags, stream_id, payload)
                 if block is not None:
                     yield HEADERS, self._block_flags, stream_id, block
-            else:
-                yield type_, flags, stream_id, payload
         position = begin - FRAME_HEADER_SIZE
         if position < end:
             self._buffer_incomplete(data, position, begin)

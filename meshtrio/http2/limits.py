@@ -6,6 +6,7 @@ import attrs
 from attrs.validators import and_, ge, le
 
 from meshtrio.http2 import frames
+from meshtrio.util.record import Record
 
 UNLIMITED = 2**32 - 1
 """A size that is no limit: the largest that a SETTINGS parameter or a gRPC message can have."""
@@ -18,8 +19,8 @@ _validate_window = and_(ge(frames.DEFAULT_INITIAL_WINDOW_SIZE), le(frames.MAX_WI
 _validate_frame_size = and_(ge(frames.DEFAULT_MAX_FRAME_SIZE), le(frames.MAX_MAX_FRAME_SIZE))
 
 
-@attrs.frozen
-class Limits:
+@attrs.frozen(eq=False, repr=False)
+class Limits(Record):
     """Limits of the connections of a server or client. Sizes are in bytes.
 
     `connection_memory`, `peer_memory` and `process_memory` bound what a server holds for its

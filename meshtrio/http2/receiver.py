@@ -6,8 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-import attrs
-
 from meshtrio.http2 import events, frames
 from meshtrio.http2.abuse_limits import AbuseLimits
 from meshtrio.http2.errors import (
@@ -54,41 +52,73 @@ class ParsedResponse(Protocol):
     def content_length(self) -> int | None: ...
 
 
-@attrs.frozen
 class HeaderParsers:
     """Functions that parse the header lists of one application protocol.
 
     Each raises MalformedHeadersError for a list that is malformed (RFC 9113 §8.1.1).
     """
 
-    parse_request: Callable[[HeaderList], ParsedRequest]
-    """Parses request headers."""
-    parse_response: Callable[[HeaderList], ParsedResponse]
-    """Parses response headers, informational ones (1xx) included."""
-    parse_trailers: Callable[[HeaderList], Any]
-    """Parses trailers."""
+    __slots__ = ("parse_request", "parse_response", "parse_trailers")
+
+    def __init__(
+        self,
+        parse_request: Callable[[HeaderList], ParsedRequest],
+        parse_response: Callable[[HeaderList], ParsedResponse],
+        parse_trailers: Callable[[HeaderList], Any],
+    ) -> None:
+        self.parse_request = parse_request
+        """Parses request headers."""
+        self.parse_response = parse_response
+        """Parses response headers, informational ones (1xx) included."""
+        self.parse_trailers = parse_trailers
+        """Parses trailers."""
 
 
-@attrs.define(eq=False)
 class FrameReceiver:
     """Applies frames to the settings, windows and streams of a connection, and makes events.
 
     The handlers raise StreamError and RemoteProtocolError.
     """
 
-    _parsers: HeaderParsers
-    _limits: Limits
-    _settings: PeerSettings
-    _windows: ConnectionWindows
-    _streams: StreamTable
-    _abuse: AbuseLimits
-    _outgoing: list[bytes | memoryview]
-    """Frames to send, to which this appends."""
-    _decoder: HeaderDecoder
-    _is_client: bool
-    new_events: events.Events = attrs.field(factory=list)
-    """The events of the frames that were received, which the connection takes."""
-    _resets_received: int = 0
+    __slots__ = (
+        "_abuse",
+        "_decoder",
+        "_is_client",
+        "_limits",
+        "_outgoing",
+        "_parsers",
+        "_resets_received",
+        "_settings",
+        "_streams",
+        "_windows",
+        "new_events",
+    )
+
+    def __init__(
+        self,
+        parsers: HeaderParsers,
+        limits: Limits,
+        settings: PeerSettings,
+        windows: ConnectionWindows,
+        streams: StreamTable,
+        abuse: AbuseLimits,
+        outgoing: list[bytes | memoryview],
+        decoder: HeaderDecoder,
+        is_client: bool,
+    ) -> None:
+        self._parsers = parsers
+        self._limits = limits
+        self._settings = settings
+        self._windows = windows
+        self._streams = streams
+        self._abuse = abuse
+        self._outgoing = outgoing
+        """Frames to send, to which this appends."""
+        self._decoder = decoder
+        self._is_client = is_client
+        self.new_events: events.Events = []
+        """The events of the frames that were received, which the connection takes."""
+        self._resets_received = 0
 
     def on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         """Process DATA."""

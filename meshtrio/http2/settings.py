@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import attrs
-
 from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode, RemoteProtocolError
 from meshtrio.http2.frames import Setting
@@ -35,29 +33,37 @@ def encode_preface(limits: Limits, *, is_client: bool) -> list[bytes]:
     return out
 
 
-@attrs.define(eq=False)
 class PeerSettings:
     """Settings of the peer, which bound what this side sends (RFC 9113 §6.5.2)."""
 
-    _max_send_header_list_size: int
-    """Limit of this side on the header lists that it sends."""
-    _is_client: bool
-    is_received: bool = False
-    """Whether the peer has sent SETTINGS."""
-    initial_window_size: int = frames.DEFAULT_INITIAL_WINDOW_SIZE
-    """Send window of a new stream, in bytes."""
-    max_frame_size: int = frames.DEFAULT_MAX_FRAME_SIZE
-    """Maximum payload of a frame, in bytes."""
-    max_concurrent_streams: int = _INITIAL_MAX_CONCURRENT_STREAMS
-    """Number of streams that may be open at a time."""
-    max_header_list_size: int = attrs.field(init=False)
-    """Maximum size of a header list in bytes: the limit of the peer, if it has one, or that of this
-    side, whichever is lower."""
-    pending_table_size_update: bytes = b""
-    """Prefix that the next header block needs, as the peer has reduced HEADER_TABLE_SIZE."""
+    __slots__ = (
+        "_is_client",
+        "_max_send_header_list_size",
+        "initial_window_size",
+        "is_received",
+        "max_concurrent_streams",
+        "max_frame_size",
+        "max_header_list_size",
+        "pending_table_size_update",
+    )
 
-    def __attrs_post_init__(self) -> None:
-        self.max_header_list_size = self._max_send_header_list_size
+    def __init__(self, max_send_header_list_size: int, is_client: bool) -> None:
+        self._max_send_header_list_size = max_send_header_list_size
+        """Limit of this side on the header lists that it sends."""
+        self._is_client = is_client
+        self.is_received = False
+        """Whether the peer has sent SETTINGS."""
+        self.initial_window_size = frames.DEFAULT_INITIAL_WINDOW_SIZE
+        """Send window of a new stream, in bytes."""
+        self.max_frame_size = frames.DEFAULT_MAX_FRAME_SIZE
+        """Maximum payload of a frame, in bytes."""
+        self.max_concurrent_streams = _INITIAL_MAX_CONCURRENT_STREAMS
+        """Number of streams that may be open at a time."""
+        self.max_header_list_size = max_send_header_list_size
+        """Maximum size of a header list in bytes: the limit of the peer, if it has one, or that of
+        this side, whichever is lower."""
+        self.pending_table_size_update = b""
+        """Prefix that the next header block needs, as the peer has reduced HEADER_TABLE_SIZE."""
 
     def apply(self, payload: bytes) -> int:
         """Apply the payload of SETTINGS. Raises RemoteProtocolError.

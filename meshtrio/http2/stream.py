@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-import attrs
-
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, StreamError
 from meshtrio.http2.frames import MAX_WINDOW_SIZE
 
@@ -80,30 +78,53 @@ What runs for every frame looks it up here, and calls `H2Stream.process_input` f
 """
 
 
-@attrs.define(eq=False, weakref_slot=False)
 class H2Stream:
     """Record of a stream that is neither idle nor closed."""
 
-    id: int
-    """The stream id."""
-    send_window: int
-    """Number of bytes of DATA that may be sent; negative if the peer has reduced its initial window
-    (RFC 9113 §6.9.2)."""
-    receive_window: int
-    """Number of bytes of DATA that the peer may send."""
-    state: StreamState = _OPEN
-    """The state, which `process_input` changes."""
-    headers_received: bool = False
-    """Whether request headers (on a server) or final response headers were received."""
-    response_started: bool = False
-    """On a server, whether response headers were sent."""
-    opened_at: float = 0.0
-    """On a server, the time at which the request was received (seconds, monotonic)."""
-    has_deadline: bool = False
-    """On a server, whether the request has a timeout."""
-    remaining_content_length: int | None = None
-    """Number of bytes of DATA that content-length announces and that have not been received; None
-    without content-length."""
+    __slots__ = (
+        "has_deadline",
+        "headers_received",
+        "id",
+        "opened_at",
+        "receive_window",
+        "remaining_content_length",
+        "response_started",
+        "send_window",
+        "state",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        send_window: int,
+        receive_window: int,
+        state: StreamState = _OPEN,
+        headers_received: bool = False,
+        response_started: bool = False,
+        opened_at: float = 0.0,
+        has_deadline: bool = False,
+        remaining_content_length: int | None = None,
+    ) -> None:
+        self.id = id
+        """The stream id."""
+        self.send_window = send_window
+        """Number of bytes of DATA that may be sent; negative if the peer has reduced its initial
+        window (RFC 9113 §6.9.2)."""
+        self.receive_window = receive_window
+        """Number of bytes of DATA that the peer may send."""
+        self.state = state
+        """The state, which `process_input` changes."""
+        self.headers_received = headers_received
+        """Whether request headers (on a server) or final response headers were received."""
+        self.response_started = response_started
+        """On a server, whether response headers were sent."""
+        self.opened_at = opened_at
+        """On a server, the time at which the request was received (seconds, monotonic)."""
+        self.has_deadline = has_deadline
+        """On a server, whether the request has a timeout."""
+        self.remaining_content_length = remaining_content_length
+        """Number of bytes of DATA that content-length announces and that have not been received;
+        None without content-length."""
 
     def process_input(self, input: StreamInput) -> None:
         """Change the state.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import attrs
-
 from meshtrio.http2.abuse_limits import AbuseLimits
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from meshtrio.http2.frames import DEFAULT_INITIAL_WINDOW_SIZE, MAX_STREAM_ID, MAX_WINDOW_SIZE
@@ -55,31 +53,48 @@ class ResetStreams:
         return True
 
 
-@attrs.define(eq=False)
 class StreamTable:
     """Records of the streams that are neither idle nor closed, and what is known of the others."""
 
-    _settings: PeerSettings
-    _abuse: AbuseLimits
-    _receive_window: int
-    """Receive window of a new stream, in bytes."""
-    _is_client: bool
-    by_id: dict[int, H2Stream] = attrs.field(factory=dict)
-    """Streams that are neither idle nor closed."""
-    resets: ResetStreams = attrs.field(factory=ResetStreams)
-    """Streams that were reset by either side."""
-    failed_count: int = 0
-    """Number of streams that the server did not end: reset, or lost with the connection."""
-    received_count: int = 0
-    """Number of streams that the client has opened, on a server."""
-    next_id: int = 1
-    """Id of the next stream that this side opens, on a client."""
-    highest_received_id: int = 0
-    """Highest id of a stream that the client has opened, on a server."""
-    peer_last_stream_id: int | None = None
-    """Highest stream id that the peer may process, from its GOAWAY; None without GOAWAY."""
-    max_accepted_id: int = MAX_STREAM_ID
-    """Highest id of a stream that is not refused, on a server."""
+    __slots__ = (
+        "_abuse",
+        "_is_client",
+        "_receive_window",
+        "_settings",
+        "by_id",
+        "failed_count",
+        "highest_received_id",
+        "max_accepted_id",
+        "next_id",
+        "peer_last_stream_id",
+        "received_count",
+        "resets",
+    )
+
+    def __init__(
+        self, settings: PeerSettings, abuse: AbuseLimits, receive_window: int, is_client: bool
+    ) -> None:
+        self._settings = settings
+        self._abuse = abuse
+        self._receive_window = receive_window
+        """Receive window of a new stream, in bytes."""
+        self._is_client = is_client
+        self.by_id: dict[int, H2Stream] = {}
+        """Streams that are neither idle nor closed."""
+        self.resets = ResetStreams()
+        """Streams that were reset by either side."""
+        self.failed_count = 0
+        """Number of streams that the server did not end: reset, or lost with the connection."""
+        self.received_count = 0
+        """Number of streams that the client has opened, on a server."""
+        self.next_id = 1
+        """Id of the next stream that this side opens, on a client."""
+        self.highest_received_id = 0
+        """Highest id of a stream that the client has opened, on a server."""
+        self.peer_last_stream_id: int | None = None
+        """Highest stream id that the peer may process, from its GOAWAY; None without GOAWAY."""
+        self.max_accepted_id = MAX_STREAM_ID
+        """Highest id of a stream that is not refused, on a server."""
 
     def open(self) -> H2Stream:
         """Open a stream on a client."""
@@ -148,7 +163,6 @@ class StreamTable:
         return self.resets.pop_reply_due(stream_id)
 
 
-@attrs.define(eq=False)
 class ConnectionWindows:
     """The two flow control windows of a connection, in bytes (RFC 9113 §5.2 and §6.9).
 
@@ -157,15 +171,15 @@ class ConnectionWindows:
     (`H2Connection.set_receive_window`), so that a stream which is not read stops its own sender.
     """
 
-    full_receive: int
-    """Size of the receive window when it is restored."""
-    send: int = DEFAULT_INITIAL_WINDOW_SIZE
-    """Number of bytes of DATA that may be sent."""
-    receive: int = attrs.field(init=False)
-    """Number of bytes of DATA that the peer may send."""
+    __slots__ = ("full_receive", "receive", "send")
 
-    def __attrs_post_init__(self) -> None:
-        self.receive = self.full_receive
+    def __init__(self, full_receive: int) -> None:
+        self.full_receive = full_receive
+        """Size of the receive window when it is restored."""
+        self.send = DEFAULT_INITIAL_WINDOW_SIZE
+        """Number of bytes of DATA that may be sent."""
+        self.receive = full_receive
+        """Number of bytes of DATA that the peer may send."""
 
     def restore_receive(self) -> int:
         """Restore the receive window, which is half used, after DATA was subtracted from it.

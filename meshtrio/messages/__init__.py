@@ -10,9 +10,10 @@ that define the same names in one pool raise TypeError; so nothing here touches 
 
 from __future__ import annotations
 
-import pkgutil
+import os
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
@@ -25,11 +26,13 @@ _pool = DescriptorPool()
 
 
 def __getattr__(name: str) -> ModuleType:
+    # As pkgutil.get_data does, whose import takes as long as that of this package.
+    assert __spec__ is not None
+    loader: Any = __spec__.loader
     try:
-        data = pkgutil.get_data(__name__, f"{name}.binpb")
+        data = loader.get_data(os.path.join(os.path.dirname(__file__), f"{name}.binpb"))
     except OSError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    assert data is not None
     for number, _, start, end in iter_fields(data):
         if number == _DEPENDENCY_FIELD:
             package, _, needed = data[start:end].decode().removesuffix(".proto").rpartition("/")

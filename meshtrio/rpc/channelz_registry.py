@@ -16,8 +16,6 @@ from enum import IntEnum
 from operator import attrgetter
 from typing import Any
 
-import attrs
-
 _MAX_TRACE_EVENTS = 32
 """Number of events that are kept for each channel and subchannel."""
 next_channelz_id = itertools.count(1).__next__
@@ -45,28 +43,34 @@ class Severity(IntEnum):
     WARNING = 2
 
 
-@attrs.frozen
 class TraceEvent:
     """An event in the life of a channel, subchannel or server."""
 
-    timestamp: float
-    """Unix time of the event, in seconds."""
-    description: str
-    severity: Severity
-    subchannel_id: int
-    """Identifier of the subchannel that the event concerns, 0 for none."""
+    __slots__ = ("description", "severity", "subchannel_id", "timestamp")
+
+    def __init__(
+        self, timestamp: float, description: str, severity: Severity, subchannel_id: int
+    ) -> None:
+        self.timestamp = timestamp
+        """Unix time of the event, in seconds."""
+        self.description = description
+        self.severity = severity
+        self.subchannel_id = subchannel_id
+        """Identifier of the subchannel that the event concerns, 0 for none."""
 
 
-@attrs.define(eq=False)
 class TraceNode:
     """The channelz identifier of an object, its creation time and its trace events."""
 
-    channelz_id: int = attrs.field(factory=next_channelz_id)
-    created_at: float = attrs.field(factory=time.time)
-    events: deque[TraceEvent] = attrs.field(factory=lambda: deque(maxlen=_MAX_TRACE_EVENTS))
-    """The latest events, oldest first."""
-    events_logged: int = 0
-    """Number of all events."""
+    __slots__ = ("channelz_id", "created_at", "events", "events_logged")
+
+    def __init__(self) -> None:
+        self.channelz_id = next_channelz_id()
+        self.created_at = time.time()
+        self.events: deque[TraceEvent] = deque(maxlen=_MAX_TRACE_EVENTS)
+        """The latest events, oldest first."""
+        self.events_logged = 0
+        """Number of all events."""
 
     def add_event(
         self, description: str, severity: Severity = Severity.INFO, subchannel_id: int = 0
@@ -76,12 +80,12 @@ class TraceNode:
         self.events.append(TraceEvent(time.time(), description, severity, subchannel_id))
 
 
-@attrs.frozen(eq=False)
 class ListenSocket:
     """A socket that a server listens on, which is in `SOCKETS` until it is dropped."""
 
-    sock: socket.socket
-    channelz_id: int = attrs.field(factory=next_channelz_id)
+    __slots__ = ("__weakref__", "channelz_id", "sock")
 
-    def __attrs_post_init__(self) -> None:
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.channelz_id = next_channelz_id()
         SOCKETS[self.channelz_id] = self

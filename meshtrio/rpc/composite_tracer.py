@@ -1,4 +1,4 @@
-"""The tracers of a trio run, and composites of several tracers.
+"""Installing the tracers of a trio run, and composites of several tracers.
 
     with use_tracers(server=metrics, client=metrics):
         ...  # channels and servers that are made in the block are traced, by outer tracers as well
@@ -13,33 +13,20 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import attrs
-import trio
 
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc import tracer
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer_dispatch import MessageTracer, log_or_raise_exit, notify_tracer
+from meshtrio.rpc.tracer_dispatch import (
+    MessageTracer,
+    log_or_raise_exit,
+    notify_tracer,
+    start_tracer,
+)
 
 T = TypeVar("T")
-
-
-@attrs.frozen
-class Tracers:
-    """The tracers that new channels and servers of a trio run use."""
-
-    client: tracer.ClientTracer | None = None
-    server: tracer.ServerTracer | None = None
-
-
-_NO_TRACERS = Tracers()
-_tracers: trio.lowlevel.RunVar[Tracers] = trio.lowlevel.RunVar("meshtrio tracers", _NO_TRACERS)
-
-
-def current_tracers() -> Tracers:
-    """Return the tracers of this trio run; none outside of a run."""
-    return _tracers.get() if trio.lowlevel.in_trio_run() else _NO_TRACERS
 
 
 @contextmanager
@@ -52,32 +39,20 @@ def use_tracers(
         client: Tracer for channels, in addition to those of enclosing blocks.
         server: Tracer for servers, in addition to those of enclosing blocks.
     """
-    before = _tracers.get()
+    before = tracer.installed_tracers.get()
     clients = compose_tracers(CompositeClientTracer, before.client, client)
     servers = compose_tracers(CompositeServerTracer, before.server, server)
-    _tracers.set(Tracers(clients, servers))
+    tracer.installed_tracers.set(tracer.Tracers(clients, servers))
     try:
         yield
     finally:
-        _tracers.set(before)
+        tracer.installed_tracers.set(before)
 
 
 def compose_tracers(composite: Callable[[Sequence[T]], T], *tracers: T | None) -> T | None:
     """Return a tracer that calls all of these, a composite of several; None if there is none."""
     present = [each for each in tracers if each is not None]
     return composite(present) if len(present) > 1 else next(iter(present), None)
-
-
-def start_tracer(start: Callable[..., T], default: Callable[[], T], *args: object) -> T:
-    """Return the tracer that `start` returns for its arguments, or one that does nothing.
-
-    If `start` raises, that is logged.
-    """
-    try:
-        return start(*args)
-    except BaseException as exc:
-        log_or_raise_exit(getattr(start, "__qualname__", type(start).__qualname__), exc)
-        return default()
 
 
 def _call_each(name: str) -> Any:
@@ -101,7 +76,7 @@ def _call_each(name: str) -> Any:
     return method
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Composite(Generic[T]):
     _tracers: Sequence[T]
 

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import ClassVar
 
-import attrs
 import trio
 
 _MAX_TIME_SLICE = 0.001
@@ -30,29 +29,39 @@ WAKE_COST = 0.00003
 """Seconds that resuming a task for a write takes, charged for each window update."""
 
 
-@attrs.define(eq=False)
 class EventLoopShare:
     """The use that one peer makes of the event loop, with all its connections."""
 
-    max_time_slice: float = _MAX_TIME_SLICE
-    """Seconds of work of the peer in one pass, divided among all peers with waiting tasks."""
-    min_time_slice: float = _MIN_TIME_SLICE
-    """Seconds of work in one pass, however many peers have waiting tasks."""
-    burst: float = _BURST
-    """Seconds that the peer may use at once before reading from it waits for turns."""
-    _clock: Callable[[], float] = perf_counter
-    remaining: float = _BURST
-    """Seconds that the peer may use before reading from it waits, as of the last charge.
-
-    If it is negative, `charge(0.0)` says whether it still is.
-    """
-    _charged_at: float = attrs.field(default=0.0, init=False)
-    _is_turn_taken: bool = attrs.field(default=False, init=False)
-    _waiting_tasks: trio.lowlevel.ParkingLot = attrs.field(
-        factory=trio.lowlevel.ParkingLot, init=False
+    __slots__ = (
+        "_charged_at",
+        "_clock",
+        "_is_turn_taken",
+        "_waiting_tasks",
+        "burst",
+        "max_time_slice",
+        "min_time_slice",
+        "remaining",
     )
+
     _waiting_peers: ClassVar[int] = 0
     """Number of peers that have a task waiting for a turn."""
+
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        self.max_time_slice = _MAX_TIME_SLICE
+        """Seconds of work of the peer in one pass, divided among all peers with waiting tasks."""
+        self.min_time_slice = _MIN_TIME_SLICE
+        """Seconds of work in one pass, however many peers have waiting tasks."""
+        self.burst = _BURST
+        """Seconds that the peer may use at once before reading from it waits for turns."""
+        self._clock = clock
+        self.remaining = _BURST
+        """Seconds that the peer may use before reading from it waits, as of the last charge.
+
+        If it is negative, `charge(0.0)` says whether it still is.
+        """
+        self._charged_at = 0.0
+        self._is_turn_taken = False
+        self._waiting_tasks = trio.lowlevel.ParkingLot()
 
     @property
     def time_slice(self) -> float:

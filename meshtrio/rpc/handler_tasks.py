@@ -76,13 +76,13 @@ class _HandlerTask:
                 # A scope that a handler has opened and not closed must not enclose another call:
                 # leaving `scope` raises for it.
                 while await call.run(scope) and _innermost_scope(task) is innermost:
-                    # So that nothing of the last call is kept.
-                    task.context, self._next_call = contextvars.Context(), None
+                    task.context = contextvars.Context()  # It must not keep the last call's.
                     self._waiting.append(self)
                     await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
-                    if self._next_call is None:
+                    next_call = self._take_next_call()
+                    if next_call is None:
                         return
-                    call = self._next_call
+                    call = next_call
         except BaseException as exc:
             call.end_after(exc)
         else:
@@ -93,6 +93,10 @@ class _HandlerTask:
         self._next_call = call
         self._task.context = contextvars.copy_context()
         trio.lowlevel.reschedule(self._task)
+
+    def _take_next_call(self) -> HandledCall | None:
+        call, self._next_call = self._next_call, None
+        return call
 
     def _stop_waiting(self, _: Any) -> trio.lowlevel.Abort:
         self._waiting.remove(self)

@@ -13,6 +13,7 @@ import purerpc
 
 from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE, UNLIMITED, Limits
 from meshtrio.util.errors import UsageError
+from meshtrio.util.record import Record
 
 if TYPE_CHECKING:  # Servers, and so plugins, start without the parser of service configs.
     from meshtrio.grpc.service_config import MethodConfig
@@ -25,20 +26,29 @@ _REQUEST_SETTING = "maxRequestMessageBytes in the service config"
 _RESPONSE_SETTING = "maxResponseMessageBytes in the service config"
 
 
-@attrs.frozen
-class MessageLimits:
+class MessageLimits(Record):
     """Limits of the messages of one call on this side, in bytes before compression."""
 
-    max_receive_length: int
-    """Maximum size of a received message."""
-    max_send_length: int
-    """Maximum size of a sent message."""
-    receive_setting: str
-    """Setting that raises the limit of received messages, for the status message."""
-    send_setting: str
-    """Setting that raises the limit of sent messages, for the status message."""
-    side: str = "client"
-    """Side that the limits belong to, for the status message: "client" or "server"."""
+    __slots__ = ("max_receive_length", "max_send_length", "receive_setting", "send_setting", "side")
+
+    def __init__(
+        self,
+        max_receive_length: int,
+        max_send_length: int,
+        receive_setting: str,
+        send_setting: str,
+        side: str = "client",
+    ) -> None:
+        self.max_receive_length = max_receive_length
+        """Maximum size of a received message."""
+        self.max_send_length = max_send_length
+        """Maximum size of a sent message."""
+        self.receive_setting = receive_setting
+        """Setting that raises the limit of received messages, for the status message."""
+        self.send_setting = send_setting
+        """Setting that raises the limit of sent messages, for the status message."""
+        self.side = side
+        """Side that the limits belong to, for the status message: "client" or "server"."""
 
     def too_large_error(self, size: int, *, at_least: bool = False) -> purerpc.RpcFailedError:
         """Return the error for a received message over the limit.
@@ -72,19 +82,26 @@ def default_message_limits(limits: Limits, *, is_client: bool) -> MessageLimits:
     )
 
 
-@attrs.frozen
-class MessageLengths:
+class MessageLengths(Record):
     """Limits that an application has set for a channel, in bytes.
 
     None leaves a limit to the service config.
     """
 
-    max_receive_length: int | None = None
-    """Maximum size of a received message, after decompression."""
-    max_send_length: int | None = None
-    """Maximum size of a sent message, before compression."""
-    receive_setting: str = f"{_RECEIVE_OPTION} {_CLIENT_OPTION_PLACE}"
-    """Setting that raises the limit of received messages, for the status message."""
+    __slots__ = ("max_receive_length", "max_send_length", "receive_setting")
+
+    def __init__(
+        self,
+        max_receive_length: int | None = None,
+        max_send_length: int | None = None,
+        receive_setting: str = f"{_RECEIVE_OPTION} {_CLIENT_OPTION_PLACE}",
+    ) -> None:
+        self.max_receive_length = max_receive_length
+        """Maximum size of a received message, after decompression."""
+        self.max_send_length = max_send_length
+        """Maximum size of a sent message, before compression."""
+        self.receive_setting = receive_setting
+        """Setting that raises the limit of received messages, for the status message."""
 
     @classmethod
     def from_options(

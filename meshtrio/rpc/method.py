@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import attrs
 
+from meshtrio.util.record import Record
+
 MetadataLike = Iterable[tuple[str, str | bytes]]
 """Metadata as callers and handlers give it: pairs of a key and a value.
 
@@ -22,8 +24,8 @@ class Message(Protocol):
     def ByteSize(self) -> int: ...  # noqa: N802 - protobuf's name
 
 
-@attrs.frozen
-class Method:
+@attrs.frozen(eq=False, repr=False)
+class Method(Record):
     """A gRPC method: its name, its message types and which sides stream.
 
     Args:
@@ -41,7 +43,7 @@ class Method:
     response_type: Any
     client_streams: bool
     server_streams: bool
-    path: str = attrs.field(init=False, eq=False, repr=False)
+    path: str = attrs.field(init=False)
     """The `:path` of a call, `/package.Service/Method`."""
 
     @path.default
@@ -55,13 +57,18 @@ class Method:
         return cls(service, name, types[0], types[1], *streams)
 
 
-@attrs.frozen
 class Handler:
     """The function that serves a method on a server."""
 
-    method: Method
-    """The method that the function serves."""
-    function: Callable[..., Any]
-    """The servicer's method, called as `function(message or iterator, request=ServerContext)`."""
-    is_counted: bool = True
-    """Whether calls of the method count as load of the server, see `LoadRecorder`."""
+    __slots__ = ("function", "is_counted", "method")
+
+    def __init__(
+        self, method: Method, function: Callable[..., Any], is_counted: bool = True
+    ) -> None:
+        self.method = method
+        """The method that the function serves."""
+        self.function = function
+        """The servicer's method, called as `function(message or iterator,
+        request=ServerContext)`."""
+        self.is_counted = is_counted
+        """Whether calls of the method count as load of the server, see `LoadRecorder`."""

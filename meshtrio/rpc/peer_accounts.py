@@ -21,7 +21,6 @@ from collections import OrderedDict
 from typing import Protocol
 from urllib.parse import unquote
 
-import attrs
 import purerpc
 import trio
 
@@ -32,6 +31,7 @@ from meshtrio.rpc.connection_limiter import ConnectionRejectedError
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.transport.peer import Peer
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
+from meshtrio.util.record import Record
 from meshtrio.util.token_bucket import TokenBucket
 
 MIN_CALL_MEMORY = 16 * 1024
@@ -59,14 +59,16 @@ PeerKey = tuple[str, str]
 _FRACTION_TEXTS = {1.0: "", 0.5: "half of ", 0.25: "a quarter of ", 0.125: "an eighth of "}
 
 
-@attrs.frozen
-class BudgetSetting:
+class BudgetSetting(Record):
     """The setting that a memory budget comes from, for errors."""
 
-    name: str
-    """The name of the setting, as users write it."""
-    ratio: float = 1.0
-    """Ratio of the budget to the value of the setting: 1, 0.5 or 0.25."""
+    __slots__ = ("name", "ratio")
+
+    def __init__(self, name: str, ratio: float = 1.0) -> None:
+        self.name = name
+        """The name of the setting, as users write it."""
+        self.ratio = ratio
+        """Ratio of the budget to the value of the setting: 1, 0.5 or 0.25."""
 
     def describe(self, budget: int, fraction: float, whose: str) -> str:
         """Return the bytes of a fraction (1, 0.5 or 0.25) of the budget, and the setting."""
@@ -74,28 +76,42 @@ class BudgetSetting:
         return f"{int(budget * fraction)} bytes for {whose} ({share}{self.name})"
 
 
-@attrs.frozen
+_CONNECTION_MEMORY, _PEER_MEMORY, _PROCESS_MEMORY = map(
+    BudgetSetting, ("connection_memory", "peer_memory", "process_memory")
+)
+
+
 class BudgetSettings:
     """The settings of a server's memory budgets; by default those of `Limits`."""
 
-    connection: BudgetSetting = BudgetSetting("connection_memory")
-    """Of the budget of a connection."""
-    peer: BudgetSetting = BudgetSetting("peer_memory")
-    """Of the budget of a peer."""
-    process: BudgetSetting = BudgetSetting("process_memory")
-    """Of the budget of the process."""
+    __slots__ = ("connection", "peer", "process")
+
+    def __init__(
+        self,
+        connection: BudgetSetting = _CONNECTION_MEMORY,
+        peer: BudgetSetting = _PEER_MEMORY,
+        process: BudgetSetting = _PROCESS_MEMORY,
+    ) -> None:
+        self.connection = connection
+        """Of the budget of a connection."""
+        self.peer = peer
+        """Of the budget of a peer."""
+        self.process = process
+        """Of the budget of the process."""
 
 
-@attrs.define(eq=False)
 class MemoryTotals:
     """The bytes that the calls of all servers of this process hold."""
 
-    received: int = 0
-    reserved: int = 0
-    """The part of `received` that is of large messages for which room was reserved."""
-    working: int = 0
-    peak: int = 0
-    """The maximum of both together since memory was last trimmed."""
+    __slots__ = ("peak", "received", "reserved", "working")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.reserved = 0
+        """The part of `received` that is of large messages for which room was reserved."""
+        self.working = 0
+        self.peak = 0
+        """The maximum of both together since memory was last trimmed."""
 
     @property
     def held(self) -> int:
@@ -217,15 +233,17 @@ class PeerAccount:
         return max(self._refused_until - trio.current_time(), 0.0)
 
 
-@attrs.define(eq=False)
 class ConnectionAccount:
     """The bytes that the calls of one peer hold on one connection."""
 
-    peer_account: PeerAccount
-    received: int = 0
-    reserved: int = 0
-    """The part of `received` that is of large messages for which room was reserved."""
-    working: int = 0
+    __slots__ = ("peer_account", "received", "reserved", "working")
+
+    def __init__(self, peer_account: PeerAccount) -> None:
+        self.peer_account = peer_account
+        self.received = 0
+        self.reserved = 0
+        """The part of `received` that is of large messages for which room was reserved."""
+        self.working = 0
 
     def add_received(self, size: int, reserved: int = 0) -> None:
         """Count received bytes, and those of them that are reserved; negative ones are released."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-import attrs
 import purerpc
 import trio
 
 from meshtrio.grpc.framing import IDENTITY, MESSAGE_PREFIX_SIZE, MessageReader, MessageTooLargeError
-from meshtrio.grpc.headers import Trailers
-from meshtrio.rpc.connection_io import ConnectionIO
-from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.peer_accounts import ConnectionAccount
+from meshtrio.rpc.stream_state import StreamState
 
 MIN_CHARGED_SIZE = 1024
 """Size of a message, in bytes, up to which it is not charged: every call costs as much."""
@@ -33,8 +30,7 @@ class CompressedMessage(bytes):
     __slots__ = ()
 
 
-@attrs.define(eq=False, repr=False, weakref_slot=False)
-class ReceiveBuffer:
+class ReceiveBuffer(StreamState):
     """Parses DATA into messages, and charges an account for what the stream holds while it is open.
 
     A base class of `Stream` instead of a member, which would cost an allocation for each call. A
@@ -47,53 +43,7 @@ class ReceiveBuffer:
     read them. A client has no account.
     """
 
-    _connection: ConnectionIO
-    id: int
-    path: str = ""
-    """The `:path` of the call: on a server, and on a client if the call is traced."""
-    account: ConnectionAccount | None = attrs.field(init=False)
-    """The account that an open stream of a server is charged to."""
-    received_charge: int = 0
-    """Size of the messages that wait to be taken, as charged, in bytes."""
-    reserved_charge: int = 0
-    """The part of `received_charge` for which room was reserved, in bytes."""
-    taken_charge: int = 0
-    """Size of the message that the handler works with, as charged, in bytes."""
-    sending_charge: int = 0
-    """Size of data that is sent but not read, or expected to be sent, as charged, in bytes."""
-    has_reservation: bool = False
-    """Whether room is reserved for an incomplete message that does not fit into the window."""
-    has_large_message: bool = False
-    """Whether such a message is complete and has not been taken yet."""
-    message_limits: MessageLimits = attrs.field(init=False)
-    """The size limits of messages; a call with limits of its own sets them when it starts."""
-    encoding: str = IDENTITY
-    """The encoding of the peer's compressed messages."""
-    trailers: Trailers | None = None
-    """The trailers of the response, on a client."""
-    remote_closed: bool = False
-    """Whether the peer has ended its side (END_STREAM)."""
-    error: purerpc.RpcFailedError | None = None
-    """The error that ended the stream early."""
-    is_awaiting_end_stream: bool = False
-    """Whether a server has the only request of a call and waits for the client's END_STREAM."""
-    # Each exists only while it holds something. `_messages` is short, so that removing the first
-    # item costs less than the allocation of a deque.
-    _messages: list[bytes] | tuple[()] = ()
-    _unparsed: deque[bytes] | tuple[()] = ()
-    _unread_size: int = 0
-    """Size of the waiting messages and of unparsed DATA, in bytes."""
-    _taken_size: int = 0
-    """Size of the messages that were taken since the window was opened last, in bytes."""
-    _incomplete_since: float = 0.0
-    _reader: MessageReader | None = None
-    """Made for the first DATA that is not exactly one message."""
-
-    def __attrs_post_init__(self) -> None:
-        connection = self._connection
-        self.message_limits, self.account = connection.message_limits, connection.account
-        if self.account is not None:
-            self.account.peer_account.active_calls += 1
+    __slots__ = ()
 
     @property
     def incomplete_since(self) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from time import perf_counter
 
-import attrs
 import purerpc
 import trio
 
@@ -19,16 +18,14 @@ from meshtrio.grpc.framing import (
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.receive_buffer import MIN_CHARGED_SIZE, CompressedMessage, ReceiveBuffer
-from meshtrio.rpc.tracer_dispatch import MessageTracer, notify_tracer
+from meshtrio.rpc.stream_state import FIRST_CLOCK_CHECK
+from meshtrio.rpc.tracer_dispatch import notify_tracer
 from meshtrio.util.concurrency import SingleWaiter
 
-FIRST_CLOCK_CHECK = 4
-"""Number of messages that a task handles after a wait before it reads the clock."""
 _MAX_CLOCK_CHECK_INTERVAL = 256
 """Maximum number of messages between two readings of the clock."""
 
 
-@attrs.define(eq=False, repr=False, weakref_slot=False)
 class ReceiveStream(ReceiveBuffer):
     """The receiving side of a `Stream`.
 
@@ -36,19 +33,7 @@ class ReceiveStream(ReceiveBuffer):
     except for the rest of an incomplete message: at most one window and one message are held.
     """
 
-    last_message_compressed: bool = False
-    """Whether the message that was taken last was compressed."""
-    received_size: int = 0
-    """Size of the received messages as they were sent, in bytes, without framing."""
-    message_tracer: MessageTracer | None = None
-    """The tracer of the stream's messages, if one is installed."""
-    _until_clock_check: int = FIRST_CLOCK_CHECK
-    """Number of messages until the next reading of the clock."""
-    _clock_check_interval: int = 1
-    _clock_checked_at: float = 0.0
-    """The time of the last reading; 0 if the task has waited since."""
-    # Made when a task first waits: most messages arrive whole.
-    _readable: SingleWaiter | None = None
+    __slots__ = ()
 
     # -- messages ----------------------------------------------------------------------------
 
@@ -61,29 +46,20 @@ class ReceiveStream(ReceiveBuffer):
         Cancellation: no message is lost.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self._is_turn_over:
+            await self._wait_for_turn()
         received = self.try_receive()
         if received is not None:
             return received
-        if self._messages:
-            self._until_clock_check -= 1
-            if not self._until_clock_check and self._is_time_slice_over():
-                await self._wait_for_turn()
         if self.taken_charge:
             self.charge_taken(0)
-        while not self._messages and not self._parse_until_message():
-            if self.error is not None:
-                raise self.error
-            if self.remote_closed:
-                return None
-            await self._wait_readable()
+        if not await self._wait_for_message():
+            return None
         if self.encoding != IDENTITY:
             await self._wait_to_decompress()
         if self.account is not None and self.account.peer_account.working:
             await self._wait_for_work_budget(self.account)
-        message = self._pop_message()
-        if not self.remote_closed and self.release_window():
-            self._connection.flush()
-        return self._decode_message(message)
+        return self._take_message()
 
     def try_receive(self) -> bytes | None:
         """Take the next message if that needs no wait, as usual if one has arrived.
@@ -92,12 +68,26 @@ class ReceiveStream(ReceiveBuffer):
         """
         if (
             not self._messages
-            or self._until_clock_check == 1
+            or self._is_turn_over
             or self.encoding != IDENTITY
             or (self.account is not None and self.account.peer_account.working)
         ):
             return None
-        self._until_clock_check -= 1
+        return self._take_message()
+
+    async def _wait_for_message(self) -> bool:
+        """Wait for a message; return False if there are no more. Raises RpcFailedError."""
+        while not self._messages and not self._parse_until_message():
+            if self.error is not None:
+                raise self.error
+            if self.remote_closed:
+                return False
+            await self._wait_readable()
+        return True
+
+    def _take_message(self) -> bytes:
+        """Take the next message, and let the peer send more."""
+        self._count_message()
         message = self._pop_message()
         if not self.remote_closed and self.release_window():
             self._connection.flush()
@@ -224,6 +214,7 @@ class ReceiveStream(ReceiveBuffer):
 
     async def _wait_for_work_budget(self, account: ConnectionAccount) -> None:
         """Wait for room in the memory budget before a message is taken, unless it is small."""
+        assert self._messages
         message = self._messages[0]
         if isinstance(message, CompressedMessage) or len(message) > MIN_CHARGED_SIZE:
             await account.wait_for_work_budget()
@@ -234,27 +225,37 @@ class ReceiveStream(ReceiveBuffer):
         account = self.account
         return self._connection.loop_share if account is None else account.peer_account.loop_share
 
-    def _is_time_slice_over(self) -> bool:
-        """Return whether the call's task must wait for a turn.
+    def _count_message(self) -> None:
+        """Count a message that the call's task handles, and determine whether its turn is over.
 
         A handler whose peer is as fast as itself would never wait otherwise. The clock is read
         after as many messages as may take a time slice, at the pace of the last ones.
         """
+        self._until_clock_check -= 1
+        if not self._until_clock_check:
+            self._check_clock()
+
+    def _check_clock(self) -> None:
         now, time_slice = perf_counter(), self._loop_share.time_slice
         checked_at, self._clock_checked_at = self._clock_checked_at, now
-        if not checked_at:
-            self._until_clock_check = self._clock_check_interval = 1
-            return False
-        worked = now - checked_at
-        interval = min(
-            self._clock_check_interval * time_slice / max(worked, 1e-9),
-            2 * self._clock_check_interval,
-            _MAX_CLOCK_CHECK_INTERVAL,
-        )
+        interval = float(FIRST_CLOCK_CHECK)
+        if checked_at:
+            worked = now - checked_at
+            self._is_turn_over = worked >= time_slice / 2
+            interval = min(
+                self._clock_check_interval * time_slice / max(worked, 1e-9),
+                FIRST_CLOCK_CHECK * self._clock_check_interval,
+                _MAX_CLOCK_CHECK_INTERVAL,
+            )
         self._until_clock_check = self._clock_check_interval = max(int(interval), 1)
-        return worked >= time_slice / 2
+
+    def _restart_turn(self) -> None:
+        """Begin another turn, as the call's task is going to wait."""
+        self._clock_checked_at, self._until_clock_check = 0.0, FIRST_CLOCK_CHECK
+        self._is_turn_over = False
 
     async def _wait_for_turn(self) -> None:
+        self._is_turn_over = False
         await self._loop_share.wait_for_turn()
         self._clock_checked_at = perf_counter()
 
@@ -262,5 +263,5 @@ class ReceiveStream(ReceiveBuffer):
         """Return what waits until there is something to receive, to be awaited at once."""
         if self._readable is None:
             self._readable = SingleWaiter()
-        self._clock_checked_at, self._until_clock_check = 0.0, FIRST_CLOCK_CHECK
+        self._restart_turn()
         return self._readable.wait()

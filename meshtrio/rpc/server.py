@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc import channelz_registry, composite_tracer
+from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.connection import check_timeouts_forever
 from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejectedError, reject_now
 from meshtrio.rpc.peer_accounts import BudgetSettings, PeerAccounts, trim_process_memory
@@ -23,7 +23,7 @@ from meshtrio.rpc.server_call import ServerInterceptor
 from meshtrio.rpc.server_connection import AccessCheck, Forwarder, ServerConnection
 from meshtrio.rpc.stats import CallCounters, LoadRecorder
 from meshtrio.rpc.timeouts import CHECK_INTERVAL, Timeouts
-from meshtrio.rpc.tracer import ServerTracer
+from meshtrio.rpc.tracer import ServerTracer, current_tracers
 from meshtrio.transport.acceptor import Acceptor
 from meshtrio.transport.peer import peer_of
 from meshtrio.transport.transport import Transport
@@ -98,7 +98,7 @@ class Server:
         exit status instead of an error of the connection.
         """
         self.handler_table = HandlerTable(servicers)
-        self.tracer = composite_tracer.current_tracers().server
+        self.tracer = current_tracers().server
         """The tracer of the server's calls; None if no tracer is installed."""
         self._tracers = [self.tracer]
         self.connection_limiter = ConnectionLimiter(self.limits)
@@ -120,9 +120,10 @@ class Server:
 
     def _set_tracers(self, tracers: list[ServerTracer | None]) -> None:
         self._tracers = tracers
-        self.tracer = composite_tracer.compose_tracers(
-            composite_tracer.CompositeServerTracer, *tracers
-        )
+        # Only `meshtrio trace` and the like add tracers.
+        from meshtrio.rpc.composite_tracer import CompositeServerTracer, compose_tracers
+
+        self.tracer = compose_tracers(CompositeServerTracer, *tracers)
 
     # -- serving -----------------------------------------------------------------------------
 

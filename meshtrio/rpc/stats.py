@@ -6,12 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import attrs
-
 _MAX_SAMPLES = 10_000
 
 
-@attrs.define(eq=False)
 class CallCounters:
     """Counters of one connection, channel or server since it was made; they only count up.
 
@@ -19,31 +16,44 @@ class CallCounters:
     say how many calls it has started: read both with `Connection.statistics`.
     """
 
-    started: int = 0
-    """Number of calls that were started."""
-    succeeded: int = 0
-    """Number of calls that ended with status OK."""
-    failed: int = 0
-    """Number of calls that ended with another status, or without one."""
-    last_started: float = 0.0
-    """Time at which the last call was started, 0 if none was.
+    __slots__ = (
+        "failed",
+        "keepalives_sent",
+        "last_started",
+        "messages_received",
+        "messages_sent",
+        "started",
+        "streamed_replies",
+        "streamed_requests",
+        "succeeded",
+    )
 
-    It is a Unix time, except on a server's connection, which goes by trio's clock.
-    """
-    messages_sent: int = 0
-    """Number of sent messages; on a client's connection without those of unary calls."""
-    messages_received: int = 0
-    """Number of received messages; on a client's connection without those of unary calls."""
-    streamed_requests: int = 0
-    """Number of a client's calls whose requests are counted in `messages_sent`, or not at all.
+    def __init__(self, started: int = 0, succeeded: int = 0, failed: int = 0) -> None:
+        self.started = started
+        """Number of calls that were started."""
+        self.succeeded = succeeded
+        """Number of calls that ended with status OK."""
+        self.failed = failed
+        """Number of calls that ended with another status, or without one."""
+        self.last_started = 0.0
+        """Time at which the last call was started, 0 if none was.
 
-    All other calls have sent one request.
-    """
-    streamed_replies: int = 0
-    """Number of a client's successful calls whose replies are counted in `messages_received`, or
-    not at all. All other successful calls have received one reply."""
-    keepalives_sent: int = 0
-    """Number of keepalive PINGs that were sent."""
+        It is a Unix time, except on a server's connection, which goes by trio's clock.
+        """
+        self.messages_sent = 0
+        """Number of sent messages; on a client's connection without those of unary calls."""
+        self.messages_received = 0
+        """Number of received messages; on a client's connection without those of unary calls."""
+        self.streamed_requests = 0
+        """Number of a client's calls whose requests are counted in `messages_sent`, or not at all.
+
+        All other calls have sent one request.
+        """
+        self.streamed_replies = 0
+        """Number of a client's successful calls whose replies are counted in `messages_received`,
+        or not at all. All other successful calls have received one reply."""
+        self.keepalives_sent = 0
+        """Number of keepalive PINGs that were sent."""
 
     def end_call(self, *, failed: bool) -> None:
         """Count the end of a call, off the hot path."""
@@ -60,16 +70,21 @@ class CallCounters:
         self.last_started = max(self.last_started, counters.last_started)
 
 
-@attrs.frozen
 class ConnectionStatistics:
     """What one connection has counted, for channelz."""
 
-    calls: CallCounters
-    """The connection's calls by their status; `last_started` is a Unix time."""
-    streams: CallCounters
-    """The connection's streams by how HTTP/2 ended them: those that the server ended succeeded."""
-    messages: tuple[int, int]
-    """Number of messages sent and received, without those of calls that are proxied."""
+    __slots__ = ("calls", "messages", "streams")
+
+    def __init__(
+        self, calls: CallCounters, streams: CallCounters, messages: tuple[int, int]
+    ) -> None:
+        self.calls = calls
+        """The connection's calls by their status; `last_started` is a Unix time."""
+        self.streams = streams
+        """The connection's streams by how HTTP/2 ended them: those that the server ended
+        succeeded."""
+        self.messages = messages
+        """Number of messages sent and received, without those of calls that are proxied."""
 
 
 class LoadRecorder:

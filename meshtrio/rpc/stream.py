@@ -6,7 +6,6 @@ knows its connection only as a `ConnectionIO`, and must not outlive it.
 
 from __future__ import annotations
 
-import attrs
 import purerpc
 import trio
 
@@ -15,7 +14,7 @@ from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.fairness import WAKE_COST
 from meshtrio.rpc.receive_buffer import MIN_CHARGED_SIZE
-from meshtrio.rpc.receive_stream import FIRST_CLOCK_CHECK, ReceiveStream
+from meshtrio.rpc.receive_stream import ReceiveStream
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 from meshtrio.rpc.write_buffer import HIGH_WATER, MessageBatch
 from meshtrio.transport.peer import Peer
@@ -28,27 +27,16 @@ SERVER_STOPPED_MESSAGE = "the server stopped during the call"
 """The message of the status of calls that a stopping server ends."""
 
 
-@attrs.define(eq=False, repr=False, weakref_slot=False)
 class Stream(ReceiveStream):
     """Sends and receives the messages of one call, and knows how it ended.
 
     One task may receive while another one sends.
     """
 
+    __slots__ = ()
+
     sends_synchronously = False
     """Whether `on_writable` sends by itself, instead of waking a task that sends."""
-
-    headers: ResponseHeaders | None = None
-    """The response headers, on a client."""
-    headers_sent: bool = False
-    """Whether a server has sent the response headers, so that trailers must follow."""
-    owner: object = None
-    """The channel of the call, on a client."""
-    sent_size: int = 0
-    """Size of the messages as they were sent, in bytes, without framing."""
-    cancel_on_error: trio.CancelScope | None = None
-    """The scope of the handler, on a server, which is cancelled if the stream fails."""
-    _writable: SingleWaiter | None = None
 
     @property
     def peer(self) -> Peer:
@@ -87,7 +75,7 @@ class Stream(ReceiveStream):
             or self.error is not None
             or (self.remote_closed and connection.is_client)  # With `error`, `send_closed`.
             or self.sending_charge
-            or self._until_clock_check == 1
+            or (self._is_turn_over and not end_stream)
             or self.message_tracer is not None
             or connection.write_buffer.size > HIGH_WATER
             or connection.window_waiters.streams
@@ -101,7 +89,7 @@ class Stream(ReceiveStream):
             self.headers_sent = True
         if not end_stream:
             connection.counters.messages_sent += 1
-            self._until_clock_check -= 1
+            self._count_message()
         if batch is None:
             connection.flush()
         else:
@@ -124,6 +112,8 @@ class Stream(ReceiveStream):
 
         Cancellation: the message may be sent in part, so the stream must be reset.
         """
+        if self._is_turn_over and not end_stream:
+            await self._wait_for_turn()
         if not compressed:
             await trio.lowlevel.checkpoint_if_cancelled()
             if self.try_send(message, headers, trailers, end_stream):
@@ -148,9 +138,7 @@ class Stream(ReceiveStream):
         await self.send_data(data, headers=headers, end_stream=end_stream, trailers=trailers)
         if not end_stream:
             connection.counters.messages_sent += 1
-            self._until_clock_check -= 1
-            if not self._until_clock_check and self._is_time_slice_over():
-                await self._wait_for_turn()
+            self._count_message()
 
     async def send_data(
         self,
@@ -193,7 +181,7 @@ class Stream(ReceiveStream):
     async def _wait_writable(self) -> None:
         if self._writable is None:
             self._writable = SingleWaiter()
-        self._clock_checked_at, self._until_clock_check = 0.0, FIRST_CLOCK_CHECK
+        self._restart_turn()
         await self._writable.wait()
 
     async def send_end_stream(self) -> None:

@@ -6,12 +6,14 @@ import math
 
 import attrs
 
+from meshtrio.util.record import Record
+
 CHECK_INTERVAL = 1.0
 """Seconds between two checks of the timeouts."""
 
 
-@attrs.frozen
-class Timeouts:
+@attrs.frozen(eq=False, repr=False)
+class Timeouts(Record):
     """Timeouts of a connection, in seconds, checked once a second; infinity disables one."""
 
     handshake: float = 10.0

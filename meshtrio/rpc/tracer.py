@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import trio
+
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.status import CallStatus
 from meshtrio.http2.hpack.decoder import HeaderField
@@ -148,3 +150,27 @@ class ClientTracer:
 
 # What observes nothing has no state, so that all calls share it.
 NO_SERVER_CALL_TRACER, NO_ATTEMPT_TRACER = ServerCallTracer(), AttemptTracer()
+
+
+class Tracers:
+    """The tracers that new channels and servers of a trio run use; None for none."""
+
+    __slots__ = ("client", "server")
+
+    def __init__(
+        self, client: ClientTracer | None = None, server: ServerTracer | None = None
+    ) -> None:
+        self.client = client
+        self.server = server
+
+
+_NO_TRACERS = Tracers()
+installed_tracers: trio.lowlevel.RunVar[Tracers] = trio.lowlevel.RunVar(
+    "meshtrio tracers", _NO_TRACERS
+)
+"""The tracers of this trio run, which `composite_tracer.use_tracers` installs."""
+
+
+def current_tracers() -> Tracers:
+    """Return the tracers of this trio run; none outside of a run."""
+    return installed_tracers.get() if trio.lowlevel.in_trio_run() else _NO_TRACERS

@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from meshtrio.grpc.headers import ResponseHeaders
 from meshtrio.util.concurrency import find_exit_exception
 from meshtrio.util.token_bucket import TokenBucket
+
+T = TypeVar("T")
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -63,6 +66,18 @@ def notify_tracer_in_read_loop(subject: str, method: Callable[..., None], *args:
         method(*args)
     except BaseException as exc:
         log_tracer_error(subject, exc)
+
+
+def start_tracer(start: Callable[..., T], default: Callable[[], T], *args: object) -> T:
+    """Return the tracer that `start` returns for its arguments, or one that does nothing.
+
+    If `start` raises, that is logged.
+    """
+    try:
+        return start(*args)
+    except BaseException as exc:
+        log_or_raise_exit(getattr(start, "__qualname__", type(start).__qualname__), exc)
+        return default()
 
 
 def log_or_raise_exit(subject: str, exc: BaseException) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import attrs
-
 from meshtrio.http2.streams import ConnectionWindows
 from meshtrio.rpc.write_buffer import WriteBuffer
 
@@ -25,7 +23,6 @@ class ConnectedStream(Protocol):
     def release_window(self) -> bool: ...
 
 
-@attrs.define(eq=False)
 class WindowWaiters:
     """Wakes waiting streams in order, as many as the connection's window has room for.
 
@@ -33,13 +30,28 @@ class WindowWaiters:
     peer that opens the window by a single byte does not wake all streams.
     """
 
-    _windows: ConnectionWindows
-    _write_buffer: WriteBuffer
-    _start_soon: Callable[[Callable[[], Awaitable[object]]], None]
-    streams: dict[ConnectedStream, None] = attrs.field(factory=dict, init=False)
-    """The waiting streams, in order."""
-    _is_waking: bool = attrs.field(default=False, init=False)
-    _is_awaiting_low_water: bool = attrs.field(default=False, init=False)
+    __slots__ = (
+        "_is_awaiting_low_water",
+        "_is_waking",
+        "_start_soon",
+        "_windows",
+        "_write_buffer",
+        "streams",
+    )
+
+    def __init__(
+        self,
+        windows: ConnectionWindows,
+        write_buffer: WriteBuffer,
+        start_soon: Callable[[Callable[[], Awaitable[object]]], None],
+    ) -> None:
+        self._windows = windows
+        self._write_buffer = write_buffer
+        self._start_soon = start_soon
+        self.streams: dict[ConnectedStream, None] = {}
+        """The waiting streams, in order."""
+        self._is_waking = False
+        self._is_awaiting_low_water = False
 
     def wait_for_window(self, stream: ConnectedStream) -> None:
         """Wake a stream when the connection's window opens, unless it is open already."""

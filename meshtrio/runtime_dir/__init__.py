@@ -1,7 +1,8 @@
 """The runtime dir of a mesh: the directory of its sockets and its lock file.
 
-- `directory`: paths of the directory and the sockets, checks of a config, and preparing the path
-  of a plugin's socket.
+- `paths`: the default directory and the mesh socket, as clients know them.
+- `directory`: paths of the directory of a config and its sockets, checks of the config, and
+  preparing the path of a plugin's socket.
 - `claim`: the mesh's side. `claim_runtime_dir` makes the directory ours for the run of a mesh.
 - `trust`: the client's side. It finds the mesh socket, and refuses one that another user may have
   put there.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from meshtrio import contract
 from meshtrio.runtime_dir import lock_file
-from meshtrio.runtime_dir.directory import allow_traversal, mesh_socket_path
+from meshtrio.runtime_dir.directory import allow_traversal
+from meshtrio.runtime_dir.paths import mesh_socket_path
 from meshtrio.util import descriptors
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.text import replace_surrogates

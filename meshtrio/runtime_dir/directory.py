@@ -11,16 +11,11 @@ from pathlib import Path
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.contract import MAX_SOCKET_PATH_LENGTH
 from meshtrio.runtime_dir import lock_file
+from meshtrio.runtime_dir.paths import default_runtime_dir, mesh_socket_path
 from meshtrio.util import descriptors
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.text import replace_surrogates
 from meshtrio.util.users import look_up_user, resolve_ids
-
-
-def default_runtime_dir() -> Path:
-    """Return `$XDG_RUNTIME_DIR/meshtrio`, or `/tmp/meshtrio-<uid>` if that is not set."""
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(base) / "meshtrio" if base else Path(f"/tmp/meshtrio-{os.getuid()}")  # noqa: S108
 
 
 def resolve_runtime_dir(config: MeshConfig) -> Path:
@@ -32,11 +27,6 @@ def resolve_runtime_dir(config: MeshConfig) -> Path:
         where = f"the runtime dir {replace_surrogates(str(path))} is relative to this process's cwd"
         reason = f"{where}, which cannot be found ({exc.strerror}); give an absolute path"
         raise ConfigError([reason]) from None
-
-
-def mesh_socket_path(runtime_dir: Path) -> Path:
-    """Return the path of the mesh socket."""
-    return runtime_dir / "mesh.sock"
 
 
 def plugin_socket_path(parent: Path, plugin: PluginConfig, instance: int, slot: int = 0) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from meshtrio import contract
 from meshtrio.errors import UntrustedMeshError
-from meshtrio.runtime_dir.directory import default_runtime_dir, mesh_socket_path
+from meshtrio.runtime_dir.paths import default_runtime_dir, mesh_socket_path
 from meshtrio.util.text import replace_surrogates
 
 

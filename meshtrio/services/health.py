@@ -12,11 +12,6 @@ from typing import Any, Protocol
 import purerpc
 import trio
 
-from meshtrio.messages import health
-from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-
-_Response = health.HealthCheckResponse
-
 
 class HealthSource(Protocol):
     """The health of services that a server forwards calls to."""
@@ -37,6 +32,11 @@ class HealthServicer:
     def __init__(
         self, fallback: HealthSource | None = None, shutdown_started: trio.Event | None = None
     ) -> None:
+        # The runtime of protobuf takes long to import, and a program's own protos need it as well.
+        from meshtrio.messages import health
+        from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
+
+        self._response_type = health.HealthCheckResponse
         self._fallback = fallback
         self.service_names = {""}
         """Names of the services that this server serves; "" is the server itself."""
@@ -47,9 +47,9 @@ class HealthServicer:
     async def Check(self, request: Any) -> Any:  # noqa: N802 - the method's name
         """Raise NotFoundError for an unknown service."""
         status = await self._get_status(request.service)
-        if status == _Response.SERVICE_UNKNOWN:
+        if status == self._response_type.SERVICE_UNKNOWN:
             raise purerpc.NotFoundError(f"unknown service {request.service!r}")
-        return _Response(status=status)
+        return self._response_type(status=status)
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802
         last = None
@@ -57,10 +57,10 @@ class HealthServicer:
             status = await self._get_status(request.service)
             if status != last:
                 last = status
-                yield _Response(status=status)
+                yield self._response_type(status=status)
             await self._wait_for_change(request.service)
-        if last != _Response.NOT_SERVING:
-            yield _Response(status=_Response.NOT_SERVING)
+        if last != self._response_type.NOT_SERVING:
+            yield self._response_type(status=self._response_type.NOT_SERVING)
         # An open watch would delay the drain.
         raise purerpc.UnavailableError("the server is shutting down")
 
@@ -69,9 +69,9 @@ class HealthServicer:
         if serving is None and self._fallback is not None:
             serving = await self._fallback.is_serving(name)
         if serving is None:
-            return _Response.SERVICE_UNKNOWN
+            return self._response_type.SERVICE_UNKNOWN
         is_serving = serving and not self.shutdown_started.is_set()
-        return _Response.SERVING if is_serving else _Response.NOT_SERVING
+        return self._response_type.SERVING if is_serving else self._response_type.NOT_SERVING
 
     async def _wait_for_change(self, name: str) -> None:
         """Wait until the shutdown begins, or the health of a service may have changed."""

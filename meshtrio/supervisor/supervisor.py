@@ -22,6 +22,7 @@ from meshtrio.discovery import static
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import MeshFailedError
 from meshtrio.runtime_dir import directory as runtime_dir
+from meshtrio.runtime_dir.paths import mesh_socket_path
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects, make_system_effects
 from meshtrio.supervisor.instance import Instance, InstanceStatus
@@ -62,7 +63,7 @@ class Supervisor:
         The registry gets the endpoints of ready instances. The runtime directory has the sockets.
         `effects` replaces real processes, in tests.
         """
-        self.mesh_socket = runtime_dir.mesh_socket_path(directory)
+        self.mesh_socket = mesh_socket_path(directory)
         self._effects = effects or make_system_effects(directory, config.cgroup)
         self.counters = LifecycleCounters(lambda: self.instances)
         self.shutdown_report = ShutdownReport()

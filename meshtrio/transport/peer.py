@@ -9,6 +9,8 @@ from typing import Any
 
 import attrs
 
+from meshtrio.util.record import Record
+
 _UCRED = struct.Struct("3i")
 _SO_PEERGROUPS = 59
 """Socket option SO_PEERGROUPS of socket(7), for which Python has no name."""
@@ -21,8 +23,8 @@ _MAX_GROUPS = 256
 """Maximum number of groups that fit into a socket option in Python."""
 
 
-@attrs.frozen
-class Peer:
+@attrs.frozen(eq=False, repr=False)
+class Peer(Record):
     """The identity of a peer, as far as the kernel or TLS vouches for it."""
 
     address: str = ""

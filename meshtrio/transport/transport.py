@@ -35,7 +35,7 @@ _MISS_COST = 16
 Buffer = bytes | memoryview
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class BusyPoll:
     """Decides whether busy polling of a socket is worthwhile before the process sleeps.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import attrs
 
+from meshtrio.util.record import Record
 
-@attrs.frozen
-class Address:
+
+@attrs.frozen(eq=False, repr=False)
+class Address(Record):
     """The address of a Unix socket, or of a TCP port."""
 
     path: str = ""

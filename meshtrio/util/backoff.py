@@ -7,9 +7,11 @@ from random import Random
 import attrs
 from attrs.validators import and_, ge, le
 
+from meshtrio.util.record import Record
 
-@attrs.frozen
-class Backoff:
+
+@attrs.frozen(eq=False, repr=False)
+class Backoff(Record):
     """Delays of `initial` × `multiplier`ⁿ seconds, at most `maximum`, each varied by `jitter`.
 
     A jitter of 0.2 spreads a delay of 1 s evenly over 0.8 s to 1.2 s, so that processes that have

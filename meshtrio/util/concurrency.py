@@ -133,7 +133,7 @@ class SingleWaiter:
         if self._task is not None:
             raise trio.BusyResourceError("another task is using this side of the call already")
         self._task = trio.lowlevel.current_task()
-        return trio.lowlevel.wait_task_rescheduled(self._abort)
+        return trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105
 
     def _abort(self, raise_cancel: Any) -> trio.lowlevel.Abort:
         self._task = None

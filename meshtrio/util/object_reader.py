@@ -7,7 +7,6 @@ read, `reject_unknown_keys` reports the others.
 
 from __future__ import annotations
 
-import difflib
 import operator
 import re
 import sys
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import attrs
+
+from meshtrio.util.record import Record
 
 T = TypeVar("T")
 _DURATION = re.compile(r"(\d+(\.\d{0,9})?|\.\d{1,9})s")
@@ -45,8 +46,8 @@ class ErrorList(list[str]):
             raise TooManyErrorsError
 
 
-@attrs.frozen
-class DocumentFormat:
+@attrs.frozen(eq=False, repr=False)
+class DocumentFormat(Record):
     """How errors of a format are worded."""
 
     separator: str
@@ -146,6 +147,8 @@ class ObjectReader:
 
 def describe_unknown_key(key: str, known: Iterable[str]) -> str:
     """Return the error for an unknown key, with the nearest known key or all of them."""
+    import difflib  # Only for a mistake in a config.
+
     close = difflib.get_close_matches(key, list(known), n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
     return f"is not a key that meshtrio knows; {hint}"

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import attrs
 
+from meshtrio.util.record import Record
 
-@attrs.frozen
-class ClientTlsConfig:
+
+@attrs.frozen(eq=False, repr=False)
+class ClientTlsConfig(Record):
     """TLS configuration of a client. All files are PEM."""
 
     ca: Path | None = None
@@ -21,8 +23,8 @@ class ClientTlsConfig:
     """The name that the server's certificate must have; by default the host of the address."""
 
 
-@attrs.frozen
-class ServerTlsConfig:
+@attrs.frozen(eq=False, repr=False)
+class ServerTlsConfig(Record):
     """TLS configuration of a server. All files are PEM."""
 
     certificate: Path

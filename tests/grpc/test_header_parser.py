@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from copy import copy
 from operator import itemgetter
 
 import pytest
-from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -134,8 +134,10 @@ def test_what_varies_is_read_as_if_all_were_read_anew(fields):
         return
     found = parse_request_headers(whole)
     # Keys may change places, values of one key may not.
-    assert evolve(found, metadata=()) == evolve(expected, metadata=())
     assert sorted(found.metadata, key=itemgetter(0)) == sorted(expected.metadata, key=itemgetter(0))
+    found, expected = copy(found), copy(expected)
+    found.metadata = expected.metadata = ()
+    assert found == expected
 
 
 @pytest.mark.parametrize(

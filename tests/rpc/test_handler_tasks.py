@@ -26,8 +26,9 @@ class Recording(EchoServiceServicer):
         self.tasks: list[trio.lowlevel.Task] = []
         self.found: list[str] = []
         self.deadlines: list[float] = []
-        
+
         self.open_scope: trio.CancelScope | None = None
+        self.is_waiting = trio.Event()
 
     async def Echo(self, request: Any) -> EchoReply:
         self.tasks.append(trio.lowlevel.current_task())
@@ -35,6 +36,7 @@ class Recording(EchoServiceServicer):
         self.deadlines.append(trio.current_effective_deadline())
         left_by_a_call.set(request.message)
         if request.message == "wait":
+            self.is_waiting.set()
             await trio.sleep_forever()
         if request.message == "leave a scope open":
             self.open_scope = trio.CancelScope()
@@ -70,8 +72,7 @@ async def test_a_cancelled_call_cancels_no_other(ends_by: str) -> None:
                     except purerpc.RpcFailedError:
                         assert ends_by == "the connection"
 
-                while len(servicer.tasks) < 2:
-                    await trio.sleep(0.001)
+                await servicer.is_waiting.wait()
                 if ends_by == "the caller":
                     scope.cancel()
                 elif ends_by == "the connection":

@@ -11,25 +11,26 @@ import pytest
 from meshtrio.config import Access, AccessRule, Containment, MeshConfig, PluginConfig
 from meshtrio.runtime_dir import directory
 from meshtrio.runtime_dir.claim import claim_runtime_dir
+from meshtrio.runtime_dir.paths import default_runtime_dir
 from meshtrio.runtime_dir.trust import find_mesh_socket
 from meshtrio.util.errors import ConfigError
 
 
 def test_the_default_is_below_xdg_runtime_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
-    assert directory.default_runtime_dir() == Path("/run/user/7/meshtrio")
+    assert default_runtime_dir() == Path("/run/user/7/meshtrio")
 
 
 def test_the_default_without_xdg_has_the_uid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    assert directory.default_runtime_dir() == Path(f"/tmp/meshtrio-{os.getuid()}")
+    assert default_runtime_dir() == Path(f"/tmp/meshtrio-{os.getuid()}")
 
 
 def test_clients_look_at_mesh_socket_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESH_SOCKET", "/elsewhere/mesh.sock")
     assert find_mesh_socket() == Path("/elsewhere/mesh.sock")
     monkeypatch.delenv("MESH_SOCKET")
-    assert find_mesh_socket() == directory.default_runtime_dir() / "mesh.sock"
+    assert find_mesh_socket() == default_runtime_dir() / "mesh.sock"
 
 
 def test_it_is_claimed_once_at_a_time(short_dir: Path) -> None:

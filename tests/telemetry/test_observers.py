@@ -18,9 +18,10 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.rpc import channelz_registry, tracer, tracer_dispatch
-from meshtrio.rpc.composite_tracer import current_tracers, use_tracers
+from meshtrio.rpc.composite_tracer import use_tracers
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import Server
+from meshtrio.rpc.tracer import current_tracers
 from meshtrio.util.token_bucket import TokenBucket
 from tests.support.connection_pairs import CallbackServicer, echo_request, echo_requests
 from tests.support.handlers import ECHO_SERVICER

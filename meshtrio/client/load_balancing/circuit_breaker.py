@@ -8,7 +8,7 @@ import purerpc
 from meshtrio.grpc.service_config import CircuitBreakerLimits
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class CircuitBreaker:
     """Counts the calls of one channel; counts are kept when the limits change."""
 

@@ -6,7 +6,6 @@ consecutive failures can eject an endpoint at once.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable
 from random import Random
 
@@ -22,7 +21,7 @@ from meshtrio.grpc.outlier_detection import (
 )
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Host:
     succeeded: int = 0
     failed: int = 0
@@ -98,6 +97,8 @@ class OutlierDetector:
         if len(judged) < max(rule.minimum_hosts, 1):
             return
         rates = [host.success_rate for host in judged]
+        import statistics  # It imports Fraction and Decimal, for a rule that few services have.
+
         least = statistics.fmean(rates) - statistics.pstdev(rates) * rule.stdev_factor
         for host in judged:
             if host.success_rate < least:

@@ -72,7 +72,7 @@ class PickFirst(Balancer[C]):
         return ready[0]
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class RoundRobin(Balancer[C]):
     """Picks endpoints in turn."""
 
@@ -83,7 +83,7 @@ class RoundRobin(Balancer[C]):
         return ready[self._last_index]
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class LeastRequest(Balancer[C]):
     """Picks the endpoint with the fewest calls of a few drawn at random (power of two choices).
 
@@ -145,7 +145,7 @@ class LeastRequest(Balancer[C]):
         return bisect.bisect_right(sums, point if point < begin else point + end - begin)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class RingHash(Balancer[C]):
     """Consistent hashing: calls with the same key go to the same endpoint.
 
@@ -206,7 +206,7 @@ _BALANCERS: dict[LoadBalancingPolicy, Callable[[LoadBalancingConfig, Random], Ba
 }
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class PriorityPolicy(Generic[C]):
     """Keeps a balancer for each priority; calls go to the best one that has a ready endpoint."""
 

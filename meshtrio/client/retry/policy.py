@@ -106,7 +106,7 @@ class RetryBudget:
         return True
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class RetryControl:
     """Limits on retries that hold for all calls of a channel."""
 
@@ -131,7 +131,7 @@ class RetryControl:
             self.throttle.reconfigure(throttling)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class RetryState:
     """The attempts of one call: decides after each failure whether there is another, and when.
 

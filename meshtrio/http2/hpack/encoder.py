@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import attrs
-
 from meshtrio.http2.hpack.decoder import ENTRY_OVERHEAD, HeaderField
+from meshtrio.util.record import Record
 
 TABLE_SIZE_UPDATE_TO_ZERO = b"\x20"
 """A dynamic table size update to zero (§6.3), due once a peer lowers HEADER_TABLE_SIZE."""
@@ -71,14 +70,17 @@ def header_list_size(fields: Iterable[HeaderField]) -> int:
     return sum(len(name) + len(value) + ENTRY_OVERHEAD for name, value in fields)
 
 
-@attrs.frozen
-class HeaderBlock:
+class HeaderBlock(Record):
     """An encoded header list."""
 
-    data: bytes
-    """The encoded fields."""
-    list_size: int
-    """Size of the list as `header_list_size` counts it, to be compared with the peer's limit."""
+    __slots__ = ("data", "list_size")
+
+    def __init__(self, data: bytes, list_size: int) -> None:
+        self.data = data
+        """The encoded fields."""
+        self.list_size = list_size
+        """Size of the list as `header_list_size` counts it, to be compared with the peer's
+        limit."""
 
     @classmethod
     def encode(cls, fields: Sequence[HeaderField]) -> HeaderBlock:
