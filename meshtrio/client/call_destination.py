@@ -10,7 +10,6 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from random import Random
 from typing import Any, TypedDict
 
 import attrs
@@ -43,11 +42,13 @@ from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.util.errors import ConfigError, unwrap_exception_group
+from meshtrio.util.shared_rng import RNG
 from meshtrio.util.text import escape_unprintable
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _log = logging.getLogger("meshtrio.rpc")
 
+_DEFAULT_SERVICE_CONFIG = ServiceConfig()
 EXIT_INFO_TIMEOUT = 0.08
 """Seconds that a failed call waits for exit info, of the 0.1 s in which it has to fail."""
 _GRACEFUL_EXIT_INFO_TIMEOUT = 2.0
@@ -137,9 +138,11 @@ class CallDestination:
     ) -> None:
         """Use endpoints of `pool`, with the options of a `ChannelOptions`."""
         self._is_config_fixed = service_config is not None
-        if not isinstance(service_config, ServiceConfig):
+        if service_config is None:
+            service_config = _DEFAULT_SERVICE_CONFIG
+        elif not isinstance(service_config, ServiceConfig):
             # First, since it may be rejected, and channelz lists the channel below.
-            service_config = parse_service_config({} if service_config is None else service_config)
+            service_config = parse_service_config(service_config)
         self.message_lengths = MessageLengths.from_options(
             max_receive_message_length, max_send_message_length, limits
         )
@@ -153,14 +156,15 @@ class CallDestination:
         """Each a `meshtrio.client.interceptors.Interceptor`."""
         self.metadata = tuple(metadata)
         """Metadata sent with every call."""
-        encode_metadata(self.metadata)
+        if self.metadata:
+            encode_metadata(self.metadata)
         self.tracer = current_tracers().client if traced else None
         """Client call tracer, None if none is installed."""
         self.call_counters = CallCounters()
         """Counts calls, however many attempts each of them takes."""
         self.trace_node = channelz_registry.TraceNode()
         channelz_registry.CHANNELS[self.trace_node.channelz_id] = self
-        self.retry_control = RetryControl(Random())
+        self.retry_control = RetryControl(RNG)
         """Retry budget and throttle, shared by all calls."""
         connections = ConnectionOptions(limits, tls, timeouts, dialer)
         self.picker = LoadBalancer(

@@ -7,7 +7,6 @@ import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from random import Random
 
 import attrs
 import trio
@@ -25,6 +24,7 @@ from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.util.address import Address
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.shared_rng import RNG
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _log = logging.getLogger("meshtrio.rpc")
@@ -133,7 +133,6 @@ class Subchannel:
         self._is_local = Address.parse(endpoint.address).is_unix
         default_timeouts = _LOCAL_TIMEOUTS if self._is_local else NETWORK_TIMEOUTS
         self._timeouts = default_timeouts if options.timeouts is None else options.timeouts
-        self._rng = Random()
         self._draining = trio.Event()
         self._dial_scope = trio.CancelScope()
         self.connections: set[ClientConnection] = set()
@@ -172,7 +171,9 @@ class Subchannel:
                 nursery.start_soon(check_timeouts_forever, self.connections)
             while not self._draining.is_set():
                 failures = 0 if await self._connect(nursery) else failures + 1
-                delay = self.endpoint.reconnect_backoff.delay(failures, self._rng)
+                if self._draining.is_set():
+                    break
+                delay = self.endpoint.reconnect_backoff.delay(failures, RNG)
                 await self._backoff_until(trio.current_time() + delay)
                 if failures:
                     at = self._dial_limiter.reserve_retry_time(self.endpoint, trio.current_time())
@@ -195,18 +196,17 @@ class Subchannel:
         transport = await self._dial()
         if transport is None:
             return False
-        connection = ClientConnection(transport, self.options.limits, self._timeouts)
+        options = self.options
+        connection = ClientConnection(transport, options.limits, self._timeouts, self._use)
         self.connections.add(connection)
-        await nursery.start(self._run_connection, connection)
+        nursery.start_soon(self._run_connection, connection)
         with trio.move_on_after(self._timeouts.handshake) as waiting:
             await connection.established.wait()
         if waiting.cancelled_caught:
             connection.close_after_handshake_timeout()
-        is_established, is_useful = connection.is_usable, False
-        if is_established and not self._draining.is_set():
-            self.connection, self.streams, self.connect_error = connection, connection.streams, ""
-            self.trace_node.add_event("connected")
-            self._notify_watchers()
+        is_used, is_useful = self.connection is connection, False
+        is_established = is_used or connection.is_usable
+        if is_used:
             connected_at = trio.current_time()
             await connection.exhausted.wait()
             is_stable = trio.current_time() - connected_at >= _MIN_STABLE_TIME
@@ -223,6 +223,13 @@ class Subchannel:
         if not is_established:
             self._report_connect_error(connection.close_reason)
         return is_useful
+
+    def _use(self, connection: ClientConnection) -> None:
+        """Use a connection that is established: called by its read loop, as calls wait for it."""
+        if connection.is_usable and not self._draining.is_set():
+            self.connection, self.streams, self.connect_error = connection, connection.streams, ""
+            self.trace_node.add_event("connected")
+            self._notify_watchers()
 
     async def _dial(self) -> Transport | None:
         with trio.CancelScope() as self._dial_scope:
@@ -245,11 +252,9 @@ class Subchannel:
             self._report_connect_error(f"no answer within {_CONNECT_TIMEOUT:g} s")
         return None
 
-    async def _run_connection(
-        self, connection: ClientConnection, *, task_status: trio.TaskStatus[None]
-    ) -> None:
+    async def _run_connection(self, connection: ClientConnection) -> None:
         try:
-            await connection.run(task_status=task_status)
+            await connection.run()
         finally:
             self.connections.discard(connection)
             self.past_counters.add_calls(connection.final_calls())

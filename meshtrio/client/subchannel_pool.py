@@ -26,8 +26,11 @@ _RESTART_DELAY = 1.0
 
 
 StateCallback = Callable[[ServiceState], None]
-Resolver = Callable[[StateCallback], Awaitable[None]]
-"""Calls its argument with each state of a service, until it is cancelled."""
+Resolver = Callable[[Callable[[ServiceState | None], None]], Awaitable[None]]
+"""Calls its argument with each state of a service, until it is cancelled.
+
+If its first attempt fails it calls it with None, and continues.
+"""
 
 
 class SharedWatch:
@@ -37,6 +40,7 @@ class SharedWatch:
         self.callbacks: list[StateCallback] = []
         self.cancel_scope = trio.CancelScope()
         self._latest_state: ServiceState | None = None
+        self._has_reported = trio.Event()
 
     def add(self, on_update: StateCallback) -> None:
         """Call `on_update` with the latest state, if there is one, and with each later one."""
@@ -47,13 +51,24 @@ class SharedWatch:
     async def run(self, resolver: Resolver) -> None:
         """Run the resolver, until `cancel_scope` is cancelled."""
         if self.callbacks:
-            with trio.CancelScope() as self.cancel_scope:
-                await resolver(self._publish)
+            try:
+                with trio.CancelScope() as self.cancel_scope:
+                    await resolver(self._publish)
+            finally:
+                self._has_reported.set()
 
-    def _publish(self, state: ServiceState) -> None:
-        self._latest_state = state
-        for on_update in list(self.callbacks):
-            on_update(state)
+    async def wait_first_report(self) -> bool:
+        """Wait for the resolver's first report; return whether it was a state."""
+        if not self._has_reported.is_set():
+            await self._has_reported.wait()
+        return self._latest_state is not None
+
+    def _publish(self, state: ServiceState | None) -> None:
+        self._has_reported.set()
+        if state is not None:
+            self._latest_state = state
+            for on_update in list(self.callbacks):
+                on_update(state)
 
 
 class SubchannelPool:
@@ -95,13 +110,21 @@ class SubchannelPool:
 
     # -- resolvers ---------------------------------------------------------------------------
 
-    def subscribe(self, key: Hashable, resolver: Resolver, on_update: StateCallback) -> None:
-        """Call `on_update` with each state that the resolver reports; it runs once for each key."""
+    def subscribe(
+        self, key: Hashable, resolver: Resolver, on_update: StateCallback
+    ) -> SharedWatch | None:
+        """Call `on_update` with each state that the resolver reports; it runs once for each key.
+
+        Returns:
+            The run that was started, None if another subscriber had started it.
+        """
         watch = self._watches.get(key)
+        is_new = watch is None
         if watch is None:
             watch = self._watches[key] = SharedWatch()
             self._start_task(watch.run, resolver)
         watch.add(on_update)
+        return watch if is_new else None
 
     def unsubscribe(self, key: Hashable, on_update: StateCallback) -> None:
         """Undo `subscribe`; the resolver is cancelled with its last subscriber."""
@@ -141,8 +164,9 @@ class SubchannelPool:
         self._user_count += 1
         if self._user_count == 1:
             trio.lowlevel.spawn_system_task(self._run)
-        with trio.CancelScope(shield=True):
-            await self._started.wait()
+        if not self._started.is_set():
+            with trio.CancelScope(shield=True):
+                await self._started.wait()
         return self
 
     async def __aexit__(self, *_: object) -> None:

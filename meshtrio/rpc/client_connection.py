@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import purerpc
@@ -30,9 +31,15 @@ class ClientConnection(Connection):
     is_client = True
 
     def __init__(
-        self, transport: Transport, limits: Limits | None = None, timeouts: Timeouts | None = None
+        self,
+        transport: Transport,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+        on_established: Callable[[ClientConnection], None] | None = None,
     ) -> None:
+        """`on_established` is called after the read that has brought the server's SETTINGS."""
         super().__init__(transport, limits, timeouts)
+        self._on_established = on_established
         self._event_handlers[events.ResponseReceived] = self._on_response
         self.pseudo_headers = PSEUDO_HEADERS[transport.ssl_object is not None]
         """The fields with which all requests begin."""
@@ -119,8 +126,16 @@ class ClientConnection(Connection):
 
     def _on_settings(self, event: events.SettingsReceived) -> None:
         super()._on_settings(event)
+        self._is_newly_established = not self.established.is_set()
         self.established.set()
         self._slot_waiters.unpark_all()
+
+    async def _start_waiting_calls(self) -> None:
+        """Let the calls that wait for the connection send with the acknowledgement of SETTINGS."""
+        self._is_newly_established = False
+        if self._on_established is not None:
+            self._on_established(self)
+            await self.write_coalescer.run(1, self.flush)
 
     def _on_response(self, event: events.ResponseReceived[ResponseHeaders]) -> None:
         stream = self.streams.get(event.stream_id)

@@ -97,6 +97,8 @@ class ConnectionIO:
         """Size of the write buffer that is charged to the account, in bytes."""
         self._unread_ack_size = 0
         """Size of acknowledgements of PING and SETTINGS that the peer has not read, in bytes."""
+        self._is_newly_established = False
+        """Whether the current read has brought the first SETTINGS, on a client."""
         self._has_window_opened = False
         """Whether the current read has opened the connection's window."""
         self._streams_with_data: set[ConnectedStream] = set()
@@ -113,6 +115,9 @@ class ConnectionIO:
     def remove_stream(self, stream_id: int, code: ErrorCode) -> None:
         """Remove a stream, and reset it unless the peer knows that it has ended."""
         raise NotImplementedError
+
+    async def _start_waiting_calls(self) -> None:
+        """Start the calls that have waited for the peer's first SETTINGS."""
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
         """Start a task that is cancelled with the connection; does nothing once it is closed."""
@@ -170,6 +175,8 @@ class ConnectionIO:
             # What was read is not kept alive while the connection is idle.
             data, event = b"", None
             new_events.clear()
+            if self._is_newly_established:
+                await self._start_waiting_calls()
             if event_count > _MAX_UNTIMED_EVENTS or cost:
                 event_count = await self._process_in_slices(event_count)
             if (
