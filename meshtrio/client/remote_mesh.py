@@ -181,8 +181,9 @@ async def watch_remote_service(
     """Call `on_update` with the state of a service, at once and after each change.
 
     If the first attempt fails, because no mesh answers or it refuses, `on_update` is called with
-    None. Runs until it is cancelled. When the mesh is gone the last state stays, and the watch is renewed
-    when there is another one, whose registered endpoints may take `_STALE_TIMEOUT` to return.
+    None. Runs until it is cancelled. When the mesh is gone the last state stays, and the watch is
+    renewed when there is another one, whose registered endpoints may take `_STALE_TIMEOUT` to
+    return.
     """
     watch, request = make_multicallable(channel, _WATCH), messages.ResolveRequest(service=service)
     cache, failures, is_refused = ServiceStateCache(on_update), 0, False

@@ -199,6 +199,7 @@ class Subchannel:
         options = self.options
         connection = ClientConnection(transport, options.limits, self._timeouts, self._use)
         self.connections.add(connection)
+        connection.send_preface()
         nursery.start_soon(self._run_connection, connection)
         with trio.move_on_after(self._timeouts.handshake) as waiting:
             await connection.established.wait()

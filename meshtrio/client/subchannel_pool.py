@@ -1,7 +1,8 @@
 """The pool of a trio run: subchannels and resolvers shared by its channels.
 
 The pool starts with the first channel of a trio run and ends with the last. Its tasks belong to all
-of them, so that none of their nurseries can own it; it runs as a system task.
+of them, so that none of their nurseries can own them; they are system tasks, which the pool cancels
+and waits for when it ends.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Self
 
 import trio
@@ -17,7 +18,6 @@ import trio.lowlevel
 
 from meshtrio.client.subchannel import ConnectionOptions, DialLimiter, Subchannel
 from meshtrio.discovery.endpoint import Endpoint, ServiceState
-from meshtrio.util.concurrency import start_soon_without_context
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -80,9 +80,11 @@ class SubchannelPool:
         self._dial_limiter = DialLimiter()
         self._watches: dict[Hashable, SharedWatch] = {}
         self._user_count = 0
-        self._nursery: trio.Nursery | None = None
-        self._started = trio.Event()
-        self._stopped = trio.Event()
+        self._tasks: set[trio.CancelScope] = set()
+        """The cancel scopes of the tasks that run."""
+        self._is_closing = False
+        self._tasks_finished = trio.Event()
+        """Set when the last task has ended after the pool was closed."""
 
     # -- subchannels -------------------------------------------------------------------------
 
@@ -137,36 +139,36 @@ class SubchannelPool:
     # -- tasks -------------------------------------------------------------------------------
 
     def _start_task(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
-        assert self._nursery is not None
-        start_soon_without_context(self._nursery, self._run_with_restart, task, *args)
+        # Not in a nursery: a system task with a nursery would have to start first.
+        scope = trio.CancelScope()
+        self._tasks.add(scope)
+        if self._is_closing:
+            scope.cancel()
+        trio.lowlevel.spawn_system_task(
+            self._run_with_restart, scope, task, *args, name=task, context=Context()
+        )
 
-    async def _run_with_restart(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+    async def _run_with_restart(
+        self, scope: trio.CancelScope, task: Callable[..., Awaitable[None]], *args: object
+    ) -> None:
         _in_pool_task.set(self)
-        while True:
-            try:
-                await task(*args)
-                return
-            except Exception:
-                # A bug. It fails the calls of this subchannel, and must not affect others.
-                _log.exception("a task of the connection pool crashed; restarting it")
-            await trio.sleep(self._restart_delay)
-
-    async def _run(self) -> None:
         try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                self._started.set()
-                await trio.sleep_forever()
+            with scope:
+                while True:
+                    try:
+                        await task(*args)
+                        return
+                    except Exception:
+                        # A bug. It fails the calls of this subchannel, and must not affect others.
+                        _log.exception("a task of the connection pool crashed; restarting it")
+                    await trio.sleep(self._restart_delay)
         finally:
-            self._stopped.set()
+            self._tasks.discard(scope)
+            if self._is_closing and not self._tasks:
+                self._tasks_finished.set()
 
     async def __aenter__(self) -> Self:
         self._user_count += 1
-        if self._user_count == 1:
-            trio.lowlevel.spawn_system_task(self._run)
-        if not self._started.is_set():
-            with trio.CancelScope(shield=True):
-                await self._started.wait()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -174,10 +176,13 @@ class SubchannelPool:
         if self._user_count:
             return
         _current_pool.set(None)
-        assert self._nursery is not None
-        self._nursery.cancel_scope.cancel()
+        self._is_closing = True
+        if not self._tasks:
+            return
+        for scope in list(self._tasks):
+            scope.cancel()
         with trio.CancelScope(shield=True):
-            await self._stopped.wait()
+            await self._tasks_finished.wait()
 
 
 _current_pool = trio.lowlevel.RunVar[SubchannelPool | None]("meshtrio pool", None)

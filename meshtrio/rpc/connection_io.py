@@ -98,7 +98,7 @@ class ConnectionIO:
         self._unread_ack_size = 0
         """Size of acknowledgements of PING and SETTINGS that the peer has not read, in bytes."""
         self._is_newly_established = False
-        """Whether the current read has brought the first SETTINGS, on a client."""
+        """Whether a client has just got the first SETTINGS, which ends its read loop once."""
         self._has_window_opened = False
         """Whether the current read has opened the connection's window."""
         self._streams_with_data: set[ConnectedStream] = set()
@@ -115,9 +115,6 @@ class ConnectionIO:
     def remove_stream(self, stream_id: int, code: ErrorCode) -> None:
         """Remove a stream, and reset it unless the peer knows that it has ended."""
         raise NotImplementedError
-
-    async def _start_waiting_calls(self) -> None:
-        """Start the calls that have waited for the peer's first SETTINGS."""
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
         """Start a task that is cancelled with the connection; does nothing once it is closed."""
@@ -156,7 +153,7 @@ class ConnectionIO:
         receive, handle, now = self.transport.receive, self._event_handlers, self._now
         engine, reader = self._engine, self._engine.frame_reader
         event: Http2Event | None
-        while not engine.closed:
+        while not (engine.closed or self._is_newly_established):
             try:
                 data = await receive(_RECEIVE_SIZE)
             except OSError as exc:
@@ -175,8 +172,6 @@ class ConnectionIO:
             # What was read is not kept alive while the connection is idle.
             data, event = b"", None
             new_events.clear()
-            if self._is_newly_established:
-                await self._start_waiting_calls()
             if event_count > _MAX_UNTIMED_EVENTS or cost:
                 event_count = await self._process_in_slices(event_count)
             if (
