@@ -10,6 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypedDict
 
 import attrs
@@ -71,6 +72,11 @@ class CallKeywords(TypedDict, total=False):
 
 
 _PICK_ARGS = {each: PickArgs(wait_for_ready=each) for each in (None, True, False)}
+
+
+@lru_cache(256)
+def _make_authority(name: str) -> str:
+    return "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
 
 
 def _to_metadata(pairs: MetadataLike | None) -> Metadata:
@@ -151,7 +157,7 @@ class CallDestination:
         """Service name: "plugin.echo"."""
         self.target = canonical_target(name)
         """Target URI: "mesh:///plugin.echo", "unix:///path" or "dns:///host:port"."""
-        self.authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
+        self.authority = _make_authority(name)
         self.interceptors = tuple(interceptors)
         """Each a `meshtrio.client.interceptors.Interceptor`."""
         self.metadata = tuple(metadata)

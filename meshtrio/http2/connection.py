@@ -21,6 +21,8 @@ from meshtrio.http2.streams import ConnectionWindows, StreamTable
 _, _HALF_CLOSED_LOCAL, _HALF_CLOSED_REMOTE, _CLOSED = StreamState
 _SEND, _SEND_END = StreamInput.SEND, StreamInput.SEND_END
 
+_DEFAULT_LIMITS = Limits()
+
 
 class Role(Enum):
     """The side of a connection."""
@@ -47,7 +49,7 @@ class H2Connection:
         """Start a connection, with the connection preface in the buffer of frames to send."""
         self.role = role
         """The side of the connection."""
-        self.limits = limits = limits or Limits()
+        self.limits = limits = limits or _DEFAULT_LIMITS
         """Limits on what the peer may send."""
         self.closed = False
         """Whether GOAWAY was sent that ends the connection: nothing is received or sent after."""

@@ -60,17 +60,12 @@ class ClientConnection(Connection):
         which the first of their bytes may go out."""
         self._slot_waiters = trio.lowlevel.ParkingLot()
 
-    def send_preface(self) -> None:
-        """Send the connection preface before `run` does, a turn earlier, if no handshake is due."""
-        if type(self.transport) is Transport:
-            self._is_handshake_done = True
-            self.flush()
-
     async def _drain_before_close(self) -> None:
         if self.transport.sock.family == socket.AF_UNIX:
             # What the server has not read yet is not discarded when a Unix socket is closed.
-            with trio.move_on_after(CLOSE_TIMEOUT):
-                await self.write_buffer.wait_drained()
+            if self.write_buffer.size:
+                with trio.move_on_after(CLOSE_TIMEOUT):
+                    await self.write_buffer.wait_drained()
         else:
             await super()._drain_before_close()
 

@@ -135,7 +135,15 @@ class ConnectionIO:
 
     # -- reading -----------------------------------------------------------------------------
 
+    def send_preface(self) -> None:
+        """Send the connection preface before `run` does, a turn earlier, if no handshake is due."""
+        if type(self.transport) is Transport:
+            self._is_handshake_done = True
+            self.flush()
+
     async def _handshake(self) -> bool:
+        if self._is_handshake_done:
+            return True
         try:
             with trio.fail_after(_TLS_HANDSHAKE_TIMEOUT):
                 await self.transport.handshake()
