@@ -141,6 +141,7 @@ class CallDestination:
         metadata: MetadataLike = (),
         max_receive_message_length: int | None = None,
         max_send_message_length: int | None = None,
+        sends_before_settings: bool = False,
     ) -> None:
         """Use endpoints of `pool`, with the options of a `ChannelOptions`."""
         self._is_config_fixed = service_config is not None
@@ -172,7 +173,7 @@ class CallDestination:
         channelz_registry.CHANNELS[self.trace_node.channelz_id] = self
         self.retry_control = RetryControl(RNG)
         """Retry budget and throttle, shared by all calls."""
-        connections = ConnectionOptions(limits, tls, timeouts, dialer)
+        connections = ConnectionOptions(limits, tls, timeouts, dialer, sends_before_settings)
         self.picker = LoadBalancer(
             name, pool, connections, nursery, self.trace_node, self.call_counters, self._on_ejection
         )

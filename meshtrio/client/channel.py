@@ -129,6 +129,7 @@ async def open_channel(
     resolve_once: Callable[[], Awaitable[ServiceState]] | None = None,
     exit_info_timeout: float = EXIT_INFO_TIMEOUT,
     traced: bool = True,
+    sends_before_settings: bool = False,
     **options: Unpack[ChannelOptions],
 ) -> AsyncIterator[Channel]:
     """Open a channel whose endpoints come from a resolver; both end with the block.
@@ -145,6 +146,7 @@ async def open_channel(
             called if the resolver's first attempt fails, and may raise the reason.
         exit_info_timeout: Seconds that a failed call waits for exit info; 0 if there is none.
         traced: Whether calls are reported to telemetry; False for the mesh's own calls.
+        sends_before_settings: See `ConnectionOptions`.
         options: See `ChannelOptions`.
 
     Yields:
@@ -156,7 +158,16 @@ async def open_channel(
     """
     require_trio("connect")
     async with open_shared_pool() as pool, open_collapsing_nursery() as nursery:
-        channel = create(Channel, name, nursery, pool, exit_info_timeout, traced, **options)
+        channel = create(
+            Channel,
+            name,
+            nursery,
+            pool,
+            exit_info_timeout,
+            traced,
+            sends_before_settings=sends_before_settings,
+            **options,
+        )
         if initial_state is not None:
             channel.update_state(initial_state)
         key = resolver if resolver_key is None else resolver_key
@@ -196,10 +207,20 @@ def connect_to(
 
 
 def open_endpoint_channel(
-    endpoint: Endpoint, *, traced: bool, **options: Unpack[ChannelOptions]
+    endpoint: Endpoint,
+    *,
+    traced: bool,
+    sends_before_settings: bool = False,
+    **options: Unpack[ChannelOptions],
 ) -> AbstractAsyncContextManager[Channel]:
     """Open a channel to one endpoint; see `open_channel`."""
     state = ServiceState(endpoints=(endpoint,))
     return open_channel(
-        endpoint.address, None, initial_state=state, exit_info_timeout=0, traced=traced, **options
+        endpoint.address,
+        None,
+        initial_state=state,
+        exit_info_timeout=0,
+        traced=traced,
+        sends_before_settings=sends_before_settings,
+        **options,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -17,7 +17,13 @@ import purerpc
 import trio
 
 from meshtrio.client.call_destination import CallDestination
-from meshtrio.client.channel import Channel, ChannelOptions, connect_to, open_channel
+from meshtrio.client.channel import (
+    Channel,
+    ChannelOptions,
+    connect_to,
+    open_channel,
+    open_endpoint_channel,
+)
 from meshtrio.client.mesh_connection import (
     check_mesh_answers,
     connect_to_mesh,
@@ -101,8 +107,16 @@ async def _watch_service(
 
     The connection is shared by all services of the mesh.
     """
-    async with connect_to(mesh_endpoint, max_receive_message_length=UNLIMITED) as mesh:
+    async with _connect_for_reading(mesh_endpoint) as mesh:
         await watch_remote_service(mesh, service, on_update)
+
+
+def _connect_for_reading(mesh_endpoint: Endpoint) -> AbstractAsyncContextManager[Channel]:
+    """Open a channel for calls that change nothing, which are sent with the connection preface."""
+    limit = UNLIMITED
+    return open_endpoint_channel(
+        mesh_endpoint, traced=True, sends_before_settings=True, max_receive_message_length=limit
+    )
 
 
 async def _resolve_service(mesh_endpoint: Endpoint, service: str, since: float) -> ServiceState:
@@ -118,12 +132,12 @@ async def _resolve_service(mesh_endpoint: Endpoint, service: str, since: float) 
         UntrustedMeshError: Another user serves in the mesh's place.
         NotFoundError: The mesh has no such service.
     """
-    async with connect_to(mesh_endpoint, max_receive_message_length=UNLIMITED) as mesh:
-        try:
+    async with _connect_for_reading(mesh_endpoint) as mesh:
+        with suppress(purerpc.UnavailableError):
             return await resolve_remote_service(mesh, service, wait_for_ready=False)
-        except purerpc.UnavailableError:
-            await check_mesh_answers(mesh_endpoint, since=since)
-            return await resolve_remote_service(mesh, service)
+    await check_mesh_answers(mesh_endpoint, since=since)
+    async with connect_to(mesh_endpoint, max_receive_message_length=UNLIMITED) as mesh:
+        return await resolve_remote_service(mesh, service)
 
 
 @asynccontextmanager
@@ -189,7 +203,7 @@ async def watch_remote_service(
     cache, failures, is_refused = ServiceStateCache(on_update), 0, False
     wait_for_ready: bool | None = False
     expiry_scope = trio.CancelScope()
-    async with open_collapsing_nursery() as nursery:
+    try:
         while True:
             try:
                 async with watch(request, wait_for_ready=wait_for_ready) as call:
@@ -199,7 +213,7 @@ async def watch_remote_service(
                         if failures:
                             expiry_scope.cancel()
                             expiry_scope = trio.CancelScope()
-                            nursery.start_soon(cache.expire_stale, expiry_scope)
+                            channel.nursery.start_soon(cache.expire_stale, expiry_scope)
                         failures, is_refused = 0, False
             except (purerpc.PermissionDeniedError, purerpc.ResourceExhaustedError) as exc:
                 if not is_refused:
@@ -213,6 +227,8 @@ async def watch_remote_service(
             failures += 1
             backoff = RECONNECT_BACKOFF if is_refused else LOCAL_RECONNECT_BACKOFF
             await trio.sleep(backoff.delay(failures, RNG))
+    finally:
+        expiry_scope.cancel()
 
 
 @attrs.define

@@ -57,6 +57,12 @@ class ConnectionOptions:
     """Timeouts of connections; None for those of the endpoint's transport."""
     dialer: Callable[..., Awaitable[Transport]] = dial
     """Connects to an endpoint."""
+    sends_before_settings: bool = False
+    """Whether calls are sent with the connection preface (RFC 9113 §3.4), a round trip earlier.
+
+    It is for calls that may be repeated: they fail if the server does not accept the connection,
+    where others wait for another one.
+    """
 
 
 _LOCAL_TIMEOUTS = Timeouts(frame=math.inf, message=math.inf)
@@ -199,14 +205,18 @@ class Subchannel:
         options = self.options
         connection = ClientConnection(transport, options.limits, self._timeouts, self._use)
         self.connections.add(connection)
-        connection.send_preface()
+        if options.sends_before_settings:
+            connection.delay_preface()
+            self._use(connection)
+        else:
+            connection.send_preface()
         nursery.start_soon(self._run_connection, connection)
         with trio.move_on_after(self._timeouts.handshake) as waiting:
             await connection.established.wait()
         if waiting.cancelled_caught:
             connection.close_after_handshake_timeout()
         is_used, is_useful = self.connection is connection, False
-        is_established = is_used or connection.is_usable
+        is_established = connection.is_usable or (is_used and not options.sends_before_settings)
         if is_used:
             connected_at = trio.current_time()
             await connection.exhausted.wait()
@@ -227,7 +237,8 @@ class Subchannel:
 
     def _use(self, connection: ClientConnection) -> None:
         """Use a connection that is established: called by its read loop, as calls wait for it."""
-        if connection.is_usable and not self._draining.is_set():
+        is_current = self.connection is connection
+        if connection.is_usable and not is_current and not self._draining.is_set():
             self.connection, self.streams, self.connect_error = connection, connection.streams, ""
             self.trace_node.add_event("connected")
             self._notify_watchers()

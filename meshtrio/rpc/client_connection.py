@@ -69,6 +69,12 @@ class ClientConnection(Connection):
         else:
             await super()._drain_before_close()
 
+    def delay_preface(self) -> None:
+        """Send the connection preface together with the first call, which is about to be made."""
+        if type(self.transport) is Transport:
+            self._is_handshake_done = True
+            self.write_coalescer.expect(2)  # The call, and `run`.
+
     @property
     def is_usable(self) -> bool:
         """Whether the connection can open streams, now or once others have ended."""
@@ -144,6 +150,8 @@ class ClientConnection(Connection):
         self._slot_waiters.unpark_all()
 
     async def _read_loop(self) -> None:
+        if self.write_coalescer.expected_writers:
+            await self.write_coalescer.run(1, self.flush)
         await super()._read_loop()
         if self._is_newly_established:
             self._is_newly_established = False
