@@ -42,6 +42,8 @@ class ClientConnection(Connection):
         """`on_established` is called after the read that has brought the server's SETTINGS."""
         super().__init__(transport, limits, timeouts)
         self._on_established = on_established
+        self._is_established = False
+        """Whether the server has sent SETTINGS."""
         self._event_handlers[events.ResponseReceived] = self._on_response
         self.pseudo_headers = PSEUDO_HEADERS[transport.ssl_object is not None]
         """The fields with which all requests begin."""
@@ -49,8 +51,6 @@ class ClientConnection(Connection):
         """Whether no new stream is opened, and the connection closes with its last stream."""
         self.is_peer_shutting_down = False
         """Whether the server has sent GOAWAY with NO_ERROR."""
-        self.established = trio.Event()
-        """Set when the server has sent SETTINGS, or never will: see `is_usable`."""
         self.run_finished = trio.Event()
         """Set by the owner of the connection when `run` has returned."""
         self.exhausted = trio.Event()
@@ -143,9 +143,8 @@ class ClientConnection(Connection):
 
     def _on_settings(self, event: events.SettingsReceived) -> None:
         super()._on_settings(event)
-        if not self.established.is_set():
-            self._is_newly_established = True
-            self.established.set()
+        if not self._is_established:
+            self._is_established = self._is_newly_established = True
             self.write_coalescer.expect(2)
         self._slot_waiters.unpark_all()
 
@@ -201,5 +200,4 @@ class ClientConnection(Connection):
 
     def _mark_exhausted(self) -> None:
         self.exhausted.set()
-        self.established.set()
         self._slot_waiters.unpark_all()
