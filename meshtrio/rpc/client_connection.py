@@ -42,6 +42,8 @@ class ClientConnection(Connection):
         """`on_established` is called after the read that has brought the server's SETTINGS."""
         super().__init__(transport, limits, timeouts)
         self._on_established = on_established
+        self._is_preface_delayed = False
+        """Whether the first call is sent with the connection preface."""
         self._is_established = False
         """Whether the server has sent SETTINGS."""
         self._event_handlers[events.ResponseReceived] = self._on_response
@@ -72,7 +74,7 @@ class ClientConnection(Connection):
     def delay_preface(self) -> None:
         """Send the connection preface together with the first call, which is about to be made."""
         if type(self.transport) is Transport:
-            self._is_handshake_done = True
+            self._is_handshake_done = self._is_preface_delayed = True
             self.write_coalescer.expect(2)  # The call, and `run`.
 
     @property
@@ -145,7 +147,8 @@ class ClientConnection(Connection):
         super()._on_settings(event)
         if not self._is_established:
             self._is_established = self._is_newly_established = True
-            self.write_coalescer.expect(2)
+            if not self._is_preface_delayed:  # Else no calls wait any more.
+                self.write_coalescer.expect(2)
         self._slot_waiters.unpark_all()
 
     async def _read_loop(self) -> None:
@@ -156,8 +159,9 @@ class ClientConnection(Connection):
             self._is_newly_established = False
             if self._on_established is not None:
                 self._on_established(self)
-            # The calls that have waited send their requests with the acknowledgement of SETTINGS.
-            await self.write_coalescer.run(1, self.flush)
+            if self.write_coalescer.expected_writers:
+                # The calls that have waited send requests with the acknowledgement of SETTINGS.
+                await self.write_coalescer.run(1, self.flush)
             await super()._read_loop()
 
     def _on_response(self, event: events.ResponseReceived[ResponseHeaders]) -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import purerpc
 import pytest
 import trio
+import trio.testing
 from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio import mesh
-from meshtrio.client.channel import Channel, open_channel
+from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.config import MeshConfig
 from meshtrio.discovery.endpoint import ServiceState
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import NoMeshError
+from meshtrio.http2 import frames
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.server import Server
 from meshtrio.services.registry import RegistryServicer
+from meshtrio.transport.listener import unix_listener
 from tests.support.connection_pairs import echo_request
 from tests.support.counting_relay import CountingRelay, relay_to
 from tests.support.servers import serve_on_socket, unix_endpoint
@@ -175,3 +178,76 @@ async def test_a_resolver_that_fails_before_its_first_state_is_asked_for_it(
         open_channel("x", fail, resolve_once=resolve) as channel,
     ):
         assert await call(channel) == "one"
+
+
+async def test_a_mesh_that_rejects_connections_is_waited_for(short_dir: Path) -> None:
+    async with serve_registry(short_dir) as served:
+        served.relay.rejected = 4
+        with trio.fail_after(30):
+            async with mesh.connect("one", mesh_socket=served.socket) as channel:
+                assert await call(channel) == "one"
+        assert served.relay.rejected == 0
+
+
+@asynccontextmanager
+async def accept_one(path: Path) -> AsyncIterator[Callable[[], Awaitable[trio.SocketStream]]]:
+    """Listen for the block; yield what accepts a connection, which is closed with it."""
+    async with AsyncExitStack() as stack:
+        sock = stack.enter_context(unix_listener(path))
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+        async def accept() -> trio.SocketStream:
+            return await stack.enter_async_context(await listener.accept())
+
+        yield accept
+
+
+async def test_a_watch_is_sent_with_the_preface(short_dir: Path) -> None:
+    async def connect() -> None:
+        async with mesh.connect("one", mesh_socket=short_dir / "s"):
+            raise AssertionError("it is not answered")
+
+    async with accept_one(short_dir / "s") as accept, trio.open_nursery() as nursery:
+        nursery.start_soon(connect)
+        with trio.fail_after(30):
+            data = await (await accept()).receive_some()
+        assert data.startswith(frames.PREFACE)
+        assert b"/meshtrio.v1.Registry/Watch" in data
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_call_is_sent_with_the_acknowledgement_of_settings(short_dir: Path) -> None:
+    """And not before: the server may hang, or reject the connection."""
+
+    async def make_call() -> None:
+        async with connect_to(f"unix:{short_dir / 's'}") as channel:
+            await channel.stub(EchoServiceStub).Echo(echo_request("?"))
+
+    async with accept_one(short_dir / "s") as accept, trio.open_nursery() as nursery:
+        nursery.start_soon(make_call)
+        with trio.fail_after(30):
+            server = await accept()
+            preface = await server.receive_some()
+            await trio.testing.wait_all_tasks_blocked()
+            await server.send_all(frames.settings({}))
+            data = await server.receive_some()
+        assert preface.startswith(frames.PREFACE)
+        assert b"Echo" not in preface
+        assert data.startswith(frames.SETTINGS_ACK)
+        assert b"/echo.v1.EchoService/Echo" in data
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_preface_is_acknowledged_although_no_call_waits(short_dir: Path) -> None:
+    async def connect() -> None:
+        async with connect_to(f"unix:{short_dir / 's'}"):
+            await trio.sleep_forever()
+
+    async with accept_one(short_dir / "s") as accept, trio.open_nursery() as nursery:
+        nursery.start_soon(connect)
+        with trio.fail_after(30):
+            server = await accept()
+            assert (await server.receive_some()).startswith(frames.PREFACE)
+            await server.send_all(frames.settings({}))
+            assert await server.receive_some() == frames.SETTINGS_ACK
+        nursery.cancel_scope.cancel()

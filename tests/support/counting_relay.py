@@ -9,7 +9,11 @@ from pathlib import Path
 
 import trio
 
+from meshtrio.http2 import frames
+from meshtrio.http2.errors import ErrorCode
 from meshtrio.transport.listener import unix_listener
+
+REJECTION = frames.goaway(0, ErrorCode.ENHANCE_YOUR_CALM, b"too many connections")
 
 
 class CountingRelay:
@@ -18,10 +22,18 @@ class CountingRelay:
     def __init__(self, target: Path) -> None:
         self.accepted = 0
         """Number of connections that clients have made."""
+        self.rejected = 0
+        """Number of the next connections that get a GOAWAY, as from a server with too many."""
         self._target = target
 
     async def serve(self, client: trio.SocketStream) -> None:
         self.accepted += 1
+        if self.rejected:
+            self.rejected -= 1
+            with contextlib.suppress(trio.BrokenResourceError):
+                await client.send_all(frames.settings({}) + REJECTION)
+            await client.aclose()
+            return
         with contextlib.suppress(OSError):
             server = await trio.open_unix_socket(str(self._target))
             async with client, server, trio.open_nursery() as nursery:
