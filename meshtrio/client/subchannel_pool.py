@@ -8,8 +8,8 @@ and waits for when it ends.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import Context, ContextVar
 from typing import Self
 
@@ -190,16 +190,13 @@ _in_pool_task: ContextVar[SubchannelPool | None] = ContextVar("meshtrio pool", d
 """Set in the pool's own tasks: a resolver may use a channel, which must not keep the pool alive."""
 
 
-@asynccontextmanager
-async def open_shared_pool() -> AsyncIterator[SubchannelPool]:
+def open_shared_pool() -> AbstractAsyncContextManager[SubchannelPool]:
     """Use the pool of this trio run during the block."""
     own_pool = _in_pool_task.get()
     if own_pool is not None:
-        yield own_pool
-        return
+        return nullcontext(own_pool)
     pool = _current_pool.get()
     if pool is None:
         pool = SubchannelPool()
         _current_pool.set(pool)
-    async with pool:
-        yield pool
+    return pool

@@ -204,4 +204,5 @@ class ClientConnection(Connection):
 
     def _mark_exhausted(self) -> None:
         self.exhausted.set()
-        self._slot_waiters.unpark_all()
+        if self._slot_waiters:
+            self._slot_waiters.unpark_all()
