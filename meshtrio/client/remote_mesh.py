@@ -201,14 +201,14 @@ async def watch_remote_service(
     """
     watch, request = make_multicallable(channel, _WATCH), messages.ResolveRequest(service=service)
     cache, failures, is_refused = ServiceStateCache(on_update), 0, False
-    wait_for_ready: bool | None = False
+    is_first = True
     expiry_scope = trio.CancelScope()
     try:
         while True:
             try:
-                async with watch(request, wait_for_ready=wait_for_ready) as call:
+                async with watch(request, wait_for_ready=False if is_first else None) as call:
                     async for message in call:
-                        wait_for_ready = None
+                        is_first = False
                         cache.update(state_from_message(message), is_new_mesh=failures > 0)
                         if failures:
                             expiry_scope.cancel()
@@ -216,14 +216,15 @@ async def watch_remote_service(
                             channel.nursery.start_soon(cache.expire_stale, expiry_scope)
                         failures, is_refused = 0, False
             except (purerpc.PermissionDeniedError, purerpc.ResourceExhaustedError) as exc:
-                if not is_refused:
+                # The first attempt's failure is reported by `on_update`.
+                if not (is_first or is_refused):
                     _log.warning("watching %s failed: %s", service, exc.status.status_message)
-                is_refused = True
+                is_refused = not is_first
             except purerpc.RpcFailedError:
                 pass
-            if wait_for_ready is False:
+            if is_first:
                 on_update(None)
-                wait_for_ready = None
+                is_first = False
             failures += 1
             backoff = RECONNECT_BACKOFF if is_refused else LOCAL_RECONNECT_BACKOFF
             await trio.sleep(backoff.delay(failures, RNG))
