@@ -109,6 +109,19 @@ class AsyncPeer:
                 await send()
         return clock.stop()
 
+    async def connect_and_call(self, address: str) -> None:
+        raise NotImplementedError
+
+    async def connect(self, address: str, seconds: float) -> Measurement:
+        """Open a channel, make its first call and close it, again and again."""
+        clock = LoopTimer(seconds)
+        await self.connect_and_call(address)  # What it imports is not counted.
+        clock.start()
+        while clock.is_running:
+            await self.connect_and_call(address)
+            clock.count += 1
+        return clock.stop()
+
 
 class AsyncioPeer(AsyncPeer):
     def run(self, case: Callable[..., Awaitable[Measurement]], *arguments: Any) -> Measurement:

@@ -70,14 +70,9 @@ class Meshtrio(AsyncPeer):
                     clock.count += 1
             return clock.stop()
 
-    async def connect(self, address: str, seconds: float) -> Measurement:
-        clock = LoopTimer(seconds)
-        clock.start()
-        while clock.is_running:
-            async with self.stub(address) as stub:
-                await stub.Echo(SMALL)
-            clock.count += 1
-        return clock.stop()
+    async def connect_and_call(self, address: str) -> None:
+        async with self.stub(address) as stub:
+            await stub.Echo(SMALL)
 
 
 class MeshtrioMesh(Meshtrio):

@@ -72,14 +72,9 @@ class GrpcAio(AsyncioPeer):
                     clock.count += 1
             return clock.stop()
 
-    async def connect(self, address: str, seconds: float) -> Measurement:
-        clock = LoopTimer(seconds)
-        clock.start()
-        while clock.is_running:
-            async with self.channel(address) as channel:
-                await _grpcio_echo(channel)(SMALL)
-            clock.count += 1
-        return clock.stop()
+    async def connect_and_call(self, address: str) -> None:
+        async with self.channel(address) as channel:
+            await _grpcio_echo(channel)(SMALL)
 
 
 def _grpcio_echo(channel: Any) -> Any:
@@ -206,11 +201,15 @@ class GrpcioThreads:
     def connect(self, address: str, seconds: float) -> Measurement:
         import grpc
 
-        clock = LoopTimer(seconds)
-        clock.start()
-        while clock.is_running:
+        def connect_and_call() -> None:
             with grpc.insecure_channel(f"unix:{address}") as channel:
                 _grpcio_echo(channel)(SMALL)
+
+        clock = LoopTimer(seconds)
+        connect_and_call()
+        clock.start()
+        while clock.is_running:
+            connect_and_call()
             clock.count += 1
         return clock.stop()
 

@@ -74,18 +74,11 @@ class Grpclib(AsyncioPeer):
                         clock.count += 1
             return clock.stop()
 
-    async def connect(self, address: str, seconds: float) -> Measurement:
+    async def connect_and_call(self, address: str) -> None:
         from grpclib.client import UnaryUnaryMethod
 
-        clock = LoopTimer(seconds)
-        clock.start()
-        while clock.is_running:
-            async with self.channel(address) as channel:
-                await UnaryUnaryMethod(channel, SERVICE + "Echo", pb.EchoRequest, pb.EchoReply)(
-                    SMALL
-                )
-            clock.count += 1
-        return clock.stop()
+        async with self.channel(address) as channel:
+            await UnaryUnaryMethod(channel, SERVICE + "Echo", pb.EchoRequest, pb.EchoReply)(SMALL)
 
 
 class _GrpclibEcho:
