@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from random import Random
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import attrs
@@ -42,6 +42,7 @@ from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.util.errors import ConfigError, unwrap_exception_group
 from meshtrio.util.record import Record
+from meshtrio.util.shared_rng import RNG
 from meshtrio.util.text import escape_unprintable
 from meshtrio.util.tls_config import ClientTlsConfig
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("meshtrio.rpc")
 
+_DEFAULT_SERVICE_CONFIG = ServiceConfig()
 EXIT_INFO_TIMEOUT = 0.08
 """Seconds that a failed call waits for exit info, of the 0.1 s in which it has to fail."""
 _GRACEFUL_EXIT_INFO_TIMEOUT = 2.0
@@ -72,6 +74,11 @@ class CallKeywords(TypedDict, total=False):
 
 
 _PICK_ARGS = {each: PickArgs(wait_for_ready=each) for each in (None, True, False)}
+
+
+@lru_cache(256)
+def _make_authority(name: str) -> str:
+    return "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
 
 
 def _to_metadata(pairs: MetadataLike | None) -> Metadata:
@@ -136,12 +143,15 @@ class CallDestination:
         metadata: MetadataLike = (),
         max_receive_message_length: int | None = None,
         max_send_message_length: int | None = None,
+        sends_before_settings: bool = False,
     ) -> None:
         """Use endpoints of `pool`, with the options of a `ChannelOptions`."""
         self._is_config_fixed = service_config is not None
-        if not isinstance(service_config, ServiceConfig):
+        if service_config is None:
+            service_config = _DEFAULT_SERVICE_CONFIG
+        elif not isinstance(service_config, ServiceConfig):
             # First, since it may be rejected, and channelz lists the channel below.
-            service_config = parse_service_config({} if service_config is None else service_config)
+            service_config = parse_service_config(service_config)
         self.message_lengths = MessageLengths.from_options(
             max_receive_message_length, max_send_message_length, limits
         )
@@ -150,21 +160,22 @@ class CallDestination:
         """Service name: "plugin.echo"."""
         self.target = canonical_target(name)
         """Target URI: "mesh:///plugin.echo", "unix:///path" or "dns:///host:port"."""
-        self.authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
+        self.authority = _make_authority(name)
         self.interceptors = tuple(interceptors)
         """Each a `meshtrio.client.interceptors.Interceptor`."""
         self.metadata = tuple(metadata)
         """Metadata sent with every call."""
-        encode_metadata(self.metadata)
+        if self.metadata:
+            encode_metadata(self.metadata)
         self.tracer = current_tracers().client if traced else None
         """Client call tracer, None if none is installed."""
         self.call_counters = CallCounters()
         """Counts calls, however many attempts each of them takes."""
         self.trace_node = channelz_registry.TraceNode()
         channelz_registry.CHANNELS[self.trace_node.channelz_id] = self
-        self.retry_control = RetryControl(Random())
+        self.retry_control = RetryControl(RNG)
         """Retry budget and throttle, shared by all calls."""
-        connections = ConnectionOptions(limits, tls, timeouts, dialer)
+        connections = ConnectionOptions(limits, tls, timeouts, dialer, sends_before_settings)
         self.picker = LoadBalancer(
             name, pool, connections, nursery, self.trace_node, self.call_counters, self._on_ejection
         )

@@ -14,7 +14,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from meshtrio.client.call_destination import EXIT_INFO_TIMEOUT, CallDestination
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.subchannel_pool import Resolver, StateCallback, open_shared_pool
+from meshtrio.client.subchannel_pool import Resolver, open_shared_pool
 from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.http2.limits import Limits
@@ -122,25 +122,31 @@ class Channel(CallDestination, StubChannel, metaclass=NoPublicConstructor):
 @asynccontextmanager
 async def open_channel(
     name: str,
-    resolver: Resolver,
+    resolver: Resolver | None,
     *,
     resolver_key: Hashable = None,
     initial_state: ServiceState | None = None,
+    resolve_once: Callable[[], Awaitable[ServiceState]] | None = None,
     exit_info_timeout: float = EXIT_INFO_TIMEOUT,
     traced: bool = True,
+    sends_before_settings: bool = False,
     **options: Unpack[ChannelOptions],
 ) -> AsyncIterator[Channel]:
     """Open a channel whose endpoints come from a resolver; both end with the block.
 
     Args:
         name: Name of the service.
-        resolver: Reports the states of the service.
+        resolver: Reports the states of the service; None if `initial_state` does not change.
         resolver_key: Channels with the same key share one run of the resolver; by default those
             with the same resolver do.
         initial_state: State that is known already, so that the first calls follow its service
             config, too.
+        resolve_once: If given, the block is entered once a state is known: the first that the
+            resolver reports if this channel has started it, else what this returns. It is also
+            called if the resolver's first attempt fails, and may raise the reason.
         exit_info_timeout: Seconds that a failed call waits for exit info; 0 if there is none.
         traced: Whether calls are reported to telemetry; False for the mesh's own calls.
+        sends_before_settings: See `ConnectionOptions`.
         options: See `ChannelOptions`.
 
     Yields:
@@ -152,15 +158,29 @@ async def open_channel(
     """
     require_trio("connect")
     async with open_shared_pool() as pool, open_collapsing_nursery() as nursery:
-        channel = create(Channel, name, nursery, pool, exit_info_timeout, traced, **options)
+        channel = create(
+            Channel,
+            name,
+            nursery,
+            pool,
+            exit_info_timeout,
+            traced,
+            sends_before_settings=sends_before_settings,
+            **options,
+        )
         if initial_state is not None:
             channel.update_state(initial_state)
         key = resolver if resolver_key is None else resolver_key
-        pool.subscribe(key, resolver, channel.update_state)
+        watch = None
+        if resolver is not None:
+            watch = pool.subscribe(key, resolver, channel.update_state)
         try:
+            if resolve_once is not None and (watch is None or not await watch.wait_first_report()):
+                channel.update_state(await resolve_once())
             yield channel
         finally:
-            pool.unsubscribe(key, channel.update_state)
+            if resolver is not None:
+                pool.unsubscribe(key, channel.update_state)
             channelz_registry.CHANNELS.pop(channel.trace_node.channelz_id, None)
             channel.picker.close(channel)
             nursery.cancel_scope.cancel()
@@ -187,11 +207,20 @@ def connect_to(
 
 
 def open_endpoint_channel(
-    endpoint: Endpoint, *, traced: bool, **options: Unpack[ChannelOptions]
+    endpoint: Endpoint,
+    *,
+    traced: bool,
+    sends_before_settings: bool = False,
+    **options: Unpack[ChannelOptions],
 ) -> AbstractAsyncContextManager[Channel]:
     """Open a channel to one endpoint; see `open_channel`."""
-
-    async def resolve(on_update: StateCallback) -> None:
-        on_update(ServiceState(endpoints=(endpoint,)))
-
-    return open_channel(endpoint.address, resolve, exit_info_timeout=0, traced=traced, **options)
+    state = ServiceState(endpoints=(endpoint,))
+    return open_channel(
+        endpoint.address,
+        None,
+        initial_state=state,
+        exit_info_timeout=0,
+        traced=traced,
+        sends_before_settings=sends_before_settings,
+        **options,
+    )

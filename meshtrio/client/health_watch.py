@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from random import Random
 
 import purerpc
 import trio
@@ -23,6 +22,7 @@ from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.stream import Stream
 from meshtrio.util.concurrency import run_during
+from meshtrio.util.shared_rng import RNG
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -81,7 +81,7 @@ async def _watch_connection(
     connection = subchannel.connection
     if connection is None:
         return
-    rng, failures, reply_type = Random(), 0, health.HealthCheckResponse
+    failures, reply_type = 0, health.HealthCheckResponse
     request = health.HealthCheckRequest(service=service).SerializeToString()
     while connection.is_usable:
         headers = connection.pseudo_headers + _REQUEST_HEADERS
@@ -110,4 +110,4 @@ async def _watch_connection(
         except (purerpc.RpcFailedError, DecodeError):
             on_health(False)
         failures += 1
-        await trio.sleep(RECONNECT_BACKOFF.delay(failures, rng))
+        await trio.sleep(RECONNECT_BACKOFF.delay(failures, RNG))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from random import Random
 from time import time
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -34,6 +33,7 @@ from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.rpc.channelz_registry import TraceNode
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.util.concurrency import start_soon_without_context
+from meshtrio.util.shared_rng import RNG
 
 if TYPE_CHECKING:
     from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
@@ -66,7 +66,7 @@ class LoadBalancer:
         """Unparked when an endpoint is added, removed, connected or disconnected, or an attempt to
         connect has failed, which calls look at that do not wait for ready endpoints."""
         self._nursery = nursery
-        self._rng = Random()
+        self._rng = RNG
         self._outlier_detector: OutlierDetector | None = None
         """None if outlier detection is off."""
         self._outlier_detection_scope = trio.CancelScope()

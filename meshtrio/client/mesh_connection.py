@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import trio
+
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.errors import NoMeshError, UntrustedMeshError
@@ -15,6 +17,9 @@ from meshtrio.runtime_dir.trust import find_mesh_socket, trusted_uids
 from meshtrio.transport.dial import WrongServerError, connect_socket
 from meshtrio.util.concurrency import require_trio
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
+
+ACCEPT_TIMEOUT = 5.0
+"""Seconds that a mesh whose accept queue is full has to accept a connection."""
 
 
 def mesh_socket_endpoint(mesh_socket: Path | str | None = None) -> Endpoint:
@@ -36,7 +41,7 @@ def mesh_socket_endpoint(mesh_socket: Path | str | None = None) -> Endpoint:
 
 @asynccontextmanager
 async def connect_to_mesh(
-    mesh_socket: Path | str | None = None, *, accept_timeout: float = 5.0
+    mesh_socket: Path | str | None = None, *, accept_timeout: float = ACCEPT_TIMEOUT
 ) -> AsyncIterator[Channel]:
     """Open a channel to the services of the mesh itself: control, registry, health, reflection.
 
@@ -53,11 +58,30 @@ async def connect_to_mesh(
     """
     require_trio("connect_to_mesh")
     where = mesh_socket_endpoint(mesh_socket)
-    path = where.address.removeprefix("unix:")
-    uids = where.allowed_server_uids
+    await check_mesh_answers(where, accept_timeout)
+    async with connect_to(where, max_receive_message_length=UNLIMITED) as channel:
+        yield channel
+
+
+async def check_mesh_answers(
+    where: Endpoint, accept_timeout: float = ACCEPT_TIMEOUT, since: float | None = None
+) -> None:
+    """Connect to a mesh socket once, since calls report only UNAVAILABLE, whatever the errno was.
+
+    Args:
+        where: The mesh socket.
+        accept_timeout: As in `connect_to_mesh`.
+        since: Time from which on it counts; now by default.
+
+    Raises:
+        NoMeshError: No mesh answers.
+        UntrustedMeshError: Another user serves, or could serve, in the mesh's place.
+    """
+    path, uids = where.address.removeprefix("unix:"), where.allowed_server_uids
+    waited = 0.0 if since is None else trio.current_time() - since
+    time_left = max(accept_timeout - waited, 0.0)
     try:
-        # A connection of its own, since calls report only UNAVAILABLE, whatever the errno was.
-        (await connect_socket(where.address, uids, backlog_timeout=accept_timeout)).close()
+        (await connect_socket(where.address, uids, backlog_timeout=time_left)).close()
     except WrongServerError as exc:
         raise UntrustedMeshError(
             f"{path} is not the socket of a mesh of this user or of root: {exc.reason}; to call "
@@ -65,8 +89,6 @@ async def connect_to_mesh(
         ) from None
     except OSError as exc:
         raise NoMeshError(_describe_failure(exc, path, accept_timeout)) from None
-    async with connect_to(where, max_receive_message_length=UNLIMITED) as channel:
-        yield channel
 
 
 def _describe_failure(error: OSError, path: str, accept_timeout: float) -> str:

@@ -23,7 +23,7 @@ from meshtrio.client.call_destination import (
 from meshtrio.client.interceptors import intercept, make_client_call
 from meshtrio.client.retry.loop import run_attempts
 from meshtrio.client.streaming import StreamingCall
-from meshtrio.grpc.header_builder import build_request_headers
+from meshtrio.grpc.header_builder import build_method_headers
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.status import STATUS_OK
 from meshtrio.rpc.method import Message, Method
@@ -50,7 +50,7 @@ class MultiCallable:
     def __init__(self, channel: CallDestination, method: Method) -> None:
         self._channel = channel
         self._method = method
-        self._headers = build_request_headers(method.path.encode(), channel.authority.encode())
+        self._headers = build_method_headers(method.path, channel.authority)
         self._start_tracing = None
         if channel.tracer is not None:
             trace_method, target = channel.tracer.trace_method, channel.target

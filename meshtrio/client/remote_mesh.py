@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any, Unpack
 
 import attrs
@@ -18,9 +17,19 @@ import purerpc
 import trio
 
 from meshtrio.client.call_destination import CallDestination
-from meshtrio.client.channel import Channel, ChannelOptions, connect_to, open_channel
-from meshtrio.client.mesh_connection import connect_to_mesh, mesh_socket_endpoint
-from meshtrio.client.multicallable import DynamicStub
+from meshtrio.client.channel import (
+    Channel,
+    ChannelOptions,
+    connect_to,
+    open_channel,
+    open_endpoint_channel,
+)
+from meshtrio.client.mesh_connection import (
+    check_mesh_answers,
+    connect_to_mesh,
+    mesh_socket_endpoint,
+)
+from meshtrio.client.multicallable import make_multicallable
 from meshtrio.discovery.endpoint import (
     LOCAL_RECONNECT_BACKOFF,
     RECONNECT_BACKOFF,
@@ -30,12 +39,18 @@ from meshtrio.discovery.endpoint import (
 from meshtrio.discovery.registry_messages import make_register_request, state_from_message
 from meshtrio.http2.limits import UNLIMITED
 from meshtrio.messages import registry as messages
+from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
+from meshtrio.util.shared_rng import RNG
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _log = logging.getLogger("meshtrio.rpc")
 
 _DESCRIPTOR = messages.DESCRIPTOR.services_by_name["Registry"]
+_REGISTER, _RESOLVE, _WATCH = (
+    method_from_descriptor(_DESCRIPTOR.methods_by_name[name])
+    for name in ("Register", "Resolve", "Watch")
+)
 _STALE_TIMEOUT = 5.0
 """Seconds for which a new mesh's endpoints are supplemented by those that an earlier one listed."""
 _FATAL_ERRORS = (
@@ -74,25 +89,55 @@ async def connect(
         UsageError: A message length is out of range.
     """
     require_trio("mesh.connect")
-    async with connect_to_mesh(mesh_socket) as mesh:
-        known = await resolve_remote_service(mesh, service)
-        where = mesh_socket_endpoint(mesh_socket)
+    where = mesh_socket_endpoint(mesh_socket)
     async with open_channel(
         service,
         partial(_watch_service, where, service),
         resolver_key=(where, service),
-        initial_state=known,
+        resolve_once=partial(_resolve_service, where, service, trio.current_time()),
         **options,
     ) as channel:
         yield channel
 
 
 async def _watch_service(
-    mesh_endpoint: Endpoint, service: str, update: Callable[[ServiceState], None]
+    mesh_endpoint: Endpoint, service: str, on_update: Callable[[ServiceState | None], None]
 ) -> None:
-    """Watch a service on the mesh socket: the resolver of all channels that a process has to it."""
+    """Watch a service on the mesh socket: the resolver of all channels that a process has to it.
+
+    The connection is shared by all services of the mesh.
+    """
+    async with _connect_for_reading(mesh_endpoint) as mesh:
+        await watch_remote_service(mesh, service, on_update)
+
+
+def _connect_for_reading(mesh_endpoint: Endpoint) -> AbstractAsyncContextManager[Channel]:
+    """Open a channel for calls that change nothing, which are sent with the connection preface."""
+    limit = UNLIMITED
+    return open_endpoint_channel(
+        mesh_endpoint, traced=True, sends_before_settings=True, max_receive_message_length=limit
+    )
+
+
+async def _resolve_service(mesh_endpoint: Endpoint, service: str, since: float) -> ServiceState:
+    """Ask for the state of a service by the connection that the process has to the mesh.
+
+    Args:
+        mesh_endpoint: The mesh socket.
+        service: Name of the service.
+        since: Time from which on the mesh has had the time to accept a connection.
+
+    Raises:
+        NoMeshError: No mesh answers.
+        UntrustedMeshError: Another user serves in the mesh's place.
+        NotFoundError: The mesh has no such service.
+    """
+    async with _connect_for_reading(mesh_endpoint) as mesh:
+        with suppress(purerpc.UnavailableError):
+            return await resolve_remote_service(mesh, service, wait_for_ready=False)
+    await check_mesh_answers(mesh_endpoint, since=since)
     async with connect_to(mesh_endpoint, max_receive_message_length=UNLIMITED) as mesh:
-        await watch_remote_service(mesh, service, update)
+        return await resolve_remote_service(mesh, service)
 
 
 @asynccontextmanager
@@ -131,47 +176,60 @@ async def register(
         nursery.cancel_scope.cancel()
 
 
-async def resolve_remote_service(channel: CallDestination, service: str) -> ServiceState:
+async def resolve_remote_service(
+    channel: CallDestination, service: str, *, wait_for_ready: bool | None = None
+) -> ServiceState:
     """Return the state of a service.
 
     Raises:
         NotFoundError: The mesh has no such service.
     """
-    stub = DynamicStub(channel, _DESCRIPTOR)
-    return state_from_message(await stub.Resolve(messages.ResolveRequest(service=service)))
+    resolve = make_multicallable(channel, _RESOLVE)
+    request = messages.ResolveRequest(service=service)
+    return state_from_message(await resolve(request, wait_for_ready=wait_for_ready))
 
 
 async def watch_remote_service(
-    channel: CallDestination, service: str, on_update: Callable[[ServiceState], None]
+    channel: CallDestination, service: str, on_update: Callable[[ServiceState | None], None]
 ) -> None:
     """Call `on_update` with the state of a service, at once and after each change.
 
-    Runs until it is cancelled. When the mesh is gone the last state stays, and the watch is renewed
-    when there is another one, whose registered endpoints may take `_STALE_TIMEOUT` to return.
+    If the first attempt fails, because no mesh answers or it refuses, `on_update` is called with
+    None. Runs until it is cancelled. When the mesh is gone the last state stays, and the watch is
+    renewed when there is another one, whose registered endpoints may take `_STALE_TIMEOUT` to
+    return.
     """
-    stub = DynamicStub(channel, _DESCRIPTOR)
-    cache, failures, rng, is_refused = ServiceStateCache(on_update), 0, Random(), False
+    watch, request = make_multicallable(channel, _WATCH), messages.ResolveRequest(service=service)
+    cache, failures, is_refused = ServiceStateCache(on_update), 0, False
+    is_first = True
     expiry_scope = trio.CancelScope()
-    async with open_collapsing_nursery() as nursery:
+    try:
         while True:
             try:
-                async with stub.Watch(messages.ResolveRequest(service=service)) as call:
+                async with watch(request, wait_for_ready=False if is_first else None) as call:
                     async for message in call:
+                        is_first = False
                         cache.update(state_from_message(message), is_new_mesh=failures > 0)
                         if failures:
                             expiry_scope.cancel()
                             expiry_scope = trio.CancelScope()
-                            nursery.start_soon(cache.expire_stale, expiry_scope)
+                            channel.nursery.start_soon(cache.expire_stale, expiry_scope)
                         failures, is_refused = 0, False
             except (purerpc.PermissionDeniedError, purerpc.ResourceExhaustedError) as exc:
-                if not is_refused:
+                # The first attempt's failure is reported by `on_update`.
+                if not (is_first or is_refused):
                     _log.warning("watching %s failed: %s", service, exc.status.status_message)
-                is_refused = True
+                is_refused = not is_first
             except purerpc.RpcFailedError:
                 pass
+            if is_first:
+                on_update(None)
+                is_first = False
             failures += 1
             backoff = RECONNECT_BACKOFF if is_refused else LOCAL_RECONNECT_BACKOFF
-            await trio.sleep(backoff.delay(failures, rng))
+            await trio.sleep(backoff.delay(failures, RNG))
+    finally:
+        expiry_scope.cancel()
 
 
 @attrs.define
@@ -232,12 +290,12 @@ async def keep_registered(
 
     Cancellation: removes the registration.
     """
-    stub = DynamicStub(channel, _DESCRIPTOR)
-    failures, rng, is_registered = 0, Random(), False
+    register_endpoint = make_multicallable(channel, _REGISTER)
+    failures, is_registered = 0, False
     while True:
         backoff = LOCAL_RECONNECT_BACKOFF
         try:
-            async with stub.Register(registration) as call:
+            async with register_endpoint(registration) as call:
                 if await call.receive_message() is not None:
                     failures, is_registered = 0, True
                     task_status.started()
@@ -253,4 +311,4 @@ async def keep_registered(
             reason = exc.status.status_message
             _log.info("registration of %s lost: %s; retrying", registration.service, reason)
         failures += 1
-        await trio.sleep(backoff.delay(failures, rng))
+        await trio.sleep(backoff.delay(failures, RNG))

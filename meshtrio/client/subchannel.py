@@ -7,7 +7,6 @@ import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from random import Random
 
 import attrs
 import trio
@@ -26,6 +25,7 @@ from meshtrio.transport.transport import Transport
 from meshtrio.util.address import Address
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 from meshtrio.util.record import Record
+from meshtrio.util.shared_rng import RNG
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _log = logging.getLogger("meshtrio.rpc")
@@ -58,6 +58,12 @@ class ConnectionOptions(Record):
     """Timeouts of connections; None for those of the endpoint's transport."""
     dialer: Callable[..., Awaitable[Transport]] = dial
     """Connects to an endpoint."""
+    sends_before_settings: bool = False
+    """Whether calls are sent with the connection preface (RFC 9113 §3.4), a round trip earlier.
+
+    It is for calls that may be repeated: they fail if the server does not accept the connection,
+    where others wait for another one.
+    """
 
 
 _LOCAL_TIMEOUTS = Timeouts(frame=math.inf, message=math.inf)
@@ -134,9 +140,11 @@ class Subchannel:
         self._is_local = Address.parse(endpoint.address).is_unix
         default_timeouts = _LOCAL_TIMEOUTS if self._is_local else NETWORK_TIMEOUTS
         self._timeouts = default_timeouts if options.timeouts is None else options.timeouts
-        self._rng = Random()
         self._draining = trio.Event()
-        self._dial_scope = trio.CancelScope()
+        self._connect_scope = trio.CancelScope()
+        """Cancel scope of the current attempt to connect, and of the use of its connection."""
+        self._connected_at: float | None = None
+        """Time at which the current connection was established, None if it is not."""
         self.connections: set[ClientConnection] = set()
         """All connections, those included that only finish their calls."""
 
@@ -148,7 +156,7 @@ class Subchannel:
         """Take no more calls; `run` ends once those under way have finished."""
         channelz_registry.SUBCHANNELS.pop(self.trace_node.channelz_id, None)
         self._draining.set()
-        self._dial_scope.cancel()
+        self._connect_scope.cancel()
         for connection in list(self.connections):
             connection.start_draining()
 
@@ -173,7 +181,9 @@ class Subchannel:
                 nursery.start_soon(check_timeouts_forever, self.connections)
             while not self._draining.is_set():
                 failures = 0 if await self._connect(nursery) else failures + 1
-                delay = self.endpoint.reconnect_backoff.delay(failures, self._rng)
+                if self._draining.is_set():
+                    break
+                delay = self.endpoint.reconnect_backoff.delay(failures, RNG)
                 await self._backoff_until(trio.current_time() + delay)
                 if failures:
                     at = self._dial_limiter.reserve_retry_time(self.endpoint, trio.current_time())
@@ -193,25 +203,23 @@ class Subchannel:
             Whether it lasted or a call succeeded. An endpoint that accepts connections and closes
             them is backed off from like one that refuses them.
         """
-        transport = await self._dial()
-        if transport is None:
+        connection, self._connected_at = None, None
+        with trio.CancelScope() as self._connect_scope:
+            transport = await self._dial()
+            if transport is not None:
+                connection = self._start_connection(transport, nursery)
+                await connection.exhausted.wait()
+        is_late = self._connect_scope.cancelled_caught and not self._draining.is_set()
+        if connection is None:
+            if is_late:
+                self._report_connect_error(f"no answer within {_CONNECT_TIMEOUT:g} s")
             return False
-        connection = ClientConnection(transport, self.options.limits, self._timeouts)
-        self.connections.add(connection)
-        await nursery.start(self._run_connection, connection)
-        with trio.move_on_after(self._timeouts.handshake) as waiting:
-            await connection.established.wait()
-        if waiting.cancelled_caught:
+        if is_late:
             connection.close_after_handshake_timeout()
-        is_established, is_useful = connection.is_usable, False
-        if is_established and not self._draining.is_set():
-            self.connection, self.streams, self.connect_error = connection, connection.streams, ""
-            self.trace_node.add_event("connected")
-            self._notify_watchers()
-            connected_at = trio.current_time()
-            await connection.exhausted.wait()
-            is_stable = trio.current_time() - connected_at >= _MIN_STABLE_TIME
-            is_useful = is_stable or connection.statistics().calls.succeeded > 0
+        is_useful = False
+        if self.connection is connection:
+            lasted = 0.0 if self._connected_at is None else trio.current_time() - self._connected_at
+            is_useful = lasted >= _MIN_STABLE_TIME or connection.statistics().calls.succeeded > 0
             reason = (
                 connection.close_reason
                 if connection.closed
@@ -221,36 +229,58 @@ class Subchannel:
             self.connection, self.streams = None, _NO_STREAMS
             self._notify_watchers()
         connection.start_draining()
-        if not is_established:
+        if self._connected_at is None and not self._draining.is_set():
             self._report_connect_error(connection.close_reason)
         return is_useful
 
-    async def _dial(self) -> Transport | None:
-        with trio.CancelScope() as self._dial_scope:
-            try:
-                endpoint = self.endpoint
-                async with self._dial_limiter.slot(endpoint, local=self._is_local):
-                    self._dial_scope.deadline = trio.current_time() + _CONNECT_TIMEOUT
-                    return await self.options.dialer(
-                        endpoint.address,
-                        self.options.tls or endpoint.tls,
-                        endpoint.allowed_server_uids,
-                        backlog_timeout=_BACKLOG_TIMEOUT,
-                    )
-            except (OSError, ValueError) as exc:
-                reason = getattr(exc, "strerror", None) or str(exc)
-                if getattr(exc, "errno", None) in RESOURCE_EXHAUSTED_ERRNOS:
-                    reason += " in this process (see `ulimit -n`)"
-                self._report_connect_error(reason)
-        if self._dial_scope.cancelled_caught and not self._draining.is_set():
-            self._report_connect_error(f"no answer within {_CONNECT_TIMEOUT:g} s")
-        return None
+    def _start_connection(self, transport: Transport, nursery: trio.Nursery) -> ClientConnection:
+        """Start a connection, which has to be established within the handshake timeout."""
+        options, timeouts = self.options, self._timeouts
+        connection = ClientConnection(transport, options.limits, timeouts, self._on_established)
+        self._connect_scope.deadline = trio.current_time() + timeouts.handshake
+        self.connections.add(connection)
+        if options.sends_before_settings:
+            connection.delay_preface()
+            self._use(connection)
+        else:
+            connection.send_preface()
+        nursery.start_soon(self._run_connection, connection)
+        return connection
 
-    async def _run_connection(
-        self, connection: ClientConnection, *, task_status: trio.TaskStatus[None]
-    ) -> None:
+    def _on_established(self, connection: ClientConnection) -> None:
+        """Use a connection whose SETTINGS have arrived; called by its read loop."""
+        if connection.is_usable and not self._draining.is_set():
+            self._connect_scope.deadline = math.inf
+            self._connected_at = trio.current_time()
+            if self.connection is not connection:
+                self._use(connection)
+
+    def _use(self, connection: ClientConnection) -> None:
+        self.connection, self.streams, self.connect_error = connection, connection.streams, ""
+        self.trace_node.add_event("connected")
+        self._notify_watchers()
+
+    async def _dial(self) -> Transport | None:
         try:
-            await connection.run(task_status=task_status)
+            endpoint = self.endpoint
+            async with self._dial_limiter.slot(endpoint, local=self._is_local):
+                self._connect_scope.deadline = trio.current_time() + _CONNECT_TIMEOUT
+                return await self.options.dialer(
+                    endpoint.address,
+                    self.options.tls or endpoint.tls,
+                    endpoint.allowed_server_uids,
+                    backlog_timeout=_BACKLOG_TIMEOUT,
+                )
+        except (OSError, ValueError) as exc:
+            reason = getattr(exc, "strerror", None) or str(exc)
+            if getattr(exc, "errno", None) in RESOURCE_EXHAUSTED_ERRNOS:
+                reason += " in this process (see `ulimit -n`)"
+            self._report_connect_error(reason)
+            return None
+
+    async def _run_connection(self, connection: ClientConnection) -> None:
+        try:
+            await connection.run()
         finally:
             self.connections.discard(connection)
             self.past_counters.add_calls(connection.final_calls())

@@ -1,15 +1,16 @@
 """The pool of a trio run: subchannels and resolvers shared by its channels.
 
 The pool starts with the first channel of a trio run and ends with the last. Its tasks belong to all
-of them, so that none of their nurseries can own it; it runs as a system task.
+of them, so that none of their nurseries can own them; they are system tasks, which the pool cancels
+and waits for when it ends.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from contextvars import Context, ContextVar
 from typing import Self
 
 import trio
@@ -17,7 +18,6 @@ import trio.lowlevel
 
 from meshtrio.client.subchannel import ConnectionOptions, DialLimiter, Subchannel
 from meshtrio.discovery.endpoint import Endpoint, ServiceState
-from meshtrio.util.concurrency import start_soon_without_context
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -26,8 +26,11 @@ _RESTART_DELAY = 1.0
 
 
 StateCallback = Callable[[ServiceState], None]
-Resolver = Callable[[StateCallback], Awaitable[None]]
-"""Calls its argument with each state of a service, until it is cancelled."""
+Resolver = Callable[[Callable[[ServiceState | None], None]], Awaitable[None]]
+"""Calls its argument with each state of a service, until it is cancelled.
+
+If its first attempt fails it calls it with None, and continues.
+"""
 
 
 class SharedWatch:
@@ -37,6 +40,7 @@ class SharedWatch:
         self.callbacks: list[StateCallback] = []
         self.cancel_scope = trio.CancelScope()
         self._latest_state: ServiceState | None = None
+        self._has_reported = trio.Event()
 
     def add(self, on_update: StateCallback) -> None:
         """Call `on_update` with the latest state, if there is one, and with each later one."""
@@ -47,13 +51,24 @@ class SharedWatch:
     async def run(self, resolver: Resolver) -> None:
         """Run the resolver, until `cancel_scope` is cancelled."""
         if self.callbacks:
-            with trio.CancelScope() as self.cancel_scope:
-                await resolver(self._publish)
+            try:
+                with trio.CancelScope() as self.cancel_scope:
+                    await resolver(self._publish)
+            finally:
+                self._has_reported.set()
 
-    def _publish(self, state: ServiceState) -> None:
-        self._latest_state = state
-        for on_update in list(self.callbacks):
-            on_update(state)
+    async def wait_first_report(self) -> bool:
+        """Wait for the resolver's first report; return whether it was a state."""
+        if not self._has_reported.is_set():
+            await self._has_reported.wait()
+        return self._latest_state is not None
+
+    def _publish(self, state: ServiceState | None) -> None:
+        self._has_reported.set()
+        if state is not None:
+            self._latest_state = state
+            for on_update in list(self.callbacks):
+                on_update(state)
 
 
 class SubchannelPool:
@@ -65,9 +80,11 @@ class SubchannelPool:
         self._dial_limiter = DialLimiter()
         self._watches: dict[Hashable, SharedWatch] = {}
         self._user_count = 0
-        self._nursery: trio.Nursery | None = None
-        self._started = trio.Event()
-        self._stopped = trio.Event()
+        self._tasks: set[trio.CancelScope] = set()
+        """The cancel scopes of the tasks that run."""
+        self._is_closing = False
+        self._tasks_finished = trio.Event()
+        """Set when the last task has ended after the pool was closed."""
 
     # -- subchannels -------------------------------------------------------------------------
 
@@ -95,13 +112,21 @@ class SubchannelPool:
 
     # -- resolvers ---------------------------------------------------------------------------
 
-    def subscribe(self, key: Hashable, resolver: Resolver, on_update: StateCallback) -> None:
-        """Call `on_update` with each state that the resolver reports; it runs once for each key."""
+    def subscribe(
+        self, key: Hashable, resolver: Resolver, on_update: StateCallback
+    ) -> SharedWatch | None:
+        """Call `on_update` with each state that the resolver reports; it runs once for each key.
+
+        Returns:
+            The run that was started, None if another subscriber had started it.
+        """
         watch = self._watches.get(key)
+        is_new = watch is None
         if watch is None:
             watch = self._watches[key] = SharedWatch()
             self._start_task(watch.run, resolver)
         watch.add(on_update)
+        return watch if is_new else None
 
     def unsubscribe(self, key: Hashable, on_update: StateCallback) -> None:
         """Undo `subscribe`; the resolver is cancelled with its last subscriber."""
@@ -114,35 +139,36 @@ class SubchannelPool:
     # -- tasks -------------------------------------------------------------------------------
 
     def _start_task(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
-        assert self._nursery is not None
-        start_soon_without_context(self._nursery, self._run_with_restart, task, *args)
+        # Not in a nursery: a system task with a nursery would have to start first.
+        scope = trio.CancelScope()
+        self._tasks.add(scope)
+        if self._is_closing:
+            scope.cancel()
+        trio.lowlevel.spawn_system_task(
+            self._run_with_restart, scope, task, *args, name=task, context=Context()
+        )
 
-    async def _run_with_restart(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+    async def _run_with_restart(
+        self, scope: trio.CancelScope, task: Callable[..., Awaitable[None]], *args: object
+    ) -> None:
         _in_pool_task.set(self)
-        while True:
-            try:
-                await task(*args)
-                return
-            except Exception:
-                # A bug. It fails the calls of this subchannel, and must not affect others.
-                _log.exception("a task of the connection pool crashed; restarting it")
-            await trio.sleep(self._restart_delay)
-
-    async def _run(self) -> None:
         try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                self._started.set()
-                await trio.sleep_forever()
+            with scope:
+                while True:
+                    try:
+                        await task(*args)
+                        return
+                    except Exception:
+                        # A bug. It fails the calls of this subchannel, and must not affect others.
+                        _log.exception("a task of the connection pool crashed; restarting it")
+                    await trio.sleep(self._restart_delay)
         finally:
-            self._stopped.set()
+            self._tasks.discard(scope)
+            if self._is_closing and not self._tasks:
+                self._tasks_finished.set()
 
     async def __aenter__(self) -> Self:
         self._user_count += 1
-        if self._user_count == 1:
-            trio.lowlevel.spawn_system_task(self._run)
-        with trio.CancelScope(shield=True):
-            await self._started.wait()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -150,10 +176,13 @@ class SubchannelPool:
         if self._user_count:
             return
         _current_pool.set(None)
-        assert self._nursery is not None
-        self._nursery.cancel_scope.cancel()
+        self._is_closing = True
+        if not self._tasks:
+            return
+        for scope in list(self._tasks):
+            scope.cancel()
         with trio.CancelScope(shield=True):
-            await self._stopped.wait()
+            await self._tasks_finished.wait()
 
 
 _current_pool = trio.lowlevel.RunVar[SubchannelPool | None]("meshtrio pool", None)
@@ -161,16 +190,13 @@ _in_pool_task: ContextVar[SubchannelPool | None] = ContextVar("meshtrio pool", d
 """Set in the pool's own tasks: a resolver may use a channel, which must not keep the pool alive."""
 
 
-@asynccontextmanager
-async def open_shared_pool() -> AsyncIterator[SubchannelPool]:
+def open_shared_pool() -> AbstractAsyncContextManager[SubchannelPool]:
     """Use the pool of this trio run during the block."""
     own_pool = _in_pool_task.get()
     if own_pool is not None:
-        yield own_pool
-        return
+        return nullcontext(own_pool)
     pool = _current_pool.get()
     if pool is None:
         pool = SubchannelPool()
         _current_pool.set(pool)
-    async with pool:
-        yield pool
+    return pool

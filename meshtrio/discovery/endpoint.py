@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import attrs
 
 from meshtrio.util.address import Address
@@ -112,6 +114,7 @@ class ServiceState:
     fail at once instead of waiting for one."""
 
 
+@lru_cache(256)
 def canonical_target(name: str) -> str:
     """Return the target of a channel as telemetry shows it: a URI with scheme and path.
 

@@ -10,6 +10,7 @@ Source: gRPC's doc/PROTOCOL-HTTP2.md, "Requests" and "Responses".
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from meshtrio.grpc.framing import ENCODINGS, IDENTITY
 from meshtrio.grpc.header_values import encode_status_message, encode_timeout
@@ -65,6 +66,12 @@ def build_request_headers(
         fields.append((b"user-agent", user_agent))
     fields += metadata
     return HeaderBlock.encode(fields)
+
+
+@lru_cache(1024)
+def build_method_headers(path: str, authority: str) -> HeaderBlock:
+    """Build the request headers that all calls of a method to one service share."""
+    return build_request_headers(path.encode(), authority.encode())
 
 
 def timeout_field(seconds: float) -> HeaderField:

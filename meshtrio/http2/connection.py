@@ -23,6 +23,8 @@ _SEND, _SEND_END = StreamInput.SEND, StreamInput.SEND_END
 _END_STREAM, _END_HEADERS = frames.END_STREAM, frames.END_HEADERS
 _LAST_HEADERS = _END_STREAM | _END_HEADERS
 
+_DEFAULT_LIMITS = Limits()
+
 
 class Role(Enum):
     """The side of a connection."""
@@ -49,7 +51,7 @@ class H2Connection:
         """Start a connection, with the connection preface in the buffer of frames to send."""
         self.role = role
         """The side of the connection."""
-        self.limits = limits = limits or Limits()
+        self.limits = limits = limits or _DEFAULT_LIMITS
         """Limits on what the peer may send."""
         self.closed = False
         """Whether GOAWAY was sent that ends the connection: nothing is received or sent after."""

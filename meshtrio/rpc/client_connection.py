@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from typing import TypeVar
 
 import purerpc
@@ -14,6 +16,7 @@ from meshtrio.http2 import events
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.connection import Connection
+from meshtrio.rpc.connection_io import CLOSE_TIMEOUT
 from meshtrio.rpc.errors import error_for_response
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
@@ -30,9 +33,19 @@ class ClientConnection(Connection):
     is_client = True
 
     def __init__(
-        self, transport: Transport, limits: Limits | None = None, timeouts: Timeouts | None = None
+        self,
+        transport: Transport,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+        on_established: Callable[[ClientConnection], None] | None = None,
     ) -> None:
+        """`on_established` is called after the read that has brought the server's SETTINGS."""
         super().__init__(transport, limits, timeouts)
+        self._on_established = on_established
+        self._is_preface_delayed = False
+        """Whether the first call is sent with the connection preface."""
+        self._is_established = False
+        """Whether the server has sent SETTINGS."""
         self._event_handlers[events.ResponseReceived] = self._on_response
         self.pseudo_headers = PSEUDO_HEADERS[transport.ssl_object is not None]
         """The fields with which all requests begin."""
@@ -40,8 +53,6 @@ class ClientConnection(Connection):
         """Whether no new stream is opened, and the connection closes with its last stream."""
         self.is_peer_shutting_down = False
         """Whether the server has sent GOAWAY with NO_ERROR."""
-        self.established = trio.Event()
-        """Set when the server has sent SETTINGS, or never will: see `is_usable`."""
         self.run_finished = trio.Event()
         """Set by the owner of the connection when `run` has returned."""
         self.exhausted = trio.Event()
@@ -50,6 +61,21 @@ class ClientConnection(Connection):
         """Streams opened while the write buffer was not empty, with the value of `drained_size` at
         which the first of their bytes may go out."""
         self._slot_waiters = trio.lowlevel.ParkingLot()
+
+    async def _drain_before_close(self) -> None:
+        if self.transport.sock.family == socket.AF_UNIX:
+            # What the server has not read yet is not discarded when a Unix socket is closed.
+            if self.write_buffer.size:
+                with trio.move_on_after(CLOSE_TIMEOUT):
+                    await self.write_buffer.wait_drained()
+        else:
+            await super()._drain_before_close()
+
+    def delay_preface(self) -> None:
+        """Send the connection preface together with the first call, which is about to be made."""
+        if type(self.transport) is Transport:
+            self._is_handshake_done = self._is_preface_delayed = True
+            self.write_coalescer.expect(2)  # The call, and `run`.
 
     @property
     def is_usable(self) -> bool:
@@ -119,8 +145,24 @@ class ClientConnection(Connection):
 
     def _on_settings(self, event: events.SettingsReceived) -> None:
         super()._on_settings(event)
-        self.established.set()
+        if not self._is_established:
+            self._is_established = self._is_newly_established = True
+            if not self._is_preface_delayed:  # Else no calls wait any more.
+                self.write_coalescer.expect(2)
         self._slot_waiters.unpark_all()
+
+    async def _read_loop(self) -> None:
+        if self.write_coalescer.expected_writers:
+            await self.write_coalescer.run(1, self.flush)
+        await super()._read_loop()
+        if self._is_newly_established:
+            self._is_newly_established = False
+            if self._on_established is not None:
+                self._on_established(self)
+            if self.write_coalescer.expected_writers:
+                # The calls that have waited send requests with the acknowledgement of SETTINGS.
+                await self.write_coalescer.run(1, self.flush)
+            await super()._read_loop()
 
     def _on_response(self, event: events.ResponseReceived[ResponseHeaders]) -> None:
         stream = self.streams.get(event.stream_id)
@@ -162,5 +204,5 @@ class ClientConnection(Connection):
 
     def _mark_exhausted(self) -> None:
         self.exhausted.set()
-        self.established.set()
-        self._slot_waiters.unpark_all()
+        if self._slot_waiters:
+            self._slot_waiters.unpark_all()

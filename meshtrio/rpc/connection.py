@@ -151,7 +151,8 @@ class Connection(ConnectionIO):
     def _mark_closed(self) -> None:
         """Prevent new calls, and fail the open ones: now if they are few, or else in `run`."""
         self.closed = True
-        self._fail_streams_if_few()
+        if self.streams:
+            self._fail_streams_if_few()
 
     def _fail_streams_if_few(self) -> None:
         """Fail the calls, unless there are so many that `run` has to do it in batches."""

@@ -98,6 +98,8 @@ class ConnectionIO:
         """Size of the write buffer that is charged to the account, in bytes."""
         self._unread_ack_size = 0
         """Size of acknowledgements of PING and SETTINGS that the peer has not read, in bytes."""
+        self._is_newly_established = False
+        """Whether a client has just got the first SETTINGS, which ends its read loop once."""
         self._has_window_opened = False
         """Whether the current read has opened the connection's window."""
         self._streams_with_data: set[ConnectedStream] = set()
@@ -134,7 +136,15 @@ class ConnectionIO:
 
     # -- reading -----------------------------------------------------------------------------
 
+    def send_preface(self) -> None:
+        """Send the connection preface before `run` does, a turn earlier, if no handshake is due."""
+        if type(self.transport) is Transport:
+            self._is_handshake_done = True
+            self.flush()
+
     async def _handshake(self) -> bool:
+        if self._is_handshake_done:
+            return True
         try:
             with trio.fail_after(_TLS_HANDSHAKE_TIMEOUT):
                 await self.transport.handshake()
@@ -152,7 +162,7 @@ class ConnectionIO:
         receive, handle, now = self.transport.receive, self._event_handlers, self._now
         engine, reader = self._engine, self._engine.frame_reader
         event: Http2Event | None
-        while not engine.closed:
+        while not (engine.closed or self._is_newly_established):
             try:
                 data = await receive(_RECEIVE_SIZE)
             except OSError as exc:

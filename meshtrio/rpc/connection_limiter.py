@@ -130,6 +130,7 @@ class ConnectionLimiter:
     def admit(
         self,
         sock: socket.socket,
+        peer: Peer | None = None,
         *,
         trusted_pid: int | None = None,
         out_of_descriptors: bool = False,
@@ -138,6 +139,7 @@ class ConnectionLimiter:
 
         Args:
             sock: The connection's socket.
+            peer: Its peer, if the caller has got it already.
             trusted_pid: The pid of the mesh, which is never rejected, see `Reserve`.
             out_of_descriptors: Whether only reserved slots are available.
 
@@ -148,9 +150,9 @@ class ConnectionLimiter:
             ConnectionRejectedError: A limit is reached.
             OSError: The connection is closed already.
         """
-        peer = peer_of(sock) if sock.family == socket.AF_UNIX else None
+        peer = peer or peer_of(sock)
         keys = _limit_keys(sock, peer)
-        if peer is not None and self._reserve.is_mesh(peer, trusted_pid):
+        if peer.uid is not None and self._reserve.is_mesh(peer, trusted_pid):
             keys.append(MESH_SLOT)
         else:
             self._check_limit(keys[0])
@@ -161,7 +163,7 @@ class ConnectionLimiter:
                 for key in keys[1:]:
                     self._check_limit(key)
             except ConnectionRejectedError:
-                slot = None if peer is None else self._reserve.admit(peer, self._counts[keys[0]])
+                slot = self._reserve.admit(peer, self._counts[keys[0]])
                 if slot is None:
                     raise
                 keys.append(slot)
@@ -233,9 +235,9 @@ class ConnectionLimiter:
             self._rejections_in_progress -= 1
 
 
-def _limit_keys(sock: socket.socket, peer: Peer | None) -> list[LimitKey]:
+def _limit_keys(sock: socket.socket, peer: Peer) -> list[LimitKey]:
     """Return the keys that a connection counts for, the peer itself first."""
-    if peer is None:
+    if peer.uid is None:
         return [("host", sock.getpeername()[0]), _ALL_CLIENTS]
     if peer.is_own_user_or_root:
         return [("process", str(peer.pid)), _ALL_CLIENTS]

@@ -128,16 +128,16 @@ class MessageLengths(Record):
 
         Source: grpc/service_config/service_config.proto on max_request_message_bytes.
         """
+        max_response = method_config.max_response_message_bytes
+        max_request = method_config.max_request_message_bytes
+        if self.max_receive_length is max_response is self.max_send_length is max_request is None:
+            return None
         receive = _lower_limit(
-            (self.max_receive_length, self.receive_setting),
-            (method_config.max_response_message_bytes, _RESPONSE_SETTING),
+            (self.max_receive_length, self.receive_setting), (max_response, _RESPONSE_SETTING)
         )
         send = _lower_limit(
-            (self.max_send_length, _CLIENT_SEND_SETTING),
-            (method_config.max_request_message_bytes, _REQUEST_SETTING),
+            (self.max_send_length, _CLIENT_SEND_SETTING), (max_request, _REQUEST_SETTING)
         )
-        if receive is None and send is None:
-            return None
         max_receive, receive_setting = receive or (DEFAULT_MAX_MESSAGE_SIZE, self.receive_setting)
         max_send, send_setting = send or (UNLIMITED, _CLIENT_SEND_SETTING)
         return MessageLimits(max_receive, max_send, receive_setting, send_setting)

@@ -196,9 +196,10 @@ class Server:
         assert self._nursery is not None
         encrypted, limiter = self._ssl_context is not None, self.connection_limiter
         try:
-            self.peer_accounts.check_not_refused(peer_of(sock))
+            peer = peer_of(sock)
+            self.peer_accounts.check_not_refused(peer)
             keys = limiter.admit(
-                sock, trusted_pid=self.trusted_pid, out_of_descriptors=out_of_descriptors
+                sock, peer, trusted_pid=self.trusted_pid, out_of_descriptors=out_of_descriptors
             )
         except OSError:
             sock.close()  # Its client is gone already.
@@ -218,6 +219,7 @@ class Server:
             return
         connection.limit_keys = keys
         self.connections.add(connection)
+        connection.send_preface()
         self._nursery.start_soon(self._serve_connection, connection)
 
     def _make_transport(self, sock: socket.socket) -> Transport:

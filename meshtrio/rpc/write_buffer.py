@@ -177,13 +177,17 @@ class WriteCoalescer:
         self._flush_at = 0.0
         """Time at which the writes of fewer tasks are flushed."""
 
+    def expect(self, count: int) -> None:
+        """Delay writes until `count` tasks have written or the time is over; `run` ends this."""
+        self.expected_writers, self._writers_seen = count, 0
+        self._flush_at = self._now() + self.max_delay
+
     async def run(self, count: int, flush: Callable[[], None]) -> None:
         """Coalesce the writes of `count` tasks that were just woken, then flush.
 
         It takes two passes of the scheduler, in which a woken task runs; slower ones write alone.
         """
-        self.expected_writers, self._writers_seen = count, 0
-        self._flush_at = self._now() + self.max_delay
+        self.expect(count)
         try:
             await trio.lowlevel.cancel_shielded_checkpoint()
             await trio.lowlevel.cancel_shielded_checkpoint()

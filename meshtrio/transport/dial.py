@@ -122,7 +122,7 @@ async def _connect_unix(
     path: str, allowed_uids: frozenset[int] | None, backlog_timeout: float
 ) -> socket.socket:
     """Connect, retrying while the backlog is full: the kernel reports no event when it is not."""
-    await trio.lowlevel.checkpoint()
+    await trio.lowlevel.checkpoint_if_cancelled()
     deadline, delay = trio.current_time() + backlog_timeout, _BACKLOG_RETRY_DELAY
     while True:
         try:
