@@ -42,6 +42,7 @@ from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer, StartCa
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
+from meshtrio.util.busy_poll_setting import resolve_max_busy_poll
 from meshtrio.util.errors import ConfigError, unwrap_exception_group
 from meshtrio.util.text import escape_unprintable
 from meshtrio.util.tls_config import ClientTlsConfig
@@ -134,6 +135,7 @@ class CallDestination:
         metadata: MetadataLike = (),
         max_receive_message_length: int | None = None,
         max_send_message_length: int | None = None,
+        max_busy_poll: float | None = None,
     ) -> None:
         """Use endpoints of `pool`, with the options of a `ChannelOptions`."""
         self._is_config_fixed = service_config is not None
@@ -144,6 +146,9 @@ class CallDestination:
             max_receive_message_length, max_send_message_length, limits
         )
         """Limits of message lengths set by the application."""
+        connections = ConnectionOptions(
+            limits, tls, timeouts, dialer, resolve_max_busy_poll(max_busy_poll)
+        )
         self.name = name
         """Service name: "plugin.echo"."""
         self.target = canonical_target(name)
@@ -162,7 +167,6 @@ class CallDestination:
         channelz_registry.CHANNELS[self.trace_node.channelz_id] = self
         self.retry_control = RetryControl(Random())
         """Retry budget and throttle, shared by all calls."""
-        connections = ConnectionOptions(limits, tls, timeouts, dialer)
         self.picker = LoadBalancer(
             name, pool, connections, nursery, self.trace_node, self.call_counters, self._on_ejection
         )

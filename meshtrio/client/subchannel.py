@@ -21,9 +21,11 @@ from meshtrio.rpc.connection import check_timeouts_forever
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
+from meshtrio.transport.busy_poll import BusyPoll
 from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.util.address import Address
+from meshtrio.util.busy_poll_setting import DEFAULT_MAX_BUSY_POLL
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 from meshtrio.util.tls_config import ClientTlsConfig
 
@@ -57,6 +59,8 @@ class ConnectionOptions:
     """Timeouts of connections; None for those of the endpoint's transport."""
     dialer: Callable[..., Awaitable[Transport]] = dial
     """Connects to an endpoint."""
+    max_busy_poll: float = DEFAULT_MAX_BUSY_POLL
+    """Maximum time of a poll, in seconds; 0 for no busy polling."""
 
 
 _LOCAL_TIMEOUTS = Timeouts(frame=math.inf, message=math.inf)
@@ -195,6 +199,7 @@ class Subchannel:
         transport = await self._dial()
         if transport is None:
             return False
+        transport.busy_poll = BusyPoll(self.options.max_busy_poll)
         connection = ClientConnection(transport, self.options.limits, self._timeouts)
         self.connections.add(connection)
         await nursery.start(self._run_connection, connection)
