@@ -85,8 +85,6 @@ class BusyPoll:
         self._credits = 0
         self._average_wait = 0.0
         """Moving average of the waits that were not longer than `max_poll`."""
-        self._last_read = 0.0
-        """Time of the last read."""
         self._waits = 0
         """Number of waits in a trial or since it."""
         self._cost = 0.0
@@ -107,21 +105,23 @@ class BusyPoll:
             now: The time of the read that ended the wait.
             waited: The duration of the wait.
             polled: The duration of the poll that it began with.
-            displaced: The part of `polled` in which this process did not have a core.
+            displaced: The part of `polled` in which this process did not have a core; may be
+                omitted for a poll that has found something in time.
         """
-        cycle, self._last_read = now - self._last_read, now
+        balance = self._credits
         if waited <= self.max_poll:
             self._average_wait += (waited - self._average_wait) / 8
-            if self._credits < _TRIAL_CREDITS:
-                self._credits += 1
+            if balance < _TRIAL_CREDITS:
+                self._credits = balance = balance + 1
         else:
-            self._credits = max(self._credits - (_MISS_COST if polled else _LONG_WAIT_COST), 0)
+            cost = _MISS_COST if polled else _LONG_WAIT_COST
+            self._credits = balance = max(balance - cost, 0)
         if self.phase is not Phase.SLEEPING:
             self._waits += 1
             if polled:
                 self._record_poll(waited, polled, displaced)
-            self._decide(now, waited, cycle)
-        elif self._credits == _TRIAL_CREDITS and now >= self._rest_until:
+            self._decide(now, waited)
+        elif balance == _TRIAL_CREDITS and now >= self._rest_until:
             self._start_trial(now)
 
     def _record_poll(self, waited: float, polled: float, displaced: float) -> None:
@@ -130,11 +130,11 @@ class BusyPoll:
         if self.phase is Phase.TRIAL or waited > polled:
             self._cost += polled
 
-    def _decide(self, now: float, waited: float, cycle: float) -> None:
+    def _decide(self, now: float, waited: float) -> None:
         if not self._credits or self._displaced > _MAX_DISPLACED_TIME:
             self._rest(now)
         elif self.phase is Phase.TRIAL:
-            self._trial.add(cycle, waited, self.max_poll, polled=self.poll_time > 0)
+            self._trial.add(now, waited, self.max_poll, polled=self.poll_time > 0)
             if self._waits == _TRIAL_WAITS:
                 self._finish_trial(now)
             elif self._waits % _BLOCK == 0:
@@ -173,7 +173,7 @@ class _Trial:
     """Compares waits that begin with a poll with others that do not."""
 
     def __init__(self, began: float) -> None:
-        self._began = began
+        self._began = self._last_read = began
         self._slept_cycles = 0.0
         """Time from read to read, of waits without a poll; each limited, since one long wait would
         otherwise decide."""
@@ -183,8 +183,9 @@ class _Trial:
         self._idle = 0.0
         """Time of waits that no poll covers."""
 
-    def add(self, cycle: float, waited: float, max_poll: float, *, polled: bool) -> None:
-        """Add a wait, and the time from the read before it to its end."""
+    def add(self, now: float, waited: float, max_poll: float, *, polled: bool) -> None:
+        """Add a wait that has ended, and the work before it."""
+        cycle, self._last_read = now - self._last_read, now
         limited = min(cycle, 2 * max_poll)
         if polled:
             self._polled_cycles += limited

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from meshtrio.transport.busy_poll import BusyPoll
+from meshtrio.transport.busy_poll import BusyPoll, Phase
 from meshtrio.transport.peer import Peer, peer_of
 from meshtrio.util.malloc_tuning import MALLOC_TUNING, MallocTuning
 
@@ -73,15 +73,22 @@ class Transport:
 
         Cancellation: no data is lost.
         """
-        busy_poll, data = self.busy_poll, None
+        busy_poll = self.busy_poll
         if not busy_poll.max_poll:
             return await self._sleep(max_bytes)
-        began, polled, displaced = perf_counter(), 0.0, 0.0
-        if busy_poll.poll_time:
+        if busy_poll.phase is Phase.POLLING:
+            await trio.lowlevel.checkpoint()
+            data = self._try_receive(max_bytes)
+            if data is not None:
+                return data  # It was there already, which is no wait.
+        began, data, polled, displaced = perf_counter(), None, 0.0, 0.0
+        poll_time = busy_poll.poll_time
+        if poll_time:
             began_cpu = thread_time()
-            data = await self._poll_until(began + busy_poll.poll_time, max_bytes)
+            data = await self._poll_until(began + poll_time, max_bytes)
             polled = perf_counter() - began
-            displaced = polled - (thread_time() - began_cpu)
+            if polled > poll_time:  # Nothing was found, or too late: did this process have a core?
+                displaced = polled - (thread_time() - began_cpu)
         if data is None:
             data = await self._sleep(max_bytes)
         now = perf_counter()
