@@ -51,11 +51,16 @@ PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH = "PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH"
 """Maximum length of received messages in bytes, -1 for no limit; set if the config sets it."""
 PLUGIN_MAX_SEND_MESSAGE_LENGTH = "PLUGIN_MAX_SEND_MESSAGE_LENGTH"
 """Maximum length of sent messages in bytes, -1 for no limit; set if the config sets it."""
+MESHTRIO_BUSY_POLL = "MESHTRIO_BUSY_POLL"
+"""Maximum time of busy polling in a process that uses meshtrio, such as "500us" or "0.5ms"; "off"
+for none. Set if the plugin's config sets `max_busy_poll`, else inherited; anyone may set it."""
 # The constant of a variable has its own name as its value.
 MESH_VARIABLES = frozenset(
-    name for name, value in tuple(globals().items()) if name == value and "GRPC" not in name
+    name
+    for name, value in tuple(globals().items())
+    if name == value and not name.startswith(("GRPC_", "MESHTRIO_"))
 )
-"""All variables that the mesh sets, except for gRPC's own, which others may set as well."""
+"""All variables that only the mesh sets."""
 
 SERVICE_MANAGER_VARIABLES = frozenset(
     {

@@ -97,7 +97,8 @@ class Mesh(metaclass=NoPublicConstructor):
         Raises:
             NotFoundError: The mesh does not know the service; the text lists those it knows.
             ConfigError: The service config is malformed.
-            UsageError: A message length is out of range.
+            UsageError: A message length or `max_busy_poll` is out of range, or MESHTRIO_BUSY_POLL
+                is invalid.
         """
         async with open_channel(
             service,

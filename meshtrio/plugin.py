@@ -69,6 +69,7 @@ def run(
     interceptors: Sequence[ServerInterceptor] = (),
     max_receive_message_length: int | None = None,
     max_send_message_length: int | None = None,
+    max_busy_poll: float | None = None,
 ) -> None:
     """Serve as a plugin until SIGTERM, SIGINT or SIGHUP, then drain and return.
 
@@ -89,13 +90,16 @@ def run(
         max_send_message_length: Bytes of the longest message to send, before compression; -1 for
             no limit. Defaults to that of `limits`, no limit. The plugin's [[plugin]] table
             overrides it.
+        max_busy_poll: Maximum seconds for which a connection polls its socket before the process
+            sleeps, up to 0.01; 0 for never. Defaults to 0.0005. MESHTRIO_BUSY_POLL overrides it,
+            which the plugin's [[plugin]] table sets.
 
     Raises:
         UsageError: An event loop is running already; see `serve`.
         SystemExit: With status 2 and a message on stderr, if PLUGIN_SOCKET is not set, a servicer
-            is none, or the socket or the TLS files cannot be used. With the status of the
-            SystemExit that a handler has raised, after a drain; calls that this cuts fail with
-            PluginDiedError.
+            is none, the socket or the TLS files cannot be used, or `max_busy_poll` or
+            MESHTRIO_BUSY_POLL is invalid. With the status of the SystemExit that a handler has
+            raised, after a drain; calls that this cuts fail with PluginDiedError.
         KeyboardInterrupt: A handler has raised it; likewise.
     """
     standard_streams.open_missing_streams()
@@ -109,7 +113,8 @@ def run(
     logs.configure_logging()
     try:
         limits = with_message_lengths(limits, max_receive_message_length, max_send_message_length)
-        trio.run(partial(_serve, servicers, limits, timeouts, interceptors, exits_afterwards=True))
+        serve = partial(_serve, servicers, limits, timeouts, interceptors, max_busy_poll)
+        trio.run(partial(serve, exits_afterwards=True))
     except UsageError as exc:
         print(f"{sys.argv[0]}: {exc}", file=sys.stderr)
         sys.exit(2)
@@ -122,6 +127,7 @@ async def serve(
     interceptors: Sequence[ServerInterceptor] = (),
     max_receive_message_length: int | None = None,
     max_send_message_length: int | None = None,
+    max_busy_poll: float | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve on PLUGIN_SOCKET until SIGTERM, SIGINT or SIGHUP, then drain and return.
@@ -140,19 +146,20 @@ async def serve(
             raises is the status of the call.
         max_receive_message_length: As in `run`.
         max_send_message_length: As in `run`.
+        max_busy_poll: As in `run`.
         task_status: Started once the socket is bound and answers.
 
     Cancellation:
         Stops at once, without a drain: callers get UNAVAILABLE.
 
     Raises:
-        UsageError: A servicer is none, PLUGIN_SOCKET is not set, or the socket or the TLS files
-            cannot be used.
+        UsageError: A servicer is none, PLUGIN_SOCKET is not set, the socket or the TLS files
+            cannot be used, or `max_busy_poll` or MESHTRIO_BUSY_POLL is invalid.
         SystemExit: A handler has raised it; the server was drained first.
         KeyboardInterrupt: Likewise.
     """
     limits = with_message_lengths(limits, max_receive_message_length, max_send_message_length)
-    await _serve(servicers, limits, timeouts, interceptors, task_status=task_status)
+    await _serve(servicers, limits, timeouts, interceptors, max_busy_poll, task_status=task_status)
 
 
 async def _serve(
@@ -160,6 +167,7 @@ async def _serve(
     limits: Limits | None,
     timeouts: Timeouts | None,
     interceptors: Sequence[ServerInterceptor],
+    max_busy_poll: float | None,
     *,
     exits_afterwards: bool = False,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -184,6 +192,7 @@ async def _serve(
                 limits=with_message_lengths(limits, receive, send),
                 timeouts=timeouts,
                 interceptors=interceptors,
+                max_busy_poll=max_busy_poll,
             )
             add_standard_services(server, health, metrics=metrics, log_level=level)
             # The mesh forwards calls of many clients, and their cancellations: no rapid reset.

@@ -40,6 +40,7 @@ from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, ClientCallTracer, StartCa
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
+from meshtrio.util.busy_poll_setting import resolve_max_busy_poll
 from meshtrio.util.errors import ConfigError, unwrap_exception_group
 from meshtrio.util.record import Record
 from meshtrio.util.shared_rng import RNG
@@ -144,6 +145,7 @@ class CallDestination:
         max_receive_message_length: int | None = None,
         max_send_message_length: int | None = None,
         sends_before_settings: bool = False,
+        max_busy_poll: float | None = None,
     ) -> None:
         """Use endpoints of `pool`, with the options of a `ChannelOptions`."""
         self._is_config_fixed = service_config is not None
@@ -156,6 +158,10 @@ class CallDestination:
             max_receive_message_length, max_send_message_length, limits
         )
         """Limits of message lengths set by the application."""
+        max_busy_poll = resolve_max_busy_poll(max_busy_poll)
+        connections = ConnectionOptions(
+            limits, tls, timeouts, dialer, sends_before_settings, max_busy_poll
+        )
         self.name = name
         """Service name: "plugin.echo"."""
         self.target = canonical_target(name)
@@ -175,7 +181,6 @@ class CallDestination:
         channelz_registry.CHANNELS[self.trace_node.channelz_id] = self
         self.retry_control = RetryControl(RNG)
         """Retry budget and throttle, shared by all calls."""
-        connections = ConnectionOptions(limits, tls, timeouts, dialer, sends_before_settings)
         self.picker = LoadBalancer(
             name, pool, connections, nursery, self.trace_node, self.call_counters, self._on_ejection
         )

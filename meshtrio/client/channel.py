@@ -60,6 +60,9 @@ class ChannelOptions(TypedDict, total=False):
     max_send_message_length: int | None
     """Bytes of the longest message to send, before compression; -1, the default, for no limit. For
     each method, the smaller of this and the service config's `maxRequestMessageBytes` applies."""
+    max_busy_poll: float | None
+    """Maximum seconds for which a connection polls its socket before the process sleeps, up to
+    0.01; 0 for never. By default 0.0005. The environment's MESHTRIO_BUSY_POLL overrides it."""
 
 
 class Channel(CallDestination, StubChannel, metaclass=NoPublicConstructor):

@@ -86,7 +86,8 @@ async def connect(
         UntrustedMeshError: Another user serves, or could serve, in the mesh's place.
         NotFoundError: The mesh does not know the service; the text lists those it knows.
         ConfigError: The service config is malformed.
-        UsageError: A message length is out of range.
+        UsageError: A message length or `max_busy_poll` is out of range, or MESHTRIO_BUSY_POLL is
+            invalid.
     """
     require_trio("mesh.connect")
     where = mesh_socket_endpoint(mesh_socket)

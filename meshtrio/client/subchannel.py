@@ -20,9 +20,11 @@ from meshtrio.rpc.connection import check_timeouts_forever
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
+from meshtrio.transport.busy_poll import BusyPoll
 from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.util.address import Address
+from meshtrio.util.busy_poll_setting import DEFAULT_MAX_BUSY_POLL
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 from meshtrio.util.record import Record
 from meshtrio.util.shared_rng import RNG
@@ -64,6 +66,8 @@ class ConnectionOptions(Record):
     It is for calls that may be repeated: they fail if the server does not accept the connection,
     where others wait for another one.
     """
+    max_busy_poll: float = DEFAULT_MAX_BUSY_POLL
+    """Maximum time of a poll, in seconds; 0 for no busy polling."""
 
 
 _LOCAL_TIMEOUTS = Timeouts(frame=math.inf, message=math.inf)
@@ -236,6 +240,7 @@ class Subchannel:
     def _start_connection(self, transport: Transport, nursery: trio.Nursery) -> ClientConnection:
         """Start a connection, which has to be established within the handshake timeout."""
         options, timeouts = self.options, self._timeouts
+        transport.busy_poll = BusyPoll(options.max_busy_poll)
         connection = ClientConnection(transport, options.limits, timeouts, self._on_established)
         self._connect_scope.deadline = trio.current_time() + timeouts.handshake
         self.connections.add(connection)

@@ -7,7 +7,14 @@ from enum import Enum
 import attrs
 from attrs.validators import deep_iterable
 
-from meshtrio.config.validators import at_least, check_service_name, parsed_by, require, to_strings
+from meshtrio.config.validators import (
+    at_least,
+    check_max_busy_poll,
+    check_service_name,
+    parsed_by,
+    require,
+    to_strings,
+)
 from meshtrio.util.address import Address
 from meshtrio.util.tls_config import ServerTlsConfig
 
@@ -135,6 +142,10 @@ class GatewayConfig:
     max_memory: int = attrs.field(default=512 * 1024 * 1024, validator=at_least(1))
     """Maximum bytes buffered for all peers. Beyond it, calls fail of peers that use more than a
     sixteenth of it."""
+    max_busy_poll: float | None = attrs.field(default=None, validator=check_max_busy_poll)
+    """Maximum seconds for which the mesh's connections, those to plugins included, poll their
+    sockets before the mesh sleeps, from 0 for never to 0.01. By default 0.0005; MESHTRIO_BUSY_POLL
+    overrides it."""
 
     def validate(self, access: Access) -> list[str]:
         """Return errors in the combination of fields, as "key: reason"."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 
+from meshtrio.util.busy_poll_setting import HIGHEST_MAX_BUSY_POLL, is_max_busy_poll
+
 _SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,255}")
 
 
@@ -47,6 +49,9 @@ def between(low: int, high: int, text: str) -> Any:
 
 is_positive = require(lambda value: value > 0, "must be more than 0, not {}")
 is_fraction = between(0, 1, "0 and 1")
+check_max_busy_poll = require(
+    is_max_busy_poll, f"must be seconds between 0 and {HIGHEST_MAX_BUSY_POLL:g}, not {{}}"
+)
 
 
 def parsed_by(parse: Callable[[Any], object]) -> Any:

@@ -84,7 +84,12 @@ class MeshServer:
             gateway_metrics = GatewayMetrics()
             metrics.add_source(gateway_metrics.collect)
         list_services = IdentityCache(_list_grpc_services, max_entries=1)
-        self._router = Router(registry, lambda: list_services(supervisor.config), gateway_metrics)
+        self._router = Router(
+            registry,
+            lambda: list_services(supervisor.config),
+            gateway_metrics,
+            supervisor.config.gateway.max_busy_poll,
+        )
         control = ControlServicer(
             supervisor, registry, operations, event_log, self._load_reports, log_levels
         )
@@ -217,6 +222,7 @@ class MeshServer:
             interceptors=[self._call_quota, ErrorTranslator()],
             forwarder=self._router,
             check_access=access_control.get_denial_reason,
+            max_busy_poll=config.max_busy_poll,
         )
         get_sources = self._router.service_index.list_reflection_sources
         add_standard_services(

@@ -46,14 +46,17 @@ class Router:
         registry: Registry,
         configured_services: Callable[[], Mapping[str, Iterable[str]]],
         call_metrics: GatewayMetrics | None = None,
+        max_busy_poll: float | None = None,
     ) -> None:
         """Initialize the router; `call_metrics` is None if metrics are off.
 
         `configured_services` returns, by service of the mesh, the gRPC services that the config
-        lists for it; the same object while the config is the same.
+        lists for it; the same object while the config is the same. `max_busy_poll` is that of
+        connections to the services.
         """
         self.call_metrics = call_metrics
         self._registry = registry
+        self._max_busy_poll = max_busy_poll
         # Reflection does not use the services' configs, whose limits are for calls of clients.
         open_channel = partial(self._make_channel, service_config=ServiceConfig())
         self.service_index = ServiceIndex(registry, configured_services, open_channel)
@@ -176,6 +179,7 @@ class Router:
             initial_state=self._registry.resolve(service),
             service_config=service_config,
             traced=False,
+            max_busy_poll=self._max_busy_poll,
         )
 
     async def _hold_channel(

@@ -25,8 +25,10 @@ from meshtrio.rpc.stats import CallCounters, LoadRecorder
 from meshtrio.rpc.timeouts import CHECK_INTERVAL, Timeouts
 from meshtrio.rpc.tracer import ServerTracer, current_tracers
 from meshtrio.transport.acceptor import Acceptor
+from meshtrio.transport.busy_poll import BusyPoll
 from meshtrio.transport.peer import peer_of
 from meshtrio.transport.transport import Transport
+from meshtrio.util.busy_poll_setting import resolve_max_busy_poll
 from meshtrio.util.concurrency import sleep_until_tick
 
 _log = logging.getLogger("meshtrio.rpc")
@@ -55,9 +57,12 @@ class Server:
             the status of the call, as with handlers.
         forwarder: Takes calls that are proxied; see `Forwarder`.
         check_access: Called before a call is handled or forwarded; see `AccessCheck`.
+        max_busy_poll: Maximum seconds for which a connection polls its socket; see
+            `resolve_max_busy_poll`.
 
     Raises:
-        UsageError: An object is not a servicer, or two of them serve one service.
+        UsageError: An object is not a servicer, two of them serve one service, or `max_busy_poll`
+            or MESHTRIO_BUSY_POLL is invalid.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Server:
         interceptors: Sequence[ServerInterceptor] = (),
         forwarder: Forwarder | None = None,
         check_access: AccessCheck | None = None,
+        max_busy_poll: float | None = None,
     ) -> None:
         self.forwarder = forwarder
         self.check_access = check_access
@@ -77,6 +83,7 @@ class Server:
         self.interceptors = tuple(interceptors)
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
+        self._max_busy_poll = resolve_max_busy_poll(max_busy_poll)
         self.load_recorder = LoadRecorder()
         self.trace_node = channelz_registry.TraceNode()
         self.listen_socket: channelz_registry.ListenSocket | None = None
@@ -224,10 +231,13 @@ class Server:
 
     def _make_transport(self, sock: socket.socket) -> Transport:
         if self._ssl_context is None:
-            return Transport(sock)
-        from meshtrio.transport.tls import TlsTransport  # few servers need it
+            transport = Transport(sock)
+        else:
+            from meshtrio.transport.tls import TlsTransport  # few servers need it
 
-        return TlsTransport(sock, self._ssl_context, server_side=True)
+            transport = TlsTransport(sock, self._ssl_context, server_side=True)
+        transport.busy_poll = BusyPoll(self._max_busy_poll)
+        return transport
 
     async def _serve_connection(self, connection: ServerConnection) -> None:
         try:

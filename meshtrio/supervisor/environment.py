@@ -27,6 +27,7 @@ from meshtrio.config import PluginConfig
 from meshtrio.config.otlp_endpoint import COMMON_PREFIX, TRACES_PREFIX
 from meshtrio.config.telemetry import METRICS_FROM_MESH, METRICS_OFF, parse_host_port
 from meshtrio.supervisor.run_spec import RunSpec
+from meshtrio.util.busy_poll_setting import format_max_busy_poll
 
 
 def child_environment(
@@ -66,7 +67,7 @@ def _inherited(plugin: PluginConfig, inherited: Mapping[str, str]) -> dict[str, 
 
 def _contract(spec: RunSpec) -> dict[str, str]:
     plugin, tls, level = spec.config, spec.config.serve_tls, spec.config.output.log_level
-    metrics = _metrics_location(spec)
+    metrics, busy_poll = _metrics_location(spec), plugin.max_busy_poll
     experimental = "1" if metrics and spec.telemetry.experimental else None
     variables = {
         contract.PLUGIN_SOCKET: spec.socket,
@@ -82,6 +83,7 @@ def _contract(spec: RunSpec) -> dict[str, str]:
         contract.PLUGIN_TLS_CERTIFICATE: tls and tls.certificate,
         contract.PLUGIN_TLS_KEY: tls and tls.key,
         contract.PLUGIN_TLS_CLIENT_CA: tls and tls.client_ca,
+        contract.MESHTRIO_BUSY_POLL: None if busy_poll is None else format_max_busy_poll(busy_poll),
         contract.PLUGIN_METRICS: metrics,
         contract.PLUGIN_METRICS_EXPERIMENTAL: experimental,
     }

@@ -7,12 +7,12 @@ takes at once, as it does nearly always, costs one system call and no trip throu
 from __future__ import annotations
 
 import socket
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING
 
-import attrs
 import trio
 
+from meshtrio.transport.busy_poll import BusyPoll, Phase
 from meshtrio.transport.peer import Peer, peer_of
 from meshtrio.util.malloc_tuning import MALLOC_TUNING, MallocTuning
 
@@ -27,43 +27,7 @@ _MAX_UNTUNED_RECEIVE_SIZE = 64 * 1024
 """Maximum size of a read, in bytes, in a process whose malloc is left as it is: glibc would return
 the pages of each larger one to the kernel, which costs more than reading more often."""
 
-MAX_SPIN = 0.0002
-"""Maximum time of a poll, in seconds."""
-_MISS_COST = 16
-"""Number of credits that a poll without success costs."""
-
 Buffer = bytes | memoryview
-
-
-@attrs.define(eq=False, repr=False)
-class BusyPoll:
-    """Decides whether busy polling of a socket is worthwhile before the process sleeps.
-
-    Being woken costs more than a small call: the core has become idle, on a virtual machine perhaps
-    in favour of another guest, and its caches are cold. If responses arrive within that time,
-    polling gets them in half the time, and uses no more of the processor per call. Go's scheduler
-    does so, and Linux for sockets (SO_BUSY_POLL) and virtual processors (halt polling), depending
-    on previous waits.
-
-    A connection earns one credit for each wait shorter than `max_spin` and pays `_MISS_COST` for a
-    poll that finds nothing, so that a mostly idle connection never polls.
-    """
-
-    max_spin: float = MAX_SPIN
-    """Maximum time of a poll, in seconds."""
-    _credits: int = 0
-
-    @property
-    def is_worthwhile(self) -> bool:
-        """Whether the next wait is probably short."""
-        return self._credits >= _MISS_COST
-
-    def record_wait(self, seconds: float, *, polled: bool) -> None:
-        """Record the duration of a wait, and whether it began with a poll."""
-        if seconds <= self.max_spin:
-            self._credits = min(2 * _MISS_COST, self._credits + 1)
-        elif polled:
-            self._credits -= _MISS_COST
 
 
 class Transport:
@@ -90,7 +54,8 @@ class Transport:
         self.sock = sock
         """The socket, for inspection."""
         self._receive_size = _MIN_RECEIVE_SIZE
-        self._busy_poll = busy_poll or BusyPoll()
+        self.busy_poll = busy_poll or BusyPoll()
+        """Decides for how long `receive` polls."""
         self.malloc_tuning = malloc_tuning
         """The tuning of this process, which large messages cause."""
 
@@ -108,14 +73,33 @@ class Transport:
 
         Cancellation: no data is lost.
         """
-        began, busy_poll, data = perf_counter(), self._busy_poll, None
-        polled = busy_poll.is_worthwhile
-        if polled:
-            data = await self._poll_until(began + busy_poll.max_spin, max_bytes)
+        busy_poll = self.busy_poll
+        if not busy_poll.max_poll:
+            return await self._sleep(max_bytes)
+        if busy_poll.phase is Phase.POLLING:
+            await trio.lowlevel.checkpoint()
+            data = self._try_receive(max_bytes)
+            if data is not None:
+                return data  # It was there already, which is no wait.
+        began, data, polled, displaced = perf_counter(), None, 0.0, 0.0
+        poll_time = busy_poll.poll_time
+        if poll_time:
+            began_cpu = thread_time()
+            data = await self._poll_until(began + poll_time, max_bytes)
+            polled = perf_counter() - began
+            if polled > poll_time:  # Nothing was found, or too late: did this process have a core?
+                displaced = polled - (thread_time() - began_cpu)
+        if data is None:
+            data = await self._sleep(max_bytes)
+        now = perf_counter()
+        busy_poll.record_wait(now, now - began, polled, displaced)
+        return data
+
+    async def _sleep(self, max_bytes: int) -> bytes:
+        data = None
         while data is None:
             await trio.lowlevel.wait_readable(self.sock)
             data = self._try_receive(max_bytes)
-        busy_poll.record_wait(perf_counter() - began, polled=polled)
         return data
 
     async def _poll_until(self, deadline: float, max_bytes: int) -> bytes | None:

@@ -121,6 +121,9 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
         {"env": {"PLUGIN_SOCKET": "x"}},
         {"max_receive_message_length": -2},
         {"max_send_message_length": -2},
+        {"max_busy_poll": -0.001},
+        {"max_busy_poll": 0.02},
+        {"max_busy_poll": float("nan")},
     ],
     ids=str,
 )

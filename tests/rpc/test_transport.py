@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager
 
@@ -10,12 +11,27 @@ import pytest
 import trio
 
 from meshtrio.rpc.write_buffer import WriteBuffer
-from meshtrio.transport.transport import Buffer, BusyPoll, Transport
+from meshtrio.transport.busy_poll import BusyPoll
+from meshtrio.transport.transport import Buffer, Transport
 from meshtrio.util.malloc_tuning import MallocTuning
 
 MAX_BYTES = 65536
 SPIN = 0.05
 """So long that a process which has to wait for the processor meanwhile changes nothing."""
+
+
+class FixedPoll(BusyPoll):
+    """Polls in every wait, and records them."""
+
+    def __init__(self, poll_time: float = SPIN) -> None:
+        super().__init__(poll_time)
+        self.poll_time = poll_time
+        self.recorded: list[tuple[float, float, float]] = []
+
+    def record_wait(
+        self, now: float, waited: float, polled: float = 0.0, displaced: float = 0.0
+    ) -> None:
+        self.recorded.append((waited, polled, displaced))
 
 
 class SleepCounter(trio.abc.Instrument):
@@ -41,17 +57,10 @@ def count_sleeps() -> Iterator[SleepCounter]:
 
 @pytest.fixture
 async def pair() -> AsyncIterator[tuple[Transport, Transport]]:
-    one, other = (Transport(sock, BusyPoll(SPIN)) for sock in socket.socketpair())
+    one, other = (Transport(sock, FixedPoll()) for sock in socket.socketpair())
     yield one, other
     one.close()
     other.close()
-
-
-async def exchange(one: Transport, other: Transport, times: int) -> None:
-    """Have it found out that answers come at once."""
-    for _ in range(times):
-        other.try_send([b"x"])
-        assert await one.receive(MAX_BYTES) == b"x"
 
 
 async def count_rounds_until_sleep(reader: Transport) -> int:
@@ -62,19 +71,71 @@ async def count_rounds_until_sleep(reader: Transport) -> int:
     return found.rounds
 
 
-async def test_who_knows_nothing_sleeps(pair: tuple[Transport, Transport]) -> None:
+@pytest.mark.parametrize("policy", [BusyPoll(), FixedPoll(0.0)], ids=["nothing known", "off"])
+async def test_without_a_time_to_poll_it_sleeps(
+    pair: tuple[Transport, Transport], policy: BusyPoll
+) -> None:
+    pair[0].busy_poll = policy
     assert await count_rounds_until_sleep(pair[0]) < 5
 
 
-async def test_where_answers_came_at_once_it_looks_again_for_a_while(
+async def test_with_a_time_to_poll_it_looks_again_for_a_while(
     pair: tuple[Transport, Transport],
 ) -> None:
-    await exchange(*pair, 50)
     assert await count_rounds_until_sleep(pair[0]) >= 5
 
 
+async def test_waits_are_recorded(pair: tuple[Transport, Transport]) -> None:
+    one, other = pair
+    policy = one.busy_poll = FixedPoll()
+    other.try_send([b"x"])
+    await one.receive(MAX_BYTES)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.receive, MAX_BYTES)
+        await trio.sleep(2 * SPIN)
+        other.try_send([b"x"])
+    (found, found_poll, _), (missed, missed_poll, displaced) = policy.recorded
+    assert 0 < found_poll <= found
+    assert SPIN <= missed_poll < missed
+    assert displaced < missed_poll
+
+
+async def test_time_in_which_the_process_has_no_core_is_recorded(
+    pair: tuple[Transport, Transport],
+) -> None:
+    one, other = pair
+    policy = one.busy_poll = FixedPoll()
+
+    async def block() -> None:
+        await trio.lowlevel.checkpoint()  # The poll begins.
+        time.sleep(2 * SPIN)  # noqa: ASYNC251 - as if another process had run
+        other.try_send([b"x"])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.receive, MAX_BYTES)
+        nursery.start_soon(block)
+    ((_, polled, displaced),) = policy.recorded
+    assert SPIN < displaced <= polled
+
+
+async def test_a_receive_that_is_cancelled_in_a_poll_loses_nothing_and_records_nothing(
+    pair: tuple[Transport, Transport],
+) -> None:
+    one, other = pair
+    policy = one.busy_poll = FixedPoll(3600.0)
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.receive, MAX_BYTES)
+            for _ in range(10):
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert not policy.recorded
+    other.try_send([b"x"])
+    assert await one.receive(MAX_BYTES) == b"x"
+
+
 async def test_others_run_while_it_looks(pair: tuple[Transport, Transport]) -> None:
-    await exchange(*pair, 50)
     rounds = 0
 
     async def other() -> None:
@@ -95,7 +156,6 @@ async def test_what_comes_while_it_looks_is_read_and_nothing_is_lost(
     pair: tuple[Transport, Transport],
 ) -> None:
     one, other = pair
-    await exchange(one, other, 50)
     got: list[bytes] = []
 
     async def read() -> None:
@@ -122,7 +182,6 @@ async def test_an_end_is_seen_while_it_looks(
     pair: tuple[Transport, Transport],
 ) -> None:
     one, other = pair
-    await exchange(one, other, 50)
     other.close()
     assert await one.receive(MAX_BYTES) == b""
 

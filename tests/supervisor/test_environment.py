@@ -69,6 +69,7 @@ def test_settings_of_the_plugin() -> None:
         output=OutputConfig(log_level=LogLevel.DEBUG),
         max_receive_message_length=-1,
         max_send_message_length=9,
+        max_busy_poll=0.00025,
         metrics="127.0.0.1:9000",
     )
     found = environment_of(plugin, TelemetryConfig(experimental=True), instance=2, slot=1)
@@ -83,9 +84,30 @@ def test_settings_of_the_plugin() -> None:
         ("PLUGIN_LOG_LEVEL", "debug"),
         ("PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH", "-1"),
         ("PLUGIN_MAX_SEND_MESSAGE_LENGTH", "9"),
+        ("MESHTRIO_BUSY_POLL", "250.000us"),
         ("PLUGIN_METRICS", "127.0.0.1:9005"),
         ("PLUGIN_METRICS_EXPERIMENTAL", "1"),
     }
+
+
+@pytest.mark.parametrize(
+    ("of_mesh", "of_env", "of_plugin", "expected"),
+    [
+        ("off", None, None, "off"),
+        ("off", "1ms", None, "1ms"),
+        ("1ms", "2ms", 0, "off"),
+        (None, None, None, None),
+    ],
+)
+def test_busy_polling_is_inherited_from_the_mesh_unless_it_is_set(
+    of_mesh: str | None, of_env: str | None, of_plugin: float | None, expected: str | None
+) -> None:
+    def variables(text: str | None) -> dict[str, str]:
+        return {} if text is None else {contract.MESHTRIO_BUSY_POLL: text}
+
+    plugin = make_plugin(max_busy_poll=of_plugin, env=variables(of_env))
+    found = environment_of(plugin, inherited=variables(of_mesh))
+    assert found.get(contract.MESHTRIO_BUSY_POLL) == expected
 
 
 @pytest.mark.parametrize(
