@@ -9,17 +9,19 @@ from meshtrio.http2.abuse_limits import AbuseLimits
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, StreamError
 from meshtrio.http2.events import ConnectionFailed, Events, StreamReset
 from meshtrio.http2.frame_reader import FrameReader
-from meshtrio.http2.frames import DATA, HEADERS
+from meshtrio.http2.frames import DATA, HEADERS, pack_frame_header
 from meshtrio.http2.hpack.decoder import HeaderDecoder
 from meshtrio.http2.limits import Limits
 from meshtrio.http2.receiver import FrameReceiver, HeaderParsers
 from meshtrio.http2.settings import PeerSettings, encode_preface
-from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
+from meshtrio.http2.stream import TRANSITIONS, H2Stream, StreamInput, StreamState
 from meshtrio.http2.streams import ConnectionWindows, StreamTable
 
 # As globals, because looking up a member of an IntEnum costs more than the rest of a frame's work.
 _, _HALF_CLOSED_LOCAL, _HALF_CLOSED_REMOTE, _CLOSED = StreamState
 _SEND, _SEND_END = StreamInput.SEND, StreamInput.SEND_END
+_END_STREAM, _END_HEADERS = frames.END_STREAM, frames.END_HEADERS
+_LAST_HEADERS = _END_STREAM | _END_HEADERS
 
 
 class Role(Enum):
@@ -78,7 +80,13 @@ class H2Connection:
     @property
     def can_open_stream(self) -> bool:
         """Whether `open_stream` may be called now."""
-        return len(self._by_id) < self.peer_settings.max_concurrent_streams and not self.exhausted
+        table = self.streams  # The conditions of `exhausted`, without a call of it.
+        return (
+            len(self._by_id) < self.peer_settings.max_concurrent_streams
+            and not self.closed
+            and table.peer_last_stream_id is None
+            and table.next_id <= frames.MAX_STREAM_ID
+        )
 
     @property
     def exhausted(self) -> bool:
@@ -134,23 +142,75 @@ class H2Connection:
 
     def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None:
         """Send response headers or trailers. Raises LocalProtocolError if `is_send_open` is not."""
-        stream = self.streams.get_open(stream_id)
+        stream = self._by_id.get(stream_id) or self.streams.get_open(stream_id)
         stream.response_started = True
         self._send_header_block(stream, block, end_stream=end_stream)
 
     def _send_header_block(self, stream: H2Stream, block: bytes, *, end_stream: bool) -> None:
-        stream.process_input(_SEND_END if end_stream else _SEND)
+        frame = _SEND_END if end_stream else _SEND
+        next_state = TRANSITIONS[stream.state][frame]
+        if next_state is None:
+            stream.process_input(frame)  # Raises.
+        else:
+            stream.state = next_state
         settings = self.peer_settings
         if settings.pending_table_size_update:
             block = settings.pending_table_size_update + block
             settings.pending_table_size_update = b""
-        self._outgoing.append(
-            frames.encode_header_block(
-                stream.id, block, end_stream=end_stream, max_frame_size=settings.max_frame_size
+        length = len(block)
+        if length <= settings.max_frame_size:
+            flags = _LAST_HEADERS if end_stream else _END_HEADERS
+            header = pack_frame_header(length >> 8, length & 0xFF, HEADERS, flags, stream.id)
+            self._outgoing.append(header + block)
+        else:
+            self._outgoing.append(
+                frames.encode_header_block(
+                    stream.id, block, end_stream=end_stream, max_frame_size=settings.max_frame_size
+                )
             )
+        if next_state is _CLOSED:
+            self.streams.remove_closed(stream)
+
+    def send_response(self, stream_id: int, headers: bytes, data: bytes, trailers: bytes) -> bool:
+        """Send response headers, DATA and trailers at once, and return whether they were sent.
+
+        They are sent only if nothing was sent on the stream before, the windows have room for all
+        of the data, and each part fits into a frame. Otherwise nothing is sent, and the parts have
+        to be sent one by one.
+        """
+        stream = self._by_id.get(stream_id)
+        windows, settings, size = self.windows, self.peer_settings, len(data)
+        headers_size, trailers_size = len(headers), len(trailers)
+        if (
+            stream is None
+            or stream.response_started
+            or size > stream.send_window
+            or size > windows.send
+            or max(size, headers_size, trailers_size) > settings.max_frame_size
+            or settings.pending_table_size_update
+        ):
+            return False
+        next_state = TRANSITIONS[stream.state][_SEND_END]
+        if next_state is None:
+            return False
+        stream.state, stream.response_started = next_state, True
+        stream.send_window -= size
+        windows.send -= size
+        self._control_bucket.credits += 2 + (size >> 10)  # As in `send_data`.
+        pack = pack_frame_header
+        frame_data = pack(size >> 8, size & 0xFF, DATA, 0, stream_id) + data if size else b""
+        self._outgoing.append(
+            b"".join((
+                pack(headers_size >> 8, headers_size & 0xFF, HEADERS, _END_HEADERS, stream_id),
+                headers,
+                frame_data,
+                pack(trailers_size >> 8, trailers_size & 0xFF, HEADERS, _LAST_HEADERS, stream_id),
+                trailers,
+            ))
         )
-        if end_stream:
-            self.streams.remove_if_closed(stream)
+        if next_state is _CLOSED:
+            self.streams.remove_closed(stream)
+        return True
 
     def send_data(
         self, stream_id: int, data: bytes | memoryview, *, end_stream: bool = False
@@ -160,7 +220,7 @@ class H2Connection:
         If that is less than all, `end_stream` had no effect, and the rest can be sent after
         `WindowUpdated`. Raises LocalProtocolError if `is_send_open` is false.
         """
-        stream = self.streams.get_open(stream_id)
+        stream = self._by_id.get(stream_id) or self.streams.get_open(stream_id)
         windows, length = self.windows, len(data)
         if length <= stream.send_window and length <= windows.send:
             sent = length
@@ -169,22 +229,27 @@ class H2Connection:
         ends = end_stream and sent == length
         if not sent and not ends:
             return 0
-        stream.process_input(_SEND_END if ends else _SEND)
+        frame = _SEND_END if ends else _SEND
+        next_state = TRANSITIONS[stream.state][frame]
+        if next_state is None:
+            stream.process_input(frame)  # Raises.
+        else:
+            stream.state = next_state
         stream.send_window -= sent
         windows.send -= sent
         # For the WINDOW_UPDATE frames of stream and connection that restore the windows: some peers
         # send both for every 4 KiB.
         self._control_bucket.credits += 2 + (sent >> 10)
-        flags = frames.END_STREAM if ends else 0
+        flags = _END_STREAM if ends else 0
         if sent <= self.peer_settings.max_frame_size:
-            payload = data if sent == length else data[:sent]
-            self._outgoing += (frames.encode_frame_header(sent, DATA, flags, stream_id), payload)
+            header = pack_frame_header(sent >> 8, sent & 0xFF, DATA, flags, stream_id)
+            self._outgoing += (header, data if sent == length else data[:sent])
         else:
             self._outgoing += frames.encode_data_frames(
                 stream_id, data[:sent], flags, self.peer_settings.max_frame_size
             )
-        if ends:
-            self.streams.remove_if_closed(stream)
+        if next_state is _CLOSED:
+            self.streams.remove_closed(stream)
         return sent
 
     def reset_stream(self, stream_id: int, error_code: ErrorCode) -> bool:
@@ -259,7 +324,7 @@ class H2Connection:
         calls with empty `data`. A frame costs 1, and 1 more for each KiB, or for each 16 bytes of a
         header block; 0 is no limit.
         """
-        reader, receiver = self.frame_reader, self._receiver
+        reader, receiver, cost = self.frame_reader, self._receiver, 0
         receiver.new_events = events = Events()
         if self.closed:
             reader.unprocessed = None
@@ -267,9 +332,8 @@ class H2Connection:
         self.abuse_limits.now = now
         progress = False
         try:
-            for type_, flags, stream_id, payload in (
-                reader.feed_up_to_cost(data, max_cost) if max_cost else reader.feed(data)
-            ):
+            received = reader.feed_or_continue(data)
+            for type_, flags, stream_id, payload in received:
                 progress = True
                 try:
                     if type_ == DATA:
@@ -280,6 +344,12 @@ class H2Connection:
                         receiver.on_control_frame(type_, flags, stream_id, payload)
                 except StreamError as exc:
                     self._fail_stream(exc, events)
+                if max_cost:
+                    # A byte of a header block may be a whole field, as much work as a KiB of DATA.
+                    cost += 1 + (len(payload) >> (4 if type_ == HEADERS else 10))
+                    if cost >= max_cost:
+                        reader.unprocessed = received
+                        break
         except RemoteProtocolError as exc:
             reader.unprocessed = None
             self.close(exc.error_code, exc.reason)

@@ -42,7 +42,7 @@ class FrameReader:
         self._block_stream_id = 0
         self._block_flags = 0
         self.unprocessed: Iterator[Frame] | None = None
-        """Frames that `feed_up_to_cost` has left, None if none."""
+        """Frames of the last read that were left for later; None if there are none."""
         self.incomplete_since: float | None = None
         """Time at which the peer began a frame or header block that is incomplete; None if none."""
 
@@ -91,23 +91,18 @@ class FrameReader:
         if position < end:
             self._buffer_incomplete(data, position, position + FRAME_HEADER_SIZE)
 
-    def feed_up_to_cost(self, data: bytes, max_cost: int) -> Iterator[Frame]:
-        """Take bytes, and yield frames up to a cost; the others are left in `unprocessed`.
+    def feed_or_continue(self, data: bytes) -> Iterator[Frame]:
+        """Return what `feed` returns for `data`, or the frames in `unprocessed` if there are any.
 
-        `data` must be empty while there are unprocessed frames, which are yielded then. Raises what
-        `feed` raises.
+        `data` must be empty then. The caller sets `unprocessed` to the iterator if it stops before
+        the end.
         """
-        if self.unprocessed is None:
-            self.unprocessed = self.feed(data)
-        elif data:
+        unprocessed, self.unprocessed = self.unprocessed, None
+        if unprocessed is None:
+            return self.feed(data)
+        if data:
             raise LocalProtocolError("there are frames that have not been processed")
-        for frame in self.unprocessed:
-            yield frame
-            # A byte of a header block may be a whole field, which takes as long as a KiB of DATA.
-            max_cost -= 1 + (len(frame[3]) >> (4 if frame[0] == HEADERS else 10))
-            if max_cost <= 0:
-                return
-        self.unprocessed = None
+        return unprocessed
 
     def update_incomplete_since(self, now: float, *, progress: bool) -> None:
         """Update `incomplete_since` after a read; `progress` is whether it completed a frame."""

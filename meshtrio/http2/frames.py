@@ -60,6 +60,8 @@ _PING = int(FrameType.PING)
 _HEADER = struct.Struct(">HBBBL")
 unpack_frame_header = _HEADER.unpack_from
 """(length >> 8, length & 0xFF, type, flags, stream id with its reserved bit)."""
+pack_frame_header = _HEADER.pack
+"""Encodes the same five values; for code that runs for every frame, which saves a call by it."""
 
 _U32 = struct.Struct(">L")
 _TWO_U32 = struct.Struct(">LL")
@@ -74,12 +76,12 @@ iter_settings = _SETTING.iter_unpack
 def encode_frame(type_: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
     """Encode a frame. The payload must not exceed the peer's maximum frame size."""
     length = len(payload)
-    return _HEADER.pack(length >> 8, length & 0xFF, type_, flags, stream_id) + payload
+    return pack_frame_header(length >> 8, length & 0xFF, type_, flags, stream_id) + payload
 
 
 def encode_frame_header(length: int, type_: int, flags: int, stream_id: int) -> bytes:
     """Encode the header of a frame whose payload is sent as a separate buffer, uncopied."""
-    return _HEADER.pack(length >> 8, length & 0xFF, type_, flags, stream_id)
+    return pack_frame_header(length >> 8, length & 0xFF, type_, flags, stream_id)
 
 
 def encode_data_frames(

@@ -24,12 +24,12 @@ from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack.decoder import HeaderDecoder, HeaderList
 from meshtrio.http2.limits import Limits
 from meshtrio.http2.settings import PeerSettings
-from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
+from meshtrio.http2.stream import TRANSITIONS, H2Stream, StreamInput, StreamState
 from meshtrio.http2.streams import ConnectionWindows, StreamTable
 
 # As globals, because looking up a member of an IntEnum costs more than the rest of a frame's work.
 _REFUSED_STREAM, _STREAM_CLOSED = int(ErrorCode.REFUSED_STREAM), int(ErrorCode.STREAM_CLOSED)
-_HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
+_CLOSED = StreamState.CLOSED
 _RECEIVE, _RECEIVE_END = StreamInput.RECEIVE, StreamInput.RECEIVE_END
 _END_STREAM, _PADDED = frames.END_STREAM, frames.PADDED
 
@@ -95,9 +95,10 @@ class FrameReceiver:
         size = len(payload)
         end_stream = bool(flags & _END_STREAM)
         if size:
-            increment = self._windows.consume_received(size)
-            if increment:
-                self._outgoing.append(frames.window_update(0, increment))
+            windows = self._windows
+            windows.receive -= size
+            if windows.receive * 2 <= windows.full_receive:
+                self._outgoing.append(frames.window_update(0, windows.restore_receive()))
             self._abuse.control_bucket.credits += 1
         elif not end_stream:
             self._abuse.charge_control_frame("empty DATA frames")
@@ -108,15 +109,20 @@ class FrameReceiver:
         data = strip_padding(payload) if flags & _PADDED else payload
         if not stream.headers_received:
             raise StreamError(stream_id, "DATA before HEADERS")
-        stream.process_input(_RECEIVE_END if end_stream else _RECEIVE)
+        frame = _RECEIVE_END if end_stream else _RECEIVE
+        next_state = TRANSITIONS[stream.state][frame]
+        if next_state is None:
+            stream.process_input(frame)  # Raises.
+        else:
+            stream.state = next_state
         stream.receive_window -= size
         if stream.receive_window < 0:
             reason = "more DATA than the stream's window"
             raise StreamError(stream_id, reason, ErrorCode.FLOW_CONTROL_ERROR)
         if stream.remaining_content_length is not None:
             stream.consume_content_length(len(data), end_stream=end_stream)
-        if end_stream:
-            self._streams.remove_if_closed(stream)
+        if next_state is _CLOSED:
+            self._streams.remove_closed(stream)
         self.new_events.append(events.DataReceived(stream_id, data, end_stream))
 
     def _on_late_frame(self, stream_id: int, what: str) -> None:
@@ -208,20 +214,29 @@ class FrameReceiver:
         stream.remaining_content_length = content_length
         if content_length and ends:
             stream.consume_content_length(0, end_stream=True)
-        stream.process_input(_RECEIVE_END if ends else _RECEIVE)
-        if ends:
-            self._streams.remove_if_closed(stream)
+        frame = _RECEIVE_END if ends else _RECEIVE
+        next_state = TRANSITIONS[stream.state][frame]
+        if next_state is None:
+            stream.process_input(frame)  # Raises.
+        else:
+            stream.state = next_state
+        if next_state is _CLOSED:
+            self._streams.remove_closed(stream)
 
     def _on_trailers(self, stream: H2Stream, block: bytes, ends: bool) -> None:
-        if stream.state is _HALF_CLOSED_REMOTE:
+        next_state = TRANSITIONS[stream.state][_RECEIVE_END]
+        if next_state is None:
             self._decode_and_discard(block)
-        stream.process_input(_RECEIVE_END)
+            stream.process_input(_RECEIVE_END)  # Raises.
+        else:
+            stream.state = next_state
         trailers = self._decoder.decode(block, self._parsers.parse_trailers)
         if not ends:
             raise MalformedHeadersError("trailers did not end the stream")
         if stream.remaining_content_length:
             stream.consume_content_length(0, end_stream=True)
-        self._streams.remove_if_closed(stream)
+        if next_state is _CLOSED:
+            self._streams.remove_closed(stream)
         self.new_events.append(events.TrailersReceived(stream.id, trailers))
 
     # -- other frames ------------------------------------------------------------------------

@@ -67,14 +67,17 @@ class StreamInput(IntEnum):
 
 
 _OPEN, _LOCAL, _REMOTE, _CLOSED = StreamState
-_TRANSITIONS: tuple[tuple[StreamState | None, ...], ...] = (
+TRANSITIONS: tuple[tuple[StreamState | None, ...], ...] = (
     # SEND, SEND_END, RECEIVE, RECEIVE_END, RESET
     (_OPEN, _LOCAL, _OPEN, _REMOTE, _CLOSED),
     (None, None, _LOCAL, _CLOSED, _CLOSED),
     (_REMOTE, _CLOSED, None, None, _CLOSED),
     (None, None, None, None, None),
 )
-"""The next state by state and input; None if the input is not allowed in the state."""
+"""The next state by state and input; None if the input is not allowed in the state.
+
+What runs for every frame looks it up here, and calls `H2Stream.process_input` for its errors.
+"""
 
 
 @attrs.define(eq=False, weakref_slot=False)
@@ -109,7 +112,7 @@ class H2Stream:
             StreamError: The peer may not send this frame in the current state.
             LocalProtocolError: This side may not.
         """
-        next_state = _TRANSITIONS[self.state][input]
+        next_state = TRANSITIONS[self.state][input]
         if next_state is None:
             what = f"{input.name} in state {self.state.name}"
             if input in (StreamInput.RECEIVE, StreamInput.RECEIVE_END):

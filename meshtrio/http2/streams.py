@@ -12,7 +12,7 @@ from meshtrio.http2.frames import DEFAULT_INITIAL_WINDOW_SIZE, MAX_STREAM_ID, MA
 from meshtrio.http2.settings import PeerSettings
 from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
 
-_, _HALF_CLOSED_LOCAL, _HALF_CLOSED_REMOTE, _CLOSED = StreamState
+_, _HALF_CLOSED_LOCAL, _HALF_CLOSED_REMOTE, _ = StreamState
 _RESET = StreamInput.RESET
 _MAX_RECENT_RESETS = 256
 """Number of resets that are remembered one by one."""
@@ -107,11 +107,10 @@ class StreamTable:
             raise LocalProtocolError(f"stream {stream_id} is not open")
         return stream
 
-    def remove_if_closed(self, stream: H2Stream) -> None:
+    def remove_closed(self, stream: H2Stream) -> None:
         """Remove a stream that both sides have ended."""
-        if stream.state is _CLOSED:
-            self.by_id.pop(stream.id, None)
-            self._abuse.reset_bucket.credits += 1
+        self.by_id.pop(stream.id, None)
+        self._abuse.reset_bucket.credits += 1
 
     def reset(self, stream: H2Stream, *, reply_due: bool = False) -> None:
         """Remove a stream that is reset by either side; for `reply_due` see `ResetStreams.add`."""
@@ -158,28 +157,26 @@ class ConnectionWindows:
     (`H2Connection.set_receive_window`), so that a stream which is not read stops its own sender.
     """
 
-    _full_receive: int
+    full_receive: int
+    """Size of the receive window when it is restored."""
     send: int = DEFAULT_INITIAL_WINDOW_SIZE
     """Number of bytes of DATA that may be sent."""
     receive: int = attrs.field(init=False)
     """Number of bytes of DATA that the peer may send."""
 
     def __attrs_post_init__(self) -> None:
-        self.receive = self._full_receive
+        self.receive = self.full_receive
 
-    def consume_received(self, size: int) -> int:
-        """Count received DATA, and restore the window once half of it is used.
+    def restore_receive(self) -> int:
+        """Restore the receive window, which is half used, after DATA was subtracted from it.
 
-        Returns the increment for WINDOW_UPDATE, 0 for none. Raises RemoteProtocolError.
+        Returns the increment for WINDOW_UPDATE. Raises RemoteProtocolError if it was exceeded.
         """
-        self.receive -= size
         if self.receive < 0:
             reason = "more DATA than the connection's window"
             raise RemoteProtocolError(reason, ErrorCode.FLOW_CONTROL_ERROR)
-        if self.receive * 2 > self._full_receive:
-            return 0
-        increment = self._full_receive - self.receive
-        self.receive = self._full_receive
+        increment = self.full_receive - self.receive
+        self.receive = self.full_receive
         return increment
 
     def increase_send(self, increment: int) -> None:
