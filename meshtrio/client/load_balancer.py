@@ -107,7 +107,7 @@ class LoadBalancer:
         picked = policy.balancer.pick(ready, args.hash_key).pick_result
         if picked is not None:
             connection = picked.connection
-            if connection.is_usable and connection.has_stream_slot:
+            if not connection.is_draining and connection.has_stream_slot:
                 return picked
         return _pick_with_stream_slot(ready)
 

@@ -18,13 +18,25 @@ from meshtrio.grpc import header_builder
 from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders, Trailers
 from meshtrio.grpc.metadata import encode_received_metadata
 from meshtrio.http2.hpack.encoder import HeaderBlock
-from meshtrio.transport.peer import Peer
+from meshtrio.rpc.connection import Connection
 from meshtrio.util.caches import IdentityCache
 
 MAX_GATEWAYS = 8
 """Maximum number of gateways on the way of a call; more of them mean a loop."""
 _UNQUOTED_CHARACTERS = " !#$&'()*+/:;<=>?@[]^_`{|}~-."
 """Characters that are not escaped in the description of a client: no comma, and only ASCII."""
+
+
+@attrs.frozen(eq=False)
+class Destination:
+    """The channel that calls of a route go to, and what this was found out from."""
+
+    channel: Channel
+    """The open channel to `service`."""
+    service: str
+    """The service of the mesh."""
+    version: tuple[object, ...]
+    """What the destination depends on, to be compared with the current values."""
 
 
 @attrs.define(eq=False)
@@ -41,8 +53,12 @@ class Route:
     """The clients that earlier gateways have forwarded the call for."""
     has_loop: bool = False
     """Whether the call has passed through `MAX_GATEWAYS` gateways already."""
+    destination: Destination | None = None
+    """The last destination, which the router looks up again if it may have changed."""
     _channel: Channel | None = None
+    _pseudo_headers: HeaderBlock | None = None
     _encoded_headers: HeaderBlock | None = None
+    """The request headers for connections of `_channel` that begin with `_pseudo_headers`."""
 
     @classmethod
     def from_headers(cls, headers: RequestHeaders) -> Route:
@@ -62,18 +78,31 @@ class Route:
         values = [str(value) for name, value in self.headers.metadata if name == key]
         return PickArgs(hash_key=",".join(values) if values else None)
 
-    def encode_headers(self, channel: Channel, client: Peer, deadline: float) -> HeaderBlock:
-        """Return the request headers for the endpoints of a channel, but for `PSEUDO_HEADERS`.
+    def encode_headers(
+        self, channel: Channel, pseudo_headers: HeaderBlock, client: Connection, deadline: float
+    ) -> HeaderBlock:
+        """Return the request headers for an endpoint of a channel.
 
         Except for the timeout they are encoded once: equal header objects are of one connection,
         and so of one client.
+
+        Args:
+            channel: The channel, whose name becomes the :authority.
+            pseudo_headers: The fields with which the requests on the endpoint's connection begin.
+            client: The connection from the client.
+            deadline: The deadline of the call on trio's clock, which matters if it has a timeout.
         """
-        if self._encoded_headers is None or self._channel is not channel:
+        encoded = self._encoded_headers
+        if (
+            encoded is None
+            or self._channel is not channel
+            or self._pseudo_headers is not pseudo_headers
+        ):
             headers = self.headers
-            client_name = quote(str(client), safe=_UNQUOTED_CHARACTERS)
+            client_name = quote(str(client.peer), safe=_UNQUOTED_CHARACTERS)
             forwarded = ", ".join((*self.forwarded_for, client_name)).encode()
             others = tuple(pair for pair in headers.metadata if pair[0] != FORWARDED_METADATA_KEY)
-            self._encoded_headers = header_builder.build_request_headers(
+            encoded = pseudo_headers + header_builder.build_request_headers(
                 headers.path.encode("latin-1"),
                 channel.authority.encode(),
                 content_type=headers.content_type.encode("latin-1"),
@@ -85,11 +114,12 @@ class Route:
                     *encode_received_metadata(others),
                 ],
             )
-            self._channel = channel
+            self._encoded_headers = encoded
+            self._channel, self._pseudo_headers = channel, pseudo_headers
         if self.headers.timeout is None:
-            return self._encoded_headers
+            return encoded
         timeout = header_builder.timeout_field(deadline - trio.current_time())
-        return self._encoded_headers + HeaderBlock.encode([timeout])
+        return encoded + HeaderBlock.encode([timeout])
 
 
 @IdentityCache
@@ -105,7 +135,7 @@ def rewrite_response_headers(headers: ResponseHeaders) -> HeaderBlock:
 
 
 @IdentityCache
-def _rewrite_trailers(trailers: Trailers) -> HeaderBlock:
+def rewrite_trailers(trailers: Trailers) -> HeaderBlock:
     """Build the trailers for the client, with the status message as the plugin encoded it."""
     return header_builder.build_trailers(
         trailers.code,
@@ -115,9 +145,9 @@ def _rewrite_trailers(trailers: Trailers) -> HeaderBlock:
     )
 
 
-def rewrite_trailers(trailers: Trailers, max_size: int) -> HeaderBlock:
+def fit_trailers(trailers: Trailers, max_size: int) -> HeaderBlock:
     """Build the trailers for the client, with the status message truncated to fit `max_size`."""
-    block = _rewrite_trailers(trailers)
+    block = rewrite_trailers(trailers)
     if block.list_size <= max_size:
         return block
     metadata = encode_received_metadata(trailers.metadata)

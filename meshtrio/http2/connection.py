@@ -200,13 +200,17 @@ class H2Connection:
         pack = pack_frame_header
         frame_data = pack(size >> 8, size & 0xFF, DATA, 0, stream_id) + data if size else b""
         self._outgoing.append(
-            b"".join((
-                pack(headers_size >> 8, headers_size & 0xFF, HEADERS, _END_HEADERS, stream_id),
-                headers,
-                frame_data,
-                pack(trailers_size >> 8, trailers_size & 0xFF, HEADERS, _LAST_HEADERS, stream_id),
-                trailers,
-            ))
+            b"".join(
+                (
+                    pack(headers_size >> 8, headers_size & 0xFF, HEADERS, _END_HEADERS, stream_id),
+                    headers,
+                    frame_data,
+                    pack(
+                        trailers_size >> 8, trailers_size & 0xFF, HEADERS, _LAST_HEADERS, stream_id
+                    ),
+                    trailers,
+                )
+            )
         )
         if next_state is _CLOSED:
             self.streams.remove_closed(stream)

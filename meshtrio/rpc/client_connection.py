@@ -59,7 +59,7 @@ class ClientConnection(Connection):
     @property
     def has_stream_slot(self) -> bool:
         """Whether a stream can be opened now."""
-        return self._engine.can_open_stream and not self.closed
+        return not self.closed and self._engine.can_open_stream
 
     def open_stream(self, stream_class: type[S], block: bytes) -> S | None:
         """Open a stream with request headers; return None if no stream can be opened now.

@@ -215,7 +215,7 @@ class Connection(ConnectionIO):
         if (stream := self.streams.get(event.stream_id)) is not None:
             stream.on_data(event.data, event.end_stream)
             if not event.end_stream:
-                self._streams_with_data.add(stream)
+                self.streams_with_data.add(stream)
 
     def _on_trailers(self, event: events.TrailersReceived[Trailers | None]) -> None:
         if (stream := self.streams.get(event.stream_id)) is not None:
