@@ -17,7 +17,7 @@ import purerpc
 import trio
 
 from meshtrio.client.channel import Channel
-from meshtrio.client.channel_endpoint import DEFAULT_PICK_ARGS, PickResult
+from meshtrio.client.channel_endpoint import DEFAULT_PICK_ARGS, PickArgs, PickResult
 from meshtrio.client.retry.policy import RetryState
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.gateway import call_state
@@ -27,7 +27,7 @@ from meshtrio.gateway.route import Route, fit_trailers, rewrite_response_headers
 from meshtrio.gateway.upstream_stream import UpstreamStream
 from meshtrio.grpc import status
 from meshtrio.grpc.header_builder import build_response_headers
-from meshtrio.grpc.headers import ResponseHeaders, Trailers
+from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders, Trailers
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.errors import error_for_call, status_of_error
 from meshtrio.rpc.rejection import encode_server_status
@@ -69,6 +69,7 @@ class ProxiedCall(DownstreamStream):
 
     _router: ChannelProvider = attrs.field(kw_only=True)
     _route: Route = attrs.field(kw_only=True)
+    _request: RequestHeaders = attrs.field(kw_only=True)
     _state: CallState = _PICKING
     _channel: Channel | None = None
     _service_metrics: CallRecorder | None = None
@@ -106,15 +107,15 @@ class ProxiedCall(DownstreamStream):
 
     def start(self) -> None:
         """Send the call to a ready endpoint; if there is none, start a task that waits for one."""
-        route = self._route
-        if route.headers.timeout is not None:
-            self._deadline = self._started_at + route.headers.timeout
+        route, timeout = self._route, self._request.timeout
+        if timeout is not None:
+            self._deadline = self._started_at + timeout
         channel = self._router.find_open_channel(route)
         try:
             if channel is not None:
                 self._bind_channel(channel)
                 is_default = channel.hash_header is None
-                args = DEFAULT_PICK_ARGS if is_default else route.make_pick_args(channel)
+                args = DEFAULT_PICK_ARGS if is_default else self._make_pick_args(channel)
                 result = channel.picker.try_pick(args)
                 if result is not None and self._open_upstream(channel, result):
                     # Flushed after the current read, with the request data that it brings.
@@ -150,7 +151,7 @@ class ProxiedCall(DownstreamStream):
         if not self._is_over:
             self._bind_channel(channel)
         while True:
-            result = await channel.picker.pick(self._route.make_pick_args(channel))
+            result = await channel.picker.pick(self._make_pick_args(channel))
             connection = result.connection
             while connection.is_usable:
                 try:
@@ -162,6 +163,9 @@ class ProxiedCall(DownstreamStream):
                     raise
                 await connection.write_buffer.wait_below_high_water()
                 await connection.wait_for_stream_slot()
+
+    def _make_pick_args(self, channel: Channel) -> PickArgs:
+        return self._route.make_pick_args(channel, self._request)
 
     def _bind_channel(self, channel: Channel) -> None:
         if self._channel is None:
@@ -177,18 +181,21 @@ class ProxiedCall(DownstreamStream):
             connection.notify_stream_slot()  # Another call may use it.
             return True
         block = self._route.encode_headers(
-            channel, connection.pseudo_headers, self.connection, self._deadline
+            channel, connection.pseudo_headers, self.connection.peer, self._request, self._deadline
         )
         limit = connection.peer_settings.max_header_list_size
         if block.list_size > limit:
             text = status.header_list_too_large_message("request", block.list_size, limit)
             raise purerpc.ResourceExhaustedError(text)
-        if connection.write_buffer.size > HIGH_WATER or not connection.has_stream_slot:
+        if connection.write_buffer.size > HIGH_WATER:
             return False
         if pick_result.call_tracker is not None:
+            if not connection.has_stream_slot:
+                return False
             pick_result.call_tracker.on_start()
         upstream = connection.open_stream(UpstreamStream, block.data)
-        assert upstream is not None
+        if upstream is None:
+            return False
         upstream.owner, upstream.call = channel, self
         connection.counters.streamed_requests += 1  # Messages of proxied calls are not counted.
         channel.call_counters.last_started = connection.counters.last_started = time()
@@ -442,9 +449,15 @@ class ProxiedCall(DownstreamStream):
                 calls = router.call_metrics.start_call(None)
             if calls is not None:
                 calls.record(code, router.current_time() - self._started_at)
-            self.connection.counters.end_call(failed=not success)
-            if self._channel is not None:
-                self._channel.call_counters.end_call(failed=not success)
+            counters, channel = self.connection.counters, self._channel
+            if success:
+                counters.succeeded += 1
+                if channel is not None:
+                    channel.call_counters.succeeded += 1
+            else:
+                counters.failed += 1
+                if channel is not None:
+                    channel.call_counters.failed += 1
         self._end_attempt(success=success)
 
     def _end_attempt(self, *, success: bool | None) -> None:

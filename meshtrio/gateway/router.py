@@ -58,7 +58,7 @@ class Router:
         # Reflection does not use the services' configs, whose limits are for calls of clients.
         open_channel = partial(self._make_channel, service_config=ServiceConfig())
         self.service_index = ServiceIndex(registry, configured_services, open_channel)
-        self._get_route = IdentityCache(Route.from_headers)
+        self._make_route = IdentityCache(Route.from_headers)
         self.channels: dict[str, _OpenChannel] = {}
         """The open channels, by service."""
         self._channel_changes = 0
@@ -106,18 +106,23 @@ class Router:
         self, connection: ServerConnection, stream_id: int, headers: RequestHeaders
     ) -> Stream:
         """Start a proxied call and return its downstream stream. Does not block."""
-        route = self._get_route(headers)
         call = ProxiedCall(
             connection,
             stream_id,
             headers.path,
             router=self,
-            route=route,
+            route=self._get_route(headers),
+            request=headers,
             started_at=connection.counters.last_started,
         )
         connection.streams[stream_id] = call
         call.start()
         return call
+
+    def _get_route(self, headers: RequestHeaders) -> Route:
+        """Return the route of a call; those with a timeout share it, as their headers differ."""
+        common = headers.common
+        return self._make_route(headers if headers.timeout is None or common is None else common)
 
     # -- for proxied calls -------------------------------------------------------------------
 

@@ -69,9 +69,15 @@ class RequestHeaders:
     """Why gRPC cannot serve the call, as a status message; empty if it can. The headers are valid
     HTTP/2, so the call fails with a status rather than a reset."""
 
-    @property
-    def is_grpc(self) -> bool:
-        """Whether this is a gRPC call, rather than another HTTP request."""
+    common: RequestHeaders | None = attrs.field(default=None, eq=False, repr=False)
+    """The headers without the fields that differ from call to call (the timeout and `traceparent`,
+    whose metadata comes last): often the same object for many calls. None if there are none."""
+    is_grpc: bool = attrs.field(init=False, eq=False, repr=False)
+    """Whether this is a gRPC call, rather than another HTTP request."""
+
+    @is_grpc.default
+    def _compute_is_grpc(self) -> bool:
+        # Once, as equal header blocks of a connection have the same parsed object.
         return self.method == "POST" and is_grpc_content_type(self.content_type)
 
 
@@ -109,6 +115,12 @@ class ResponseHeaders:
     """The status, if these headers are the whole response (Trailers-Only); else None."""
     content_length: int | None = None
     """Value of content-length; None if absent."""
+    is_grpc: bool = attrs.field(init=False, eq=False, repr=False)
+    """Whether this is a response of gRPC with HTTP status 200."""
+
+    @is_grpc.default
+    def _compute_is_grpc(self) -> bool:
+        return self.http_status == 200 and is_grpc_content_type(self.content_type)
 
 
 def parse_request_headers(fields: HeaderList) -> RequestHeaders:
@@ -140,6 +152,7 @@ def parse_request_headers(fields: HeaderList) -> RequestHeaders:
         (*common.metadata, *parse_metadata(per_call)[0]),
         common.content_length,
         common.error_message or timeout_error,
+        common,
     )
 
 

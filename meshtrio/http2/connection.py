@@ -186,7 +186,9 @@ class H2Connection:
             or stream.response_started
             or size > stream.send_window
             or size > windows.send
-            or max(size, headers_size, trailers_size) > settings.max_frame_size
+            or size > (max_size := settings.max_frame_size)
+            or headers_size > max_size
+            or trailers_size > max_size
             or settings.pending_table_size_update
         ):
             return False
@@ -334,16 +336,16 @@ class H2Connection:
             reader.unprocessed = None
             return events
         self.abuse_limits.now = now
-        progress = False
+        on_data, on_headers, progress = receiver.on_data, receiver.on_headers, False
         try:
             received = reader.feed_or_continue(data)
             for type_, flags, stream_id, payload in received:
                 progress = True
                 try:
                     if type_ == DATA:
-                        receiver.on_data(flags, stream_id, payload)
+                        on_data(flags, stream_id, payload)
                     elif type_ == HEADERS:
-                        receiver.on_headers(flags, stream_id, payload)
+                        on_headers(flags, stream_id, payload)
                     else:
                         receiver.on_control_frame(type_, flags, stream_id, payload)
                 except StreamError as exc:

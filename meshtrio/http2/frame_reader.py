@@ -6,12 +6,18 @@ from collections.abc import Iterator
 
 from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
-from meshtrio.http2.frames import CONTINUATION, FRAME_HEADER_SIZE, HEADERS, unpack_frame_header
+from meshtrio.http2.frames import (
+    CONTINUATION,
+    FRAME_HEADER_SIZE,
+    HEADERS,
+    MAX_STREAM_ID,
+    unpack_length_and_type,
+)
 
 Frame = tuple[int, int, int, bytes]
 """(type, flags, stream id, payload); the payload of HEADERS is the whole header block."""
 
-_HEADER_BLOCK_TYPES = (HEADERS, CONTINUATION)
+_END_HEADERS = frames.END_HEADERS
 _MIN_FRAGMENT_COST = 512
 """Minimum number of bytes that a fragment of a header block counts for, so that a block has 2,048
 fragments at most, which take about 3 ms."""
@@ -60,36 +66,40 @@ class FrameReader:
         """Take bytes, and yield the frames that they complete. Raises RemoteProtocolError."""
         if self._buffer or self._remaining_preface:
             data = self._resume(data)
-        position, end = 0, len(data)
-        while end - position >= FRAME_HEADER_SIZE:
-            high, low, type_, flags, stream_id = unpack_frame_header(data, position)
-            length = high << 8 | low
-            if length > self._max_frame_size:
+        # `start` is where the payload of the next frame begins.
+        start, end, max_size = FRAME_HEADER_SIZE, len(data), self._max_frame_size
+        while start <= end:
+            length, flags, stream_id = unpack_length_and_type(data, start - FRAME_HEADER_SIZE)
+            type_ = length & 0xFF
+            length >>= 8
+            if length > max_size:
                 raise RemoteProtocolError(f"frame of {length} bytes", ErrorCode.FRAME_SIZE_ERROR)
-            following = position + FRAME_HEADER_SIZE + length
+            following = start + length
             if following > end:
-                self._buffer_incomplete(data, position, following)
+                self._buffer_incomplete(data, start - FRAME_HEADER_SIZE, following)
                 return
-            payload = data[position + FRAME_HEADER_SIZE : following]
-            position = following
-            stream_id &= 0x7FFFFFFF
+            payload = data[start:following]
+            start = following + FRAME_HEADER_SIZE
+            if stream_id > MAX_STREAM_ID:
+                stream_id &= MAX_STREAM_ID
             if self._must_check_order or type_ == CONTINUATION:
                 self._check_frame_order(type_, flags, stream_id)
-            if (
+            if type_ == CONTINUATION or (
                 type_ == HEADERS
-                and flags & _UNPADDED_END_HEADERS_MASK == frames.END_HEADERS
-                and stream_id
-                and length <= self._max_block_size
+                and (
+                    flags & _UNPADDED_END_HEADERS_MASK != _END_HEADERS
+                    or not stream_id
+                    or length > self._max_block_size
+                )
             ):
-                yield HEADERS, flags, stream_id, payload
-            elif type_ in _HEADER_BLOCK_TYPES:
                 block = self._add_block_fragment(type_, flags, stream_id, payload)
-                if block is not None:
-                    yield HEADERS, self._block_flags, stream_id, block
-            else:
-                yield type_, flags, stream_id, payload
+                if block is None:
+                    continue
+                type_, flags, payload = HEADERS, self._block_flags, block
+            yield type_, flags, stream_id, payload
+        position = start - FRAME_HEADER_SIZE
         if position < end:
-            self._buffer_incomplete(data, position, position + FRAME_HEADER_SIZE)
+            self._buffer_incomplete(data, position, start)
 
     def feed_or_continue(self, data: bytes) -> Iterator[Frame]:
         """Return what `feed` returns for `data`, or the frames in `unprocessed` if there are any.

@@ -26,6 +26,7 @@ from meshtrio.http2.limits import Limits
 from meshtrio.http2.settings import PeerSettings
 from meshtrio.http2.stream import TRANSITIONS, H2Stream, StreamInput, StreamState
 from meshtrio.http2.streams import ConnectionWindows, StreamTable
+from meshtrio.util.token_bucket import TokenBucket
 
 # As globals, because looking up a member of an IntEnum costs more than the rest of a frame's work.
 _REFUSED_STREAM, _STREAM_CLOSED = int(ErrorCode.REFUSED_STREAM), int(ErrorCode.STREAM_CLOSED)
@@ -88,21 +89,26 @@ class FrameReceiver:
     _is_client: bool
     new_events: events.Events = attrs.field(factory=list)
     """The events of the frames that were received, which the connection takes."""
+    _control_bucket: TokenBucket = attrs.field(init=False)
+    _open_streams: dict[int, H2Stream] = attrs.field(init=False)
     _resets_received: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self._control_bucket, self._open_streams = self._abuse.control_bucket, self._streams.by_id
 
     def on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         """Process DATA."""
         size = len(payload)
-        end_stream = bool(flags & _END_STREAM)
+        end_stream = flags & _END_STREAM != 0
         if size:
             windows = self._windows
             windows.receive -= size
             if windows.receive * 2 <= windows.full_receive:
                 self._outgoing.append(frames.window_update(0, windows.restore_receive()))
-            self._abuse.control_bucket.credits += 1
+            self._control_bucket.credits += 1
         elif not end_stream:
             self._abuse.charge_control_frame("empty DATA frames")
-        stream = self._streams.by_id.get(stream_id)
+        stream = self._open_streams.get(stream_id)
         if stream is None:
             self._on_late_frame(stream_id, "DATA")
             return
@@ -139,8 +145,8 @@ class FrameReceiver:
         """
         if flags & frames.HAS_PRIORITY:
             block = _strip_priority(stream_id, block)
-        end_stream = bool(flags & _END_STREAM)
-        stream = self._streams.by_id.get(stream_id)
+        end_stream = flags & _END_STREAM != 0
+        stream = self._open_streams.get(stream_id)
         try:
             if stream is None and self._is_client:
                 self._on_late_headers(stream_id, block)
