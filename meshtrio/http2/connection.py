@@ -196,17 +196,18 @@ class H2Connection:
         if next_state is None:
             return False
         stream.state, stream.response_started = next_state, True
-        stream.send_window -= size
-        windows.send -= size
-        self._control_bucket.credits += 2 + (size >> 10)  # As in `send_data`.
-        pack = pack_frame_header
-        frame_data = pack(size >> 8, size & 0xFF, DATA, 0, stream_id) + data if size else b""
+        pack, data_frame = pack_frame_header, b""
+        if size:
+            stream.send_window -= size
+            windows.send -= size
+            self._control_bucket.credits += 2 + (size >> 10)  # As in `send_data`.
+            data_frame = pack(size >> 8, size & 0xFF, DATA, 0, stream_id) + data
         self._outgoing.append(
             b"".join(
                 (
                     pack(headers_size >> 8, headers_size & 0xFF, HEADERS, _END_HEADERS, stream_id),
                     headers,
-                    frame_data,
+                    data_frame,
                     pack(
                         trailers_size >> 8, trailers_size & 0xFF, HEADERS, _LAST_HEADERS, stream_id
                     ),
