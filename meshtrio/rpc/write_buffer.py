@@ -12,10 +12,9 @@ from meshtrio.transport.transport import Buffer, Transport
 
 HIGH_WATER = 256 * 1024
 """Size of the write buffer, in bytes, above which calls wait before they add to it."""
-_MAX_JOINED_BUFFERS = 8
-"""Number of buffers up to which they are copied into one, which costs less than several."""
 _MAX_JOINED_SIZE = 64 * 1024
-"""Size of the buffers, in bytes, up to which they are copied."""
+"""Size of buffers, in bytes, up to which they are copied into one: for 150 buffers of 60 bytes that
+takes three quarters of the time, and for four of 16 KiB as long as without copying."""
 _MAX_SENDMSG_BUFFERS = 256
 """Number of buffers for one system call; the kernel takes at most 1,024."""
 _MAX_WRITE_DELAY = 0.0005
@@ -60,7 +59,7 @@ class WriteBuffer:
         size = sum(map(len, buffers))
         if size > _MAX_JOINED_SIZE:
             self._transport.malloc_tuning.tune()
-        elif len(buffers) <= _MAX_JOINED_BUFFERS:
+        else:
             buffers = [b"".join(buffers)]
         if not self._is_draining:
             sent = self._try_send(buffers, size)
