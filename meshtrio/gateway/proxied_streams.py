@@ -12,8 +12,10 @@ from collections import deque
 import attrs
 
 from meshtrio.grpc.headers import Trailers
+from meshtrio.http2.errors import LocalProtocolError
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.write_buffer import HIGH_WATER
 from meshtrio.transport.transport import Buffer
 
 MAX_SMALL_CHUNK = 4096
@@ -33,7 +35,7 @@ class ProxiedStream(Stream):
     buffered_size: int = 0
     """Number of bytes that wait for flow control or for the socket."""
     _buffer: deque[Buffer] | tuple[()] = ()
-    _small_chunks: list[bytes] = attrs.field(factory=list)
+    _small_chunks: list[bytes] | tuple[()] = ()
     """Small DATA of the current read, which costs one frame together."""
     _pending_trailers: bytes | None = None
     """Trailers to send after the buffer, b"" for END_STREAM alone; None before the end."""
@@ -66,9 +68,16 @@ class ProxiedStream(Stream):
         super().discard_received()
         self.discard_buffered()
 
+    def _keep_small_chunk(self, data: bytes) -> None:
+        """Keep DATA until `_flush_small_chunks`, which is called after the read at the latest."""
+        if isinstance(self._small_chunks, list):
+            self._small_chunks.append(data)
+        else:
+            self._small_chunks = [data]
+
     def _flush_small_chunks(self) -> None:
         if self._small_chunks:
-            data, self._small_chunks = b"".join(self._small_chunks), []
+            data, self._small_chunks = b"".join(self._small_chunks), ()
             self._forward_data(data)
 
     def _forward_data(self, data: bytes, *, end_stream: bool = False) -> None:
@@ -85,20 +94,23 @@ class ProxiedStream(Stream):
 
     def _try_send(self, data: Buffer, trailers: bytes | None) -> int:
         """Return the number of bytes sent; the end goes out with the last of them."""
-        connection = self.connection
-        if connection.closed or not connection.is_send_open(self.id):
-            return len(data)  # The peer does not want it any more.
+        connection, size = self.connection, len(data)
+        if connection.closed:
+            return size  # The peer does not want it any more.
         # Trailers are small: a full socket buffer alone does not hold them back.
-        if data and connection.write_buffer.above_high_water:
+        if size and connection.write_buffer.size > HIGH_WATER and connection.is_send_open(self.id):
             connection.window_waiters.wait_until_writable(self)
             return 0
         sent = 0
-        if data or trailers == b"":
-            sent = connection.send_data(self.id, data, end_stream=trailers == b"")
-        if sent < len(data):
-            connection.window_waiters.wait_until_writable(self)
-        elif trailers:
-            connection.send_headers(self.id, trailers, end_stream=True)
+        try:
+            if size or trailers == b"":
+                sent = connection.send_data(self.id, data, end_stream=trailers == b"")
+            if sent < size:
+                connection.window_waiters.wait_until_writable(self)
+            elif trailers:
+                connection.send_headers(self.id, trailers, end_stream=True)
+        except LocalProtocolError:
+            return size  # The peer has reset the stream; the error is cheaper than asking first.
         return sent
 
     def on_writable(self) -> None:
@@ -130,17 +142,18 @@ class ProxiedStream(Stream):
 class DownstreamStream(ProxiedStream):
     """The stream from the client, with what it holds for the call."""
 
-    replay_buffer: list[bytes] | None = attrs.field(factory=list)
+    replay_buffer: list[bytes] | tuple[()] | None = ()
     """Request data for a retry; None once the call is committed or over."""
     replay_size: int = 0
     """Bytes of the request so far, until the call is committed."""
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
-        if len(data) < MAX_SMALL_CHUNK and not end_stream:
-            self._small_chunks.append(data)
+        if not end_stream and len(data) < MAX_SMALL_CHUNK:
+            self._keep_small_chunk(data)
             return
         self.remote_closed = end_stream
-        self._flush_small_chunks()
+        if self._small_chunks:
+            self._flush_small_chunks()
         self._forward_data(data, end_stream=end_stream)
 
     def on_end_stream(self, trailers: Trailers | None) -> None:
@@ -156,7 +169,9 @@ class DownstreamStream(ProxiedStream):
         if buffer is None:
             return False
         self.replay_size += len(data)
-        if buffer and len(buffer[-1]) < MAX_SMALL_CHUNK:
+        if not isinstance(buffer, list):
+            self.replay_buffer = [data]
+        elif buffer and len(buffer[-1]) < MAX_SMALL_CHUNK:
             buffer[-1] += data
         else:
             buffer.append(data)

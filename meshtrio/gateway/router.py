@@ -14,7 +14,7 @@ import trio
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.discovery.registry import Registry, watch_service
 from meshtrio.gateway.proxied_call import ProxiedCall
-from meshtrio.gateway.route import MAX_GATEWAYS, Route
+from meshtrio.gateway.route import MAX_GATEWAYS, Destination, Route
 from meshtrio.gateway.service_index import ServiceIndex
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.service_config import ServiceConfig
@@ -55,20 +55,24 @@ class Router:
         connections to the services.
         """
         self.call_metrics = call_metrics
+        self.current_time: Callable[[], float] = trio.current_time
         self._registry = registry
         self._max_busy_poll = max_busy_poll
         # Reflection does not use the services' configs, whose limits are for calls of clients.
         open_channel = partial(self._make_channel, service_config=ServiceConfig())
         self.service_index = ServiceIndex(registry, configured_services, open_channel)
-        self._get_route = IdentityCache(Route.from_headers)
+        self._make_route = IdentityCache(Route.from_headers)
         self.channels: dict[str, _OpenChannel] = {}
         """The open channels, by service."""
+        self._channel_changes = 0
+        """Number of times that a channel was opened or closed."""
         self._opening_locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep channels open until cancelled, or until two searches in a row find no service."""
         orphaned_before: set[str] = set()
+        self.current_time = trio.lowlevel.current_clock().current_time
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             while True:
@@ -105,29 +109,59 @@ class Router:
         self, connection: ServerConnection, stream_id: int, headers: RequestHeaders
     ) -> Stream:
         """Start a proxied call and return its downstream stream. Does not block."""
-        route = self._get_route(headers)
-        call = ProxiedCall(connection, stream_id, headers.path, router=self, route=route)
+        call = ProxiedCall(
+            connection,
+            stream_id,
+            headers.path,
+            router=self,
+            route=self._get_route(headers),
+            request=headers,
+            started_at=connection.counters.last_started,
+        )
         connection.streams[stream_id] = call
         call.start()
         return call
+
+    def _get_route(self, headers: RequestHeaders) -> Route:
+        """Return the route of a call; those with a timeout share it, as their headers differ."""
+        common = headers.common
+        return self._make_route(headers if headers.timeout is None or common is None else common)
 
     # -- for proxied calls -------------------------------------------------------------------
 
     def find_open_channel(self, route: Route) -> Channel | None:
         """Return the channel for a route if it is known and open; see `open_channel`."""
+        registry, known = self._registry, route.destination
+        explicit = self._get_explicit_target(route)
+        version: tuple[object, ...] = registry.revision, self._channel_changes, explicit
+        if explicit is None:
+            index = self.service_index
+            version = (*version, index.changes, index.configured_services)
+        if known is not None and known.version == version and registry.has_service(known.service):
+            return known.channel
+        return self._find_destination(route, explicit, version)
+
+    def _find_destination(
+        self, route: Route, explicit: str | None, version: tuple[object, ...]
+    ) -> Channel | None:
+        """Look up the channel for a route, and keep it with the route unless it may change soon."""
         if route.has_loop:
             return None
-        service = self._get_explicit_target(route)
+        index, is_final, service = self.service_index, True, explicit
         if service is None:
-            service = self.service_index.lookup(route.grpc_service)
+            service = index.lookup(route.grpc_service)
             if service is None:
                 return None
-            index = self.service_index
+            is_final = index.is_up_to_date(service)
             if index.is_stale(service) and not index.is_refreshing(service):
                 assert self._nursery is not None
                 self._nursery.start_soon(index.refresh_service, service)
         found = self.channels.get(service)
-        return None if found is None else found.channel
+        if found is None:
+            return None
+        if is_final:
+            route.destination = Destination(found.channel, service, version)
+        return found.channel
 
     async def open_channel(self, route: Route) -> Channel:
         """Find the destination of a route and open a channel to it.
@@ -153,7 +187,7 @@ class Router:
         if route.explicit_target is not None:
             return route.explicit_target
         name = route.headers.authority
-        return name if self._registry.is_managed(name) else None
+        return name if name and self._registry.is_managed(name) else None
 
     async def get_or_open_channel(self, service: str) -> Channel:
         """Return the channel to a service of the mesh, opening it first if necessary.
@@ -188,11 +222,13 @@ class Router:
         with trio.CancelScope() as scope:
             async with self._make_channel(service) as channel:
                 self.channels[service] = _OpenChannel(channel, scope)
+                self._channel_changes += 1
                 task_status.started(self.channels[service])
                 try:
                     await trio.sleep_forever()
                 finally:
                     del self.channels[service]
+                    self._channel_changes += 1
                     # A lock that has waiters is kept: a new one would let another caller in.
                     if not self._opening_locks[service].locked():
                         del self._opening_locks[service]

@@ -72,9 +72,16 @@ class ServiceIndex:
         factory=lambda: BoundedCache(_MAX_CACHED_LOOKUPS)
     )
     """The service of the mesh by gRPC service; cleared when anything changes."""
+    changes: int = 0
+    """Number of changes of what the index knows, apart from those of config and registry."""
     _lookup_cache_version: tuple[Mapping[str, Iterable[str]], int] | None = None
     _conflicts: dict[frozenset[str], frozenset[str]] = attrs.field(factory=dict)
     """The gRPC services that both of a pair of services claim, by pair, as they were logged."""
+
+    @property
+    def configured_services(self) -> Mapping[str, Iterable[str]]:
+        """The gRPC services that the config lists, by service; the same object until it changes."""
+        return self._configured_services()
 
     def find_services(self, name: str) -> list[str]:
         """Return the services of the mesh that serve a gRPC service, the preferred one first.
@@ -168,6 +175,12 @@ class ServiceIndex:
             entry.checked_state = state
         return False
 
+    def is_up_to_date(self, service: str) -> bool:
+        """Return whether a reflection is neither due now, nor to be repeated at some time."""
+        entry = self._entries.get(service)
+        is_awaiting_retry = entry is not None and entry.backoff is not None
+        return not is_awaiting_retry and not self.is_stale(service)
+
     def is_refreshing(self, service: str) -> bool:
         """Return whether the reflection of a service is under way."""
         return service in self._entries and self._entries[service].lock.locked()
@@ -178,6 +191,7 @@ class ServiceIndex:
         for pair in [pair for pair in self._conflicts if service in pair]:
             del self._conflicts[pair]
         self._lookup_cache.clear()
+        self.changes += 1
 
     async def lookup_or_refresh(self, name: str) -> str:
         """Return the one service of the mesh that serves a gRPC service, asking plugins if needed.
@@ -249,6 +263,7 @@ class ServiceIndex:
                 entry.reflection, entry.checked_state = found, state
                 entry.endpoint_ids = frozenset(endpoint.id for endpoint in state.endpoints)
                 self._lookup_cache.clear()
+                self.changes += 1
                 self._log_conflicts(service, found)
             if reason is not None and entry.error != reason:
                 _log.info("cannot list services of %s: %s", service, reason)

@@ -44,10 +44,12 @@ class RequestHeaders(Record):
     __slots__ = (
         "accept_encoding",
         "authority",
+        "common",
         "content_length",
         "content_type",
         "encoding",
         "error_message",
+        "is_grpc",
         "metadata",
         "method",
         "path",
@@ -70,6 +72,7 @@ class RequestHeaders(Record):
         metadata: Metadata,
         content_length: int | None = None,
         error_message: str = "",
+        common: RequestHeaders | None = None,
     ) -> None:
         self.method = method
         """Value of :method."""
@@ -96,11 +99,16 @@ class RequestHeaders(Record):
         self.error_message = error_message
         """Why gRPC cannot serve the call, as a status message; empty if it can. The headers are
         valid HTTP/2, so the call fails with a status rather than a reset."""
-
-    @property
-    def is_grpc(self) -> bool:
+        self.common = common
+        """The headers without the fields that differ from call to call (the timeout and
+        `traceparent`, whose metadata comes last): often the same object for many calls. None if
+        there are none."""
+        # Once, as equal header blocks of a connection have the same parsed object.
+        self.is_grpc = method == "POST" and is_grpc_content_type(content_type)
         """Whether this is a gRPC call, rather than another HTTP request."""
-        return self.method == "POST" and is_grpc_content_type(self.content_type)
+
+    def _items(self) -> list[tuple[str, object]]:
+        return [item for item in super()._items() if item[0] not in ("common", "is_grpc")]
 
 
 class Trailers(Record):
@@ -142,6 +150,7 @@ class ResponseHeaders(Record):
         "content_type",
         "encoding",
         "http_status",
+        "is_grpc",
         "metadata",
         "trailers",
     )
@@ -167,6 +176,11 @@ class ResponseHeaders(Record):
         """The status, if these headers are the whole response (Trailers-Only); else None."""
         self.content_length = content_length
         """Value of content-length; None if absent."""
+        self.is_grpc = http_status == 200 and is_grpc_content_type(content_type)
+        """Whether this is a response of gRPC with HTTP status 200."""
+
+    def _items(self) -> list[tuple[str, object]]:
+        return [item for item in super()._items() if item[0] != "is_grpc"]
 
 
 def parse_request_headers(fields: HeaderList) -> RequestHeaders:
@@ -198,6 +212,7 @@ def parse_request_headers(fields: HeaderList) -> RequestHeaders:
         (*common.metadata, *parse_metadata(per_call)[0]),
         common.content_length,
         common.error_message or timeout_error,
+        common,
     )
 
 

@@ -224,24 +224,28 @@ class H2Connection:
         """
         stream = self._by_id.get(stream_id)
         windows, settings, size = self.windows, self.peer_settings, len(data)
+        max_size = settings.max_frame_size
         if (
             stream is None
             or size > stream.send_window
             or size > windows.send
-            or size + len(headers) + len(trailers) > settings.max_frame_size
+            or size > max_size
+            or len(headers) > max_size
+            or len(trailers) > max_size
+            or (headers and stream.response_started)
             or settings.pending_table_size_update
         ):
             return False
-        ends = end_stream or trailers
-        next_state = TRANSITIONS[stream.state][_SEND_END if ends else _SEND]
+        next_state = TRANSITIONS[stream.state][_SEND_END if end_stream or trailers else _SEND]
         if next_state is None:
             return False
-        stream.state = next_state
-        stream.send_window -= size
-        windows.send -= size
-        self._control_bucket.credits += 2 + (size >> 10)  # As in `send_data`.
-        flags = _END_STREAM if end_stream else 0
-        out = pack_frame_header(size >> 8, size & 0xFF, DATA, flags, stream_id) + data
+        stream.state, out = next_state, b""
+        if size or end_stream:
+            stream.send_window -= size
+            windows.send -= size
+            self._control_bucket.credits += 2 + (size >> 10)  # As in `send_data`.
+            flags = _END_STREAM if end_stream else 0
+            out = pack_frame_header(size >> 8, size & 0xFF, DATA, flags, stream_id) + data
         if headers:
             stream.response_started, size = True, len(headers)
             header = pack_frame_header(size >> 8, size & 0xFF, HEADERS, _END_HEADERS, stream_id)
@@ -333,16 +337,16 @@ class H2Connection:
             reader.unprocessed = None
             return events
         self.abuse_limits.now = now
-        progress = False
+        on_data, on_headers, progress = receiver.on_data, receiver.on_headers, False
         try:
             received = reader.feed_or_continue(data)
             for type_, flags, stream_id, payload in received:
                 progress = True
                 try:
                     if type_ == DATA:
-                        receiver.on_data(flags, stream_id, payload)
+                        on_data(flags, stream_id, payload)
                     elif type_ == HEADERS:
-                        receiver.on_headers(flags, stream_id, payload)
+                        on_headers(flags, stream_id, payload)
                     else:
                         receiver.on_control_frame(type_, flags, stream_id, payload)
                 except StreamError as exc:

@@ -8,16 +8,16 @@ from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from meshtrio.http2.frames import (
     CONTINUATION,
-    DATA,
     FRAME_HEADER_SIZE,
     HEADERS,
-    unpack_frame_header,
+    MAX_STREAM_ID,
+    unpack_length_and_type,
 )
 
 Frame = tuple[int, int, int, bytes]
 """(type, flags, stream id, payload); the payload of HEADERS is the whole header block."""
 
-_HEADER_BLOCK_TYPES = (HEADERS, CONTINUATION)
+_END_HEADERS = frames.END_HEADERS
 _MIN_FRAGMENT_COST = 512
 """Minimum number of bytes that a fragment of a header block counts for, so that a block has 2,048
 fragments at most, which take about 3 ms."""
@@ -67,40 +67,40 @@ class FrameReader:
         """Take bytes, and yield the frames that they complete. Raises RemoteProtocolError."""
         if self._buffer or self._remaining_preface:
             data = self._resume(data)
-        max_frame_size, max_block_size = self._max_frame_size, self._max_block_size
-        begin, end = FRAME_HEADER_SIZE, len(data)  # of a payload, and of the data
-        while begin <= end:
-            high, low, type_, flags, stream_id = unpack_frame_header(
-                data, begin - FRAME_HEADER_SIZE
-            )
-            length = high << 8 | low
-            if length > max_frame_size:
+        # `start` is where the payload of the next frame begins.
+        start, end, max_size = FRAME_HEADER_SIZE, len(data), self._max_frame_size
+        while start <= end:
+            length, flags, stream_id = unpack_length_and_type(data, start - FRAME_HEADER_SIZE)
+            type_ = length & 0xFF
+            length >>= 8
+            if length > max_size:
                 raise RemoteProtocolError(f"frame of {length} bytes", ErrorCode.FRAME_SIZE_ERROR)
-            following = begin + length
+            following = start + length
             if following > end:
-                self._buffer_incomplete(data, begin - FRAME_HEADER_SIZE, following)
+                self._buffer_incomplete(data, start - FRAME_HEADER_SIZE, following)
                 return
-            payload = data[begin:following]
-            begin = following + FRAME_HEADER_SIZE
-            stream_id &= 0x7FFFFFFF
+            payload = data[start:following]
+            start = following + FRAME_HEADER_SIZE
+            if stream_id > MAX_STREAM_ID:
+                stream_id &= MAX_STREAM_ID
             if self._must_check_order or type_ == CONTINUATION:
                 self._check_frame_order(type_, flags, stream_id)
-            if type_ == DATA or type_ not in _HEADER_BLOCK_TYPES:
-                yield type_, flags, stream_id, payload
-            elif (
+            if type_ == CONTINUATION or (
                 type_ == HEADERS
-                and flags & _UNPADDED_END_HEADERS_MASK == _END_HEADERS
-                and stream_id
-                and length <= max_block_size
+                and (
+                    flags & _UNPADDED_END_HEADERS_MASK != _END_HEADERS
+                    or not stream_id
+                    or length > self._max_block_size
+                )
             ):
-                yield HEADERS, flags, stream_id, payload
-            else:
                 block = self._add_block_fragment(type_, flags, stream_id, payload)
-                if block is not None:
-                    yield HEADERS, self._block_flags, stream_id, block
-        position = begin - FRAME_HEADER_SIZE
+                if block is None:
+                    continue
+                type_, flags, payload = HEADERS, self._block_flags, block
+            yield type_, flags, stream_id, payload
+        position = start - FRAME_HEADER_SIZE
         if position < end:
-            self._buffer_incomplete(data, position, begin)
+            self._buffer_incomplete(data, position, start)
 
     def feed_or_continue(self, data: bytes) -> Iterator[Frame]:
         """Return what `feed` returns for `data`, or the frames in `unprocessed` if there are any.

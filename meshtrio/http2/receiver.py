@@ -82,9 +82,11 @@ class FrameReceiver:
 
     __slots__ = (
         "_abuse",
+        "_control_bucket",
         "_decoder",
         "_is_client",
         "_limits",
+        "_open_streams",
         "_outgoing",
         "_parsers",
         "_resets_received",
@@ -118,21 +120,22 @@ class FrameReceiver:
         self._is_client = is_client
         self.new_events: events.Events = []
         """The events of the frames that were received, which the connection takes."""
+        self._control_bucket, self._open_streams = abuse.control_bucket, streams.by_id
         self._resets_received = 0
 
     def on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         """Process DATA."""
         size = len(payload)
-        end_stream = bool(flags & _END_STREAM)
+        end_stream = flags & _END_STREAM != 0
         if size:
             windows = self._windows
             windows.receive -= size
             if windows.receive * 2 <= windows.full_receive:
                 self._outgoing.append(frames.window_update(0, windows.restore_receive()))
-            self._abuse.control_bucket.credits += 1
+            self._control_bucket.credits += 1
         elif not end_stream:
             self._abuse.charge_control_frame("empty DATA frames")
-        stream = self._streams.by_id.get(stream_id)
+        stream = self._open_streams.get(stream_id)
         if stream is None:
             self._on_late_frame(stream_id, "DATA")
             return
@@ -169,8 +172,8 @@ class FrameReceiver:
         """
         if flags & frames.HAS_PRIORITY:
             block = _strip_priority(stream_id, block)
-        end_stream = bool(flags & _END_STREAM)
-        stream = self._streams.by_id.get(stream_id)
+        end_stream = flags & _END_STREAM != 0
+        stream = self._open_streams.get(stream_id)
         try:
             if stream is None and self._is_client:
                 self._on_late_headers(stream_id, block)

@@ -171,7 +171,7 @@ class ClientConnection(Connection):
         headers = stream.headers = event.headers
         if event.end_stream:
             stream.on_end_stream(headers.trailers)
-        elif (error := error_for_response(headers)) is not None:
+        elif not headers.is_grpc and (error := error_for_response(headers)) is not None:
             stream.fail(error)
         else:
             stream.on_headers(headers)

@@ -47,6 +47,7 @@ class Connection(ConnectionIO):
         super().__init__(transport, limits)
         self.timeouts = timeouts or Timeouts()
         self.streams: dict[int, Stream] = {}
+        self._open_streams = self._engine.streams.by_id
         self.channelz_id = channelz_registry.next_channelz_id()
         self._ping_sent_at = 0.0
         """Time of the last keepalive PING."""
@@ -185,9 +186,11 @@ class Connection(ConnectionIO):
             return
         if self.window_waiters.streams:
             self.window_waiters.wake_next(stream)
-        awaits_end = not stream.remote_closed and self._should_await_end_stream(stream_id, code)
-        if not awaits_end and self._engine.reset_stream(stream_id, code):
-            self.flush()
+        # Most streams have ended in both directions, and the engine does not hold them any more.
+        if stream_id in self._open_streams:
+            awaits_end = not stream.remote_closed and self._should_await_end_stream(stream_id, code)
+            if not awaits_end and self._engine.reset_stream(stream_id, code):
+                self.flush()
         self._on_stream_removed(stream)
 
     def _should_await_end_stream(self, stream_id: int, code: ErrorCode) -> bool:
@@ -216,7 +219,7 @@ class Connection(ConnectionIO):
         if (stream := self.streams.get(event.stream_id)) is not None:
             stream.on_data(event.data, event.end_stream)
             if not event.end_stream:
-                self._streams_with_data.add(stream)
+                self.streams_with_data.add(stream)
 
     def _on_trailers(self, event: events.TrailersReceived[Trailers | None]) -> None:
         if (stream := self.streams.get(event.stream_id)) is not None:

@@ -102,8 +102,9 @@ class ConnectionIO:
         """Whether a client has just got the first SETTINGS, which ends its read loop once."""
         self._has_window_opened = False
         """Whether the current read has opened the connection's window."""
-        self._streams_with_data: set[ConnectedStream] = set()
-        """Streams for which the current read has brought DATA."""
+        self.streams_with_data: set[ConnectedStream] = set()
+        """Streams whose window is released after the current read, which has brought DATA for them,
+        or something else that `release_window` passes on."""
         self.connections_to_flush: set[ConnectionIO] = set()
         """Connections on which the current read has sent data, which are flushed after it."""
         self._event_handlers: dict[type, Callable[[Any], None]] = {}
@@ -185,7 +186,7 @@ class ConnectionIO:
                 event_count = await self._process_in_slices(event_count)
             if (
                 self._has_window_opened
-                or self._streams_with_data
+                or self.streams_with_data
                 or self._incomplete_charge
                 or self.write_buffer.size
                 or self.connections_to_flush
@@ -238,10 +239,10 @@ class ConnectionIO:
         if self._has_window_opened:
             self._has_window_opened = False
             self.window_waiters.wake()
-        for stream in self._streams_with_data:
+        for stream in self.streams_with_data:
             if not stream.remote_closed:
                 stream.release_window()
-        self._streams_with_data.clear()
+        self.streams_with_data.clear()
         waiting = self.write_buffer.size
         self.flush()
         others, self.connections_to_flush = self.connections_to_flush, set()

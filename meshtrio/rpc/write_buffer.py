@@ -15,7 +15,8 @@ from meshtrio.transport.transport import Buffer, Transport
 HIGH_WATER = 256 * 1024
 """Size of the write buffer, in bytes, above which calls wait before they add to it."""
 _MAX_JOINED_SIZE = 64 * 1024
-"""Size of buffers, in bytes, up to which they are copied into one: several cost more."""
+"""Size of buffers, in bytes, up to which they are copied into one: for 150 buffers of 60 bytes that
+takes three quarters of the time, and for four of 16 KiB as long as without copying."""
 _MAX_SENDMSG_BUFFERS = 256
 """Number of buffers for one system call; the kernel takes at most 1,024."""
 _MAX_WRITE_DELAY = 0.0005
