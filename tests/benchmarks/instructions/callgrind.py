@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,8 +61,8 @@ class Counter:
         """Start counting from 0."""
         return self._command("-c", "instrumentation on", "-c", "zero")
 
-    def stop(self) -> subprocess.Popen[bytes]:
-        """Write the count to a file, for `read`."""
+    def dump(self) -> subprocess.Popen[bytes]:
+        """Write the count to a file, for `read`, and start from 0 again."""
         return self._command("-c", "dump")
 
     def read(self) -> int:
@@ -78,31 +78,41 @@ class Counter:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def start_counters(counters: Iterable[Counter]) -> None:
+def start_counters(counters: Sequence[Counter]) -> None:
     """Start counting once the processes are idle."""
-    _run_commands(counters, Counter.start)
+    _run(counters, Counter.start)
 
 
-def stop_counters(counters: Iterable[Counter]) -> list[int]:
-    """Return the numbers of instructions, once the processes are idle."""
-    counters = list(counters)
-    _run_commands(counters, Counter.stop)
+def read_counters(counters: Sequence[Counter]) -> list[int]:
+    """Return the numbers of instructions once the processes are idle, and start from 0 again."""
+    _run(counters, Counter.dump)
     return [counter.read() for counter in counters]
 
 
-def _run_commands(counters: Iterable[Counter], command: object) -> None:
-    counters = list(counters)
+def _run(
+    counters: Sequence[Counter], start_command: Callable[[Counter], subprocess.Popen[bytes]]
+) -> None:
     for counter in counters:
         _wait_until_idle(counter.pid)
-    for process in [command(counter) for counter in counters]:  # type: ignore[operator]
+    for process in [start_command(counter) for counter in counters]:
         if process.wait(_TIMEOUT):
-            raise SystemExit(f"vgdb failed: {process.args}")
+            raise SystemExit(f"{process.args} failed with exit status {process.returncode}")
 
 
 def _wait_until_idle(pid: int) -> None:
+    """Wait until a process has slept for a while.
+
+    One that uses no CPU time may still have work to do, on a machine with more to do.
+    """
     used = -1
-    while used != (used := cpu_nanoseconds(pid)):
+    while used != (used := cpu_nanoseconds(pid)) or not _sleeps(pid):
         time.sleep(_IDLE_TIME)
+
+
+def _sleeps(pid: int) -> bool:
+    """Whether all threads of a process sleep."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(stat.rpartition(") ")[2].startswith("S") for stat in stats)
 
 
 class Program:

@@ -1,8 +1,8 @@
 """What is counted: the calls that the client program makes in each case.
 
-A case warms up, reports to its `Meter` that counting starts, does its operations, and reports that
-they are done. The client program imports this without the package around it, with the meshtrio of
-any revision.
+A case warms up and then does its operations in several rounds, on one connection, whose starts and
+ends it reports to its `Meter`. The client program imports this without the package around it, with
+the meshtrio of any revision.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ STREAM_LENGTH = 500
 flow-control window of HTTP/2, so that neither side waits for the other."""
 METADATA = [("authorization", "Bearer " + "x" * 1000)] + [(f"key-{n}", "x" * 120) for n in range(8)]
 """About 2 KB, the same in each call."""
-UNARY_CALLS, STREAM_CALLS, MESSAGES = 1000, 4, 2000
-"""Number of operations that are counted; a fifth of them, or one streaming call, warm up."""
+ROUNDS = 3
+UNARY_CALLS, STREAM_CALLS, MESSAGES = 500, 2, 1000
+"""Number of operations of a round."""
+WARM_UP_CALLS, WARM_UP_MESSAGES = 200, 400
 MESH, GATEWAY = "mesh", "gateway"
 
 Stub = Any
@@ -38,13 +40,10 @@ class Meter:
     def start(self) -> None:
         """Start counting."""
         gc.collect()  # so that collections happen at the same points in each run
-        self._wait_for_benchmark()
+        self.end_round()
 
-    def stop(self) -> None:
-        """Stop counting."""
-        self._wait_for_benchmark()
-
-    def _wait_for_benchmark(self) -> None:
+    def end_round(self) -> None:
+        """Report that the operations of a round are done; the next one begins."""
         # Blocks the whole process on purpose.
         print("waiting", flush=True)
         if not sys.stdin.readline():
@@ -69,10 +68,11 @@ async def make_calls(call: Call, count: int, in_flight: int) -> None:
 
 async def count_calls(call: Call, meter: Meter, in_flight: int = 1) -> None:
     """Count calls that are made in loops."""
-    await make_calls(call, UNARY_CALLS // 5, in_flight)
+    await make_calls(call, WARM_UP_CALLS, in_flight)
     meter.start()
-    await make_calls(call, UNARY_CALLS, in_flight)
-    meter.stop()
+    for _ in range(ROUNDS):
+        await make_calls(call, UNARY_CALLS, in_flight)
+        meter.end_round()
 
 
 async def unary(stub: Stub, meter: Meter) -> None:
@@ -120,9 +120,10 @@ async def count_streaming_calls(call: Call, meter: Meter) -> None:
     """Count calls of `STREAM_LENGTH` messages, one after the other."""
     await call()
     meter.start()
-    for _ in range(STREAM_CALLS):
-        await call()
-    meter.stop()
+    for _ in range(ROUNDS):
+        for _ in range(STREAM_CALLS):
+            await call()
+        meter.end_round()
 
 
 # -- bidirectional streaming ---------------------------------------------------------------------
@@ -133,7 +134,7 @@ class ReplyCounter:
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
-        self._count = 0
+        self._count = -WARM_UP_MESSAGES
         self._window_opened = trio.Event()
         self.is_done = False
 
@@ -142,11 +143,11 @@ class ReplyCounter:
         self._count += 1
         if self._count % WINDOW:
             return
-        if self._count == MESSAGES // 5:
+        if not self._count:
             self._meter.start()
-        elif self._count == MESSAGES // 5 + MESSAGES:
-            self._meter.stop()
-            self.is_done = True
+        elif self._count > 0 and not self._count % MESSAGES:
+            self._meter.end_round()
+            self.is_done = self._count == ROUNDS * MESSAGES
         self._window_opened.set()
 
     async def wait(self) -> bool:
@@ -214,7 +215,7 @@ class Case(NamedTuple):
 
     run: Callable[[Stub, Meter], Awaitable[None]]
     operations: int = UNARY_CALLS
-    """Number of operations that are counted."""
+    """Number of operations of a round."""
     route: str = ""
     """`MESH`, by `mesh.connect`; `GATEWAY`; or "", a channel to a server's own socket."""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -19,26 +21,17 @@ from tests.benchmarks.instructions.callgrind import (
     command_under_callgrind,
     run_program,
     start_counters,
-    stop_counters,
+    read_counters,
 )
-from tests.benchmarks.instructions.cases import CASES, GATEWAY, MESH
+from tests.benchmarks.instructions.cases import CASES, GATEWAY, MESH, ROUNDS
+from tests.benchmarks.instructions.figures import Count
 from tests.support.mesh_processes import wait_for_server
 
 PROGRAMS = str(Path(__file__).parent / "programs.py")
 _START_TIMEOUT = 120.0
+"""Seconds until the server accepts connections."""
 
-
-@attrs.frozen
-class Count:
-    """Instructions per operation, by process."""
-
-    client: int
-    server: int
-    gateway: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.client + self.server + self.gateway
+Report = Callable[[str], None]
 
 
 def environment_of(tree: Path) -> dict[str, str]:
@@ -47,7 +40,7 @@ def environment_of(tree: Path) -> dict[str, str]:
         "PYTHONPATH": f"{tree}:{tree / 'examples' / 'echo-plugin'}",
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "MESHTRIO_BUSY_POLL": "off",  # It polls by the clock.
+        "MESHTRIO_BUSY_POLL": "off",
     }
 
 
@@ -83,22 +76,24 @@ def serve_mesh(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, 
                 GATEWAY: Servers(run / "mesh.sock", (server, Counter(mesh.pid, folder))),
             }
         finally:
-            os.killpg(server.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
 
 
 def measure_case(name: str, client: Program, servers: Servers, folder: Path) -> Count:
+    """Return the medians over the rounds of a case."""
     counters = [Counter(client.pid, folder), *servers.counters]
     client.write_line(json.dumps([name, str(servers.socket)]))
     client.read_line()
     start_counters(counters)
+    rounds = []
+    for _ in range(ROUNDS):
+        client.write_line()
+        client.read_line()
+        rounds.append(read_counters(counters))
     client.write_line()
-    client.read_line()
-    found = stop_counters(counters)
-    client.write_line()
-    return Count(*(round(count / CASES[name].operations) for count in found))
-
-
-Report = Callable[[str], None]
+    medians = map(statistics.median, zip(*rounds, strict=True))
+    return Count(*(round(count / CASES[name].operations) for count in medians))
 
 
 def measure_routes(names: list[str], tree: Path, report: Report) -> dict[str, Count]:
@@ -123,20 +118,20 @@ def measure_all(
 ) -> dict[str, dict[str, Count]]:
     """Count cases by the code of trees; the result is by tree and case.
 
-    Two run at a time: what a process executes does not depend on what others do.
+    Two clients and their servers run at a time: no client depends on what another one does.
     """
     groups = [[n for n in names if not CASES[n].route], [n for n in names if CASES[n].route]]
+    found: dict[str, dict[str, Count]] = {}
     with ThreadPoolExecutor(2) as threads:
         started = [
-            (
-                label,
-                threads.submit(measure_routes, group, tree, lambda c, t=label: report(f"{t}: {c}")),
-            )
-            for group in groups
-            if group
+            (label, threads.submit(measure_routes, group, tree, partial(_report, report, label)))
+            for group in filter(None, groups)
             for label, tree in trees.items()
         ]
-        found: dict[str, dict[str, Count]] = {label: {} for label in trees}
         for label, result in started:
-            found[label] |= result.result()
+            found.setdefault(label, {}).update(result.result())
     return {label: {name: counts[name] for name in names} for label, counts in found.items()}
+
+
+def _report(report: Report, label: str, case: str) -> None:
+    report(f"{label}: {case}")

@@ -1,7 +1,7 @@
 """The processes that are counted: `client`, `server` and `mesh`.
 
-Run by its path, with PYTHONPATH leading to the meshtrio that is measured. Each process is told by
-its arguments what it is; see `callgrind` for how it is run.
+Run by its path, with PYTHONPATH leading to the meshtrio that is measured, which may be older than
+this. `measure` starts the processes; the mesh starts its plugin, which is a `server`.
 """
 
 from __future__ import annotations
@@ -10,25 +10,21 @@ import contextlib
 import gc
 import json
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import trio
+from determinism import remove_time_limits, replace_clocks
+
+replace_clocks()  # before meshtrio is imported
+
 from cases import CASES, MESH, Meter
 from echo.v1 import echo_pb2 as pb
 from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
 
 PLUGIN = "echo"
-
-
-def disable_busy_polling() -> None:
-    """Keep a revision that does not know MESHTRIO_BUSY_POLL from polling."""
-    from meshtrio.transport import transport
-
-    transport.BusyPoll.is_worthwhile = False  # type: ignore[method-assign, assignment]
 
 
 # -- client --------------------------------------------------------------------------------------
@@ -51,7 +47,7 @@ async def run_case(name: str, socket: str) -> None:
     case = CASES[name]
     async with open_channel(case.route, socket) as channel:
         stub = channel.stub(EchoServiceStub)
-        await stub.Slow(pb.SlowRequest())  # Collects garbage on the server.
+        await stub.Slow(pb.SlowRequest())  # prepares the server
         await case.run(stub, Meter())
 
 
@@ -69,6 +65,7 @@ class Echo(EchoServiceServicer):
         return pb.EchoReply(message=message.message)
 
     async def Slow(self, message: pb.SlowRequest) -> pb.EchoReply:
+        """Prepare for a case."""
         gc.collect()
         return pb.EchoReply()
 
@@ -124,8 +121,13 @@ async def run_mesh(folder: str, *command: str) -> None:
         if isinstance(event, events.Ready):
             print(event.pid, flush=True)
 
-    # No health checks, which come by the clock.
-    plugin = PluginConfig(PLUGIN, command, ready_timeout=600.0, liveness=Liveness(interval=0.0))
+    plugin = PluginConfig(
+        PLUGIN,
+        command,
+        services=["echo.v1.EchoService"],  # Listing them by reflection would take too long.
+        ready_timeout=600.0,
+        liveness=Liveness(interval=0.0),  # Health checks come by the clock.
+    )
     config = MeshConfig([plugin], runtime_dir=Path(folder))
     async with trio.open_nursery() as nursery:
         running = await nursery.start(mesh.main, config)
@@ -134,8 +136,7 @@ async def run_mesh(folder: str, *command: str) -> None:
 
 def main() -> None:
     kind, *arguments = sys.argv[1:]
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    disable_busy_polling()
+    remove_time_limits()
     if kind == "client":
         run_client()
     elif kind == "server":
