@@ -24,6 +24,8 @@ STREAM_LENGTH = 500
 flow-control window of HTTP/2, so that neither side waits for the other."""
 METADATA = [("authorization", "Bearer " + "x" * 1000)] + [(f"key-{n}", "x" * 120) for n in range(8)]
 """About 2 KB, the same in each call."""
+DEADLINE = 60.0
+"""Seconds; sent in microseconds, so that it differs from call to call, as of shorter deadlines."""
 ROUNDS = 3
 UNARY_CALLS, STREAM_CALLS, MESSAGES = 500, 2, 1000
 """Number of operations of a round."""
@@ -85,7 +87,7 @@ async def unary_at_once(stub: Stub, meter: Meter) -> None:
 
 async def unary_with_deadline(stub: Stub, meter: Meter) -> None:
     async def call() -> None:
-        with trio.fail_after(600):
+        with trio.fail_after(DEADLINE):
             await stub.Echo(SMALL)
 
     await count_calls(call, meter)
