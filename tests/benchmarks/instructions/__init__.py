@@ -1,0 +1,1 @@
+"""The benchmark of instructions; see `__main__`."""
