@@ -15,6 +15,8 @@ from meshtrio.http2.errors import MalformedHeadersError
 from meshtrio.http2.limits import UNLIMITED
 
 _MAX_TIMEOUT_VALUE = 99_999_999
+_SIGNIFICANT_DIGITS = 3
+_MAX_EXACT_COUNT = 10**_SIGNIFICANT_DIGITS - 1
 _TIMEOUT_UNITS = (("u", 1e-6), ("m", 1e-3), ("S", 1.0), ("M", 60.0), ("H", 3600.0))
 _MAX_TIMEOUT = _MAX_TIMEOUT_VALUE * 3600.0
 _SECONDS_PER_UNIT = dict(_TIMEOUT_UNITS, n=1e-9)
@@ -27,11 +29,16 @@ _ELLIPSIS_SIZE = len("%E2%80%A6")
 def encode_timeout(seconds: float) -> str:
     """Encode a timeout in the smallest unit that eight digits suffice for, rounded up.
 
-    Rounding up keeps the callee from giving up before the caller's own deadline.
+    Rounding up keeps the callee from giving up before the caller's own deadline. To three digits,
+    so that most calls with the same timeout have the same header block, which the peer has decoded
+    before, although a few microseconds of the time have passed. gRPC's C core does so, too.
     """
     seconds = min(max(seconds, 0.0), _MAX_TIMEOUT)
     for unit, size in _TIMEOUT_UNITS:
         count = math.ceil(seconds / size)
+        if count > _MAX_EXACT_COUNT:
+            step = 10 ** (len(str(count)) - _SIGNIFICANT_DIGITS)
+            count = -(-count // step) * step
         if count <= _MAX_TIMEOUT_VALUE:
             return f"{count}{unit}"
     return f"{_MAX_TIMEOUT_VALUE}H"

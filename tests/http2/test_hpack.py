@@ -196,11 +196,22 @@ def test_a_block_is_parsed_once_for_each_meaning():
     assert decoder.decode(STATIC_GET, tuple) == ((b":method", b"GET"),)
 
 
-def test_what_is_remembered_is_bounded_in_number():
-    decoder = HeaderDecoder(LIMIT)
+@pytest.mark.parametrize("size", [1, 3000])
+def test_what_is_remembered_is_bounded_in_size(size):
+    decoder, limit, parsed = HeaderDecoder(10_000), HeaderDecoder._MAX_CACHE_SIZE, []
+
+    def keep(fields):
+        parsed.append(fields)
+        return fields
+
+    most = 0
     for number in range(1000):
-        decoder.decode(encode([(b"n", b"%d" % number)]), tuple)
-    assert len(decoder._cache) <= HeaderDecoder._MAX_CACHED
+        decoder.decode(encode([(b"n", b"%d" % number + b"v" * size)]), keep)
+        most = max(most, sum(len(block) for _, block in decoder._cache))
+        assert len(decoder._cache) <= limit / 512
+    assert size <= most <= limit
+    decoder.decode(encode([(b"n", b"999" + b"v" * size)]), keep)
+    assert len(parsed) == 1000
 
 
 def test_what_parse_raises_passes_and_leaves_the_table_in_step():

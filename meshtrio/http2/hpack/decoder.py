@@ -49,6 +49,8 @@ ENTRY_OVERHEAD = 32
 """Bytes that a table entry and a header field count in addition to name and value (§4.1)."""
 _MAX_CONTINUATION_BYTES = 4
 """Maximum length of an integer after its prefix, in bytes; more than any block needs."""
+_CACHE_ENTRY_OVERHEAD = 512
+"""Bytes that a cached header list is counted for in addition to its own."""
 _CONTENT_TYPE = b"content-type"
 """Field that is kept of a discarded list, since the form of the response depends on it."""
 _MAX_CACHED_HUFFMAN_LENGTH = 64
@@ -65,9 +67,10 @@ class HeaderDecoder:
     full, as keeping track of use (`BoundedCache`) would double the time of a look-up.
     """
 
-    _MAX_CACHED = 64
-    _MAX_CACHED_SIZE = 1024
+    _MAX_CACHED_SIZE = 4096
     """Bytes of a block, and of its header list: one byte of a block can stand for a large entry."""
+    _MAX_CACHE_SIZE = 64 * 1024
+    """Bytes of all of them."""
 
     def __init__(self, max_list_size: int, absolute_max_list_size: int = 0) -> None:
         """Create a decoder with limits in bytes, as RFC 9113 §6.5.2 counts them.
@@ -85,6 +88,7 @@ class HeaderDecoder:
         self._table_version = 0
         """Number of changes of the dynamic table."""
         self._cache: dict[tuple[Callable[[HeaderList], Any], bytes], Any] = {}
+        self._cache_size = 0
 
     def decode(self, block: bytes, parse: Callable[[HeaderList], T]) -> T:
         """Decode one block and return `parse(header_list)`, from the cache if possible.
@@ -103,9 +107,10 @@ class HeaderDecoder:
         result = parse(fields)
         size = max(len(block), sum(len(name) + len(value) for name, value in fields))
         if size <= self._MAX_CACHED_SIZE and self._table_version == version:
-            if len(self._cache) >= self._MAX_CACHED:
-                self._cache.clear()
+            if self._cache_size + size > self._MAX_CACHE_SIZE:
+                self._clear_cache()
             self._cache[key] = result
+            self._cache_size += size + _CACHE_ENTRY_OVERHEAD
         return result
 
     def _decode_fields(self, block: bytes) -> HeaderList:
@@ -175,9 +180,13 @@ class HeaderDecoder:
         Every change of the table begins with this, so it is also what ends the cache.
         """
         self._table_version += 1
-        self._cache.clear()
+        self._clear_cache()
         while self._entries and self._table_size > max_size:
             self._table_size -= _entry_size(self._entries.pop())
+
+    def _clear_cache(self) -> None:
+        self._cache.clear()
+        self._cache_size = 0
 
 
 def _entry_size(field: HeaderField) -> int:

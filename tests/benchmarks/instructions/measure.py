@@ -19,9 +19,9 @@ from tests.benchmarks.instructions.callgrind import (
     Counter,
     Program,
     command_under_callgrind,
+    read_counters,
     run_program,
     start_counters,
-    read_counters,
 )
 from tests.benchmarks.instructions.cases import CASES, GATEWAY, MESH, ROUNDS
 from tests.benchmarks.instructions.figures import Count
