@@ -230,10 +230,9 @@ class H2Connection:
             or size > stream.send_window
             or size > windows.send
             or size > max_size
-            or len(headers) > max_size
-            or len(trailers) > max_size
-            or (headers and stream.response_started)
             or settings.pending_table_size_update
+            or (headers and (stream.response_started or len(headers) > max_size))
+            or (trailers and len(trailers) > max_size)
         ):
             return False
         next_state = TRANSITIONS[stream.state][_SEND_END if end_stream or trailers else _SEND]

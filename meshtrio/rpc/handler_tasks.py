@@ -9,6 +9,7 @@ a cancel scope of its own: a scope that was cancelled, or whose deadline has pas
 from __future__ import annotations
 
 import contextvars
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -18,10 +19,13 @@ import trio
 class HandledCall(Protocol):
     """The part of a call on a server that its task uses."""
 
+    timeout: float | None
+    """Seconds after which its scope is cancelled."""
+
     async def run(self, scope: trio.CancelScope) -> bool:
         """Run the handler, and end the call unless this raises.
 
-        Returns whether the scope was neither cancelled nor will be.
+        Returns whether the scope was not cancelled.
         """
 
     def end_after(self, exc: BaseException | None) -> None:
@@ -60,18 +64,22 @@ class HandlerTasks:
 
 
 class _HandlerTask:
-    __slots__ = ("_next_call", "_task", "_waiting")
+    __slots__ = ("_has_deadline", "_next_call", "_scope", "_task", "_waiting")
 
     def __init__(self, waiting: list[_HandlerTask]) -> None:
         self._waiting = waiting
         self._task: trio.lowlevel.Task
+        self._scope = trio.CancelScope()
         self._next_call: HandledCall | None = None
+        self._has_deadline = False
 
     async def run(self, call: HandledCall) -> None:
         """Serve calls until one is cancelled, or no more are needed."""
-        task = self._task = trio.lowlevel.current_task()
+        task, scope = trio.lowlevel.current_task(), self._scope
+        self._task = task
+        self._set_deadline(call)
         try:
-            with trio.CancelScope() as scope:
+            with scope:
                 innermost = _innermost_scope(task)
                 # A scope that a handler has opened and not closed must not enclose another call:
                 # leaving `scope` raises for it.
@@ -91,8 +99,21 @@ class _HandlerTask:
     def assign(self, call: HandledCall | None) -> None:
         """Resume the task with a call, or end it."""
         self._next_call = call
+        if call is not None:
+            self._set_deadline(call)
         self._task.context = contextvars.copy_context()
         trio.lowlevel.reschedule(self._task)
+
+    def _set_deadline(self, call: HandledCall) -> None:
+        # The deadline of the last call is left until there is another: it ends the waiting task.
+        timeout = call.timeout
+        if timeout is not None:
+            self._scope.deadline = trio.current_time() + timeout
+            if not timeout:
+                self._scope.cancel()
+        elif self._has_deadline:
+            self._scope.deadline = math.inf
+        self._has_deadline = timeout is not None
 
     def _take_next_call(self) -> HandledCall | None:
         call, self._next_call = self._next_call, None

@@ -235,7 +235,7 @@ class ReceiveBuffer(StreamState):
 
         A message for which room was reserved does not fail it.
         """
-        reader = self._reader
+        reader, self._charged_unread_size = self._reader, self._unread_size
         incomplete_size = 0
         if reader is not None:
             incomplete_size = reader.framed_size if self.has_reservation else reader.buffered_size

@@ -87,9 +87,13 @@ class ReceiveStream(ReceiveBuffer):
 
     def _take_message(self) -> bytes:
         """Take the next message, and let the peer send more."""
-        self._count_message()
+        self._until_clock_check -= 1
+        if not self._until_clock_check:
+            self._check_clock()
         message = self._pop_message()
-        if not self.remote_closed and self.release_window():
+        is_large = self._taken_size * 2 >= self._connection.limits.stream_window
+        may_open = not self.remote_closed and (is_large or self._reader is not None)
+        if may_open and self.release_window():
             self._connection.flush()
         return self._decode_message(message)
 
@@ -104,7 +108,9 @@ class ReceiveStream(ReceiveBuffer):
         self._unread_size -= size
         self._taken_size += size
         self._connection.counters.messages_received += 1
-        if self.received_charge:
+        if self.received_charge and (
+            not messages or self._charged_unread_size - self._unread_size > MIN_CHARGED_SIZE
+        ):
             self._update_received_charge()
         return message
 
@@ -225,17 +231,12 @@ class ReceiveStream(ReceiveBuffer):
         account = self.account
         return self._connection.loop_share if account is None else account.peer_account.loop_share
 
-    def _count_message(self) -> None:
-        """Count a message that the call's task handles, and determine whether its turn is over.
+    def _check_clock(self) -> None:
+        """Determine whether the turn of the call's task is over, and when to do so next.
 
         A handler whose peer is as fast as itself would never wait otherwise. The clock is read
         after as many messages as may take a time slice, at the pace of the last ones.
         """
-        self._until_clock_check -= 1
-        if not self._until_clock_check:
-            self._check_clock()
-
-    def _check_clock(self) -> None:
         now, time_slice = perf_counter(), self._loop_share.time_slice
         checked_at, self._clock_checked_at = self._clock_checked_at, now
         interval = float(FIRST_CLOCK_CHECK)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import CoroutineType
@@ -100,6 +99,7 @@ class ServerCall:
         "_started_at",
         "_stream",
         "_tracer",
+        "timeout",
     )
 
     def __init__(
@@ -110,6 +110,8 @@ class ServerCall:
         self._handler = handler
         self._headers = headers
         self._context = create(ServerContext, stream, headers)
+        self.timeout = headers.timeout
+        """Seconds until the caller's deadline; None if it has none."""
         self._is_complete = False
         server = connection.server
         self._started_at = server.load_recorder.start_call() if handler.is_counted else 0.0
@@ -132,19 +134,16 @@ class ServerCall:
             scope: The scope that this runs in; it is cancelled with the call.
 
         Returns:
-            Whether the scope was neither cancelled nor will be, so that it may serve another call.
+            Whether the scope was not cancelled, so that it may serve another call.
         """
         status: CallStatus | None
         current_context.set(self._context)
         if self._tracer is not None:
             self._notify_tracer(self._tracer.before_handler)
-        timeout, stream = self._headers.timeout, self._stream
+        stream = self._stream
         stream.cancel_on_error = scope
         try:
-            if timeout is not None:
-                scope.deadline = trio.current_time() + timeout
-                if not timeout:
-                    scope.cancel()
+            if self.timeout is not None:
                 await trio.lowlevel.checkpoint_if_cancelled()
             interceptors = self._connection.server.interceptors
             reply = await (
@@ -158,12 +157,7 @@ class ServerCall:
         except Exception as exc:
             status = self._status_for_exception(unwrap_exception_group(exc))
         self._complete(status)
-        if stream.error is not None:
-            return False
-        if timeout is not None:
-            scope.deadline = math.inf
-            return not scope.cancel_called
-        return True
+        return stream.error is None and (self.timeout is None or not scope.cancel_called)
 
     def end_after(self, exc: BaseException | None) -> None:
         """End the call if `run` has raised; see `HandledCall.end_after`."""

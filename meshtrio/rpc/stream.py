@@ -89,7 +89,9 @@ class Stream(ReceiveStream):
             self.headers_sent = True
         if not end_stream:
             connection.counters.messages_sent += 1
-            self._count_message()
+            self._until_clock_check -= 1
+            if not self._until_clock_check:
+                self._check_clock()
         if batch is None:
             connection.flush()
         else:
@@ -138,7 +140,9 @@ class Stream(ReceiveStream):
         await self.send_data(data, headers=headers, end_stream=end_stream, trailers=trailers)
         if not end_stream:
             connection.counters.messages_sent += 1
-            self._count_message()
+            self._until_clock_check -= 1
+            if not self._until_clock_check:
+                self._check_clock()
 
     async def send_data(
         self,
@@ -232,7 +236,7 @@ class Stream(ReceiveStream):
             else:
                 self._messages = [message]
             self._unread_size += len(data)
-            if self._unread_size > MIN_CHARGED_SIZE:
+            if self._unread_size - self._charged_unread_size > MIN_CHARGED_SIZE:
                 self._update_received_charge()
         if end_stream:
             self.on_end_stream(None)

@@ -64,6 +64,8 @@ class StreamState:
     _unparsed: deque[bytes] | tuple[()] = ()
     _unread_size: int = 0
     """Size of the waiting messages and of unparsed DATA, in bytes."""
+    _charged_unread_size: int = 0
+    """Value of `_unread_size` when it was charged last: small changes are not worth it."""
     _taken_size: int = 0
     """Size of the messages that were taken since the window was opened last, in bytes."""
     _incomplete_since: float = 0.0

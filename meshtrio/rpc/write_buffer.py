@@ -145,17 +145,17 @@ class MessageBatch:
         self._size = 0
         """Size of the messages that are not flushed, in bytes."""
         self._oldest_at = 0.0
+        """Time of the message before those that are not flushed."""
         self._previous_at = -math.inf
 
     def add(self, size: int) -> None:
         """Count a message that was sent but not flushed, and flush if that is due."""
-        now = perf_counter()
-        if not self._size:
-            self._oldest_at = now
-        self._size += size
-        earliest = min(self._previous_at, self._oldest_at)
+        now, previous_at = perf_counter(), self._previous_at
         self._previous_at = now
-        if self._size > _MAX_BATCH_SIZE or now - earliest > _MAX_WRITE_DELAY:
+        if not self._size:
+            self._oldest_at = previous_at
+        self._size += size
+        if self._size > _MAX_BATCH_SIZE or now - self._oldest_at > _MAX_WRITE_DELAY:
             self.flush()
 
     def flush(self) -> None:
