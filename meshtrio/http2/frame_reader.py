@@ -8,6 +8,7 @@ from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from meshtrio.http2.frames import (
     CONTINUATION,
+    DATA,
     FRAME_HEADER_SIZE,
     HEADERS,
     MAX_STREAM_ID,
@@ -69,6 +70,7 @@ class FrameReader:
             data = self._resume(data)
         # `start` is where the payload of the next frame begins.
         start, end, max_size = FRAME_HEADER_SIZE, len(data), self._max_frame_size
+        max_block_size, must_check_order = self._max_block_size, self._must_check_order
         while start <= end:
             length, flags, stream_id = unpack_length_and_type(data, start - FRAME_HEADER_SIZE)
             type_ = length & 0xFF
@@ -83,24 +85,35 @@ class FrameReader:
             start = following + FRAME_HEADER_SIZE
             if stream_id > MAX_STREAM_ID:
                 stream_id &= MAX_STREAM_ID
-            if self._must_check_order or type_ == CONTINUATION:
-                self._check_frame_order(type_, flags, stream_id)
-            if type_ == CONTINUATION or (
-                type_ == HEADERS
+            if must_check_order or (
+                type_ != DATA
                 and (
-                    flags & _UNPADDED_END_HEADERS_MASK != _END_HEADERS
+                    type_ != HEADERS
+                    or flags & _UNPADDED_END_HEADERS_MASK != _END_HEADERS
                     or not stream_id
-                    or length > self._max_block_size
+                    or length > max_block_size
                 )
             ):
-                block = self._add_block_fragment(type_, flags, stream_id, payload)
-                if block is None:
+                frame = self._process_unusual(type_, flags, stream_id, payload)
+                must_check_order = self._must_check_order
+                if frame is None:
                     continue
-                type_, flags, payload = HEADERS, self._block_flags, block
+                type_, flags, stream_id, payload = frame
             yield type_, flags, stream_id, payload
         position = start - FRAME_HEADER_SIZE
         if position < end:
             self._buffer_incomplete(data, position, start)
+
+    def _process_unusual(
+        self, type_: int, flags: int, stream_id: int, payload: bytes
+    ) -> Frame | None:
+        """Check the order of frames and join header blocks; None while a block is incomplete."""
+        if self._must_check_order or type_ == CONTINUATION:
+            self._check_frame_order(type_, flags, stream_id)
+        if type_ not in (HEADERS, CONTINUATION):
+            return type_, flags, stream_id, payload
+        block = self._add_block_fragment(type_, flags, stream_id, payload)
+        return None if block is None else (HEADERS, self._block_flags, stream_id, block)
 
     def feed_or_continue(self, data: bytes) -> Iterator[Frame]:
         """Return what `feed` returns for `data`, or the frames in `unprocessed` if there are any.

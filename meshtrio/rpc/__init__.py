@@ -21,13 +21,16 @@ opened by what was taken, and everything that the read has led to is flushed.
 
 Sending. A task sends by `Stream.send`: the engine turns a message into frames as far as the windows
 allow, and `Connection.flush` writes them directly to the socket. What the kernel does not take
-stays in the write buffer, and senders wait while that is above its high-water mark. Senders that
-wait for the connection's window are woken in order (`WindowWaiters`).
+stays in the write buffer, and senders wait while that is above its high-water mark. A generator
+that yields several messages without waiting has them written together (`MessageBatch`), at the
+latest before it waits. Senders that wait for the connection's window are woken in order
+(`WindowWaiters`).
 
 A call on a server. `ServerConnection._on_request` decides: refuse (limits), reject (`rejection`),
 forward (`Forwarder`) or handle. A handled call is a `Stream` and a task that runs `ServerCall.run`:
 the handler in a cancel scope with the caller's deadline, which `Stream.fail` cancels, and then the
-status. `ServerContext` is what the handler sees of it.
+status. `ServerContext` is what the handler sees of it. `HandlerTasks` gives a task, with its scope,
+to one call after another.
 
 Stopping. `drain` sends two GOAWAYs a round trip apart and waits for the calls in progress;
 `shut_down` ends them with UNAVAILABLE and refuses those that have not started; cancelling `run`

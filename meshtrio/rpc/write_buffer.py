@@ -106,7 +106,9 @@ class WriteBuffer:
         """
         if self.error is None and not self._is_closed:
             try:
-                return self._transport.try_send(buffers[:_MAX_SENDMSG_BUFFERS])
+                if len(buffers) > _MAX_SENDMSG_BUFFERS:
+                    buffers = buffers[:_MAX_SENDMSG_BUFFERS]
+                return self._transport.try_send(buffers)
             except OSError as exc:
                 self.error = exc
         return size

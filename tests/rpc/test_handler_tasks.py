@@ -57,6 +57,21 @@ async def test_calls_share_a_task_and_nothing_else() -> None:
     assert servicer.deadlines[1] < trio.current_time() + 60
 
 
+async def test_the_deadline_of_a_call_that_has_ended_cancels_no_other() -> None:
+    servicer = Recording()
+    async with connect_pair(servicer) as pair:
+        with trio.move_on_after(0.05) as scope:
+            await pair.stub.Echo(echo_request("in time"))
+        assert not scope.cancelled_caught
+        await pair.stub.Echo(echo_request("in the same task"))
+        with trio.move_on_at(scope.deadline):
+            await pair.stub.Echo(echo_request("in time, too"))
+        await trio.sleep_until(scope.deadline + 0.05)
+        assert (await pair.stub.Echo(echo_request("after it"))).message == "after it"
+    assert servicer.tasks[0] is servicer.tasks[1] is servicer.tasks[2]
+    assert servicer.deadlines[1] == servicer.deadlines[3] == float("inf")
+
+
 @pytest.mark.parametrize("ends_by", ["the deadline", "the caller", "the connection"])
 async def test_a_cancelled_call_cancels_no_other(ends_by: str) -> None:
     servicer = Recording()
