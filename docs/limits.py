@@ -66,7 +66,9 @@ _CLASSES = {each.__name__: each for each in NUMERIC_CLASSES}
 def numeric_fields() -> Iterator[str]:
     """Yield the numeric fields of NUMERIC_CLASSES, as "Class.field"."""
     for cls in NUMERIC_CLASSES:
-        hints = inspect.get_annotations(cls, eval_str=True)
+        # By name, since some modules import this class for type checkers only.
+        names = {"OutlierDetection": OutlierDetection}
+        hints = inspect.get_annotations(cls, eval_str=True, locals=names)
         for field in attrs.fields(cls):
             hint = hints.get(field.name)
             alternatives = get_args(hint) if isinstance(hint, UnionType) else (hint,)

@@ -15,10 +15,14 @@ from typing import Any, Protocol
 
 import trio
 
+_WAITING = "a task that waits for a call"
+
 
 class HandledCall(Protocol):
     """The part of a call on a server that its task uses."""
 
+    path: str
+    """The `:path`, by which the task is named."""
     timeout: float | None
     """Seconds after which its scope is cancelled."""
 
@@ -77,13 +81,14 @@ class _HandlerTask:
         """Serve calls until one is cancelled, or no more are needed."""
         task, scope = trio.lowlevel.current_task(), self._scope
         self._task = task
-        self._set_deadline(call)
+        self._prepare(call)
         try:
             with scope:
                 innermost = _innermost_scope(task)
                 # A scope that a handler has opened and not closed must not enclose another call:
                 # leaving `scope` raises for it.
                 while await call.run(scope) and _innermost_scope(task) is innermost:
+                    task.name = _WAITING
                     task.context = contextvars.Context()  # It must not keep the last call's.
                     self._waiting.append(self)
                     await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
@@ -100,11 +105,12 @@ class _HandlerTask:
         """Resume the task with a call, or end it."""
         self._next_call = call
         if call is not None:
-            self._set_deadline(call)
+            self._prepare(call)
         self._task.context = contextvars.copy_context()
         trio.lowlevel.reschedule(self._task)
 
-    def _set_deadline(self, call: HandledCall) -> None:
+    def _prepare(self, call: HandledCall) -> None:
+        self._task.name = call.path
         # The deadline of the last call is left until there is another: it ends the waiting task.
         timeout = call.timeout
         if timeout is not None:

@@ -99,6 +99,7 @@ class ServerCall:
         "_started_at",
         "_stream",
         "_tracer",
+        "path",
         "timeout",
     )
 
@@ -110,6 +111,8 @@ class ServerCall:
         self._handler = handler
         self._headers = headers
         self._context = create(ServerContext, stream, headers)
+        self.path = headers.path
+        """The `:path` of the call."""
         self.timeout = headers.timeout
         """Seconds until the caller's deadline; None if it has none."""
         self._is_complete = False

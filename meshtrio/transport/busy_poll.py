@@ -23,6 +23,7 @@ of the time.
 
 from __future__ import annotations
 
+import math
 from enum import Enum, auto
 
 from meshtrio.util.busy_poll_setting import DEFAULT_MAX_BUSY_POLL
@@ -40,10 +41,11 @@ short."""
 _TRIAL_WAITS = 8 * _BLOCK
 _POLLING_WAITS = 32 * _TRIAL_WAITS
 """Number of waits between two trials that succeed: trials cost about 1 % of what polling gains."""
-_MIN_GAIN = 0.25
-"""Time that has to be gained for each second of polling."""
+_MIN_GAIN = 0.1
+"""Time that has to be gained for each second of polling. While the peer does not poll, a wake-up
+there follows each one here, and hides half of what both would gain by polling."""
 _MAX_POLL_SHARE = 4.0
-"""Maximum time of polls, compared with the time that the process works between its waits. A client
+"""Maximum time of polls, compared with the CPU time that the process uses if it sleeps. A client
 that calls through a proxy waits for three times as long as it works. A process that does little
 between long waits would gain time, too, but use several times as much of the processor."""
 _MAX_IDLE_SHARE = 1 / 3
@@ -97,7 +99,12 @@ class BusyPoll:
         """Earliest time of the next trial."""
 
     def record_wait(
-        self, now: float, waited: float, polled: float = 0.0, displaced: float = 0.0
+        self,
+        now: float,
+        waited: float,
+        polled: float = 0.0,
+        displaced: float = 0.0,
+        cpu: float = 0.0,
     ) -> None:
         """Record a wait, and decide on the next one.
 
@@ -107,6 +114,7 @@ class BusyPoll:
             polled: The duration of the poll that it began with.
             displaced: The part of `polled` in which this process did not have a core; may be
                 omitted for a poll that has found something in time.
+            cpu: The CPU time that the thread has used until now; needed in a trial only.
         """
         balance = self._credits
         if waited <= self.max_poll:
@@ -120,7 +128,7 @@ class BusyPoll:
             self._waits += 1
             if polled:
                 self._record_poll(waited, polled, displaced)
-            self._decide(now, waited)
+            self._decide(now, waited, cpu)
         elif balance == _TRIAL_CREDITS and now >= self._rest_until:
             self._start_trial(now)
 
@@ -130,11 +138,11 @@ class BusyPoll:
         if self.phase is Phase.TRIAL or waited > polled:
             self._cost += polled
 
-    def _decide(self, now: float, waited: float) -> None:
+    def _decide(self, now: float, waited: float, cpu: float) -> None:
         if not self._credits or self._displaced > _MAX_DISPLACED_TIME:
             self._rest(now)
         elif self.phase is Phase.TRIAL:
-            self._trial.add(now, waited, self.max_poll, polled=self.poll_time > 0)
+            self._trial.add(now, waited, cpu, self.max_poll, polled=self.poll_time > 0)
             if self._waits == _TRIAL_WAITS:
                 self._finish_trial(now)
             elif self._waits % _BLOCK == 0:
@@ -179,19 +187,23 @@ class _Trial:
         otherwise decide."""
         self._polled_cycles = 0.0
         self._worked = 0.0
-        """Time between the waits."""
+        """CPU time of the cycles without a poll. Not the time between waits: other tasks of the
+        process, such as the one that a reply is for, work while a connection waits."""
+        self._last_cpu = math.nan
         self._idle = 0.0
         """Time of waits that no poll covers."""
 
-    def add(self, now: float, waited: float, max_poll: float, *, polled: bool) -> None:
+    def add(self, now: float, waited: float, cpu: float, max_poll: float, *, polled: bool) -> None:
         """Add a wait that has ended, and the work before it."""
         cycle, self._last_read = now - self._last_read, now
+        used, self._last_cpu = cpu - self._last_cpu, cpu
         limited = min(cycle, 2 * max_poll)
         if polled:
             self._polled_cycles += limited
         else:
             self._slept_cycles += limited
-        self._worked += cycle - waited
+            if used > 0.0:  # It is not known for the first one.
+                self._worked += used
         if waited > max_poll:
             self._idle += waited
 
@@ -201,6 +213,6 @@ class _Trial:
             return True
         return (
             self._slept_cycles - self._polled_cycles >= _MIN_GAIN * cost
-            and cost <= _MAX_POLL_SHARE * self._worked / 2
+            and cost <= _MAX_POLL_SHARE * self._worked
             and self._idle <= _MAX_IDLE_SHARE * (now - self._began)
         )

@@ -52,10 +52,11 @@ class TracedProcess:
             self.cpu += _SLEEP_CPU
         self.polled_waits += poll_time > 0
         displaced = self.displaced_share * polled
-        self.policy.record_wait(self.now, self.now - began, polled, displaced)
+        self.cpu += polled - displaced
+        self.policy.record_wait(self.now, self.now - began, polled, displaced, self.cpu)
         self.phases.append(self.policy.phase)
         work = self._vary(WORK)
-        self.cpu += polled - displaced + work
+        self.cpu += work
         self.now += work
 
 

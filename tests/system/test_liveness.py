@@ -57,7 +57,7 @@ async def test_a_stuck_plugin_says_where_and_its_callers_learn_of_its_end(short_
         ]  # type: ignore[attr-defined]
         # Where the thread is, by faulthandler; the tasks once it was interrupted.
         assert any("echo_chain.py" in line and "in Echo" in line for line in lines)
-        assert any(line.lstrip().startswith("task ") and "ServerCall" in line for line in lines)
+        assert any(line.lstrip().startswith("task /echo.v1.EchoService/") for line in lines)
 
 
 async def test_a_program_that_knows_no_dump_is_killed_all_the_same(short_dir: Path) -> None:

@@ -21,6 +21,7 @@ class Waits:
     def __init__(self, max_poll: float = MAX_POLL) -> None:
         self.policy = BusyPoll(max_poll)
         self.now = 0.0
+        self.cpu = 0.0
         self.polled = 0.0
 
     def add(
@@ -32,7 +33,9 @@ class Waits:
             took = min(waited, poll_time)
             self.polled += took
             self.now += waited + SHORT
-            self.policy.record_wait(self.now, waited, took, displaced if poll_time else 0.0)
+            self.cpu += took + SHORT
+            displaced_poll = displaced if poll_time else 0.0
+            self.policy.record_wait(self.now, waited, took, displaced_poll, self.cpu)
 
 
 def polling_waits() -> Waits:
@@ -78,8 +81,8 @@ def test_a_trial_polls_in_half_of_the_waits_by_blocks() -> None:
     ("slept", "polled", "phase"),
     [
         (2 * SHORT, SHORT, Phase.POLLING),
-        (1.3 * SHORT, SHORT, Phase.POLLING),
-        (1.2 * SHORT, SHORT, Phase.SLEEPING),  # less than a quarter of the time of polls
+        (1.15 * SHORT, SHORT, Phase.POLLING),
+        (1.05 * SHORT, SHORT, Phase.SLEEPING),  # less than a tenth of the time of polls
         (SHORT, SHORT, Phase.SLEEPING),
         (SHORT, 2 * SHORT, Phase.SLEEPING),
         (5 * US, 5 * US, Phase.POLLING),  # costs nothing
@@ -213,7 +216,7 @@ def test_calls_one_after_another_get_faster(max_poll: float, noise: float) -> No
 
 
 def test_where_wake_ups_cost_nothing_it_sleeps() -> None:
-    client, server = make_pair(MAX_POLL, wake_up=8 * US)
+    client, server = make_pair(MAX_POLL, wake_up=4 * US)
     call_in_turn(client, server, repeat(0.0, 20_000))
     assert client.polled_waits + server.polled_waits < 1000
 
