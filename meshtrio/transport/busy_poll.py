@@ -41,9 +41,15 @@ short."""
 _TRIAL_WAITS = 8 * _BLOCK
 _POLLING_WAITS = 32 * _TRIAL_WAITS
 """Number of waits between two trials that succeed: trials cost about 1 % of what polling gains."""
-_MIN_GAIN = 0.1
-"""Time that has to be gained for each second of polling. While the peer does not poll, a wake-up
-there follows each one here, and hides half of what both would gain by polling."""
+_MIN_GAIN = 0.3
+"""Time that has to be gained for each second of polling. If calls come at a pace, nothing is
+gained, and a trial measures between -0.15 and 0.15 by chance."""
+_MIN_CHEAP_GAIN = 0.1
+"""The same if the CPU time is at most `_CHEAP_CPU_RATIO` times that of sleeping: a wake-up costs
+CPU time, too, and a process that waits for a shorter time polls for a shorter time."""
+_CHEAP_CPU_RATIO = 1.5
+"""Higher than what it then is when both sides poll all the time, about 1.1: in the short blocks of
+a trial it is 1.4."""
 _MAX_POLL_SHARE = 4.0
 """Maximum time of polls, compared with the CPU time that the process uses if it sleeps. A client
 that calls through a proxy waits for three times as long as it works. A process that does little
@@ -186,6 +192,8 @@ class _Trial:
         """Time from read to read, of waits without a poll; each limited, since one long wait would
         otherwise decide."""
         self._polled_cycles = 0.0
+        self._polled_cpu = 0.0
+        """CPU time of the cycles with a poll."""
         self._worked = 0.0
         """CPU time of the cycles without a poll. Not the time between waits: other tasks of the
         process, such as the one that a reply is for, work while a connection waits."""
@@ -200,6 +208,7 @@ class _Trial:
         limited = min(cycle, 2 * max_poll)
         if polled:
             self._polled_cycles += limited
+            self._polled_cpu += used
         else:
             self._slept_cycles += limited
             if used > 0.0:  # It is not known for the first one.
@@ -211,8 +220,10 @@ class _Trial:
         """Return whether polling pays, by the time that half of the waits have polled for."""
         if cost <= _NEGLIGIBLE_POLL * _TRIAL_WAITS / 2:
             return True
+        is_cheap = self._polled_cpu <= _CHEAP_CPU_RATIO * self._worked
+        min_gain = _MIN_CHEAP_GAIN if is_cheap else _MIN_GAIN
         return (
-            self._slept_cycles - self._polled_cycles >= _MIN_GAIN * cost
+            self._slept_cycles - self._polled_cycles >= min_gain * cost
             and cost <= _MAX_POLL_SHARE * self._worked
             and self._idle <= _MAX_IDLE_SHARE * (now - self._began)
         )

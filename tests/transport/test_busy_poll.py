@@ -18,8 +18,10 @@ TRIAL_WAITS = 64
 class Waits:
     """Feeds waits to a policy: of one length if it sleeps, of another if it polls."""
 
-    def __init__(self, max_poll: float = MAX_POLL) -> None:
+    def __init__(self, max_poll: float = MAX_POLL, sleep_cpu: float = 0.0) -> None:
+        """`sleep_cpu` is the CPU time that sleeping and waking up take."""
         self.policy = BusyPoll(max_poll)
+        self.sleep_cpu = sleep_cpu
         self.now = 0.0
         self.cpu = 0.0
         self.polled = 0.0
@@ -33,7 +35,7 @@ class Waits:
             took = min(waited, poll_time)
             self.polled += took
             self.now += waited + SHORT
-            self.cpu += took + SHORT
+            self.cpu += (took or self.sleep_cpu) + SHORT
             displaced_poll = displaced if poll_time else 0.0
             self.policy.record_wait(self.now, waited, took, displaced_poll, self.cpu)
 
@@ -81,8 +83,8 @@ def test_a_trial_polls_in_half_of_the_waits_by_blocks() -> None:
     ("slept", "polled", "phase"),
     [
         (2 * SHORT, SHORT, Phase.POLLING),
-        (1.15 * SHORT, SHORT, Phase.POLLING),
-        (1.05 * SHORT, SHORT, Phase.SLEEPING),  # less than a tenth of the time of polls
+        (1.35 * SHORT, SHORT, Phase.POLLING),
+        (1.25 * SHORT, SHORT, Phase.SLEEPING),  # less than three tenths of the time of polls
         (SHORT, SHORT, Phase.SLEEPING),
         (SHORT, 2 * SHORT, Phase.SLEEPING),
         (5 * US, 5 * US, Phase.POLLING),  # costs nothing
@@ -91,6 +93,22 @@ def test_a_trial_polls_in_half_of_the_waits_by_blocks() -> None:
 def test_what_a_trial_decides(slept: float, polled: float, phase: Phase) -> None:
     waits = Waits()
     waits.add(slept, polled, count=32 + TRIAL_WAITS)
+    assert waits.policy.phase is phase
+
+
+@pytest.mark.parametrize(
+    ("slept", "sleep_cpu", "phase"),
+    [
+        (1.15 * SHORT, 0.6 * SHORT, Phase.POLLING),
+        (1.05 * SHORT, 0.6 * SHORT, Phase.SLEEPING),  # less than a tenth of the time of polls
+        (1.15 * SHORT, 0.2 * SHORT, Phase.SLEEPING),  # more than 1.5 times the CPU time
+    ],
+)
+def test_polls_that_use_hardly_more_cpu_time_have_to_gain_less(
+    slept: float, sleep_cpu: float, phase: Phase
+) -> None:
+    waits = Waits(sleep_cpu=sleep_cpu)
+    waits.add(slept, SHORT, count=32 + TRIAL_WAITS)
     assert waits.policy.phase is phase
 
 
