@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import trio
 
-_WAITING = "a task that waits for a call"
+_WAITING = "waiting for a call"
 
 
 class HandledCall(Protocol):
@@ -77,37 +77,41 @@ class _HandlerTask:
         self._next_call: HandledCall | None = None
         self._has_deadline = False
 
-    async def run(self, call: HandledCall) -> None:
+    async def run(self, first_call: HandledCall) -> None:
         """Serve calls until one is cancelled, or no more are needed."""
         task, scope = trio.lowlevel.current_task(), self._scope
         self._task = task
-        self._prepare(call)
+        call: HandledCall | None = first_call
+        self._prepare(first_call)
+        del first_call
         try:
             with scope:
                 innermost = _innermost_scope(task)
                 # A scope that a handler has opened and not closed must not enclose another call:
                 # leaving `scope` raises for it.
-                while await call.run(scope) and _innermost_scope(task) is innermost:
-                    task.name = _WAITING
-                    task.context = contextvars.Context()  # It must not keep the last call's.
+                while call is not None:
+                    if not await call.run(scope) or _innermost_scope(task) is not innermost:
+                        break
+                    # Nothing is kept of the last call.
+                    task.name, task.context, call = _WAITING, contextvars.Context(), None
                     self._waiting.append(self)
                     await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
-                    next_call = self._take_next_call()
-                    if next_call is None:
-                        return
-                    call = next_call
+                    call = self._take_next_call()
         except BaseException as exc:
+            if call is None:
+                raise
             call.end_after(exc)
         else:
-            call.end_after(None)
+            if call is not None:
+                call.end_after(None)
 
     def assign(self, call: HandledCall | None) -> None:
         """Resume the task with a call, or end it."""
         self._next_call = call
-        if call is not None:
-            self._prepare(call)
         self._task.context = contextvars.copy_context()
         trio.lowlevel.reschedule(self._task)
+        if call is not None:
+            self._prepare(call)  # The task does not wait any more, so this cannot cancel its wait.
 
     def _prepare(self, call: HandledCall) -> None:
         self._task.name = call.path

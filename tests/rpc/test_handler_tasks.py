@@ -14,6 +14,7 @@ import trio.testing
 from echo.v1.echo_grpc import EchoServiceServicer
 from echo.v1.echo_pb2 import EchoReply
 
+from meshtrio.rpc.handler_tasks import HandlerTasks
 from tests.support.connection_pairs import connect_pair, echo_request
 
 left_by_a_call: ContextVar[str] = ContextVar("left_by_a_call", default="")
@@ -126,6 +127,55 @@ async def test_tasks_that_are_not_needed_end() -> None:
         pair.server.handler_tasks.end_unused()
         await trio.testing.wait_all_tasks_blocked()
         assert trio.lowlevel.current_statistics().tasks_living == before + 1
+
+
+class FakeCall:
+    """Records whether it was cancelled."""
+
+    path = "/service/Method"
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self.ended_by = ""
+        self.task: trio.lowlevel.Task | None = None
+
+    async def run(self, scope: trio.CancelScope) -> bool:
+        self.task = trio.lowlevel.current_task()
+        assert self.task.name == self.path
+        await trio.lowlevel.checkpoint()
+        self.ended_by = "itself"
+        return not scope.cancel_called
+
+    def end_after(self, exc: BaseException | None) -> None:
+        self.ended_by = self.ended_by or ("its scope" if exc is None else "cancellation")
+        if exc is not None:
+            raise exc
+
+
+@pytest.mark.parametrize("before", [None, 60.0])
+async def test_a_timeout_of_zero_cancels_its_call_and_no_other(before: float | None) -> None:
+    async with trio.open_nursery() as nursery:
+        tasks = HandlerTasks(nursery.start_soon)
+        calls = [FakeCall(before), FakeCall(0.0), FakeCall(None), FakeCall(0.0), FakeCall(None)]
+        for call in calls:
+            tasks.start(call)
+            await trio.testing.wait_all_tasks_blocked()
+        assert [call.ended_by for call in calls] == ["itself", "its scope"] * 2 + ["itself"]
+        assert calls[0].task is calls[1].task is not calls[2].task
+        nursery.cancel_scope.cancel()
+
+
+async def test_cancelling_a_waiting_task_ends_it() -> None:
+    async with trio.open_nursery() as nursery:
+        tasks = HandlerTasks(nursery.start_soon)
+        call = FakeCall(None)
+        tasks.start(call)
+        await trio.testing.wait_all_tasks_blocked()
+        kept = weakref.ref(call)
+        del call
+        gc.collect()
+        assert kept() is None
+        nursery.cancel_scope.cancel()
 
 
 async def test_nothing_is_kept_of_a_call_that_has_ended() -> None:
