@@ -29,7 +29,12 @@ class FixedPoll(BusyPoll):
         self.recorded: list[tuple[float, float, float]] = []
 
     def record_wait(
-        self, now: float, waited: float, polled: float = 0.0, displaced: float = 0.0
+        self,
+        now: float,
+        waited: float,
+        polled: float = 0.0,
+        displaced: float = 0.0,
+        cpu: float = 0.0,
     ) -> None:
         self.recorded.append((waited, polled, displaced))
 
