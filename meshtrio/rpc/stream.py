@@ -115,6 +115,7 @@ class Stream(ReceiveStream):
         Cancellation: the message may be sent in part, so the stream must be reset.
         """
         if self._is_turn_over and not end_stream:
+            self._connection.flush()  # Messages of a batch must not wait for the turn.
             await self._wait_for_turn()
         if not compressed:
             await trio.lowlevel.checkpoint_if_cancelled()

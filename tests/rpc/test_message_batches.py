@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,7 +13,8 @@ import trio
 from echo.v1.echo_grpc import EchoServiceServicer
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.rpc import write_buffer
+from meshtrio.rpc import receive_stream, write_buffer
+from meshtrio.rpc.receive_stream import ReceiveStream
 from meshtrio.rpc.write_buffer import MessageBatch
 from meshtrio.transport.transport import Buffer, Transport
 from meshtrio.util.concurrency import call_before_waiting
@@ -111,6 +113,32 @@ async def test_what_was_sent_is_written_when_a_handler_fails() -> None:
         with pytest.raises(purerpc.UnimplementedError):
             await call.receive_message()
     assert got == ["first", "second", "third"]
+
+
+async def test_messages_are_written_before_their_task_waits_for_a_turn(
+    writes: list[Transport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(receive_stream, "perf_counter", lambda: float(next(clock)))
+    wait = ReceiveStream._wait_for_turn
+    unwritten: list[int] = []
+
+    async def recorded(stream: ReceiveStream) -> None:
+        if not stream._connection.is_client:
+            unwritten.append(len(stream._connection._engine._outgoing))
+        await wait(stream)
+
+    async def count(requests: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]:
+        for number in range(100):
+            yield echo_reply(str(number))
+
+    async with connect_pair(Streaming(count)) as pair:
+        monkeypatch.setattr(ReceiveStream, "_wait_for_turn", recorded)
+        async with pair.stub.Chat() as call:
+            await call.close()
+            assert [reply.message async for reply in call] == [str(n) for n in range(100)]
+    assert len(unwritten) > 5
+    assert not any(unwritten)
 
 
 @pytest.mark.parametrize(
