@@ -46,8 +46,6 @@ class ReparentedProcesses:
         self._processes: dict[int, tuple[int, frozenset[int]]] = {}
         """By pid, the pidfd and the plugins that were running when the process was found, of which
         one has started it."""
-        self._marked: set[int] = set()
-        """Pids of children that carry a mark, by which `leftover_killer` finds them."""
         self._unkillable: set[int] = set()
         """Pids of processes that cannot be killed, which was logged."""
 
@@ -108,23 +106,19 @@ class ReparentedProcesses:
         """Find unmarked children that this process has not started and that are not watched."""
         if CHILD_REGISTRY.pending_starts:
             return []  # One of them may be a child that is being started.
-        children = set(_list_child_pids())
-        self._marked &= children
         try:
+            # Marked ones each time: a process may get rid of its mark after it was seen.
             return [
                 pid
-                for pid in children - self._processes.keys() - self._marked
+                for pid in set(_list_child_pids()) - self._processes.keys()
                 if pid not in CHILD_REGISTRY.pids and self._is_unmarked(pid)
             ]
         except OSError:
             return []  # No descriptor is left; the next check tries again.
 
     def _is_unmarked(self, pid: int) -> bool:
-        """Whether a child is alive and carries no mark; remembers those that carry one."""
-        if self._mesh_run.marker.match_process(pid) is not None:
-            self._marked.add(pid)
-            return False
-        return ProcessInfo(pid).is_alive
+        """Whether a child lives and carries no mark, by which `leftover_killer` would find it."""
+        return self._mesh_run.marker.match_process(pid) is None and ProcessInfo(pid).is_alive
 
     def _add_all(self, pids: Iterable[int]) -> None:
         for pid in pids:
