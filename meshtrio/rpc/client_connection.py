@@ -31,6 +31,7 @@ class ClientConnection(Connection):
     """A connection that opens streams; `Connection` says who owns what."""
 
     is_client = True
+    events_per_write = 3  # A reply's headers, message and trailers: then comes the next call.
 
     def __init__(
         self,

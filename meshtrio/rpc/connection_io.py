@@ -39,8 +39,6 @@ _MAX_UNTIMED_EVENTS = 24
 """Number of events of one read below which their time is not measured."""
 _SECONDS_PER_EVENT = 0.000003
 """Average time that an event takes, in seconds."""
-_EVENTS_PER_CALL = 3
-"""Events of a reply: headers, a message and trailers. A read with more has woken several tasks."""
 _TLS_HANDSHAKE_TIMEOUT = 10.0
 """Maximum time of a TLS handshake, in seconds."""
 CLOSE_TIMEOUT = 1.0
@@ -57,6 +55,10 @@ class ConnectionIO:
     """The streams of the calls that have not ended, by stream identifier."""
 
     is_client: ClassVar[bool]
+
+    events_per_write: ClassVar[int]
+    """Number of events of a read for which one write is expected. The writes of the tasks that a
+    read has woken are coalesced until there are that many."""
 
     def __init__(self, transport: Transport, limits: Limits | None) -> None:
         role = Role.CLIENT if self.is_client else Role.SERVER
@@ -198,8 +200,7 @@ class ConnectionIO:
             else:
                 has_flushed_others = False
                 self.flush()
-            # In two or three parts, so that the peer works on one while the next is being made.
-            writers = event_count // (2 * _EVENTS_PER_CALL)
+            writers = event_count // self.events_per_write
             if writers > 1 and not has_flushed_others:
                 await self.write_coalescer.run(writers, self.flush)
 

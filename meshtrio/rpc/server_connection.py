@@ -125,6 +125,8 @@ class ServerConnection(CallOwner):
     """A connection whose streams are served; `Connection` says who owns what."""
 
     is_client = False
+    # Those of two requests: the client works on half of the replies while the others are made.
+    events_per_write = 4
 
     def __init__(self, transport: Transport, server: ConnectionOwner) -> None:
         super().__init__(transport, server.limits_for(transport), server.timeouts)
