@@ -56,7 +56,9 @@ class Attempt:
 
     @classmethod
     async def open(cls, call: CallContext) -> Attempt:
-        """Pick a connection and open a stream on it. Nothing is written yet.
+        """Pick a connection and open a stream on it.
+
+        Nothing is written yet, except for a request that `ClientConnection.try_start_unary` sends.
 
         Raises:
             RpcFailedError: No endpoint was picked, or the request headers are too large.
@@ -130,21 +132,22 @@ class Attempt:
             raise
 
     async def exchange(self) -> Any:
-        """Send the call's only request and return the only reply.
+        """Send the call's only request, unless it was sent already, and return the only reply.
 
         Raises:
             RpcFailedError: The call failed, or had another number of replies than one.
         """
         stream, call = self.stream, self._call
-        data = call.message.SerializeToString()
-        compressed = call.options.compression != IDENTITY and call.compress
-        try:
-            if compressed or not stream.try_send(data, end_stream=True):
-                await stream.send(data, compressed=compressed, end_stream=True)
-        except purerpc.RpcFailedError as exc:
-            if not stream.send_closed:
-                stream.fail(exc)
-                raise
+        if not stream.request_sent:
+            request, compressed = call.request, call.is_compressed
+            assert request is not None
+            try:
+                if compressed or not stream.try_send(request, end_stream=True):
+                    await stream.send(request, compressed=compressed, end_stream=True)
+            except purerpc.RpcFailedError as exc:
+                if not stream.send_closed:
+                    stream.fail(exc)
+                    raise
         try:
             reply, count = await stream.receive_single()
             if stream.remote_closed:
@@ -285,13 +288,24 @@ def _open_stream(
     deadline: float,
     tracer: AttemptTracer | None,
 ) -> Stream | None:
-    """Open a stream with the call's headers; None if the connection has no free slot."""
+    """Open a stream with the call's headers, and send the only request if that needs no wait.
+
+    Returns None if the connection has no free slot.
+    """
     connection = picked.connection
     try:
         block = encode_attempt_headers(connection, call, fields, tracer, deadline)
+        request = call.request
+        if request is None and call.message is not None:
+            request = call.request = call.message.SerializeToString()
         if picked.call_tracker is not None and connection.has_stream_slot:
             picked.call_tracker.on_start()
-    except purerpc.RpcFailedError:
+    except Exception:
         connection.notify_stream_slot()  # Another call may wait for it.
         raise
-    return connection.open_stream(Stream, block)
+    stream = None
+    if request is not None and tracer is None and call.message_limits is None:
+        stream = None if call.is_compressed else connection.try_start_unary(block, request)
+    if stream is None:
+        stream = connection.open_stream(Stream, block)
+    return stream

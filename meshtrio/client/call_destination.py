@@ -258,8 +258,10 @@ class CallContext:
     pick_args: PickArgs
     message: Any = None
     """The only request, of a method with a single request and reply."""
-    compress: bool = True
-    """Whether that is compressed if the options name a compression."""
+    is_compressed: bool = False
+    """Whether that is sent compressed."""
+    request: bytes | None = None
+    """`message` as serialized by the first attempt."""
     tracer: ClientCallTracer | None = None
     attempt_kind: AttemptKind = ORIGINAL
     previous_attempts: int = 0

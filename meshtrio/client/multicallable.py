@@ -23,6 +23,7 @@ from meshtrio.client.call_destination import (
 from meshtrio.client.interceptors import intercept, make_client_call
 from meshtrio.client.retry.loop import run_attempts
 from meshtrio.client.streaming import StreamingCall
+from meshtrio.grpc.framing import IDENTITY
 from meshtrio.grpc.header_builder import build_method_headers
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.status import STATUS_OK
@@ -148,7 +149,8 @@ class UnaryUnaryMultiCallable(MultiCallable):
     ) -> Any:
         """Make and count a call; return the reply, or with metadata the reply and its attempt."""
         call = self._make_context(keywords)
-        call.message, call.compress = message, compress
+        call.message = message
+        call.is_compressed = compress and call.options.compression != IDENTITY
         channel, tracer = self._channel, None
         counters = channel.call_counters
         counters.started += 1

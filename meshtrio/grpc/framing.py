@@ -19,7 +19,11 @@ _GZIP_WBITS = 31
 """zlib's `wbits` for the largest window, in the gzip format (RFC 1952)."""
 _GZIP_LEVEL = 6
 _MESSAGE_PREFIX = struct.Struct(">BL")
+pack_message_prefix = _MESSAGE_PREFIX.pack
+"""Packs the prefix of a message: whether it is compressed, and its length."""
 MESSAGE_PREFIX_SIZE = 5
+MIN_SEPARATE_PREFIX_SIZE = 32 * 1024
+"""Size of a message, in bytes, above which copying it costs more than another frame."""
 Messages = Sequence[tuple[bool, bytes]]
 """Messages, each as (compressed, bytes)."""
 
@@ -42,14 +46,9 @@ class MessageTooLargeError(Exception):
         self.complete_messages = complete_messages
 
 
-def encode_message_prefix(length: int, *, compressed: bool = False) -> bytes:
-    """Encode the prefix of a message of `length` bytes."""
-    return _MESSAGE_PREFIX.pack(compressed, length)
-
-
 def frame_message(message: bytes, *, compressed: bool = False) -> bytes:
     """Encode a message with its prefix."""
-    return encode_message_prefix(len(message), compressed=compressed) + message
+    return pack_message_prefix(compressed, len(message)) + message
 
 
 def parse_single_message(data: bytes, max_size: int) -> bytes | None:

@@ -146,6 +146,38 @@ class H2Connection:
             self._outgoing.append(header + block)
         return stream.id
 
+    def try_open_stream_with_data(self, block: bytes, data: bytes) -> int:
+        """Send the headers of a request and all its DATA, and return the id of the new stream.
+
+        Returns 0, and sends nothing, if no stream can be opened, the flow control windows are too
+        small, or a part does not fit into a frame: `open_stream` and `send_data` are for those
+        cases.
+        """
+        windows, settings, size, length = self.windows, self.peer_settings, len(data), len(block)
+        max_size = settings.max_frame_size
+        if (
+            not self._is_client
+            or not self.can_open_stream
+            or size > settings.initial_window_size
+            or size > windows.send
+            or size > max_size
+            or length > max_size
+            or settings.pending_table_size_update
+        ):
+            return 0
+        stream = self.streams.open()
+        stream_id, stream.state = stream.id, _HALF_CLOSED_LOCAL
+        stream.send_window -= size
+        windows.send -= size
+        self._control_bucket.credits += 2 + (size >> 10)  # As in `send_data`.
+        self._outgoing.append(
+            pack_frame_header(length >> 8, length & 0xFF, HEADERS, _END_HEADERS, stream_id)
+            + block
+            + pack_frame_header(size >> 8, size & 0xFF, DATA, _END_STREAM, stream_id)
+            + data
+        )
+        return stream_id
+
     def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None:
         """Send response headers or trailers. Raises LocalProtocolError if `is_send_open` is not."""
         stream = self._by_id.get(stream_id) or self.streams.get_open(stream_id)

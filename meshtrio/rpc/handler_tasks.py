@@ -139,4 +139,4 @@ def _innermost_scope(task: trio.lowlevel.Task) -> object:
 
     Trio has no public name for it. In a trio without this one, tasks serve a single call.
     """
-    return getattr(task, "_cancel_status", object())
+    return getattr(task, "_cancel_status", None) or object()

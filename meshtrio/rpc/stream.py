@@ -9,7 +9,13 @@ from __future__ import annotations
 import purerpc
 import trio
 
-from meshtrio.grpc.framing import ENCODINGS, compress, encode_message_prefix, parse_single_message
+from meshtrio.grpc.framing import (
+    ENCODINGS,
+    MIN_SEPARATE_PREFIX_SIZE,
+    compress,
+    pack_message_prefix,
+    parse_single_message,
+)
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.fairness import WAKE_COST
@@ -21,8 +27,6 @@ from meshtrio.transport.peer import Peer
 from meshtrio.util.concurrency import SingleWaiter
 from meshtrio.util.errors import UsageError
 
-_MIN_SEPARATE_PREFIX_SIZE = 32 * 1024
-"""Size of a message, in bytes, from which copying it costs more than another frame."""
 SERVER_STOPPED_MESSAGE = "the server stopped during the call"
 """The message of the status of calls that a stopping server ends."""
 
@@ -70,7 +74,7 @@ class Stream(ReceiveStream):
         """
         connection, size = self._connection, len(message)
         if (
-            size > _MIN_SEPARATE_PREFIX_SIZE
+            size > MIN_SEPARATE_PREFIX_SIZE
             or size > self.message_limits.max_send_length
             or self.error is not None
             or (self.remote_closed and connection.is_client)  # With `error`, `send_closed`.
@@ -80,7 +84,7 @@ class Stream(ReceiveStream):
             or connection.write_buffer.size > HIGH_WATER
             or connection.window_waiters.streams
             or not connection.try_send_message(
-                self.id, encode_message_prefix(size) + message, headers, trailers, end_stream
+                self.id, pack_message_prefix(False, size) + message, headers, trailers, end_stream
             )
         ):
             return False
@@ -131,8 +135,8 @@ class Stream(ReceiveStream):
             notify_tracer(self.path, self.message_tracer.message_sent, message, size)
             if end_stream:
                 notify_tracer(self.path, self.message_tracer.half_closed)
-        data = encode_message_prefix(size, compressed=compressed)
-        if size > _MIN_SEPARATE_PREFIX_SIZE:
+        data = pack_message_prefix(compressed, size)
+        if size > MIN_SEPARATE_PREFIX_SIZE:
             # The prefix gets a frame of its own, which avoids copying the message.
             await self.send_data(data, headers=headers, following_size=size)
             data, headers = encoded, b""

@@ -94,6 +94,8 @@ class StreamState:
 
     headers: ResponseHeaders | None = None
     """The response headers, on a client."""
+    request_sent: bool = False
+    """Whether a client has sent the only request with the request headers."""
     headers_sent: bool = False
     """Whether a server has sent the response headers, so that trailers must follow."""
     owner: object = None

@@ -213,6 +213,36 @@ async def test_a_call_that_fails_leaves_the_stream_it_waited_for_to_the_next(
                 ending.cancel_scope.cancel()
 
 
+async def test_a_request_that_cannot_be_serialized_leaves_its_stream_to_the_next(
+    short_dir: Path,
+) -> None:
+    class Broken:
+        def SerializeToString(self) -> bytes:
+            raise ValueError("no message")
+
+    one_stream = Server(servicer_named("a"), limits=Limits(max_concurrent_streams=1))
+
+    async def fail() -> None:
+        with pytest.raises(ValueError, match="no message"):
+            await channel.stub(EchoServiceStub).Echo(Broken())
+
+    async def succeed() -> None:
+        assert await call_echo(channel) == "a"
+
+    with trio.fail_after(30):
+        async with (
+            serve_on_socket(short_dir / "a", one_stream),
+            connect_to(f"unix:{short_dir / 'a'}") as channel,
+            trio.open_nursery() as waiting,
+            trio.open_nursery() as ending,
+        ):
+            await start_hanging_calls(channel, ending, 1)
+            for each in (fail, succeed):
+                waiting.start_soon(each)
+                await settle()
+            ending.cancel_scope.cancel()
+
+
 async def test_an_endpoint_that_fails_is_ejected_and_comes_back(short_dir: Path) -> None:
     failing = True
 
