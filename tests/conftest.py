@@ -22,6 +22,7 @@ from meshtrio.supervisor.process.spawn.signal_dispositions import (
 pytest.register_assert_rewrite("tests.support")
 
 from tests.support import hang_guard
+from tests.support.polling import polling_everywhere, sleeping_and_polling  # noqa: F401
 
 # A shell that runs the tests in the background has SIGINT ignored. What tests start would inherit
 # that, and no Ctrl-C would end it. Entered until the end of the process.

@@ -51,7 +51,6 @@ class Connection(ConnectionIO):
         self.channelz_id = channelz_registry.next_channelz_id()
         self._ping_sent_at = 0.0
         """Time of the last keepalive PING."""
-        self._read_scope = trio.CancelScope()
         self._event_handlers |= {
             events.DataReceived: self._on_data,
             events.TrailersReceived: self._on_trailers,

@@ -17,7 +17,6 @@ import trio
 from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.http2.events import Http2Event
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.rpc.message_limits import default_message_limits
@@ -87,6 +86,7 @@ class ConnectionIO:
         self._is_handshake_done = False
         """Whether the transport accepts data."""
         self._nursery: trio.Nursery | None = None
+        self._read_scope = trio.CancelScope()
         self.write_buffer = WriteBuffer(transport)
         self.write_coalescer = WriteCoalescer(self._now)
         self.window_waiters = WindowWaiters(engine.windows, self.write_buffer, self.start_soon)
@@ -161,10 +161,39 @@ class ConnectionIO:
         _log.info("%s", self.close_reason)
         return False
 
+    @property
+    def can_poll(self) -> bool:
+        """Whether `poll` may be called: polling pays, and no other task does it."""
+        return self.transport.can_poll and self.loop_share.remaining >= 0
+
+    async def poll(self, is_done: Callable[[], bool]) -> None:
+        """Poll in the task of a call that waits for the peer; see `Transport.poll`."""
+        await self.transport.poll(_SMALL_READ_SIZE, self._process_small_read, is_done)
+
+    def _process_small_read(self, data: bytes) -> bool:
+        """Process what `poll` has read; return whether it may go on."""
+        event_count = self._process_read(data, 0)
+        if event_count > _MAX_UNTIMED_EVENTS:
+            self.loop_share.charge(event_count * _SECONDS_PER_EVENT)
+        self._flush_after_read()
+        if self._engine.closed:
+            self._read_scope.cancel()  # The read loop sleeps.
+            return False
+        # Else the read loop waits for turns, or for the peer to read.
+        return self.loop_share.remaining >= 0 and self._unread_ack_size <= HIGH_WATER
+
+    def _process_read(self, data: bytes, max_cost: int) -> int:
+        """Process what was read, and return the number of events."""
+        handle, self._last_read_at = self._event_handlers, self._now()
+        new_events = self._engine.receive_data(data, self._last_read_at, max_cost)
+        for event in new_events:
+            handle[type(event)](event)
+        event_count = len(new_events)
+        new_events.clear()  # What was read is not kept alive while the connection is idle.
+        return event_count
+
     async def _read_loop(self) -> None:
-        receive, handle, now = self.transport.receive, self._event_handlers, self._now
-        engine, reader = self._engine, self._engine.frame_reader
-        event: Http2Event | None
+        receive, engine = self.transport.receive, self._engine
         while not (engine.closed or self._is_newly_established):
             try:
                 data = await receive(_RECEIVE_SIZE)
@@ -175,31 +204,14 @@ class ConnectionIO:
                 return
             if self.loop_share.remaining < 0 and self.loop_share.charge(0.0):
                 await self.loop_share.wait_for_turn()
-            self._last_read_at = now()
             cost = _MAX_READ_COST if len(data) > _SMALL_READ_SIZE else 0
-            new_events = engine.receive_data(data, self._last_read_at, cost)
-            for event in new_events:
-                handle[type(event)](event)
-            event_count = len(new_events)
-            # What was read is not kept alive while the connection is idle.
-            data, event = b"", None
-            new_events.clear()
+            event_count = self._process_read(data, cost)
+            data = b""  # Not kept alive, either.
             if event_count > _MAX_UNTIMED_EVENTS or cost:
                 event_count = await self._process_in_slices(event_count)
-            if (
-                self._has_window_opened
-                or self.streams_with_data
-                or self._incomplete_charge
-                or self.write_buffer.size
-                or self.connections_to_flush
-                or reader.incomplete_since is not None
-            ):
-                has_flushed_others = self._finish_read()
-                if self._unread_ack_size > HIGH_WATER:
-                    await self.write_buffer.wait_drained()
-            else:
-                has_flushed_others = False
-                self.flush()
+            has_flushed_others = self._flush_after_read()
+            if self._unread_ack_size > HIGH_WATER:
+                await self.write_buffer.wait_drained()
             writers = event_count // self.events_per_write
             if writers > 1 and not has_flushed_others:
                 await self.write_coalescer.run(writers, self.flush)
@@ -231,6 +243,20 @@ class ConnectionIO:
             began, event_count = thread_time(), 0
             if reader.unprocessed is None:
                 return event_count
+
+    def _flush_after_read(self) -> bool:
+        """Do what `_finish_read` does, as far as there is something to do."""
+        if (
+            self._has_window_opened
+            or self.streams_with_data
+            or self._incomplete_charge
+            or self.write_buffer.size
+            or self.connections_to_flush
+            or self._engine.frame_reader.incomplete_since is not None
+        ):
+            return self._finish_read()
+        self.flush()
+        return False
 
     def _finish_read(self) -> bool:
         """Open windows and flush after a read; return whether other connections were flushed."""

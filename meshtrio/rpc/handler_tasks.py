@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import trio
@@ -39,12 +39,32 @@ class HandledCall(Protocol):
         """
 
 
+class TaskOwner(Protocol):
+    """The part of a connection that its tasks use."""
+
+    @property
+    def streams(self) -> Mapping[int, object]:
+        """The calls that have not ended."""
+
+    @property
+    def can_poll(self) -> bool:
+        """Whether `poll` may be called."""
+
+    async def poll(self, is_done: Callable[[], bool]) -> None:
+        """Poll for data, and process it, until `is_done()` or polling does not pay any more."""
+
+    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Start a task that is cancelled with the connection."""
+
+
 class HandlerTasks:
     """The tasks of one connection."""
 
-    def __init__(self, start_soon: Callable[..., object]) -> None:
-        """`start_soon` starts a task that is cancelled with the connection."""
-        self._start_soon = start_soon
+    def __init__(self, owner: TaskOwner) -> None:
+        self.owner = owner
+        """The connection."""
+        self.context: contextvars.Context | None = None
+        """The context of the task that reads from the connection."""
         self._waiting: list[_HandlerTask] = []
         """Tasks that wait for a call; the last one has waited for the shortest time."""
         self._min_waiting = 0
@@ -53,7 +73,9 @@ class HandlerTasks:
     def start(self, call: HandledCall) -> None:
         """Run a call soon, in a copy of the current context."""
         if not self._waiting:
-            self._start_soon(_HandlerTask(self._waiting).run, call)
+            if self.context is None:
+                self.context = contextvars.copy_context()
+            self.owner.start_soon(_HandlerTask(self, self._waiting).run, call)
             return
         self._waiting.pop().assign(call)
         if len(self._waiting) < self._min_waiting:
@@ -68,10 +90,24 @@ class HandlerTasks:
 
 
 class _HandlerTask:
-    __slots__ = ("_has_deadline", "_next_call", "_scope", "_task", "_waiting")
+    __slots__ = (
+        "_has_deadline",
+        "_is_parked",
+        "_is_resumed",
+        "_next_call",
+        "_scope",
+        "_task",
+        "_tasks",
+        "_waiting",
+    )
 
-    def __init__(self, waiting: list[_HandlerTask]) -> None:
+    def __init__(self, tasks: HandlerTasks, waiting: list[_HandlerTask]) -> None:
+        self._tasks = tasks
         self._waiting = waiting
+        self._is_parked = False
+        """Whether the task sleeps, instead of polling, while it waits."""
+        self._is_resumed = False
+        """Whether `assign` has ended the wait."""
         self._task: trio.lowlevel.Task
         self._scope = trio.CancelScope()
         self._next_call: HandledCall | None = None
@@ -92,10 +128,8 @@ class _HandlerTask:
                 while call is not None:
                     if not await call.run(scope) or _innermost_scope(task) is not innermost:
                         break
-                    # Nothing is kept of the last call.
-                    task.name, task.context, call = _WAITING, contextvars.Context(), None
-                    self._waiting.append(self)
-                    await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
+                    call = None  # Nothing is kept of the last call.
+                    await self._wait(task)
                     call = self._take_next_call()
         except BaseException as exc:
             if call is None:
@@ -105,11 +139,41 @@ class _HandlerTask:
             if call is not None:
                 call.end_after(None)
 
+    async def _wait(self, task: trio.lowlevel.Task) -> None:
+        """Wait until `assign` is called: polling, if the client is expected to make a call soon."""
+        owner, context = self._tasks.owner, self._tasks.context
+        assert context is not None
+        task.name, task.context, self._is_resumed = _WAITING, context.copy(), False
+        self._waiting.append(self)
+        if not owner.streams and owner.can_poll:
+            await self._poll(owner)
+        if not self._is_resumed:
+            self._is_parked = True
+            await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
+
+    async def _poll(self, owner: TaskOwner) -> None:
+        """Read the next call from the connection in this task, which saves waking it."""
+        if self._has_deadline:
+            # It could pass between the arrival of the next call and this task's turn.
+            self._scope.deadline, self._has_deadline = math.inf, False
+        try:
+            await owner.poll(self._should_end_poll)
+        except trio.Cancelled:
+            if not self._is_resumed:
+                self._waiting.remove(self)
+                raise
+            # The call is cancelled at its first checkpoint, since the scope stays cancelled.
+
+    def _should_end_poll(self) -> bool:
+        return self._is_resumed or bool(self._tasks.owner.streams)
+
     def assign(self, call: HandledCall | None) -> None:
         """Resume the task with a call, or end it."""
-        self._next_call = call
-        self._task.context = contextvars.copy_context()
-        trio.lowlevel.reschedule(self._task)
+        self._next_call, self._is_resumed = call, True
+        if self._is_parked:
+            self._is_parked = False
+            self._task.context = contextvars.copy_context()
+            trio.lowlevel.reschedule(self._task)
         if call is not None:
             self._prepare(call)  # The task does not wait any more, so this cannot cancel its wait.
 
@@ -131,6 +195,7 @@ class _HandlerTask:
 
     def _stop_waiting(self, _: Any) -> trio.lowlevel.Abort:
         self._waiting.remove(self)
+        self._is_parked = False
         return trio.lowlevel.Abort.SUCCEEDED
 
 

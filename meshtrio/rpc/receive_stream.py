@@ -119,12 +119,20 @@ class ReceiveStream(ReceiveBuffer):
 
         More than one is the peer's error. Raises RpcFailedError if the stream failed.
         """
+        connection = self._connection
+        if len(connection.streams) == 1 and connection.can_poll:
+            await connection.poll(self._should_end_poll)
         while not self.remote_closed and len(self._messages) < 2 and self.error is None:
             await self._wait_readable()
         if self.error is not None:
             raise self.error
         count = len(self._messages)
         return (self._decode_message(self._messages[0]) if self._messages else None), count
+
+    def _should_end_poll(self) -> bool:
+        """Whether the only reply has come, or the read loop should read for several calls."""
+        is_over = self.remote_closed or self.error is not None
+        return is_over or len(self._connection.streams) > 1
 
     def try_receive_single_request(self) -> bytes | None:
         """Take the request of a method with a single one if it has arrived, as it usually has.

@@ -147,7 +147,7 @@ class ServerConnection(CallOwner):
         """Whether new calls are refused; the client has been sent the second GOAWAY."""
         self._is_refusing_waiting = False
         self._half_closed = HalfClosedStreams(self._engine, self.limits.max_concurrent_streams)
-        self.handler_tasks = HandlerTasks(self.start_soon)
+        self.handler_tasks = HandlerTasks(self)
         """The tasks that run the handlers of the connection."""
 
     def statistics(self) -> ConnectionStatistics:

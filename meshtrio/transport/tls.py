@@ -20,6 +20,8 @@ _MAX_RECORD_SIZE = 16 * 1024
 class TlsTransport(Transport):
     """A transport with TLS, which owns its socket. `handshake` must be called first."""
 
+    can_poll = False  # What is read is ciphertext.
+
     def __init__(
         self,
         sock: socket.socket,

@@ -28,18 +28,20 @@ async def reply(message: Any) -> Any:
 def polled(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
     """The sockets that were polled, by descriptor, where each wait is to begin with a poll."""
     found = set()
-    poll_until = Transport._poll_until
+    try_receive = Transport._try_receive
 
-    async def record_poll(self: Transport, *args: Any) -> bytes | None:
-        found.add(self.sock.fileno())
-        return await poll_until(self, *args)
+    def record_poll(self: Transport, max_bytes: int) -> bytes | None:
+        data = try_receive(self, max_bytes)
+        if data is None and self.busy_poll.poll_time:  # A task that sleeps does not look for data.
+            found.add(self.sock.fileno())
+        return data
 
     def always_poll(self: BusyPoll, *_: float) -> None:
         self.poll_time = self.max_poll
 
     monkeypatch.delenv("MESHTRIO_BUSY_POLL", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(Transport, "_poll_until", record_poll)
+    monkeypatch.setattr(Transport, "_try_receive", record_poll)
     monkeypatch.setattr(BusyPoll, "record_wait", always_poll)
     return found
 

@@ -22,6 +22,7 @@ from tests.support.connection_pairs import (
     echo_requests,
 )
 
+pytestmark = pytest.mark.usefixtures("sleeping_and_polling")
 LARGE = "x" * 300_000
 STEPS = 60
 """More than any scenario takes: the last ones run to their ends."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,6 +18,7 @@ from echo.v1.echo_pb2 import EchoReply
 from meshtrio.rpc.handler_tasks import HandlerTasks
 from tests.support.connection_pairs import connect_pair, echo_request
 
+pytestmark = pytest.mark.usefixtures("sleeping_and_polling")
 left_by_a_call: ContextVar[str] = ContextVar("left_by_a_call", default="")
 
 
@@ -30,6 +32,8 @@ class Recording(EchoServiceServicer):
 
         self.open_scope: trio.CancelScope | None = None
         self.is_waiting = trio.Event()
+        self.many = 0
+        self.all_there = trio.Event()
 
     async def Echo(self, request: Any) -> EchoReply:
         self.tasks.append(trio.lowlevel.current_task())
@@ -39,6 +43,11 @@ class Recording(EchoServiceServicer):
         if request.message == "wait":
             self.is_waiting.set()
             await trio.sleep_forever()
+        if request.message == "one of ten":
+            self.many += 1
+            if self.many == 10:
+                self.all_there.set()
+            await self.all_there.wait()
         if request.message == "leave a scope open":
             self.open_scope = trio.CancelScope()
             self.open_scope.__enter__()
@@ -119,7 +128,7 @@ async def test_tasks_that_are_not_needed_end() -> None:
         before = trio.lowlevel.current_statistics().tasks_living
         async with trio.open_nursery() as nursery:
             for _ in range(10):
-                nursery.start_soon(pair.stub.Echo, echo_request("one of many"))
+                nursery.start_soon(pair.stub.Echo, echo_request("one of ten"))
         await trio.testing.wait_all_tasks_blocked()
         assert trio.lowlevel.current_statistics().tasks_living == before + 10
         pair.server.handler_tasks.end_unused()  # All were needed until now.
@@ -127,6 +136,22 @@ async def test_tasks_that_are_not_needed_end() -> None:
         pair.server.handler_tasks.end_unused()
         await trio.testing.wait_all_tasks_blocked()
         assert trio.lowlevel.current_statistics().tasks_living == before + 1
+
+
+class FakeOwner:
+    """Starts tasks in a nursery, and polls by a function that is given to it."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.streams: dict[int, object] = {}
+        self.start_soon = nursery.start_soon
+        self.polls: list[Callable[[], Awaitable[None]]] = []
+
+    @property
+    def can_poll(self) -> bool:
+        return bool(self.polls)
+
+    async def poll(self, is_done: Callable[[], bool]) -> None:
+        await self.polls.pop(0)()
 
 
 class FakeCall:
@@ -155,7 +180,7 @@ class FakeCall:
 @pytest.mark.parametrize("before", [None, 60.0])
 async def test_a_timeout_of_zero_cancels_its_call_and_no_other(before: float | None) -> None:
     async with trio.open_nursery() as nursery:
-        tasks = HandlerTasks(nursery.start_soon)
+        tasks = HandlerTasks(FakeOwner(nursery))
         calls = [FakeCall(before), FakeCall(0.0), FakeCall(None), FakeCall(0.0), FakeCall(None)]
         for call in calls:
             tasks.start(call)
@@ -167,7 +192,7 @@ async def test_a_timeout_of_zero_cancels_its_call_and_no_other(before: float | N
 
 async def test_cancelling_a_waiting_task_ends_it() -> None:
     async with trio.open_nursery() as nursery:
-        tasks = HandlerTasks(nursery.start_soon)
+        tasks = HandlerTasks(FakeOwner(nursery))
         call = FakeCall(None)
         tasks.start(call)
         await trio.testing.wait_all_tasks_blocked()
@@ -176,6 +201,82 @@ async def test_cancelling_a_waiting_task_ends_it() -> None:
         gc.collect()
         assert kept() is None
         nursery.cancel_scope.cancel()
+
+
+async def test_a_task_that_polls_serves_what_it_finds() -> None:
+    found: list[str] = []
+    value: ContextVar[str] = ContextVar("value", default="")
+
+    class Call(FakeCall):
+        async def run(self, scope: trio.CancelScope) -> bool:
+            found.append(value.get())
+            value.set("of the last call")
+            return await super().run(scope)
+
+    async with trio.open_nursery() as nursery:
+        owner = FakeOwner(nursery)
+        tasks, calls = HandlerTasks(owner), [Call(60.0), Call(None), Call(0.0), Call(None)]
+
+        async def find_next() -> None:
+            await trio.lowlevel.checkpoint()
+            tasks.start(calls[sum(bool(call.ended_by) for call in calls)])
+
+        value.set("of the connection")
+        owner.polls = [find_next] * 2
+        tasks.start(calls[0])
+        await trio.testing.wait_all_tasks_blocked()
+        tasks.start(calls[3])
+        await trio.testing.wait_all_tasks_blocked()
+        assert [call.ended_by for call in calls] == ["itself", "itself", "its scope", "itself"]
+        assert calls[0].task is calls[1].task
+        assert found == ["of the connection"] * 4
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_call_that_comes_in_the_turn_of_another_task_is_not_lost() -> None:
+    async with trio.open_nursery() as nursery:
+        owner = FakeOwner(nursery)
+        tasks, calls = HandlerTasks(owner), [FakeCall(60.0), FakeCall(0.0), FakeCall(None)]
+
+        async def sleep_until_call() -> None:
+            tasks.start(calls[1])  # As the read loop does between two steps of this task.
+            await trio.lowlevel.checkpoint()
+
+        owner.polls = [sleep_until_call]
+        tasks.start(calls[0])
+        await trio.testing.wait_all_tasks_blocked()
+        assert [call.ended_by for call in calls] == ["itself", "its scope", ""]
+        tasks.start(calls[2])
+        await trio.testing.wait_all_tasks_blocked()
+        assert calls[2].ended_by == "itself"
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("ends_by", ["cancellation", "not being needed"])
+async def test_a_task_that_polls_ends(ends_by: str) -> None:
+    async with trio.open_nursery() as nursery, trio.open_nursery() as handlers:
+        owner = FakeOwner(handlers)
+        tasks, is_polling, go_on = HandlerTasks(owner), trio.Event(), trio.Event()
+
+        async def poll() -> None:
+            is_polling.set()
+            await go_on.wait()
+
+        owner.polls = [poll]
+        tasks.start(FakeCall(None))
+        await is_polling.wait()
+        if ends_by == "cancellation":
+            handlers.cancel_scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            owner.start_soon = nursery.start_soon
+            tasks.start(last := FakeCall(None))
+            await trio.testing.wait_all_tasks_blocked()
+            assert last.ended_by == "itself"
+            nursery.cancel_scope.cancel()
+        else:
+            tasks.end_unused()
+            tasks.end_unused()
+            go_on.set()
 
 
 async def test_nothing_is_kept_of_a_call_that_has_ended() -> None:

@@ -14,29 +14,9 @@ from meshtrio.rpc.write_buffer import WriteBuffer
 from meshtrio.transport.busy_poll import BusyPoll
 from meshtrio.transport.transport import Buffer, Transport
 from meshtrio.util.malloc_tuning import MallocTuning
+from tests.support.polling import POLL_TIME, FixedPoll
 
 MAX_BYTES = 65536
-SPIN = 0.05
-"""So long that a process which has to wait for the processor meanwhile changes nothing."""
-
-
-class FixedPoll(BusyPoll):
-    """Polls in every wait, and records them."""
-
-    def __init__(self, poll_time: float = SPIN) -> None:
-        super().__init__(poll_time)
-        self.poll_time = poll_time
-        self.recorded: list[tuple[float, float, float]] = []
-
-    def record_wait(
-        self,
-        now: float,
-        waited: float,
-        polled: float = 0.0,
-        displaced: float = 0.0,
-        cpu: float = 0.0,
-    ) -> None:
-        self.recorded.append((waited, polled, displaced))
 
 
 class SleepCounter(trio.abc.Instrument):
@@ -70,7 +50,7 @@ async def pair() -> AsyncIterator[tuple[Transport, Transport]]:
 
 async def count_rounds_until_sleep(reader: Transport) -> int:
     """Count the passes of the loop until it sleeps, while nothing is received."""
-    with count_sleeps() as found, trio.move_on_after(10 * SPIN):
+    with count_sleeps() as found, trio.move_on_after(10 * POLL_TIME):
         await reader.receive(MAX_BYTES)
     assert found.sleeps
     return found.rounds
@@ -97,11 +77,11 @@ async def test_waits_are_recorded(pair: tuple[Transport, Transport]) -> None:
     await one.receive(MAX_BYTES)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(one.receive, MAX_BYTES)
-        await trio.sleep(2 * SPIN)
+        await trio.sleep(2 * POLL_TIME)
         other.try_send([b"x"])
     (found, found_poll, _), (missed, missed_poll, displaced) = policy.recorded
     assert 0 < found_poll <= found
-    assert SPIN <= missed_poll < missed
+    assert POLL_TIME <= missed_poll < missed
     assert displaced < missed_poll
 
 
@@ -113,14 +93,14 @@ async def test_time_in_which_the_process_has_no_core_is_recorded(
 
     async def block() -> None:
         await trio.lowlevel.checkpoint()  # The poll begins.
-        time.sleep(2 * SPIN)  # noqa: ASYNC251 - as if another process had run
+        time.sleep(2 * POLL_TIME)  # noqa: ASYNC251 - as if another process had run
         other.try_send([b"x"])
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(one.receive, MAX_BYTES)
         nursery.start_soon(block)
     ((_, polled, displaced),) = policy.recorded
-    assert SPIN < displaced <= polled
+    assert POLL_TIME < displaced <= polled
 
 
 async def test_a_receive_that_is_cancelled_in_a_poll_loses_nothing_and_records_nothing(
@@ -151,7 +131,7 @@ async def test_others_run_while_it_looks(pair: tuple[Transport, Transport]) -> N
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
-        with trio.move_on_after(SPIN):
+        with trio.move_on_after(POLL_TIME):
             await pair[0].receive(MAX_BYTES)
         nursery.cancel_scope.cancel()
     assert rounds >= 3
@@ -189,6 +169,178 @@ async def test_an_end_is_seen_while_it_looks(
     one, other = pair
     other.close()
     assert await one.receive(MAX_BYTES) == b""
+
+
+# -- polling in the task that waits --------------------------------------------------------------
+
+
+class Reads:
+    """What the reads of a task in `receive`, and those of one in `poll`, have brought."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.received: list[bytes | OSError] = []
+        self.polled: list[bytes] = []
+
+    async def receive_all(self) -> None:
+        try:
+            while data := await self.transport.receive(MAX_BYTES):
+                self.received.append(data)
+        except OSError as exc:
+            self.received.append(exc)
+        else:
+            self.received.append(b"")
+
+    def process(self, data: bytes) -> bool:
+        self.polled.append(data)
+        return True
+
+    async def poll(self, max_bytes: int = MAX_BYTES, count: int = 1) -> None:
+        """Poll until as many reads have been made, by any task."""
+        await self.transport.poll(
+            max_bytes, self.process, lambda: len(self.polled) + len(self.received) >= count
+        )
+
+
+@pytest.fixture
+async def reads(
+    pair: tuple[Transport, Transport], nursery: trio.Nursery
+) -> AsyncIterator[tuple[Reads, Transport]]:
+    """A task in `receive`, which sleeps, and the other end of its connection."""
+    one, other = pair
+    found, policy = Reads(one), FixedPoll()
+    one.busy_poll = policy
+    policy.poll_time = 0.0
+    nursery.start_soon(found.receive_all)
+    await trio.testing.wait_all_tasks_blocked()
+    policy.poll_time = POLL_TIME
+    assert one.can_poll
+    yield found, other
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_task_that_waits_reads(
+    pair: tuple[Transport, Transport], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sleep(*_: object) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    one, other = pair
+    found = Reads(one)
+    monkeypatch.setattr(Transport, "_sleep", sleep)  # Or it may come first, by chance.
+    nursery.start_soon(found.receive_all)
+    await trio.testing.wait_all_tasks_blocked()
+    other.try_send([b"x" * 10])
+    await found.poll(max_bytes=8)
+    assert found.polled == [b"x" * 8]
+    await found.poll(max_bytes=8, count=2)
+    assert found.polled == [b"x" * 8, b"x" * 2]
+    assert one.can_poll
+    nursery.cancel_scope.cancel()
+
+
+async def test_only_one_task_polls(reads: tuple[Reads, Transport]) -> None:
+    found, other = reads
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(found.poll)
+        for _ in range(2):
+            await trio.lowlevel.checkpoint()
+        assert not found.transport.can_poll
+        other.try_send([b"x"])
+    assert found.transport.can_poll
+
+
+async def test_the_task_in_receive_sleeps_meanwhile(pair: tuple[Transport, Transport]) -> None:
+    one, _ = pair
+    found = Reads(one)
+    one.busy_poll = FixedPoll(3600.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(found.receive_all)  # It polls.
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(POLL_TIME):
+            await found.poll()
+        await trio.testing.wait_all_tasks_blocked()  # It would not be, if it polled still.
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_poll_that_finds_nothing_ends(reads: tuple[Reads, Transport]) -> None:
+    found, other = reads
+    with trio.fail_after(60):
+        await found.poll()
+    assert found.polled == []
+    other.try_send([b"x"])
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert found.received == [b"x"]
+    policy = found.transport.busy_poll
+    assert isinstance(policy, FixedPoll)
+    ((waited, polled, _),) = policy.recorded
+    assert POLL_TIME <= polled <= waited
+
+
+async def test_each_wait_is_recorded_once(reads: tuple[Reads, Transport]) -> None:
+    found, other = reads
+    for count in range(1, 4):
+        other.try_send([b"x"])
+        await found.poll(count=count)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    policy = found.transport.busy_poll
+    assert isinstance(policy, FixedPoll)
+    assert len(policy.recorded) == 3
+    assert all(polled <= waited for waited, polled, _ in policy.recorded)
+
+
+async def test_a_poll_goes_on_as_long_as_its_reader_lets_it(
+    reads: tuple[Reads, Transport],
+) -> None:
+    found, other = reads
+    other.try_send([b"x"])
+    await found.transport.poll(MAX_BYTES, lambda data: bool(found.process(data)) and False, bool)
+    assert b"".join([*found.polled, *found.received]) == b"x"  # type: ignore[list-item]
+    assert found.transport.can_poll
+
+
+async def test_an_end_is_left_to_receive(reads: tuple[Reads, Transport]) -> None:
+    found, other = reads
+    other.send_eof()
+    with trio.fail_after(60):
+        await found.poll()
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert found.polled == []
+    assert found.received == [b""]
+
+
+async def test_an_error_is_left_to_receive(
+    reads: tuple[Reads, Transport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, other = reads
+
+    def fail(self: Transport, max_bytes: int) -> bytes | None:
+        raise ConnectionResetError(104, "reset")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Transport, "_try_receive", fail)
+        with trio.fail_after(60):
+            await found.poll()
+    other.try_send([b"x"])
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    (error,) = found.received
+    assert isinstance(error, ConnectionResetError)
+
+
+async def test_a_poll_that_is_cancelled_loses_nothing(reads: tuple[Reads, Transport]) -> None:
+    found, other = reads
+    for count in range(20):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await found.poll(count=1000)
+        assert scope.cancelled_caught
+        other.try_send([b"%02d" % count])
+    other.send_eof()
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    everything = b"".join(each for each in found.received if isinstance(each, bytes))
+    assert everything == b"".join(b"%02d" % count for count in range(20))
+    assert found.polled == []
 
 
 # -- large messages ------------------------------------------------------------------------------
