@@ -179,8 +179,12 @@ class ConnectionIO:
         if self._engine.closed:
             self._read_scope.cancel()  # The read loop sleeps.
             return False
-        # Else the read loop waits for turns, or for the peer to read.
-        return self.loop_share.remaining >= 0 and self._unread_ack_size <= HIGH_WATER
+        # The read loop takes more at once, waits for turns, and for the peer to read.
+        return (
+            len(data) < _SMALL_READ_SIZE
+            and self.loop_share.remaining >= 0
+            and self._unread_ack_size <= HIGH_WATER
+        )
 
     def _process_read(self, data: bytes, max_cost: int) -> int:
         """Process what was read, and return the number of events."""
