@@ -7,6 +7,7 @@ docstrings is a link if it is a public name.
 
 from __future__ import annotations
 
+import inspect
 from enum import Enum, EnumType
 from typing import Any
 
@@ -19,6 +20,7 @@ from sphinx.util.typing import stringify_annotation
 
 import meshtrio
 from meshtrio.util.no_public_constructor import NoPublicConstructor
+from meshtrio.util.record import FrozenRecordType
 
 _ALIASES = ("Interceptor", "ServerInterceptor")
 _PREFIXES = ("meshtrio.", "meshtrio.mesh.", "meshtrio.plugin.")
@@ -48,7 +50,8 @@ def _process_signature(
         )
     if isinstance(found, NoPublicConstructor | EnumType) or getattr(found, "_is_protocol", False):
         return "", None
-    return (make_signature(found), None) if attrs.has(found) else None
+    is_record = isinstance(found, FrozenRecordType)
+    return (make_signature(found), None) if is_record or attrs.has(found) else None
 
 
 def _use_aliases(signature: str) -> str:
@@ -60,7 +63,15 @@ def _use_aliases(signature: str) -> str:
 
 
 def make_signature(cls: type) -> str:
-    """Return the arguments of an attrs class, with their defaults; the fields have the types."""
+    """Return the arguments of an attrs class or record, with their defaults.
+
+    The fields have the types.
+    """
+    if isinstance(cls, FrozenRecordType):
+        parameters = inspect.signature(cls).parameters.values()
+        defaults = (attrs.NOTHING if p.default is p.empty else p.default for p in parameters)
+        found = zip(parameters, defaults, strict=True)
+        return f"({', '.join(f'{p.name}{_default(default)}' for p, default in found)})"
     arguments = []
     for field in attrs.fields(cls):
         if not field.init:

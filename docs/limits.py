@@ -13,13 +13,13 @@ import inspect
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
 
-import attrs
 import limit_rows
 from limit_rows import Limit, Table
 
@@ -69,11 +69,11 @@ def numeric_fields() -> Iterator[str]:
         # By name, since some modules import this class for type checkers only.
         names = {"OutlierDetection": OutlierDetection}
         hints = inspect.get_annotations(cls, eval_str=True, locals=names)
-        for field in attrs.fields(cls):
-            hint = hints.get(field.name)
+        for field in inspect.signature(cls).parameters:
+            hint = hints.get(field)
             alternatives = get_args(hint) if isinstance(hint, UnionType) else (hint,)
             if {int, float} & {*alternatives}:
-                yield f"{cls.__name__}.{field.name}"
+                yield f"{cls.__name__}.{field}"
 
 
 def limit_constants(package: Path) -> Iterator[str]:
@@ -96,7 +96,7 @@ def _is_number(node: ast.expr) -> bool:
 
 def docstrings(source: str) -> dict[str, str]:
     """By name: the text that follows an assignment, of a module or of a class's body."""
-    tree = ast.parse(inspect.cleandoc(source))
+    tree = ast.parse(textwrap.dedent(source))
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else tree.body
     found: dict[str, str] = {}
     for before, after in itertools.pairwise(body):
@@ -160,19 +160,23 @@ def value_of(key: str) -> Any:
     module, is_constant, name = key.partition(":")
     if not is_constant:
         cls, _, field = key.partition(".")
-        return getattr(attrs.fields(_CLASSES[cls]), field).default
+        return _default_of_field(_CLASSES[cls], field)
     value: Any = import_module(module)
     for part in name.split("."):
         is_class = inspect.isclass(value)
-        value = getattr(attrs.fields(value), part).default if is_class else getattr(value, part)
+        value = _default_of_field(value, part) if is_class else getattr(value, part)
     return value
+
+
+def _default_of_field(cls: type, field: str) -> Any:
+    return inspect.signature(cls).parameters[field].default
 
 
 def _default(key: str, limit: Limit) -> str:
     if limit.default:
         return limit.default
     value = value_of(key)
-    if value is attrs.NOTHING:
+    if value is inspect.Parameter.empty:
         return "required"
     assert value is None or isinstance(value, int | float), f"{key} is no number: {value!r}"
     if value is None or value in (math.inf, UNLIMITED):

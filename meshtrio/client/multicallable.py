@@ -310,4 +310,8 @@ class RawReply(Record):
 
 def make_raw_method(descriptor: MethodDescriptor) -> Method:
     """Return the method of a descriptor, with replies that are not parsed."""
-    return attrs.evolve(method_from_descriptor(descriptor), response_type=RawReply)
+    method = method_from_descriptor(descriptor)
+    return Method(
+        *(method.service, method.name, method.request_type, RawReply),
+        *(method.client_streams, method.server_streams),
+    )

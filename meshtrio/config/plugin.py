@@ -281,7 +281,7 @@ class PluginConfig:
 
     def shift_port(self, base: Address, instance: int, slot: int) -> Address:
         """Return the address of an instance, or of its successor, from that of instance 0."""
-        return attrs.evolve(base, port=base.port + instance + slot * self.instances)
+        return base.replace(port=base.port + instance + slot * self.instances)
 
     def program(self) -> Program:
         """Return the program, with what it is looked up and executed with."""

@@ -15,7 +15,6 @@ from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-import attrs
 import trio
 
 from meshtrio.config import GatewayConfig, GatewaySecurity, MeshConfig
@@ -204,8 +203,7 @@ class MeshServer:
         server = Server(
             *self._servicers,
             health,
-            limits=attrs.evolve(
-                _BASE_LIMITS,
+            limits=_BASE_LIMITS.replace(
                 max_connections=config.max_connections,
                 max_connections_per_peer=config.max_connections_per_peer,
                 max_header_list_size=config.max_header_list_size,

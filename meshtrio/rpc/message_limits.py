@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
 import purerpc
 
 from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE, UNLIMITED, Limits
@@ -170,4 +169,4 @@ def with_message_lengths(
     send = parse_message_length(_SEND_OPTION, max_send_length)
     lengths = {"max_message_size": receive, "max_send_message_size": send}
     changes = {name: length for name, length in lengths.items() if length is not None}
-    return attrs.evolve(limits or Limits(), **changes) if changes else limits
+    return (limits or Limits()).replace(**changes) if changes else limits

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
-
-import attrs
+from typing import Any, Final, Protocol
 
 from meshtrio.util.record import Record
 
@@ -24,7 +22,6 @@ class Message(Protocol):
     def ByteSize(self) -> int: ...  # noqa: N802 - protobuf's name
 
 
-@attrs.frozen(eq=False, repr=False)
 class Method(Record):
     """A gRPC method: its name, its message types and which sides stream.
 
@@ -37,18 +34,34 @@ class Method(Record):
         server_streams: Whether a call has any number of replies instead of one.
     """
 
-    service: str
-    name: str
-    request_type: Any
-    response_type: Any
-    client_streams: bool
-    server_streams: bool
-    path: str = attrs.field(init=False)
-    """The `:path` of a call, `/package.Service/Method`."""
+    # In the order of its text.
+    __slots__ = (  # noqa: RUF023
+        "service",
+        "name",
+        "request_type",
+        "response_type",
+        "client_streams",
+        "server_streams",
+        "path",
+    )
 
-    @path.default
-    def _path(self) -> str:
-        return f"/{self.service}/{self.name}"
+    def __init__(
+        self,
+        service: str,
+        name: str,
+        request_type: Any,
+        response_type: Any,
+        client_streams: bool,
+        server_streams: bool,
+    ) -> None:
+        self.service: Final = service
+        self.name: Final = name
+        self.request_type: Final = request_type
+        self.response_type: Final = response_type
+        self.client_streams: Final = client_streams
+        self.server_streams: Final = server_streams
+        self.path: Final = f"/{service}/{name}"
+        """The `:path` of a call, `/package.Service/Method`."""
 
     @classmethod
     def from_path(cls, path: str, types: tuple[Any, Any], *streams: bool) -> Method:

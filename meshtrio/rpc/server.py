@@ -8,9 +8,8 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import attrs
 import trio
 
 from meshtrio.http2.limits import Limits
@@ -20,7 +19,7 @@ from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejecte
 from meshtrio.rpc.peer_accounts import BudgetSettings, PeerAccounts, trim_process_memory
 from meshtrio.rpc.purerpc_compat import HandlerTable
 from meshtrio.rpc.server_call import ServerInterceptor
-from meshtrio.rpc.server_connection import AccessCheck, Forwarder, ServerConnection
+from meshtrio.rpc.server_connection import AccessCheck, ServerConnection
 from meshtrio.rpc.stats import CallCounters, LoadRecorder
 from meshtrio.rpc.timeouts import CHECK_INTERVAL, Timeouts
 from meshtrio.rpc.tracer import ServerTracer, current_tracers
@@ -30,6 +29,9 @@ from meshtrio.transport.peer import peer_of
 from meshtrio.transport.transport import Transport
 from meshtrio.util.busy_poll_setting import resolve_max_busy_poll
 from meshtrio.util.concurrency import sleep_until_tick
+
+if TYPE_CHECKING:
+    from meshtrio.rpc.server_connection import Forwarder
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -256,7 +258,7 @@ class Server:
         """Return the limits of a new connection."""
         with suppress(OSError, ValueError):  # It is gone, or its TLS handshake is still to come.
             if self.trusted_pid is not None and transport.peer().pid == self.trusted_pid:
-                return attrs.evolve(self.limits, reset_burst=_UNLIMITED_RESETS)
+                return self.limits.replace(reset_burst=_UNLIMITED_RESETS)
         return self.limits
 
     # -- stopping ----------------------------------------------------------------------------

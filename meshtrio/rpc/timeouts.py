@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 
-import attrs
-
-from meshtrio.util.record import Record
+from meshtrio.util.record import FrozenRecord
 
 CHECK_INTERVAL = 1.0
 """Seconds between two checks of the timeouts."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class Timeouts(Record):
+class Timeouts(FrozenRecord):
     """Timeouts of a connection, in seconds, checked once a second; infinity disables one."""
 
     handshake: float = 10.0

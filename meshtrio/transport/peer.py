@@ -7,9 +7,7 @@ import socket
 import struct
 from typing import Any
 
-import attrs
-
-from meshtrio.util.record import Record
+from meshtrio.util.record import FrozenRecord
 
 _UCRED = struct.Struct("3i")
 _SO_PEERGROUPS = 59
@@ -23,8 +21,7 @@ _MAX_GROUPS = 256
 """Maximum number of groups that fit into a socket option in Python."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class Peer(Record):
+class Peer(FrozenRecord):
     """The identity of a peer, as far as the kernel or TLS vouches for it."""
 
     address: str = ""

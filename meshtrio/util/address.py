@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import attrs
-
-from meshtrio.util.record import Record
+from meshtrio.util.record import FrozenRecord
 
 
-@attrs.frozen(eq=False, repr=False)
-class Address(Record):
+class Address(FrozenRecord):
     """The address of a Unix socket, or of a TCP port."""
 
     path: str = ""

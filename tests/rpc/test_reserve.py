@@ -8,8 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import attrs
-
 from meshtrio.rpc.connection_limiter import (
     MESH_SLOT,
     RESERVED_SLOTS,
@@ -28,7 +26,7 @@ def start_process_in_session() -> Iterator[Peer]:
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        yield attrs.evolve(OWN, pid=process.pid)
+        yield OWN.replace(pid=process.pid)
         process.communicate(b"\n")
 
 
@@ -50,25 +48,25 @@ def test_a_process_with_connections_gets_none() -> None:
 
 
 def test_other_users_get_none_and_root_does() -> None:
-    assert Reserve().admit(attrs.evolve(OWN, uid=12345), 0) is None
-    assert Reserve().admit(attrs.evolve(OWN, uid=0), 0) is not None
+    assert Reserve().admit(OWN.replace(uid=12345), 0) is None
+    assert Reserve().admit(OWN.replace(uid=0), 0) is not None
     assert Reserve().admit(Peer(address="127.0.0.1:5"), 0) is None
 
 
 def test_processes_of_another_pid_namespace_share_half_of_them() -> None:
-    reserve, unseen = Reserve(), attrs.evolve(OWN, pid=0)
+    reserve, unseen = Reserve(), OWN.replace(pid=0)
     places = [reserve.admit(unseen, number) for number in range(RESERVED_SLOTS)]
     assert sum(place is not None for place in places) == RESERVED_SLOTS // 2
 
 
 def test_the_mesh_is_known_by_pid_and_uid() -> None:
-    mesh = attrs.evolve(OWN, pid=4711)
+    mesh = OWN.replace(pid=4711)
     assert Reserve.is_mesh(mesh, 4711)
     assert not Reserve.is_mesh(OWN, 4711)
-    assert not Reserve.is_mesh(attrs.evolve(mesh, uid=12345), 4711)
+    assert not Reserve.is_mesh(mesh.replace(uid=12345), 4711)
     # What is not known, and what the kernel says of all processes in other namespaces.
-    assert not Reserve.is_mesh(attrs.evolve(mesh, pid=None), None)
-    assert not Reserve.is_mesh(attrs.evolve(mesh, pid=0), 0)
+    assert not Reserve.is_mesh(mesh.replace(pid=None), None)
+    assert not Reserve.is_mesh(mesh.replace(pid=0), 0)
     reserve = Reserve()
     reserve.release(MESH_SLOT)
     assert reserve.admit(OWN, 0) is not None

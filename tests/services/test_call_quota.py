@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from typing import Any
 
-import attrs
 import purerpc
 import pytest
 
@@ -16,9 +15,9 @@ from meshtrio.services.call_quota import CallQuota
 from meshtrio.transport.peer import Peer
 
 OWN = Peer(pid=os.getpid(), uid=os.geteuid())
-OTHER_PROCESSES = attrs.evolve(OWN, pid=0)
+OTHER_PROCESSES = OWN.replace(pid=0)
 """All processes of another PID namespace, which count as one session."""
-OTHER_USER = attrs.evolve(OWN, uid=12345)
+OTHER_USER = OWN.replace(uid=12345)
 
 
 async def open_calls(
