@@ -21,10 +21,6 @@ from meshtrio.util.errors import ConfigError as ConfigError
 from meshtrio.util.errors import MeshtrioError as MeshtrioError
 from meshtrio.util.errors import UnknownNameError as UnknownNameError
 from meshtrio.util.errors import UsageError as UsageError
-from meshtrio.util.text import escape_unprintable_lines
-
-for _error in (MeshtrioError, ConfigError, UsageError, UnknownNameError):
-    _error.__module__ = __name__  # Where users find them.
 
 
 class MeshFailedError(MeshtrioError):
@@ -47,6 +43,9 @@ class MeshFailedError(MeshtrioError):
         if stderr_tail:
             lines = "\n".join(f"  {line}" for line in stderr_tail)
             text += f"; last lines of stderr:\n{lines}"
+        # Only a mesh makes it.
+        from meshtrio.util.text import escape_unprintable_lines
+
         # Tracebacks are shown on terminals.
         super().__init__(escape_unprintable_lines(text))
         self.plugin = plugin

@@ -27,8 +27,10 @@ from meshtrio.http2.errors import MalformedHeadersError
 from meshtrio.http2.hpack.decoder import HeaderList
 from meshtrio.util.record import Record
 
-_match_field_name = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
-_find_forbidden_octet = re.compile(rb"[\x00\r\n]").search
+# Octets to look for are removed by `bytes.translate`: regular expressions take no less time, and
+# compiling them delays the start of every process.
+_FIELD_NAME_OCTETS = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+_FORBIDDEN_OCTETS = b"\x00\r\n"
 _WHITESPACE = b" \t"
 _PER_CALL_FIELDS = frozenset({b"grpc-timeout", b"traceparent"})
 
@@ -193,7 +195,7 @@ def parse_request_headers(fields: HeaderList) -> RequestHeaders:
     if not per_call:
         return _parse_all_request_headers(fields)
     rest = fields[fields.index(per_call[0]) :]
-    if any(name.startswith(b":") or _find_forbidden_octet(value) for name, value in rest):
+    if any(name.startswith(b":") or _has_forbidden_octet(value) for name, value in rest):
         # The list is malformed, or not worth caching.
         return _parse_all_request_headers(fields)
     common = _parse_request_headers_cached(tuple(f for f in fields if f[0] not in _PER_CALL_FIELDS))
@@ -301,7 +303,7 @@ def _split_pseudo_headers(
     pseudo: dict[str, str] = {}
     regular: list[tuple[bytes, bytes]] = []
     for name, value in fields:
-        if not _match_field_name(name) or _find_forbidden_octet(value):
+        if not _is_field_name(name) or _has_forbidden_octet(value):
             text = f"field {name[:40]!r} has a name or value that HTTP/2 forbids"
             raise MalformedHeadersError(text)
         if name.startswith(b":"):
@@ -319,6 +321,16 @@ def _split_pseudo_headers(
                 value = value.strip(_WHITESPACE)
             regular.append((name, value))
     return pseudo, regular
+
+
+def _is_field_name(name: bytes) -> bool:
+    """Return whether HTTP/2 allows the name of a field or pseudo-header field."""
+    others = name.translate(None, _FIELD_NAME_OCTETS)
+    return len(others) < len(name) and (not others or (others == b":" and name.startswith(b":")))
+
+
+def _has_forbidden_octet(value: bytes) -> bool:
+    return value.translate(None, _FORBIDDEN_OCTETS) != value
 
 
 def _parse_timeout(values: dict[bytes, bytes]) -> tuple[float | None, str]:

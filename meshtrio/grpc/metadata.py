@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 
 from meshtrio.http2.errors import MalformedHeadersError
@@ -30,8 +29,8 @@ _ALLOWED_GRPC_KEYS = frozenset(
 _HTTP_FIELDS = frozenset({b"te", b"content-type", b"content-length", b"user-agent", b"host"})
 """Fields that HTTP and gRPC use themselves."""
 _RESERVED_KEYS = CONNECTION_SPECIFIC_FIELDS | _HTTP_FIELDS
-_match_key = re.compile(rb"[0-9a-z._-]+").fullmatch
-_match_ascii_value = re.compile(rb"[ -~]*").fullmatch
+_KEY_OCTETS = b"-._0123456789abcdefghijklmnopqrstuvwxyz"
+_PRINTABLE_ASCII = bytes(range(0x20, 0x7F))
 
 
 class ReceivedText(str):
@@ -82,7 +81,7 @@ def _encode_key(key: str) -> bytes:
     has_reserved_prefix = name.startswith(b"grpc-") and name not in _ALLOWED_GRPC_KEYS
     if has_reserved_prefix or name in _RESERVED_KEYS:
         raise ValueError(f"metadata key {key!r} is reserved, as is all that begins with 'grpc-'")
-    if not _match_key(name):
+    if not name or name.translate(None, _KEY_OCTETS):
         text = "only letters, digits, '-', '_' and '.' may be used"
         raise ValueError(f"metadata key {key!r}: {text}")
     return name
@@ -103,21 +102,21 @@ def parse_metadata(fields: Iterable[HeaderField]) -> tuple[Metadata, str]:
     for name, value in fields:
         if name in _HTTP_FIELDS or (name.startswith(b"grpc-") and name not in _ALLOWED_GRPC_KEYS):
             continue
-        key = _decode_text(name, _match_key)
+        key = _decode_text(name, _KEY_OCTETS)
         if name.endswith(b"-bin"):
             try:
                 out.extend((key, part) for part in decode_binary(value))
             except MalformedHeadersError as exc:
                 error = error or f"metadata key {key!r}: {exc}"
         else:
-            out.append((key, _decode_text(value, _match_ascii_value)))
+            out.append((key, _decode_text(value, _PRINTABLE_ASCII)))
     return tuple(out), error
 
 
-def _decode_text(raw: bytes, is_allowed: Callable[[bytes], object]) -> str:
+def _decode_text(raw: bytes, allowed: bytes) -> str:
     """Decode a received key or value: a ReceivedText unless programs may write it."""
     text = raw.decode("latin-1")
-    return text if is_allowed(raw) else ReceivedText(text)
+    return ReceivedText(text) if raw.translate(None, allowed) else text
 
 
 def encode_binary(value: bytes) -> bytes:

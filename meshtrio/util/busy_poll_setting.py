@@ -21,7 +21,7 @@ process that is called 1,000 times a second does not even try to poll.
 """
 HIGHEST_MAX_BUSY_POLL = 0.01
 """Highest maximum that can be set, in seconds."""
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(us|ms)", re.ASCII)
+_DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(us|ms)"
 _SECONDS_PER_UNIT = {"us": 1e-6, "ms": 1e-3}
 
 
@@ -61,7 +61,7 @@ def format_max_busy_poll(seconds: float) -> str:
 def _parse(text: str) -> float:
     if text == "off":
         return 0.0
-    match = _DURATION.fullmatch(text)
+    match = re.fullmatch(_DURATION, text, re.ASCII)
     seconds = float(match[1]) * _SECONDS_PER_UNIT[match[2]] if match else math.inf
     if not is_max_busy_poll(seconds):
         choices = '"off", or the maximum time of a poll, such as "500us" or "0.5ms"'

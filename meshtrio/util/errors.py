@@ -30,6 +30,10 @@ class UnknownNameError(UsageError):
     """The mesh has no plugin, group or instance of this name; the text lists those it has."""
 
 
+for _error in (MeshtrioError, ConfigError, UsageError, UnknownNameError):
+    _error.__module__ = "meshtrio.errors"  # Where users find them.
+
+
 def unwrap_exception_group(exc: BaseException) -> BaseException:
     """Return the single exception within nested groups, or `exc` itself if there are several."""
     while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtrio.grpc.metadata import decode_binary, encode_metadata
+from meshtrio.grpc.headers import parse_trailers
+from meshtrio.grpc.metadata import ReceivedText, decode_binary, encode_metadata
 from meshtrio.http2.errors import MalformedHeadersError
 
 quick = settings(max_examples=100)
@@ -102,3 +104,32 @@ def test_binary_round_trips_padded_or_not(values, padded):
 def test_names_that_http2_forbids_are_refused(name):
     with pytest.raises(ValueError, match="metadata key"):
         encode_metadata(((name, "x"),))
+
+
+@pytest.mark.parametrize("octet", [bytes((n,)) for n in range(256)])
+@pytest.mark.parametrize("form", [b"%b", b"a%bz"])
+def test_each_octet_of_a_received_name_and_value(octet: bytes, form: bytes) -> None:
+    text = form % octet
+    if re.fullmatch(rb"[!#$%&'*+\-.^_`|~0-9a-z]+", text):
+        fields = ((text, b"v"), (b"grpc-status", b"0"))
+        ((key, _),) = parse_trailers(fields).metadata  # type: ignore[union-attr]
+        is_plain = re.fullmatch(rb"[0-9a-z._-]+", text) is not None
+        assert (key, type(key)) == (text.decode(), str if is_plain else ReceivedText)
+    else:
+        with pytest.raises(MalformedHeadersError):
+            parse_trailers(((text, b"v"), (b"grpc-status", b"0")))
+    fields = ((b"k", text), (b"grpc-status", b"0"))
+    if octet in b"\0\r\n":
+        with pytest.raises(MalformedHeadersError, match="name or value that HTTP/2 forbids"):
+            parse_trailers(fields)
+        return
+    ((_, value),) = parse_trailers(fields).metadata  # type: ignore[union-attr]
+    stripped = text.strip(b" \t").decode("latin-1")
+    is_plain = re.fullmatch("[ -~]*", stripped) is not None
+    assert (value, type(value)) == (stripped, str if is_plain else ReceivedText)
+
+
+@pytest.mark.parametrize("name", [b"", b":", b"::a", b"a:", b":A"])
+def test_malformed_names_of_fields(name: bytes) -> None:
+    with pytest.raises(MalformedHeadersError, match="name or value that HTTP/2 forbids"):
+        parse_trailers(((name, b"v"),))
