@@ -86,10 +86,18 @@ def find_modules_of_plugin() -> list[str]:
 
 
 def import_program(modules: Sequence[str]) -> str:
-    """A program that imports modules, and loads the messages that every plugin needs."""
-    names = [name for name in modules if name != "__main__"]
+    """A program that imports modules, and loads the messages that every plugin needs.
+
+    The modules of the baseline are imported first and are not named. A plugin imports a module by
+    one statement: to call `import_module` for each of hundreds takes 2 ms.
+    """
+    program = f"import sys; {STUBS}; print(*sys.modules)"
+    command = [sys.executable, "-c", program]
+    loaded = subprocess.check_output(command, env=environment(), text=True).split()
+    names = [name for name in modules if name not in loaded]
     return (
-        f"from importlib import import_module\nfor name in {names}: import_module(name)\n"
+        f"{STUBS}\nimport sys\nfrom importlib import import_module\n"
+        f"for name in {names}: name in sys.modules or import_module(name)\n"
         "from meshtrio.messages import health"
     )
 
