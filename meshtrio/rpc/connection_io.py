@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from time import thread_time
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import trio
 
@@ -22,10 +22,13 @@ from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.rpc.message_limits import default_message_limits
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.stats import CallCounters
-from meshtrio.rpc.window_waiters import ConnectedStream, WindowWaiters
+from meshtrio.rpc.window_waiters import WindowWaiters
 from meshtrio.rpc.write_buffer import HIGH_WATER, WriteBuffer, WriteCoalescer
 from meshtrio.transport.peer import Peer
 from meshtrio.transport.transport import Transport
+
+if TYPE_CHECKING:
+    from meshtrio.rpc.window_waiters import ConnectedStream
 
 _log = logging.getLogger("meshtrio.rpc")
 

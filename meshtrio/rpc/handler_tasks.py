@@ -11,50 +11,50 @@ from __future__ import annotations
 import contextvars
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
 _WAITING = "waiting for a call"
 
+if TYPE_CHECKING:  # Making a Protocol would delay the start of plugins.
 
-class HandledCall(Protocol):
-    """The part of a call on a server that its task uses."""
+    class HandledCall(Protocol):
+        """The part of a call on a server that its task uses."""
 
-    path: str
-    """The `:path`, by which the task is named."""
-    timeout: float | None
-    """Seconds after which its scope is cancelled."""
+        path: str
+        """The `:path`, by which the task is named."""
+        timeout: float | None
+        """Seconds after which its scope is cancelled."""
 
-    async def run(self, scope: trio.CancelScope) -> bool:
-        """Run the handler, and end the call unless this raises.
+        async def run(self, scope: trio.CancelScope) -> bool:
+            """Run the handler, and end the call unless this raises.
 
-        Returns whether the scope was not cancelled.
-        """
+            Returns whether the scope was not cancelled.
+            """
 
-    def end_after(self, exc: BaseException | None) -> None:
-        """End the call if `run` has not; None: its scope was cancelled, and nothing else raised.
+        def end_after(self, exc: BaseException | None) -> None:
+            """End the call if `run` has not; None: its scope was cancelled, nothing else raised.
 
-        Raises the cancellation in `exc`, if it has one.
-        """
+            Raises the cancellation in `exc`, if it has one.
+            """
 
+    class TaskOwner(Protocol):
+        """The part of a connection that its tasks use."""
 
-class TaskOwner(Protocol):
-    """The part of a connection that its tasks use."""
+        @property
+        def streams(self) -> Mapping[int, object]:
+            """The calls that have not ended."""
 
-    @property
-    def streams(self) -> Mapping[int, object]:
-        """The calls that have not ended."""
+        @property
+        def can_poll(self) -> bool:
+            """Whether `poll` may be called."""
 
-    @property
-    def can_poll(self) -> bool:
-        """Whether `poll` may be called."""
+        async def poll(self, is_done: Callable[[], bool]) -> None:
+            """Poll for data, and process it, until `is_done()` or polling does not pay any more."""
 
-    async def poll(self, is_done: Callable[[], bool]) -> None:
-        """Poll for data, and process it, until `is_done()` or polling does not pay any more."""
-
-    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Start a task that is cancelled with the connection."""
+        def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+            """Start a task that is cancelled with the connection."""
 
 
 class HandlerTasks:

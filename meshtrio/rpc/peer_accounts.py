@@ -18,7 +18,7 @@ replies that are not read.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
 import purerpc
@@ -130,10 +130,12 @@ async def trim_process_memory() -> None:
         await MALLOC_TUNING.trim()
 
 
-class ReservationWaiter(Protocol):
-    """A stream that waits for room for the rest of a large message."""
+if TYPE_CHECKING:  # Making a Protocol would delay the start of plugins.
 
-    def retry_reservation(self) -> bool: ...
+    class ReservationWaiter(Protocol):
+        """A stream that waits for room for the rest of a large message."""
+
+        def retry_reservation(self) -> bool: ...
 
 
 class PeerAccount:

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from itertools import takewhile
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -27,7 +27,7 @@ from meshtrio.rpc.handler_tasks import HandlerTasks
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.peer_accounts import ClientAccounts, ConnectionAccount, PeerAccount, PeerAccounts
 from meshtrio.rpc.purerpc_compat import FoundHandler, HandlerTable
-from meshtrio.rpc.server_call import CallOwner, CallServer, ServerCall
+from meshtrio.rpc.server_call import CallOwner, ServerCall
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
@@ -42,44 +42,44 @@ _DRAIN_PING_PAYLOAD = b"drain..."
 _DRAIN_PING_TIMEOUT = 1.0
 """Seconds to wait for the acknowledgement of the PING between the two GOAWAYs of a drain."""
 
-
-class Forwarder(Protocol):
-    """Takes the calls that are proxied instead of handled."""
-
-    def accepts(self, headers: RequestHeaders, has_handler: bool) -> bool:
-        """Return whether a call is proxied; `has_handler`: the server could handle it itself."""
-
-    def forward(
-        self, connection: ServerConnection, stream_id: int, headers: RequestHeaders
-    ) -> Stream:
-        """Take over a call; must not block.
-
-        Returns:
-            The stream of the call, which is in `connection.streams` until the call ends.
-        """
-
-
 AccessCheck = Callable[[Peer, RequestHeaders, bool], str]
 """Returns the reason for which a peer may not make a call, "" if it may.
 
 The last argument says whether the call is to be forwarded.
 """
 
+if TYPE_CHECKING:  # Making a Protocol would delay the start of plugins.
+    from meshtrio.rpc.server_call import CallServer
 
-class ConnectionOwner(CallServer, Protocol):
-    """The part of a server that its connections use."""
+    class Forwarder(Protocol):
+        """Takes the calls that are proxied instead of handled."""
 
-    timeouts: Timeouts
-    handler_table: HandlerTable
-    forwarder: Forwarder | None
-    check_access: AccessCheck | None
-    peer_accounts: PeerAccounts
-    connection_limiter: ConnectionLimiter
-    trusted_pid: int | None
-    is_exiting: bool
-    owns_process: bool
+        def accepts(self, headers: RequestHeaders, has_handler: bool) -> bool:
+            """Return whether a call is proxied; `has_handler`: the server could handle it."""
 
-    def limits_for(self, transport: Transport) -> Limits: ...
+        def forward(
+            self, connection: ServerConnection, stream_id: int, headers: RequestHeaders
+        ) -> Stream:
+            """Take over a call; must not block.
+
+            Returns:
+                The stream of the call, which is in `connection.streams` until the call ends.
+            """
+
+    class ConnectionOwner(CallServer, Protocol):
+        """The part of a server that its connections use."""
+
+        timeouts: Timeouts
+        handler_table: HandlerTable
+        forwarder: Forwarder | None
+        check_access: AccessCheck | None
+        peer_accounts: PeerAccounts
+        connection_limiter: ConnectionLimiter
+        trusted_pid: int | None
+        is_exiting: bool
+        owns_process: bool
+
+        def limits_for(self, transport: Transport) -> Limits: ...
 
 
 class HalfClosedStreams:

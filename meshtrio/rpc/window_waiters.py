@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from meshtrio.http2.streams import ConnectionWindows
 from meshtrio.rpc.write_buffer import WriteBuffer
@@ -12,15 +12,17 @@ _WINDOW_PER_WAKEUP = 4096
 """Size of the connection's window, in bytes, for which one waiting stream is woken."""
 
 
-class ConnectedStream(Protocol):
-    """The part of a stream that the input and output of its connection use."""
+if TYPE_CHECKING:  # Making a Protocol would delay the start of plugins.
 
-    sends_synchronously: bool
-    remote_closed: bool
+    class ConnectedStream(Protocol):
+        """The part of a stream that the input and output of its connection use."""
 
-    def on_writable(self) -> None: ...
+        sends_synchronously: bool
+        remote_closed: bool
 
-    def release_window(self) -> bool: ...
+        def on_writable(self) -> None: ...
+
+        def release_window(self) -> bool: ...
 
 
 class WindowWaiters:

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import purerpc
 import trio
 
+if TYPE_CHECKING:  # Making a Protocol would delay the start of plugins.
 
-class HealthSource(Protocol):
-    """The health of services that a server forwards calls to."""
+    class HealthSource(Protocol):
+        """The health of services that a server forwards calls to."""
 
-    async def is_serving(self, name: str) -> bool | None:
-        """Return whether a service is SERVING; None if it is unknown."""
+        async def is_serving(self, name: str) -> bool | None:
+            """Return whether a service is SERVING; None if it is unknown."""
 
-    async def wait_for_change(self, name: str) -> None:
-        """Wait until the health of a service may have changed."""
+        async def wait_for_change(self, name: str) -> None:
+            """Wait until the health of a service may have changed."""
 
 
 class HealthServicer:
