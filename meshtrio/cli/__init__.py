@@ -19,14 +19,16 @@ import contextlib
 import io
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from meshtrio.cli.escaped_stderr import escape_stderr
 from meshtrio.util import standard_streams
 from meshtrio.util.version import VERSION
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _EPILOG = """\
 \b
@@ -99,6 +101,8 @@ class LazyCommandGroup(click.Group):
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[Any]]:
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
+        from click.shell_completion import CompletionItem  # Other commands do without it.
+
         return [
             CompletionItem(name, help=text)
             for name, text in _COMMANDS.items()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.shell_completion import get_completion_class
 
 from meshtrio.cli.mesh_client import run_with_control, run_with_registry
 from meshtrio.messages import control, registry
@@ -78,6 +77,8 @@ def completion(ctx: click.Context, shell: str) -> None:
 
     Names of plugins, groups and services come from the running mesh, if there is one.
     """
+    from click.shell_completion import get_completion_class  # Other commands do without it.
+
     made = get_completion_class(shell)
     assert made is not None
     root = ctx.find_root()

@@ -73,7 +73,7 @@ def test_commands_of_a_mesh_import_only_what_most_clients_need(mesh: MeshProcess
     own = {"config", "mesh", "supervisor.log_line", "client.load_balancing.outlier_detection"}
     own |= {"client.retry.hedging", "grpc.outlier_detection", "rpc.composite_tracer"}
     assert not {f"meshtrio.{name}" for name in own} & modules
-    assert not {"rich", "statistics", "difflib", "tomllib"} & modules
+    assert not {"rich", "statistics", "difflib", "tomllib", "click.shell_completion"} & modules
 
 
 CLASSES = """\
@@ -86,18 +86,16 @@ def record(self, cls, *args, **kwargs):
 attr._make._ClassBuilder.__init__ = record
 import meshtrio.plugin
 for cls in made:
-    if cls.__module__.startswith("meshtrio."):
-        found = getattr(sys.modules[cls.__module__], cls.__name__)
-        print(cls.__name__, "__eq__" in vars(found))
+    print(cls.__module__, cls.__name__)
 """
 
 
-def test_attrs_makes_few_classes_for_a_plugin_and_compiles_no_comparisons() -> None:
+def test_attrs_makes_no_classes_for_a_plugin() -> None:
     # Each class takes 0.1 to 0.5 ms, and as much again with methods to compare and show it.
-    lines = python(f"import sys\n{CLASSES}").stdout.splitlines()
-    assert any(line.startswith("Limits ") for line in lines)
-    assert [line for line in lines if line.endswith(" True")] == []
-    assert len(lines) <= 8, lines
+    lines = python(CLASSES).stdout.splitlines()
+    assert any(line.startswith("trio.") for line in lines)
+    own = {line for line in lines if line.startswith("meshtrio.")}
+    assert own <= {"meshtrio.rpc.stream_state StreamState"}
 
 
 @pytest.mark.parametrize(
