@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import attrs
 import trio
 
 from meshtrio.client.load_balancing.circuit_breaker import CircuitBreaker
-from meshtrio.client.subchannel import ConnectionOptions, Subchannel
+from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool
 from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.rpc.client_connection import ClientConnection
+from meshtrio.util.record import FrozenRecord
 
 
-@attrs.frozen(eq=False, repr=False)
-class PickArgs:
+class PickArgs(FrozenRecord):
     """What one attempt of a call requires of its endpoint."""
 
     wait_for_ready: bool | None = None
@@ -27,21 +26,25 @@ class PickArgs:
 
     def excluding(self, channel_endpoint: ChannelEndpoint) -> PickArgs:
         """Return a copy that also avoids `channel_endpoint`."""
-        return attrs.evolve(self, excluded=self.excluded | {channel_endpoint})
+        return self.replace(excluded=self.excluded | {channel_endpoint})
 
 
 DEFAULT_PICK_ARGS = PickArgs()
 
 
-@attrs.frozen(eq=False, repr=False)
 class CallTracker:
     """Follows the attempts on one endpoint for the circuit breaker and outlier detection.
 
     Compare gRPC core's SubchannelCallTrackerInterface.
     """
 
-    _circuit_breaker: CircuitBreaker
-    _report_result: Callable[[bool], None]
+    __slots__ = ("_circuit_breaker", "_report_result")
+
+    def __init__(
+        self, circuit_breaker: CircuitBreaker, report_result: Callable[[bool], None]
+    ) -> None:
+        self._circuit_breaker = circuit_breaker
+        self._report_result = report_result
 
     def on_start(self) -> None:
         """Count an attempt that is about to be opened.
@@ -58,54 +61,87 @@ class CallTracker:
             self._report_result(success)
 
 
-@attrs.frozen(eq=False, repr=False)
 class PickResult:
     """The connection that one attempt of a call is opened on."""
 
-    connection: ClientConnection
-    channel_endpoint: ChannelEndpoint
-    call_tracker: CallTracker | None = None
-    """Called at the start and end of the attempt, if there is one."""
+    __slots__ = ("call_tracker", "channel_endpoint", "connection")
+
+    def __init__(
+        self,
+        connection: ClientConnection,
+        channel_endpoint: ChannelEndpoint,
+        call_tracker: CallTracker | None = None,
+    ) -> None:
+        self.connection = connection
+        self.channel_endpoint = channel_endpoint
+        self.call_tracker = call_tracker
+        """Called at the start and end of the attempt, if there is one."""
 
 
-@attrs.define(eq=False, repr=False)
 class ChannelEndpoint:
     """A candidate of a channel's load balancing. Uses the pool's subchannel until `remove`."""
 
-    endpoint: Endpoint
-    _pool: SubchannelPool
-    _options: ConnectionOptions
-    _on_change: Callable[[], None]
-    """Called when `is_ready` may have changed."""
-    _on_connect_failure: Callable[[], object]
-    """Called when an attempt to connect has failed."""
-    last_pick: int = 0
-    is_ejected: bool = False
-    """Whether outlier detection has ejected it."""
-    is_healthy: bool = True
-    """False if its health is watched and not SERVING."""
-    health_watch_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    """Cancel scope of the task that watches its health."""
-    exit_info: ExitInfo | None = None
-    """Why the endpoint was removed, or how its process ended, once known."""
-    removed: trio.Event = attrs.field(factory=trio.Event)
-    """Set when the endpoint is no longer listed."""
-    process_exited: trio.Event = attrs.field(factory=trio.Event)
-    """Set when `exit_info` reports how its process ended."""
-    pick_result: PickResult | None = None
-    """Result of picking this endpoint, None if it is not connected."""
-    _call_tracker: CallTracker | None = None
-    priority: int = attrs.field(init=False)
-    weight: int = attrs.field(init=False)
-    stable_id: str = attrs.field(init=False)
-    subchannel: Subchannel = attrs.field(init=False)
+    __slots__ = (
+        "__weakref__",
+        "_call_tracker",
+        "_on_change",
+        "_on_connect_failure",
+        "_pool",
+        "endpoint",
+        "exit_info",
+        "health_watch_scope",
+        "is_ejected",
+        "is_healthy",
+        "last_pick",
+        "pick_result",
+        "priority",
+        "process_exited",
+        "removed",
+        "stable_id",
+        "subchannel",
+        "weight",
+    )
 
-    def __attrs_post_init__(self) -> None:
-        self.priority, self.weight = self.endpoint.priority, self.endpoint.weight
-        self.stable_id = self.endpoint.stable_id
-        self.subchannel = self._pool.acquire_subchannel(
-            self.endpoint, self._options, self._on_subchannel_change
-        )
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        pool: SubchannelPool,
+        options: ConnectionOptions,
+        on_change: Callable[[], None],
+        on_connect_failure: Callable[[], object],
+    ) -> None:
+        """Acquire a subchannel.
+
+        Args:
+            endpoint: The endpoint as it is listed.
+            pool: Has the subchannel.
+            options: The options of the channel.
+            on_change: Called when `is_ready` may have changed.
+            on_connect_failure: Called when an attempt to connect has failed.
+        """
+        self.endpoint = endpoint
+        self._pool = pool
+        self._on_change = on_change
+        self._on_connect_failure = on_connect_failure
+        self.last_pick = 0
+        self.is_ejected = False
+        """Whether outlier detection has ejected it."""
+        self.is_healthy = True
+        """False if its health is watched and not SERVING."""
+        self.health_watch_scope = trio.CancelScope()
+        """Cancel scope of the task that watches its health."""
+        self.exit_info: ExitInfo | None = None
+        """Why the endpoint was removed, or how its process ended, once known."""
+        self.removed = trio.Event()
+        """Set when the endpoint is no longer listed."""
+        self.process_exited = trio.Event()
+        """Set when `exit_info` reports how its process ended."""
+        self.pick_result: PickResult | None = None
+        """Result of picking this endpoint, None if it is not connected."""
+        self._call_tracker: CallTracker | None = None
+        self.priority, self.weight = endpoint.priority, endpoint.weight
+        self.stable_id = endpoint.stable_id
+        self.subchannel = pool.acquire_subchannel(endpoint, options, self._on_subchannel_change)
         self._update_pick_result()
 
     def set_call_tracker(self, call_tracker: CallTracker | None) -> None:

@@ -114,7 +114,6 @@ async def intercept(
     raise failure
 
 
-@attrs.define(eq=False, repr=False)
 class InterceptorTask:
     """Runs the interceptors of a streaming call.
 
@@ -122,14 +121,17 @@ class InterceptorTask:
     `cancel`, which does not wait, while an interceptor may use cancel scopes and await.
     """
 
-    _interceptors: Sequence[Interceptor]
-    call: ClientCall
-    error: BaseException | None = None
-    """The exception that the interceptors raised, or let through."""
-    _failure: BaseException | None = None
-    _entered: trio.Event = attrs.field(factory=trio.Event)
-    _call_ended: trio.Event = attrs.field(factory=trio.Event)
-    _exited: trio.Event = attrs.field(factory=trio.Event)
+    __slots__ = ("_call_ended", "_entered", "_exited", "_failure", "_interceptors", "call", "error")
+
+    def __init__(self, interceptors: Sequence[Interceptor], call: ClientCall) -> None:
+        self._interceptors = interceptors
+        self.call = call
+        self.error: BaseException | None = None
+        """The exception that the interceptors raised, or let through."""
+        self._failure: BaseException | None = None
+        self._entered = trio.Event()
+        self._call_ended = trio.Event()
+        self._exited = trio.Event()
 
     async def run(self) -> None:
         """Enter the interceptors, wait for `request_exit`, and exit them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterable, Callable, Coroutine
-from typing import Any, Unpack
+from typing import Any, Final, Unpack
 
 import attrs
 import trio
@@ -35,14 +35,16 @@ from meshtrio.util.no_public_constructor import create
 from meshtrio.util.record import Record
 
 
-@attrs.frozen(eq=False, repr=False)
 class CallMetadata(Record):
     """Metadata of a successful call."""
 
-    initial_metadata: Metadata
-    """Metadata of the response headers."""
-    trailing_metadata: Metadata
-    """Metadata of the trailers."""
+    __slots__ = ("initial_metadata", "trailing_metadata")
+
+    def __init__(self, initial_metadata: Metadata, trailing_metadata: Metadata) -> None:
+        self.initial_metadata: Final = initial_metadata
+        """Metadata of the response headers."""
+        self.trailing_metadata: Final = trailing_metadata
+        """Metadata of the trailers."""
 
 
 class MultiCallable:
@@ -295,13 +297,15 @@ class DynamicStub:
         raise AttributeError(f"the service has no method {name!r}")
 
 
-@attrs.frozen(eq=False, repr=False)
 class RawReply(Record):
     """Takes the place of a message class as the type of a method's replies, for callers that parse
     them in parts, in a thread, or not at all."""
 
-    data: bytes
-    """The serialized reply."""
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data: Final = data
+        """The serialized reply."""
 
     @classmethod
     def FromString(cls, data: Any) -> RawReply:  # noqa: N802 - protobuf's name

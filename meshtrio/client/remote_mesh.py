@@ -266,7 +266,7 @@ class ServiceStateCache:
 
     def _publish(self) -> None:
         state = self._state
-        self._on_update(attrs.evolve(state, endpoints=state.endpoints + self._stale_endpoints))
+        self._on_update(state.replace(endpoints=state.endpoints + self._stale_endpoints))
 
 
 async def keep_registered(

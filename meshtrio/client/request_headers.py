@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import attrs
 import purerpc
 import trio
 
@@ -95,7 +94,7 @@ def add_hash_key(call: CallContext) -> PickArgs:
     assert call.channel.hash_header is not None
     metadata = (*call.options.metadata, *call.channel.metadata)
     value = get_metadata_value(call.channel.hash_header, metadata)
-    return attrs.evolve(call.pick_args, hash_key=None if value is None else str(value))
+    return call.pick_args.replace(hash_key=None if value is None else str(value))
 
 
 def encode_attempt_headers(

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import AsyncIterable
 from typing import Any
 
-import attrs
 import purerpc
 import trio
 
@@ -20,7 +19,6 @@ _MAX_REPLAY_SIZE = 256 * 1024
 its attempt has just failed, no more are read until it is known whether there will be another."""
 
 
-@attrs.define(eq=False, repr=False)
 class RequestStream:
     """Reads an iterable in a task of the channel, and sends to the attempt that is attached.
 
@@ -28,19 +26,33 @@ class RequestStream:
     not to its call, so that a call which is dropped is collected.
     """
 
-    _messages: AsyncIterable[Message]
-    cancel_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    error: BaseException | None = None
-    """The exception that the iterable raised."""
-    _attempt: Attempt | None = None
-    _batch: MessageBatch | None = None
-    _replay_buffer: list[bytes] | None = attrs.field(factory=list)
-    """The requests, serialized; None once there will be no other attempt."""
-    _buffered_size: int = 0
-    _is_exhausted: bool = False
-    _send_lock: trio.Lock = attrs.field(factory=trio.Lock)
-    _sender_parking: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
-    """Where the task waits that has filled the buffer, for another attempt or for `commit`."""
+    __slots__ = (
+        "_attempt",
+        "_batch",
+        "_buffered_size",
+        "_is_exhausted",
+        "_messages",
+        "_replay_buffer",
+        "_send_lock",
+        "_sender_parking",
+        "cancel_scope",
+        "error",
+    )
+
+    def __init__(self, messages: AsyncIterable[Message]) -> None:
+        self._messages = messages
+        self.cancel_scope = trio.CancelScope()
+        self.error: BaseException | None = None
+        """The exception that the iterable raised."""
+        self._attempt: Attempt | None = None
+        self._batch: MessageBatch | None = None
+        self._replay_buffer: list[bytes] | None = []
+        """The requests, serialized; None once there will be no other attempt."""
+        self._buffered_size = 0
+        self._is_exhausted = False
+        self._send_lock = trio.Lock()
+        self._sender_parking = trio.lowlevel.ParkingLot()
+        """Where the task waits that has filled the buffer, for another attempt or for `commit`."""
 
     @property
     def is_replayable(self) -> bool:

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 
-import attrs
 import trio
 
 from meshtrio.discovery.endpoint import Endpoint
@@ -26,7 +25,7 @@ from meshtrio.transport.transport import Transport
 from meshtrio.util.address import Address
 from meshtrio.util.busy_poll_setting import DEFAULT_MAX_BUSY_POLL
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
-from meshtrio.util.record import Record
+from meshtrio.util.record import FrozenRecord
 from meshtrio.util.shared_rng import RNG
 from meshtrio.util.tls_config import ClientTlsConfig
 
@@ -48,8 +47,7 @@ _RETRY_BURST = 100
 """Repeated attempts that may be made at once."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class ConnectionOptions(Record):
+class ConnectionOptions(FrozenRecord):
     """Options of a channel's connections. Channels with equal options share subchannels."""
 
     limits: Limits | None = None

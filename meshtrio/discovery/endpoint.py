@@ -8,6 +8,7 @@ import attrs
 
 from meshtrio.util.address import Address
 from meshtrio.util.backoff import Backoff
+from meshtrio.util.record import FrozenRecord
 from meshtrio.util.text import replace_surrogates
 from meshtrio.util.tls_config import ClientTlsConfig
 
@@ -23,8 +24,7 @@ LOCAL_PRIORITY, REMOTE_PRIORITY = 0, 1
 """Priorities of endpoints: the lower number is called while any endpoint of it is ready."""
 
 
-@attrs.frozen
-class Endpoint:
+class Endpoint(FrozenRecord):
     """One address that serves a service, for the lifetime of one server process."""
 
     id: str
@@ -76,8 +76,7 @@ class Endpoint:
         return f"instance {self.instance}" if self.pid else self.address
 
 
-@attrs.frozen
-class ExitInfo:
+class ExitInfo(FrozenRecord):
     """Describes the end of an endpoint, and of the process behind it if the mesh ran one."""
 
     endpoint_id: str
@@ -99,8 +98,7 @@ class ExitInfo:
         return self.exit_status is not None or self.signal is not None
 
 
-@attrs.frozen
-class ServiceState:
+class ServiceState(FrozenRecord):
     """An immutable snapshot of one service; a registry replaces it whole when it changes."""
 
     endpoints: tuple[Endpoint, ...] = ()

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
-import attrs
 import purerpc
 import trio
 
@@ -120,7 +119,7 @@ class Registry:
     def _update(self, service: str, **changes: Any) -> None:
         """Replace a service's state; wake its watchers if it differs."""
         value = self._services[service]
-        following = attrs.evolve(value.value, **changes)
+        following = value.value.replace(**changes)
         if following != value.value:
             self.revision += 1
             self._changed.unpark_all()
@@ -146,8 +145,8 @@ class Registry:
         # A later exit info of an endpoint replaces the first: "stopped", then the exit status. Only
         # the latest keeps its stderr: the whole state is sent to every watcher at each change.
         others = (info for info in state.exit_infos if info.endpoint_id != endpoint_id)
-        earlier = [attrs.evolve(info, stderr_tail=()) for info in others]
-        exit_info = attrs.evolve(exit_info, reason=exit_info.reason[:_MAX_REASON_LENGTH])
+        earlier = [info.replace(stderr_tail=()) for info in others]
+        exit_info = exit_info.replace(reason=exit_info.reason[:_MAX_REASON_LENGTH])
         self._update(
             service,
             endpoints=tuple(each for each in state.endpoints if each.id != endpoint_id),

@@ -31,7 +31,7 @@ from meshtrio.util.object_reader import (
     parse_fraction,
     parse_string,
 )
-from meshtrio.util.record import Record
+from meshtrio.util.record import FrozenRecord, Record
 
 if TYPE_CHECKING:
     from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection, SuccessRate
@@ -49,8 +49,7 @@ class LoadBalancingPolicy(Enum):
     RING_HASH = "ring_hash_experimental"
 
 
-@attrs.frozen(eq=False, repr=False)
-class LoadBalancingConfig(Record):
+class LoadBalancingConfig(FrozenRecord):
     """How a channel picks the endpoint of a call."""
 
     policy: LoadBalancingPolicy = LoadBalancingPolicy.LEAST_REQUEST
@@ -65,8 +64,7 @@ class LoadBalancingConfig(Record):
     """Outlier detection of the channel; None if off."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class RetryPolicy(Record):
+class RetryPolicy(FrozenRecord):
     """Sequential attempts: `retryPolicy` of a method config."""
 
     max_attempts: int
@@ -77,8 +75,7 @@ class RetryPolicy(Record):
     """Status codes after which another attempt may be made."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class HedgingPolicy(Record):
+class HedgingPolicy(FrozenRecord):
     """Concurrent attempts: `hedgingPolicy` of a method config."""
 
     max_attempts: int
@@ -89,8 +86,7 @@ class HedgingPolicy(Record):
     """Status codes that start the next attempt at once; any other ends the call."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class RetryThrottling(Record):
+class RetryThrottling(FrozenRecord):
     """Limits retries while a server is failing: `retryThrottling` of a service config."""
 
     max_tokens: float
@@ -99,8 +95,7 @@ class RetryThrottling(Record):
     """Tokens that each successful call adds. A failed call takes one."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class RetryBudgetConfig(Record):
+class RetryBudgetConfig(FrozenRecord):
     """Limits the share of retries in a service's load: `meshtrio.retryBudget`."""
 
     ratio: float = 0.2
@@ -136,8 +131,7 @@ class MethodConfig(Record):
         object.__setattr__(self, "is_default", can_use_fast_path and self.retry_policy is None)
 
 
-@attrs.frozen(eq=False, repr=False)
-class CircuitBreakerLimits(Record):
+class CircuitBreakerLimits(FrozenRecord):
     """Limits above which the calls of a channel fail at once, with RESOURCE_EXHAUSTED."""
 
     max_in_flight: int | None = None
@@ -310,7 +304,7 @@ def _read_outlier_detection(fields: ObjectReader) -> LoadBalancingConfig:
     )
     children = fields.object_readers("childPolicy")
     child = _read_load_balancing(children, fields) if children else LoadBalancingConfig()
-    return attrs.evolve(child, outlier_detection=outlier_detection)
+    return child.replace(outlier_detection=outlier_detection)
 
 
 def _read_success_rate(fields: ObjectReader) -> SuccessRate:

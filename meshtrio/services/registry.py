@@ -280,4 +280,4 @@ class RegistryServicer:
         # An id is never used again, even if the same endpoint is: exit infos name it.
         endpoint_id = f"{endpoint.id} #{next(self._serials)}"
         server_uid = None if peer.is_own_user_or_root else peer.uid
-        return table.name, attrs.evolve(endpoint, id=endpoint_id, server_uid=server_uid)
+        return table.name, endpoint.replace(id=endpoint_id, server_uid=server_uid)

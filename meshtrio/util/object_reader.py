@@ -13,9 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import attrs
-
-from meshtrio.util.record import Record
+from meshtrio.util.record import FrozenRecord
 
 T = TypeVar("T")
 _DURATION = re.compile(r"(\d+(\.\d{0,9})?|\.\d{1,9})s")
@@ -46,8 +44,7 @@ class ErrorList(list[str]):
             raise TooManyErrorsError
 
 
-@attrs.frozen(eq=False, repr=False)
-class DocumentFormat(Record):
+class DocumentFormat(FrozenRecord):
     """How errors of a format are worded."""
 
     separator: str

@@ -8,7 +8,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import attrs
 import pytest
 import trio
 import trio.testing
@@ -28,7 +27,7 @@ DEAD = 2000
 
 def dead_endpoints() -> list[Endpoint]:
     found = (make_external_endpoint(f"unix:/nowhere/{number}") for number in range(DEAD))
-    return [attrs.evolve(each, id=f"{each.id} #{n}") for n, each in enumerate(found)]
+    return [each.replace(id=f"{each.id} #{n}") for n, each in enumerate(found)]
 
 
 class RefusingDialer:
@@ -153,7 +152,7 @@ def test_retries_have_a_burst_and_then_their_rate() -> None:
     [
         Endpoint("a", "unix:/other", pid=1),
         Endpoint("unix:/other", "unix:/other"),
-        attrs.evolve(make_external_endpoint("unix:/other"), server_uid=8),
+        make_external_endpoint("unix:/other").replace(server_uid=8),
         make_external_endpoint("unix:/other"),
     ],
     ids=["run by the mesh", "by address", "of another registrar", "of the config"],
@@ -163,7 +162,7 @@ async def test_a_registrars_endpoints_that_never_accept_delay_no_others(
 ) -> None:
     """Their backlogs are full, so that each attempt waits for room for seconds."""
     dials = RefusingDialer(takes=5)
-    full = [attrs.evolve(each, server_uid=7) for each in dead_endpoints()[:500]]
+    full = [each.replace(server_uid=7) for each in dead_endpoints()[:500]]
     async with open_channel("full", static_resolver(*full), dialer=dials):
         await trio.sleep(1)
         async with open_channel("other", static_resolver(other), dialer=dials):

@@ -9,7 +9,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import attrs
 import purerpc
 import pytest
 import trio
@@ -55,8 +54,8 @@ async def call_until_answered_by(channel: Channel, name: str) -> None:
 
 async def test_local_ones_are_called_first_and_others_when_there_are_none(short_dir: Path) -> None:
     a, b, feed = short_dir / "a", short_dir / "b", FakeResolver()
-    near = attrs.evolve(unix_endpoint(a), priority=LOCAL_PRIORITY)
-    far = attrs.evolve(unix_endpoint(b), priority=REMOTE_PRIORITY)
+    near = unix_endpoint(a).replace(priority=LOCAL_PRIORITY)
+    far = unix_endpoint(b).replace(priority=REMOTE_PRIORITY)
     async with serve_on_socket(b), open_channel("x", feed) as channel:
         feed.set(far, near)
         with trio.fail_after(30):
@@ -564,7 +563,7 @@ async def test_what_leaves_or_drains_is_never_picked(short_dir: Path) -> None:
         listed: set[Path] = set()
         for step in range(200):
             listed ^= {rng.choice(paths)}
-            feed.set(*(attrs.evolve(unix_endpoint(p), id=f"{p.name}{step // 20}") for p in listed))
+            feed.set(*(unix_endpoint(p).replace(id=f"{p.name}{step // 20}") for p in listed))
             if step % 10 == 0:
                 for connection in list(servers[rng.choice("abcd")].connections):
                     connection._engine.start_graceful_shutdown()

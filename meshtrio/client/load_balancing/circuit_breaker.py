@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import attrs
 import purerpc
 
 from meshtrio.grpc.service_config import CircuitBreakerLimits
 
 
-@attrs.define(eq=False, repr=False)
 class CircuitBreaker:
     """Counts the calls of one channel; counts are kept when the limits change."""
 
-    _name: str
-    limits: CircuitBreakerLimits = attrs.field(factory=CircuitBreakerLimits)
-    _in_flight: int = 0
-    _pending: int = 0
+    __slots__ = ("_in_flight", "_name", "_pending", "limits")
+
+    def __init__(self, name: str) -> None:
+        """`name`: the channel's, for errors."""
+        self._name = name
+        self.limits = CircuitBreakerLimits()
+        self._in_flight = 0
+        self._pending = 0
 
     def acquire_slot(self) -> None:
         """Count an attempt that has an endpoint.

@@ -15,8 +15,6 @@ from itertools import accumulate
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
 
-import attrs
-
 from meshtrio.grpc.service_config import LoadBalancingConfig, LoadBalancingPolicy
 
 
@@ -72,18 +70,17 @@ class PickFirst(Balancer[C]):
         return ready[0]
 
 
-@attrs.define(eq=False, repr=False)
 class RoundRobin(Balancer[C]):
     """Picks endpoints in turn."""
 
-    _last_index: int = 0
+    def __init__(self) -> None:
+        self._last_index = 0
 
     def pick(self, ready: Sequence[C], hash_key: str | None) -> C:
         self._last_index = (self._last_index + 1) % len(ready)
         return ready[self._last_index]
 
 
-@attrs.define(eq=False, repr=False)
 class LeastRequest(Balancer[C]):
     """Picks the endpoint with the fewest calls of a few drawn at random (power of two choices).
 
@@ -91,15 +88,16 @@ class LeastRequest(Balancer[C]):
     equal load the one picked longer ago is taken, so that sequential calls are spread evenly.
     """
 
-    _rng: Random
-    _choice_count: int = 2
-    """Number of endpoints drawn for each pick, at least 2."""
-    _pick_count: int = 0
-    _cached_ready: Sequence[C] = ()
-    _weight_sums: list[int] = attrs.field(factory=list)
-    """Running sums of the weights of `_cached_ready`."""
-    _is_weighted: bool = False
-    """Whether those weights differ."""
+    def __init__(self, rng: Random, choice_count: int = 2) -> None:
+        """`choice_count`: number of endpoints drawn for each pick, at least 2."""
+        self._rng = rng
+        self._choice_count = choice_count
+        self._pick_count = 0
+        self._cached_ready: Sequence[C] = ()
+        self._weight_sums: list[int] = []
+        """Running sums of the weights of `_cached_ready`."""
+        self._is_weighted = False
+        """Whether those weights differ."""
 
     def pick(self, ready: Sequence[C], hash_key: str | None) -> C:
         count = len(ready)
@@ -145,7 +143,6 @@ class LeastRequest(Balancer[C]):
         return bisect.bisect_right(sums, point if point < begin else point + end - begin)
 
 
-@attrs.define(eq=False, repr=False)
 class RingHash(Balancer[C]):
     """Consistent hashing: calls with the same key go to the same endpoint.
 
@@ -157,11 +154,12 @@ class RingHash(Balancer[C]):
     maximum size.
     """
 
-    _rng: Random
-    _size_range: tuple[int, int] = (1024, 4096)
-    """Number of points of a ring of `_ASSUMED_MIN_ENDPOINTS` endpoints, and the maximum."""
-    _ring_points: list[int] = attrs.field(factory=list)
-    _ring_owners: list[C] = attrs.field(factory=list)
+    def __init__(self, rng: Random, size_range: tuple[int, int] = (1024, 4096)) -> None:
+        """`size_range`: number of points of a ring of `_ASSUMED_MIN_ENDPOINTS`, and the maximum."""
+        self._rng = rng
+        self._size_range = size_range
+        self._ring_points: list[int] = []
+        self._ring_owners: list[C] = []
 
     def update_endpoints(self, endpoints: Sequence[C]) -> None:
         each = self._points_per_weight(sum(candidate.weight for candidate in endpoints))
@@ -206,17 +204,17 @@ _BALANCERS: dict[LoadBalancingPolicy, Callable[[LoadBalancingConfig, Random], Ba
 }
 
 
-@attrs.define(eq=False, repr=False)
 class PriorityPolicy(Generic[C]):
     """Keeps a balancer for each priority; calls go to the best one that has a ready endpoint."""
 
-    _rng: Random
-    _config: LoadBalancingConfig
-    ready: Sequence[C] = ()
-    """Ready endpoints of the best priority that has any."""
-    balancer: Balancer[C] = attrs.field(factory=RoundRobin)
-    """Picks among `ready`."""
-    _balancers: dict[int, Balancer[C]] = attrs.field(factory=dict)
+    def __init__(self, rng: Random, config: LoadBalancingConfig) -> None:
+        self._rng = rng
+        self._config = config
+        self.ready: Sequence[C] = ()
+        """Ready endpoints of the best priority that has any."""
+        self.balancer: Balancer[C] = RoundRobin()
+        """Picks among `ready`."""
+        self._balancers: dict[int, Balancer[C]] = {}
 
     def update_endpoints(self, endpoints: Iterable[C]) -> None:
         """Set the listed endpoints."""

@@ -9,7 +9,6 @@ import math
 import re
 from random import Random
 
-import attrs
 import purerpc
 
 from meshtrio.errors import CallRefusedError
@@ -106,15 +105,17 @@ class RetryBudget:
         return True
 
 
-@attrs.define(eq=False, repr=False)
 class RetryControl:
     """Limits on retries that hold for all calls of a channel."""
 
-    rng: Random
-    """Randomizes backoff."""
-    throttle: RetryThrottle | None = None
-    """Present if the service config has `retryThrottling`."""
-    budget: RetryBudget = attrs.field(factory=lambda: RetryBudget(RetryBudgetConfig()))
+    __slots__ = ("budget", "rng", "throttle")
+
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
+        """Randomizes backoff."""
+        self.throttle: RetryThrottle | None = None
+        """Present if the service config has `retryThrottling`."""
+        self.budget = RetryBudget(RetryBudgetConfig())
 
     def reconfigure(self, budget: RetryBudgetConfig, throttling: RetryThrottling | None) -> None:
         """Apply a service config, keeping what has been used up.
@@ -131,7 +132,6 @@ class RetryControl:
             self.throttle.reconfigure(throttling)
 
 
-@attrs.define(eq=False, repr=False)
 class RetryState:
     """The attempts of one call: decides after each failure whether there is another, and when.
 
@@ -141,17 +141,28 @@ class RetryState:
     second refusal, are subject to the policy.
     """
 
-    _policy: RetryPolicy | None
-    _control: RetryControl
-    attempts: int = 1
-    """Number of attempts, transparent retries excluded."""
-    is_transparent: bool = False
-    """Whether the retry that was decided last is transparent."""
-    _is_refused: bool = False
-    """A server has refused the call once."""
-    _transparent_count: int = 0
-    _backoff_count: int = 0
-    """Number of retries since the last pushback."""
+    __slots__ = (
+        "_backoff_count",
+        "_control",
+        "_is_refused",
+        "_policy",
+        "_transparent_count",
+        "attempts",
+        "is_transparent",
+    )
+
+    def __init__(self, policy: RetryPolicy | None, control: RetryControl) -> None:
+        self._policy = policy
+        self._control = control
+        self.attempts = 1
+        """Number of attempts, transparent retries excluded."""
+        self.is_transparent = False
+        """Whether the retry that was decided last is transparent."""
+        self._is_refused = False
+        """A server has refused the call once."""
+        self._transparent_count = 0
+        self._backoff_count = 0
+        """Number of retries since the last pushback."""
 
     def next_delay(
         self,
