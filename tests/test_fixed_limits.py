@@ -21,7 +21,7 @@ from meshtrio.client.descriptor_pool_builder import DescriptorPoolBuilder
 from meshtrio.config import MeshConfig, MeshLimits, PluginConfig, async_loading
 from meshtrio.discovery.endpoint import LOCAL_RECONNECT_BACKOFF, RECONNECT_BACKOFF, Endpoint
 from meshtrio.discovery.registry import Registry
-from meshtrio.gateway.proxied_streams import DownstreamStream
+from meshtrio.gateway.downstream_stream import DownstreamStream
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.limits import Limits

@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -17,7 +18,6 @@ from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.connection import check_timeouts_forever
 from meshtrio.rpc.stats import CallCounters
-from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
 from meshtrio.transport.busy_poll import BusyPoll
 from meshtrio.transport.dial import dial
@@ -28,6 +28,9 @@ from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 from meshtrio.util.record import FrozenRecord
 from meshtrio.util.shared_rng import RNG
 from meshtrio.util.tls_config import ClientTlsConfig
+
+if TYPE_CHECKING:
+    from meshtrio.rpc.connected_stream import ConnectedStream
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -71,7 +74,7 @@ class ConnectionOptions(FrozenRecord):
 _LOCAL_TIMEOUTS = Timeouts(frame=math.inf, message=math.inf)
 """Default timeouts on Unix sockets. None of them has to be checked once a second: the kernel
 reports the end of the peer's process, and a mesh notices by health checks that a plugin hangs."""
-_NO_STREAMS: dict[int, Stream] = {}
+_NO_STREAMS: dict[int, ConnectedStream] = {}
 
 
 class _RegistrarLimits:

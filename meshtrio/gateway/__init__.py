@@ -27,5 +27,6 @@ Invariants:
 - A request is retried only while all of it is buffered and no response headers came. It is retried
   after a refusal, which says that no plugin has processed it.
 - The outcome is recorded once, when the state becomes FLUSHING or CLOSED (`call_state`).
-- Imports point one way: `router` -> `proxied_call` -> `proxied_streams`, `route`, `call_state`.
+- Imports point one way: `router` -> `proxied_call` -> `proxied_request` -> `call_opening`,
+  `downstream_stream`, `upstream_stream`; both streams -> `proxied_streams`.
 """

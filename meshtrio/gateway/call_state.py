@@ -14,7 +14,7 @@
                                           FLUSHING --FLUSHED-> CLOSED
 
 DOWNSTREAM_RESET leads from every state to CLOSED, DOWNSTREAM_REFUSED from PICKING and COMMITTED.
-RESPONSE_SENT leads from COMMITTED to CLOSED, instead of STATUS_QUEUED and FLUSHED.
+RESPONSE_SENT leads from REPLAYABLE and COMMITTED to CLOSED, instead of STATUS_QUEUED and FLUSHED.
 
 Two facts are not part of the state: whether the client has half-closed (it may at any time), and
 whether response headers went out, which the downstream stream knows.
@@ -67,7 +67,7 @@ ON_STATUS_QUEUED: CallEvent = dict.fromkeys(_ACTIVE, _S.FLUSHING)
 """The status follows what is buffered for the client."""
 ON_FLUSHED: CallEvent = {_S.FLUSHING: _S.CLOSED}
 """The client has taken the status."""
-ON_RESPONSE_SENT: CallEvent = {_S.COMMITTED: _S.CLOSED}
+ON_RESPONSE_SENT: CallEvent = dict.fromkeys((_S.REPLAYABLE, _S.COMMITTED), _S.CLOSED)
 """The whole response was sent at once, as its headers, DATA and status came in one read."""
 ON_DOWNSTREAM_RESET: CallEvent = dict.fromkeys((*_ACTIVE, _S.FLUSHING), _S.CLOSED)
 """The client cancelled the call or is gone."""

@@ -19,7 +19,6 @@ from meshtrio.gateway.service_index import ServiceIndex
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.rpc.server_connection import ServerConnection
-from meshtrio.rpc.stream import Stream
 from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
 from meshtrio.util.caches import IdentityCache
 from meshtrio.util.concurrency import sleep_until_tick
@@ -107,17 +106,10 @@ class Router:
 
     def forward(
         self, connection: ServerConnection, stream_id: int, headers: RequestHeaders
-    ) -> Stream:
+    ) -> ProxiedCall:
         """Start a proxied call and return its downstream stream. Does not block."""
-        call = ProxiedCall(
-            connection,
-            stream_id,
-            headers.path,
-            router=self,
-            route=self._get_route(headers),
-            request=headers,
-            started_at=connection.counters.last_started,
-        )
+        route, started_at = self._get_route(headers), connection.counters.last_started
+        call = ProxiedCall(connection, stream_id, self, route, headers, started_at)
         connection.streams[stream_id] = call
         call.start()
         return call

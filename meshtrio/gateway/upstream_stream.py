@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import attrs
 import purerpc
 
 from meshtrio.gateway.proxied_streams import MAX_SMALL_CHUNK, ProxiedStream
@@ -14,22 +13,17 @@ from meshtrio.grpc.headers import ResponseHeaders, Trailers
 class ResponseReceiver(Protocol):
     """The part of a proxied call that its upstream stream uses."""
 
-    pending_headers: bytes
-    """Encoded response headers that are not sent yet; empty if there are none."""
     buffered_size: int
     """Number of bytes that wait for the client."""
 
-    def on_response_headers(self, headers: ResponseHeaders) -> None:
-        """Keep response headers until `flush_response_headers`, or until the response is whole."""
+    def on_response(self, headers: ResponseHeaders, data: bytes, trailers: Trailers) -> bool:
+        """Send a whole response at once; return False, with no effect, if that fails."""
 
-    def flush_response_headers(self) -> None:
-        """Send the response headers that are kept."""
+    def on_response_headers(self, headers: ResponseHeaders) -> None:
+        """Send response headers."""
 
     def on_response_data(self, data: bytes) -> None:
         """Send DATA of the response."""
-
-    def try_send_whole_response(self, data: bytes, trailers: Trailers) -> bool:
-        """Send headers, DATA and status at once; return False, with no effect, if that fails."""
 
     def on_response_end(self, trailers: Trailers | None) -> None:
         """End the call; `trailers` is None if the plugin has sent none."""
@@ -41,7 +35,6 @@ class ResponseReceiver(Protocol):
         """Let the client send more."""
 
 
-@attrs.define(eq=False, repr=False, weakref_slot=False)
 class UpstreamStream(ProxiedStream):
     """The stream to the plugin.
 
@@ -51,14 +44,16 @@ class UpstreamStream(ProxiedStream):
 
     call: ResponseReceiver | None = None
     """The call that the stream belongs to; None once it is over."""
+    _kept_headers: ResponseHeaders | None = None
+    """Response headers that the call has not got yet; None if there are none."""
 
     def on_headers(self, headers: ResponseHeaders) -> None:
-        if self.call is not None:
-            self.call.on_response_headers(headers)
-            # `release_window` sends the headers if nothing follows them in this read.
-            self.connection.streams_with_data.add(self)
+        self._kept_headers = headers
+        # `release_window` passes them on if nothing follows them in this read.
+        self.connection.streams_with_data.add(self)
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
+        """Pass DATA on; small DATA waits for more of the current read."""
         if len(data) < MAX_SMALL_CHUNK:
             self._keep_small_chunk(data)
         else:
@@ -68,8 +63,11 @@ class UpstreamStream(ProxiedStream):
             self.on_end_stream(None)
 
     def _flush_small_chunks(self) -> None:
-        if self.call is not None and self.call.pending_headers:
-            self.call.flush_response_headers()
+        headers, call = self._kept_headers, self.call
+        if headers is not None:
+            self._kept_headers = None
+            if call is not None:
+                call.on_response_headers(headers)
         super()._flush_small_chunks()
 
     def _forward_data(self, data: bytes, *, end_stream: bool = False) -> None:
@@ -77,10 +75,11 @@ class UpstreamStream(ProxiedStream):
             self.call.on_response_data(data)
 
     def on_end_stream(self, trailers: Trailers | None) -> None:
-        call, chunks = self.call, self._small_chunks
-        if call is not None and call.pending_headers and trailers is not None:
+        """End the call with the status of the plugin."""
+        headers, call, chunks = self._kept_headers, self.call, self._small_chunks
+        if headers is not None and call is not None and trailers is not None:
             data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            if call.try_send_whole_response(data, trailers):
+            if call.on_response(headers, data, trailers):
                 return
         self._flush_small_chunks()
         self.remote_closed, self.trailers = True, trailers

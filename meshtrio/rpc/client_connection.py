@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import purerpc
 import trio
@@ -15,16 +15,19 @@ from meshtrio.grpc.header_builder import PSEUDO_HEADERS
 from meshtrio.grpc.headers import ResponseHeaders
 from meshtrio.http2 import events
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError
+from meshtrio.http2.frames import MAX_STREAM_ID
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.connection_io import CLOSE_TIMEOUT
 from meshtrio.rpc.errors import error_for_response
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
-from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import Transport
 
-S = TypeVar("S", bound=Stream)
+if TYPE_CHECKING:
+    from meshtrio.rpc.connected_stream import ConnectedStream
+
+S = TypeVar("S", bound="ConnectedStream")
 _UNUSED_TEXT = "the connection is no longer needed"
 
 
@@ -89,7 +92,9 @@ class ClientConnection(Connection):
         """Whether a stream can be opened now."""
         return not (self.closed or self.is_draining) and self._engine.can_open_stream
 
-    def open_stream(self, stream_class: type[S], block: bytes) -> S | None:
+    def open_stream(
+        self, stream_class: Callable[[ClientConnection, int], S], block: bytes
+    ) -> S | None:
         """Open a stream with request headers; return None if no stream can be opened now.
 
         Nothing is written yet, so that the request is sent in the same system call.
@@ -103,7 +108,7 @@ class ClientConnection(Connection):
         self.streams[stream.id] = stream
         if self.write_buffer.size:
             self._queue_offsets[stream.id] = self.write_buffer.drained_size + self.write_buffer.size
-        if self._engine.exhausted:
+        if stream.id + 2 > MAX_STREAM_ID:
             self.start_draining()
         return stream
 
@@ -160,7 +165,7 @@ class ClientConnection(Connection):
         received = succeeded - counters.streamed_replies + counters.messages_received
         return ConnectionStatistics(calls, self._stream_statistics(started), (sent, received))
 
-    def _on_stream_removed(self, stream: Stream) -> None:
+    def _on_stream_removed(self, stream: ConnectedStream) -> None:
         if self._queue_offsets:
             self._queue_offsets.pop(stream.id, None)
         trailers = stream.trailers
@@ -168,7 +173,7 @@ class ClientConnection(Connection):
             self.counters.failed += 1
         if self._slot_waiters:
             self._slot_waiters.unpark()
-        if not self.streams and (self.is_draining or self._engine.exhausted):
+        if self.is_draining and not self.streams:
             self.start_draining()
 
     def _on_settings(self, event: events.SettingsReceived) -> None:
@@ -216,7 +221,7 @@ class ClientConnection(Connection):
             self._fail_stream(stream, error)
         self.start_draining(self.close_reason if event.error_code else _UNUSED_TEXT)
 
-    def _fail_stream(self, stream: Stream, error: purerpc.RpcFailedError) -> None:
+    def _fail_stream(self, stream: ConnectedStream, error: purerpc.RpcFailedError) -> None:
         if self.closed and isinstance(error, ConnectionLostError):
             offset = self._queue_offsets.get(stream.id)
             if offset is not None and self.write_buffer.drained_size <= offset:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import purerpc
 import trio
@@ -21,10 +22,12 @@ from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.connection_io import ConnectionIO
 from meshtrio.rpc.errors import error_for_reset
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
-from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import CHECK_INTERVAL, Timeouts
 from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import sleep_until_tick
+
+if TYPE_CHECKING:
+    from meshtrio.rpc.connected_stream import ConnectedStream
 
 _MAX_FAILED_PER_PASS = 16
 """Number of calls that fail with their connection in one pass of the event loop.
@@ -46,7 +49,7 @@ class Connection(ConnectionIO):
     ) -> None:
         super().__init__(transport, limits)
         self.timeouts = timeouts or Timeouts()
-        self.streams: dict[int, Stream] = {}
+        self.streams: dict[int, ConnectedStream] = {}
         self._open_streams = self._engine.streams.by_id
         self.channelz_id = channelz_registry.next_channelz_id()
         self._ping_sent_at = 0.0
@@ -130,7 +133,7 @@ class Connection(ConnectionIO):
         reason = f"the peer did not speak HTTP/2 within {self.timeouts.handshake:g} s"
         self.close(reason, ErrorCode.SETTINGS_TIMEOUT)
 
-    def _fail_slow_stream(self, stream: Stream) -> None:
+    def _fail_slow_stream(self, stream: ConnectedStream) -> None:
         if self._engine.is_receive_window_open(stream.id):
             is_ended = not stream.is_awaiting_end_stream
             what = "message was not finished" if is_ended else "request was not ended"
@@ -196,20 +199,20 @@ class Connection(ConnectionIO):
         """Return whether a stream stays open until the peer ends it, instead of being reset."""
         return False
 
-    def abort_stream(self, stream: Stream, error: purerpc.RpcFailedError) -> None:
+    def abort_stream(self, stream: ConnectedStream, error: purerpc.RpcFailedError) -> None:
         """Fail a call with an error, and reset its stream."""
         if stream.id in self.streams:
             self._fail_stream(stream, error)
             if self._engine.reset_stream(stream.id, ErrorCode.CANCEL):
                 self.flush()
 
-    def _fail_stream(self, stream: Stream, error: purerpc.RpcFailedError) -> None:
+    def _fail_stream(self, stream: ConnectedStream, error: purerpc.RpcFailedError) -> None:
         self.streams.pop(stream.id, None)
         self.window_waiters.wake_next(stream)
         stream.fail(error)
         self._on_stream_removed(stream)
 
-    def _on_stream_removed(self, stream: Stream) -> None:
+    def _on_stream_removed(self, stream: ConnectedStream) -> None:
         """Handle the end of a stream, whose slot is free."""
 
     # -- events ------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from time import thread_time
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,7 +28,7 @@ from meshtrio.transport.peer import Peer
 from meshtrio.transport.transport import Transport
 
 if TYPE_CHECKING:
-    from meshtrio.rpc.window_waiters import ConnectedStream
+    from meshtrio.rpc.connected_stream import ConnectedStream
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -53,7 +53,7 @@ class ConnectionIO:
     It is what streams know of their connection.
     """
 
-    streams: Mapping[int, ConnectedStream]
+    streams: dict[int, ConnectedStream]
     """The streams of the calls that have not ended, by stream identifier."""
 
     is_client: ClassVar[bool]

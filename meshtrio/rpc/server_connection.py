@@ -49,6 +49,7 @@ The last argument says whether the call is to be forwarded.
 """
 
 if TYPE_CHECKING:  # Making a Protocol would delay the start of plugins.
+    from meshtrio.rpc.connected_stream import ConnectedStream
     from meshtrio.rpc.server_call import CallServer
 
     class Forwarder(Protocol):
@@ -59,7 +60,7 @@ if TYPE_CHECKING:  # Making a Protocol would delay the start of plugins.
 
         def forward(
             self, connection: ServerConnection, stream_id: int, headers: RequestHeaders
-        ) -> Stream:
+        ) -> ConnectedStream:
             """Take over a call; must not block.
 
             Returns:
@@ -306,7 +307,7 @@ class ServerConnection(CallOwner):
 
     # -- the ends of streams -----------------------------------------------------------------
 
-    def _on_stream_removed(self, stream: Stream) -> None:
+    def _on_stream_removed(self, stream: ConnectedStream) -> None:
         stream.release_charges()
         if self.is_refusing:
             if self.server.forwarder is not None:
@@ -377,6 +378,7 @@ class ServerConnection(CallOwner):
             if (tracer := self.server.tracer) is not None:
                 notify_tracer_in_read_loop(headers.path, tracer.call_rejected, headers, status[:2])
             return
+        stream: ConnectedStream
         if forwarder is not None:
             stream = forwarder.forward(self, stream_id, headers)
         elif not is_grpc:

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from meshtrio.http2.streams import ConnectionWindows
 from meshtrio.rpc.write_buffer import WriteBuffer
 
+if TYPE_CHECKING:
+    from meshtrio.rpc.connected_stream import ConnectedStream
+
 _WINDOW_PER_WAKEUP = 4096
 """Size of the connection's window, in bytes, for which one waiting stream is woken."""
-
-
-if TYPE_CHECKING:  # Making a Protocol would delay the start of plugins.
-
-    class ConnectedStream(Protocol):
-        """The part of a stream that the input and output of its connection use."""
-
-        sends_synchronously: bool
-        remote_closed: bool
-
-        def on_writable(self) -> None: ...
-
-        def release_window(self) -> bool: ...
 
 
 class WindowWaiters:

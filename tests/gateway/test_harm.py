@@ -15,7 +15,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.discovery.endpoint import Endpoint, ExitInfo
-from meshtrio.gateway import proxied_call, router
+from meshtrio.gateway import downstream_stream, router
 from meshtrio.gateway.proxied_call import ProxiedCall
 from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
@@ -161,7 +161,7 @@ async def test_a_call_that_is_given_up_while_it_waits_is_never_made(short_dir: P
             channel = behind.gateway.channels["a"].channel
             target = channel.picker.try_pick()
             assert target is not None
-            assert second._open_upstream(channel, target)
+            assert second.open_upstream(channel, target)
             assert [c.streams for c in behind.upstream_connections()] == [{}]
             with trio.fail_after(30):
                 reply_to_third = await behind.channel.stub(EchoServiceStub).Echo(
@@ -299,7 +299,7 @@ async def test_pieces_of_a_byte_each_are_kept_as_few(short_dir: Path) -> None:
 async def test_a_caller_who_never_reads_is_given_up(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proxied_call, "MAX_UNREAD_SIZE", 300_000)
+    monkeypatch.setattr(downstream_stream, "MAX_UNREAD_SIZE", 300_000)
     async with (
         run_gateway(short_dir, a=make_echo_server()) as behind,
         connect_raw_socket(behind) as peer,
