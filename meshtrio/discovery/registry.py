@@ -79,8 +79,10 @@ class Registry:
 
     def add_service(self, service: str) -> None:
         """Declare a managed service: callers wait while it has no endpoint."""
-        self._services.setdefault(service, LatestValue(ServiceState()))
-        self._removed.discard(service)
+        if not self.has_service(service):
+            self._services.setdefault(service, LatestValue(ServiceState()))
+            self._removed.discard(service)
+            self._mark_changed()
         self._update(service, unmanaged=False)
         self.on_claim(service)
 
@@ -93,6 +95,7 @@ class Registry:
             self._update(service, unmanaged=True)
             if not self._services[service].value.endpoints:
                 self._removed.add(service)
+                self._mark_changed()
 
     def set_service_config(self, service: str, service_config: str) -> None:
         """Set the service config for clients, in gRPC's JSON form; "" for the defaults."""
@@ -121,9 +124,12 @@ class Registry:
         value = self._services[service]
         following = value.value.replace(**changes)
         if following != value.value:
-            self.revision += 1
-            self._changed.unpark_all()
+            self._mark_changed()
         value.value = following
+
+    def _mark_changed(self) -> None:
+        self.revision += 1
+        self._changed.unpark_all()
 
     def _evict_idle(self) -> None:
         """Drop the oldest unmanaged services that have neither endpoints nor watchers."""
@@ -135,6 +141,7 @@ class Registry:
         for service in idle[: max(0, len(idle) + 1 - _MAX_IDLE_SERVICES)]:
             del self._services[service]
             self._removed.discard(service)
+            self._mark_changed()
 
     def deregister(self, service: str, exit_info: ExitInfo) -> None:
         """Remove an endpoint. If it is gone already, only replace its exit info."""

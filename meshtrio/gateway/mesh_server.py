@@ -40,7 +40,6 @@ from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
 from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.transport.tls import make_server_ssl_context
-from meshtrio.util.caches import IdentityCache
 from meshtrio.util.concurrency import background_service, open_collapsing_nursery, sleep_until_tick
 from meshtrio.util.errors import ConfigError, MeshtrioError, UsageError
 from meshtrio.util.log_once import ReasonChangeLogger
@@ -82,10 +81,9 @@ class MeshServer:
         if metrics is not None:
             gateway_metrics = GatewayMetrics()
             metrics.add_source(gateway_metrics.collect)
-        list_services = IdentityCache(_list_grpc_services, max_entries=1)
         self._router = Router(
             registry,
-            lambda: list_services(supervisor.config),
+            ConfiguredServices(supervisor).get,
             gateway_metrics,
             supervisor.config.gateway.max_busy_poll,
         )
@@ -229,8 +227,24 @@ class MeshServer:
         return server
 
 
+class ConfiguredServices:
+    """The gRPC services that the config lists, by service of the mesh."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._config: MeshConfig | None = None
+        """The config that `_services` is from."""
+        self._services: Mapping[str, Iterable[str]] = {}
+
+    def get(self) -> Mapping[str, Iterable[str]]:
+        """Return the services of the current config; the same object while it is the same."""
+        config = self._supervisor.config
+        if config is not self._config:
+            self._config, self._services = config, _list_grpc_services(config)
+        return self._services
+
+
 def _list_grpc_services(config: MeshConfig) -> Mapping[str, Iterable[str]]:
-    """Return the gRPC services that a config lists, by service of the mesh."""
     services: defaultdict[str, set[str]] = defaultdict(set)
     for plugin in config.plugins:
         services[plugin.service].update(plugin.services)

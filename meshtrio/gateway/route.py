@@ -1,7 +1,8 @@
 """Where a request is to go, and header blocks for the other side.
 
-The engine returns the same object for a header block that it has decoded recently, so rewritten
-blocks are cached by identity: those of requests by `Route`.
+The engine returns the same object for a header block that it has decoded recently, so what is made
+of parsed headers is kept with them (`derived`): the route of a request, and the rewritten blocks of
+a response. The rewritten blocks of requests are kept by `Route`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders, Trailers
 from meshtrio.grpc.metadata import encode_received_metadata
 from meshtrio.http2.hpack.encoder import HeaderBlock
 from meshtrio.transport.peer import Peer
-from meshtrio.util.caches import IdentityCache
 
 MAX_GATEWAYS = 8
 """Maximum number of gateways on the way of a call; more of them mean a loop."""
@@ -34,11 +34,12 @@ class Destination:
     """The channel that calls of a route go to, and what this was found out from."""
 
     channel: Channel
-    """The open channel to `service`."""
-    service: str
-    """The service of the mesh."""
-    version: tuple[object, ...]
-    """What the destination depends on, to be compared with the current values."""
+    """The open channel to the service."""
+    # What the destination depends on, to be compared with the current values.
+    registry_revision: int
+    channel_changes: int
+    index_changes: int
+    configured_services: object
 
 
 @attrs.frozen(eq=False)
@@ -68,20 +69,22 @@ class Route:
     """The clients that earlier gateways have forwarded the call for."""
     has_loop: bool = False
     """Whether the call has passed through `MAX_GATEWAYS` gateways already."""
+    owner: object = None
+    """The router that the route is for."""
     destination: Destination | None = None
     """The last destination, which the router looks up again if it may have changed."""
     _encoded_headers: dict[int, _EncodedHeaders] = attrs.field(factory=dict)
     """By the identity of the client: clients may share a route."""
 
     @classmethod
-    def from_headers(cls, headers: RequestHeaders) -> Route:
-        """Make the route for request headers."""
+    def from_headers(cls, headers: RequestHeaders, owner: object = None) -> Route:
+        """Make the route for request headers, for a router."""
         pairs = headers.metadata
         target = next((str(value) for key, value in pairs if key == TARGET_METADATA_KEY), None)
         forwarded = tuple(str(value) for key, value in pairs if key == FORWARDED_METADATA_KEY)
         gateways = ", ".join(forwarded).count(",") + 1
         service = headers.path[1:].partition("/")[0]
-        return cls(headers, service, target, forwarded, gateways >= MAX_GATEWAYS)
+        return cls(headers, service, target, forwarded, gateways >= MAX_GATEWAYS, owner)
 
     def make_pick_args(self, channel: Channel, request: RequestHeaders) -> PickArgs:
         """Return the requirements of the call, with the value of the channel's hash header."""
@@ -149,9 +152,14 @@ class Route:
         )
 
 
-@IdentityCache
 def rewrite_response_headers(headers: ResponseHeaders) -> HeaderBlock:
-    """Build the response headers for the client."""
+    """Return the response headers for the client."""
+    if not isinstance(headers.derived, HeaderBlock):
+        headers.derived = _build_response_headers(headers)
+    return headers.derived
+
+
+def _build_response_headers(headers: ResponseHeaders) -> HeaderBlock:
     # A Trailers-Only response has its metadata in the trailers.
     metadata = headers.metadata if headers.trailers is None else ()
     return header_builder.build_response_headers(
@@ -161,9 +169,14 @@ def rewrite_response_headers(headers: ResponseHeaders) -> HeaderBlock:
     )
 
 
-@IdentityCache
 def rewrite_trailers(trailers: Trailers) -> HeaderBlock:
-    """Build the trailers for the client, with the status message as the plugin encoded it."""
+    """Return the trailers for the client, with the status message as the plugin encoded it."""
+    if not isinstance(trailers.derived, HeaderBlock):
+        trailers.derived = _build_trailers(trailers)
+    return trailers.derived
+
+
+def _build_trailers(trailers: Trailers) -> HeaderBlock:
     return header_builder.build_trailers(
         trailers.code,
         details=trailers.details,

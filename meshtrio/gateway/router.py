@@ -20,7 +20,6 @@ from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
-from meshtrio.util.caches import IdentityCache
 from meshtrio.util.concurrency import sleep_until_tick
 
 _OWN_SERVICES_PREFIX = "meshtrio."
@@ -60,7 +59,6 @@ class Router:
         # Reflection does not use the services' configs, whose limits are for calls of clients.
         open_channel = partial(self._make_channel, service_config=ServiceConfig())
         self.service_index = ServiceIndex(registry, configured_services, open_channel)
-        self._make_route = IdentityCache(Route.from_headers)
         self.channels: dict[str, _OpenChannel] = {}
         """The open channels, by service."""
         self._channel_changes = 0
@@ -116,30 +114,35 @@ class Router:
 
     def _get_route(self, headers: RequestHeaders) -> Route:
         """Return the route of a call; those with a timeout share it, as their headers differ."""
-        common = headers.common
-        return self._make_route(headers if headers.timeout is None or common is None else common)
+        if headers.timeout is not None:
+            headers = headers.common or headers
+        route = headers.derived
+        # Parsed headers may be the same object for several meshes in one process.
+        if not isinstance(route, Route) or route.owner is not self:
+            headers.derived = route = Route.from_headers(headers, self)
+        return route
 
     # -- for proxied calls -------------------------------------------------------------------
 
     def find_open_channel(self, route: Route) -> Channel | None:
         """Return the channel for a route if it is known and open; see `open_channel`."""
-        registry, known = self._registry, route.destination
-        explicit = self._get_explicit_target(route)
-        version: tuple[object, ...] = registry.revision, self._channel_changes, explicit
-        if explicit is None:
-            index = self.service_index
-            version = (*version, index.changes, index.configured_services)
-        if known is not None and known.version == version and registry.has_service(known.service):
+        known, index = route.destination, self.service_index
+        if (
+            known is not None
+            and known.registry_revision == self._registry.revision
+            and known.channel_changes == self._channel_changes
+            and known.index_changes == index.changes
+            and known.configured_services is index.get_configured_services()
+        ):
             return known.channel
-        return self._find_destination(route, explicit, version)
+        return self._find_destination(route)
 
-    def _find_destination(
-        self, route: Route, explicit: str | None, version: tuple[object, ...]
-    ) -> Channel | None:
+    def _find_destination(self, route: Route) -> Channel | None:
         """Look up the channel for a route, and keep it with the route unless it may change soon."""
         if route.has_loop:
             return None
-        index, is_final, service = self.service_index, True, explicit
+        index, is_final = self.service_index, True
+        service = self._get_explicit_target(route)
         if service is None:
             service = index.lookup(route.grpc_service)
             if service is None:
@@ -152,7 +155,13 @@ class Router:
         if found is None:
             return None
         if is_final:
-            route.destination = Destination(found.channel, service, version)
+            route.destination = Destination(
+                found.channel,
+                self._registry.revision,
+                self._channel_changes,
+                index.changes,
+                index.get_configured_services(),
+            )
         return found.channel
 
     async def open_channel(self, route: Route) -> Channel:

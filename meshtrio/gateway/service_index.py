@@ -62,8 +62,9 @@ class ServiceIndex:
     """Asks plugins by reflection, and only when a call or a reflection of the gateway needs it."""
 
     _registry: Registry
-    _configured_services: Callable[[], Mapping[str, Iterable[str]]]
-    """Returns, by service of the mesh, the gRPC services that the config lists for it."""
+    get_configured_services: Callable[[], Mapping[str, Iterable[str]]]
+    """Returns, by service of the mesh, the gRPC services that the config lists for it; the same
+    object until that changes."""
     _open_channel: Callable[[str], AbstractAsyncContextManager[Channel]]
     """Opens a channel to a service, for reflection."""
     _entries: dict[str, _ServiceEntry] = attrs.field(factory=dict)
@@ -77,11 +78,6 @@ class ServiceIndex:
     _lookup_cache_version: tuple[Mapping[str, Iterable[str]], int] | None = None
     _conflicts: dict[frozenset[str], frozenset[str]] = attrs.field(factory=dict)
     """The gRPC services that both of a pair of services claim, by pair, as they were logged."""
-
-    @property
-    def configured_services(self) -> Mapping[str, Iterable[str]]:
-        """The gRPC services that the config lists, by service; the same object until it changes."""
-        return self._configured_services()
 
     def find_services(self, name: str) -> list[str]:
         """Return the services of the mesh that serve a gRPC service, the preferred one first.
@@ -99,7 +95,9 @@ class ServiceIndex:
         return []
 
     def _find_configured(self, name: str) -> list[str]:
-        return [service for service, names in self._configured_services().items() if name in names]
+        return [
+            service for service, names in self.get_configured_services().items() if name in names
+        ]
 
     def _list_by_precedence(self) -> dict[str, ReflectionSource]:
         """Return the indexed services: those of the config in its order, then the others.
@@ -108,7 +106,7 @@ class ServiceIndex:
         divert the calls of the first. So the others follow in the order of their first reflection.
         """
         found = {}
-        for service in (*self._configured_services(), *self._entries):
+        for service in (*self.get_configured_services(), *self._entries):
             entry = self._entries.get(service)
             if entry is not None and entry.reflection is not None:
                 found[service] = entry.reflection
@@ -117,7 +115,7 @@ class ServiceIndex:
     @property
     def _is_complete(self) -> bool:
         """Whether the reflection of every managed service was tried."""
-        known = self._configured_services()
+        known = self.get_configured_services()
         return all(
             service in known or self._was_asked(service)
             for service in self._registry.services()
@@ -130,7 +128,7 @@ class ServiceIndex:
 
     def lookup(self, name: str) -> str | None:
         """Return the one service of the mesh that serves a gRPC service, if it is known."""
-        version = (self._configured_services(), self._registry.revision)
+        version = (self.get_configured_services(), self._registry.revision)
         if version != self._lookup_cache_version:
             self._lookup_cache_version = version
             self._lookup_cache.clear()
@@ -155,7 +153,7 @@ class ServiceIndex:
         """Return whether a service with precedence is ready and was not asked yet."""
         if service in self._find_configured(name):
             return False
-        before = itertools.takewhile(lambda each: each != service, self._configured_services())
+        before = itertools.takewhile(lambda each: each != service, self.get_configured_services())
         return any(not self._was_asked(each) and self.is_stale(each) for each in before)
 
     def is_stale(self, service: str) -> bool:
@@ -216,7 +214,7 @@ class ServiceIndex:
 
     def _make_lookup_error(self, name: str) -> purerpc.RpcFailedError:
         indexed = self._list_by_precedence().values()
-        claims = (*(each.services for each in indexed), *self._configured_services().values())
+        claims = (*(each.services for each in indexed), *self.get_configured_services().values())
         known = itertools.chain.from_iterable(claims)
         text = (
             f"no service of this mesh serves {name}; known gRPC services: "

@@ -49,6 +49,7 @@ class RequestHeaders(Record):
         "common",
         "content_length",
         "content_type",
+        "derived",
         "encoding",
         "error_message",
         "is_grpc",
@@ -108,15 +109,18 @@ class RequestHeaders(Record):
         # Once, as equal header blocks of a connection have the same parsed object.
         self.is_grpc = method == "POST" and is_grpc_content_type(content_type)
         """Whether this is a gRPC call, rather than another HTTP request."""
+        self.derived: object = None
+        """What the receiver has made of the headers, to be used again with the same object."""
 
     def _items(self) -> list[tuple[str, object]]:
-        return [item for item in super()._items() if item[0] not in ("common", "is_grpc")]
+        others = "common", "derived", "is_grpc"
+        return [item for item in super()._items() if item[0] not in others]
 
 
 class Trailers(Record):
     """Parsed trailers of a response; not to be changed, since parsed headers are cached."""
 
-    __slots__ = ("code", "details", "encoded_message", "message", "metadata")
+    __slots__ = ("code", "derived", "details", "encoded_message", "message", "metadata")
 
     def __init__(
         self,
@@ -138,10 +142,13 @@ class Trailers(Record):
         """Value of grpc-message as it was received, except that white space at its ends is escaped;
         to be forwarded. Encoding `message` again could make it many times as long, because invalid
         bytes are replaced there."""
+        self.derived: object = None
+        """What the receiver has made of the trailers, to be used again with the same object."""
 
     def _items(self) -> list[tuple[str, object]]:
         # `encoded_message` says the same as `message`.
-        return [item for item in super()._items() if item[0] != "encoded_message"]
+        others = "derived", "encoded_message"
+        return [item for item in super()._items() if item[0] not in others]
 
 
 class ResponseHeaders(Record):
@@ -150,6 +157,7 @@ class ResponseHeaders(Record):
     __slots__ = (
         "content_length",
         "content_type",
+        "derived",
         "encoding",
         "http_status",
         "is_grpc",
@@ -180,9 +188,11 @@ class ResponseHeaders(Record):
         """Value of content-length; None if absent."""
         self.is_grpc = http_status == 200 and is_grpc_content_type(content_type)
         """Whether this is a response of gRPC with HTTP status 200."""
+        self.derived: object = None
+        """What the receiver has made of the headers, to be used again with the same object."""
 
     def _items(self) -> list[tuple[str, object]]:
-        return [item for item in super()._items() if item[0] != "is_grpc"]
+        return [item for item in super()._items() if item[0] not in ("derived", "is_grpc")]
 
 
 def parse_request_headers(fields: HeaderList) -> RequestHeaders:

@@ -267,9 +267,10 @@ class ConnectionIO:
 
     def _finish_read(self) -> bool:
         """Open windows and flush after a read; return whether other connections were flushed."""
-        budget = self._charge_incomplete()
-        if budget:
-            self.close(f"incomplete frames exceed {budget}", ErrorCode.ENHANCE_YOUR_CALM)
+        if self._incomplete_charge or self._engine.frame_reader.has_incomplete_frame:
+            budget = self._charge_incomplete()
+            if budget:
+                self.close(f"incomplete frames exceed {budget}", ErrorCode.ENHANCE_YOUR_CALM)
         if self._has_window_opened:
             self._has_window_opened = False
             self.window_waiters.wake()

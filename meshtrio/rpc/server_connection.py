@@ -355,7 +355,7 @@ class ServerConnection(CallOwner):
 
     def _on_request(self, event: events.RequestReceived[RequestHeaders]) -> None:
         stream_id = event.stream_id
-        if not self.is_send_open(stream_id):
+        if stream_id not in self._open_streams:
             return  # The client has reset it in the same read.
         self.counters.started += 1
         self.counters.last_started = self._last_read_at
