@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from time import thread_time
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -80,7 +81,6 @@ class ConnectionIO:
         self.close_reason = "the peer closed the connection"
         """The reason reported to pending calls when the connection closes; updated until then."""
         self.transport = transport
-        self._peer: Peer | None = None
         self._now = trio.lowlevel.current_clock().current_time
         """The same as `trio.current_time`, at half the cost."""
         self._opened_at = self._last_read_at = self._now()
@@ -130,15 +130,13 @@ class ConnectionIO:
         with contextlib.suppress(RuntimeError):  # The nursery is closing, and calls will fail.
             self._nursery.start_soon(task, *args)
 
-    @property
+    @cached_property
     def peer(self) -> Peer:
-        """The peer, as the kernel or TLS identifies it; an empty `Peer` once the peer is gone."""
-        if self._peer is None:
-            try:
-                self._peer = self.transport.peer()
-            except OSError:
-                return Peer()
-        return self._peer
+        """The peer, as the kernel or TLS identifies it; an empty `Peer` if it is gone already."""
+        try:
+            return self.transport.peer()
+        except OSError:
+            return Peer()
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -267,7 +265,7 @@ class ConnectionIO:
 
     def _finish_read(self) -> bool:
         """Open windows and flush after a read; return whether other connections were flushed."""
-        if self._incomplete_charge or self._engine.frame_reader.has_incomplete_frame:
+        if self._incomplete_charge or self._engine.frame_reader.incomplete_since is not None:
             budget = self._charge_incomplete()
             if budget:
                 self.close(f"incomplete frames exceed {budget}", ErrorCode.ENHANCE_YOUR_CALM)
@@ -280,15 +278,16 @@ class ConnectionIO:
         self.streams_with_data.clear()
         waiting = self.write_buffer.size
         self.flush()
-        others, self.connections_to_flush = self.connections_to_flush, set()
-        for connection in others:
-            connection.flush()
+        others = self.connections_to_flush
+        has_others = bool(others)
+        while others:
+            others.pop().flush()
         # A peer that sends PING or SETTINGS is not read from while it does not read the replies.
         # Messages do not count: two peers that each wait for the other to read would deadlock, and
         # flow control bounds messages anyway.
         unread = self._unread_ack_size + self.write_buffer.size - waiting
         self._unread_ack_size = unread if waiting else 0
-        return bool(others)
+        return has_others
 
     async def _drain_before_close(self) -> None:
         """Flush the last data and wait for the peer to close.

@@ -67,6 +67,8 @@ class HandlerTable:
         self.handlers: dict[str, Handler] = collect_handlers(servicers)
         """The handlers of all servicers that were made, by path."""
         self._lazy_servicers: dict[str, Callable[[], Any]] = {}
+        self._lazy_prefixes: tuple[str, ...] = ()
+        """What the paths of their methods begin with."""
 
     def add_lazy_servicer(self, service: str, factory: Callable[[], Any]) -> None:
         """Serve a service by a servicer that is made when the service is first called.
@@ -75,14 +77,17 @@ class HandlerTable:
         call tries again, because modules cannot be imported while file descriptors are exhausted.
         """
         self._lazy_servicers[service] = factory
+        self._update_lazy_prefixes()
+
+    def _update_lazy_prefixes(self) -> None:
+        self._lazy_prefixes = tuple(f"/{service}/" for service in self._lazy_servicers)
 
     def find(self, path: str) -> FoundHandler:
         """Return the handler of a method; None if the method is unknown."""
         handler = self.handlers.get(path)
-        if handler is None and self._lazy_servicers:
+        if handler is None and path.startswith(self._lazy_prefixes):
             service = path[1:].partition("/")[0]
-            if service in self._lazy_servicers:
-                return self._make_servicer(service) or self.handlers.get(path)
+            return self._make_servicer(service) or self.handlers.get(path)
         return handler
 
     def _make_servicer(self, service: str) -> str | None:
@@ -95,6 +100,7 @@ class HandlerTable:
             reason = error or "its servicer cannot be created; see the log of the process"
             return f"{service} is unavailable: {reason}; call again later"
         del self._lazy_servicers[service]
+        self._update_lazy_prefixes()
         return None
 
 

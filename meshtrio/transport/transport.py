@@ -194,8 +194,9 @@ class Transport:
 
     def _try_receive(self, max_bytes: int) -> bytes | None:
         """Return available data; None if there is none."""
+        size = self._receive_size
         try:
-            data = self.sock.recv(min(self._receive_size, max_bytes))
+            data = self.sock.recv(min(max_bytes, size))
         except (BlockingIOError, InterruptedError):
             return None
         # Python allocates the size that is asked for, so it follows the size of recent reads.
