@@ -63,6 +63,8 @@ class H2Connection:
         )
         outgoing = self._outgoing = list[bytes | memoryview]()
         """Frames to send; `_receiver` appends to the same list."""
+        self.unsent = outgoing
+        """The same, to see whether there are any."""
         settings = self.peer_settings = PeerSettings(limits.max_send_header_list_size, is_client)
         abuse = self.abuse_limits = AbuseLimits(limits, is_client=is_client)
         self._control_bucket = abuse.control_bucket

@@ -310,10 +310,10 @@ class ConnectionIO:
             self.write_coalescer.expected_writers and self.write_coalescer.should_delay()
         ):
             return
-        buffers = self._engine.buffers_to_send()
-        if not buffers:
+        engine, write_buffer = self._engine, self.write_buffer
+        if not engine.unsent:
             return
-        write_buffer = self.write_buffer
+        buffers = engine.buffers_to_send()
         if write_buffer.write(buffers) and self._nursery is not None:
             self._nursery.start_soon(self._drain_write_buffer)
         if write_buffer.size and self.account is not None:
