@@ -107,6 +107,24 @@ def test_what_is_declared_is_attended_to_and_what_is_only_registered_is_not() ->
     assert registry.has_service("met")
 
 
+def test_the_revision_grows_when_a_service_comes_or_goes() -> None:
+    registry = Registry()
+    revisions = [registry.revision]
+
+    def note() -> None:
+        revisions.append(registry.revision)
+
+    registry.add_service("a")
+    note()
+    registry.remove_service("a")
+    note()
+    registry.add_service("a")
+    note()
+    assert revisions == sorted(set(revisions))
+    registry.add_service("a")
+    assert registry.revision == revisions[-1]
+
+
 def test_names_that_nobody_serves_nor_watches_any_more_are_bounded() -> None:
     registry = Registry()
     for number in range(1000):

@@ -16,6 +16,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.errors import ConnectionLostError
+from meshtrio.http2 import frames
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
 from tests.support.connection_pairs import (
@@ -44,6 +45,42 @@ async def test_all_four_kinds_of_method(short_dir: Path) -> None:
                     assert (await call.receive_message()).message == text
                 await call.close()
                 assert await call.receive_message() is None
+        await behind.assert_nothing_left()
+
+
+@pytest.mark.parametrize("size", [0, 1000, 4000, 5000, 100_000])
+async def test_a_request_of_any_size_arrives_whole(size: int, short_dir: Path) -> None:
+    """In one step if it is small and the plugin's window has room for it, or else in pieces."""
+    text = "".join(random.Random(size).choices("abcdef", k=size))
+    async with run_gateway(short_dir, a=make_echo_server()) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        with trio.fail_after(30):
+            for _ in range(3):
+                assert (await stub.Echo(echo_request(text))).message == text
+        await behind.assert_nothing_left()
+
+
+async def test_a_small_request_waits_for_the_plugins_window(short_dir: Path) -> None:
+    server = make_echo_server()
+    async with run_gateway(short_dir, a=server) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        replies = []
+
+        async def call() -> None:
+            replies.append((await stub.Echo(echo_request("x" * 1000))).message)
+
+        with trio.fail_after(30):
+            await call()
+            (upstream,) = behind.upstream_connections()
+            upstream.windows.send = 10
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call)
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                assert len(replies) == 1
+                (plugin,) = (each for each in server.connections if each.streams)
+                plugin._engine._outgoing.append(frames.window_update(0, 100_000))
+                plugin.flush()
+        assert replies == ["x" * 1000] * 2
         await behind.assert_nothing_left()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,45 @@ async def test_by_metadata_and_by_authority(short_dir: Path) -> None:
         async with behind.connect_with_authority("b") as channel:
             assert await ask(channel) == "b"
             assert await ask(channel, metadata=[("x-mesh-target", "a")]) == "a"
+
+
+async def test_an_authority_counts_once_a_service_of_that_name_is_declared(short_dir: Path) -> None:
+    """Also for a client whose calls have gone elsewhere until then."""
+    async with run_gateway(short_dir, a=server_with_reflection(servicer_named("a"))) as behind:
+        async with behind.connect_with_authority("b") as channel:
+            for _ in range(3):
+                assert await ask(channel) == "a"
+                await trio.testing.wait_all_tasks_blocked(0.02)
+            replies = []
+
+            async def call() -> None:
+                replies.append(await ask(channel))
+
+            async with trio.open_nursery() as nursery:
+                behind.registry.add_service("b")
+                nursery.start_soon(call)
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                assert replies == []
+                async with behind.serve_endpoint("b", Server(servicer_named("b"))):
+                    while not replies:
+                        await trio.testing.wait_all_tasks_blocked(0.02)
+            assert replies == ["b"]
+
+
+async def test_routes_of_two_meshes_in_one_process_are_their_own(short_dir: Path) -> None:
+    """Although calls with a timeout share what is the same in their headers."""
+    config = {"a": [ECHO]}
+    async with AsyncExitStack() as stack:
+        enter, channels = stack.enter_async_context, {}
+        for name in ("one", "two"):
+            (short_dir / name).mkdir()
+            server = server_with_reflection(servicer_named(name))
+            mesh = await enter(run_gateway(short_dir / name, config, a=server))
+            channels[name] = await enter(mesh.connect_with_authority("same"))
+        for _ in range(3):
+            for name, channel in channels.items():
+                assert await ask(channel) == name
+                await trio.testing.wait_all_tasks_blocked(0.02)
 
 
 @pytest.mark.parametrize("first", ["a", "b"])
