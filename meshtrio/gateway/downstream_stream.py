@@ -33,7 +33,7 @@ class DownstreamStream(ProxiedStream):
     """Size of the buffered response, as charged, in bytes."""
 
     def __init__(self, connection: Connection, stream_id: int) -> None:
-        # As the base class does, whose call by `super` would take 1,000 instructions.
+        # As the base class does, without another call for each proxied call.
         self.connection = connection
         self.id = stream_id
         self.account: ConnectionAccount | None = connection.account

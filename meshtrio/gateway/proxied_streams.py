@@ -27,7 +27,7 @@ class ProxiedStream(ConnectedStream):
     """A stream that writes without waiting, and buffers what cannot be sent yet.
 
     It is not a `Stream`, as it has no messages and no task. The defaults of attributes are on the
-    class: a usual call changes few of them, and setting them all took a tenth of a call.
+    class, because a usual call changes few of them.
     """
 
     sends_synchronously = True
