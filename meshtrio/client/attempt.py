@@ -6,7 +6,6 @@ import math
 from time import time
 from typing import Any
 
-import attrs
 import purerpc
 import trio
 
@@ -39,20 +38,38 @@ _CANCEL = ErrorCode.CANCEL
 _INFINITE, _PAST = math.inf, -math.inf
 
 
-@attrs.define(eq=False, repr=False)
 class Attempt:
     """One stream of a call. The code that opens it calls `end`."""
 
-    _call: CallContext
-    pick_result: PickResult
-    stream: Stream
-    _deadline: float
-    _tracer: AttemptTracer | None
-    _call_tracker: CallTracker | None
-    _success: bool | None = attrs.field(default=None, init=False)
-    """Outcome for the call tracker; None until it is known."""
-    _failure_status: CallStatus | None = attrs.field(default=None, init=False)
-    """Status reported to the tracer, if it differs from that of the stream."""
+    __slots__ = (
+        "_call",
+        "_call_tracker",
+        "_deadline",
+        "_failure_status",
+        "_success",
+        "_tracer",
+        "pick_result",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        call: CallContext,
+        pick_result: PickResult,
+        stream: Stream,
+        deadline: float,
+        tracer: AttemptTracer | None,
+    ) -> None:
+        self._call = call
+        self.pick_result = pick_result
+        self.stream = stream
+        self._deadline = deadline
+        self._tracer = tracer
+        self._call_tracker = pick_result.call_tracker
+        self._success: bool | None = None
+        """Outcome for the call tracker; None until it is known."""
+        self._failure_status: CallStatus | None = None
+        """Status reported to the tracer, if it differs from that of the stream."""
 
     @classmethod
     async def open(cls, call: CallContext) -> Attempt:
@@ -96,7 +113,7 @@ class Attempt:
             stream.message_limits = call.message_limits
         stream.owner = channel
         channel.call_counters.last_started = picked.connection.counters.last_started = time()
-        attempt = cls(call, picked, stream, deadline, tracer, picked.call_tracker)
+        attempt = cls(call, picked, stream, deadline, tracer)
         if tracer is not None and tracer.wants_pick_events:
             path = stream.path = call.method.path
             was_delayed = picked is not ready

@@ -242,30 +242,57 @@ class CallDestination:
             notify_tracer_in_read_loop(target, tracer.outlier_ejected, target, ejection)
 
 
-@attrs.define(eq=False, repr=False)
 class CallContext:
     """What `Attempt.open` needs, and what the retry loop changes between attempts."""
 
-    channel: CallDestination
-    method: Method
-    method_headers: HeaderBlock
-    """Request headers that all calls of the method share."""
-    start_tracing: StartCall | None
-    options: CallOptions
-    config: MethodConfig
-    message_limits: MessageLimits | None
-    """Limits of the call's messages; None for those of the connection."""
-    pick_args: PickArgs
-    message: Any = None
-    """The only request, of a method with a single request and reply."""
-    is_compressed: bool = False
-    """Whether that is sent compressed."""
-    request: bytes | None = None
-    """`message` as serialized by the first attempt."""
-    tracer: ClientCallTracer | None = None
-    attempt_kind: AttemptKind = ORIGINAL
-    previous_attempts: int = 0
-    """Value of `grpc-previous-rpc-attempts`; transparent retries do not count."""
+    __slots__ = (
+        "attempt_kind",
+        "channel",
+        "config",
+        "is_compressed",
+        "message",
+        "message_limits",
+        "method",
+        "method_headers",
+        "options",
+        "pick_args",
+        "previous_attempts",
+        "request",
+        "start_tracing",
+        "tracer",
+    )
+
+    def __init__(
+        self,
+        channel: CallDestination,
+        method: Method,
+        method_headers: HeaderBlock,
+        start_tracing: StartCall | None,
+        options: CallOptions,
+        config: MethodConfig,
+        message_limits: MessageLimits | None,
+        pick_args: PickArgs,
+    ) -> None:
+        self.channel = channel
+        self.method = method
+        self.method_headers = method_headers
+        """Request headers that all calls of the method share."""
+        self.start_tracing = start_tracing
+        self.options = options
+        self.config = config
+        self.message_limits = message_limits
+        """Limits of the call's messages; None for those of the connection."""
+        self.pick_args = pick_args
+        self.message: Any = None
+        """The only request, of a method with a single request and reply."""
+        self.is_compressed = False
+        """Whether that is sent compressed."""
+        self.request: bytes | None = None
+        """`message` as serialized by the first attempt."""
+        self.tracer: ClientCallTracer | None = None
+        self.attempt_kind: AttemptKind = ORIGINAL
+        self.previous_attempts = 0
+        """Value of `grpc-previous-rpc-attempts`; transparent retries do not count."""
 
 
 def make_timeout_error(seconds: float | None) -> purerpc.DeadlineExceededError:

@@ -21,6 +21,7 @@ from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.connection_io import CLOSE_TIMEOUT
 from meshtrio.rpc.errors import error_for_response
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
+from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import Transport
 
@@ -134,7 +135,7 @@ class ClientConnection(Connection):
         stream = self.streams[stream_id] = Stream(self, stream_id)
         stream.sent_size, stream.request_sent = size, True
         self.flush()
-        if self._engine.exhausted:
+        if stream_id + 2 > MAX_STREAM_ID:
             self.start_draining()
         return stream
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -86,13 +87,10 @@ class _HedgedCall:
             self._pick_args = self._pick_args.excluding(attempt.pick_result.channel_endpoint)
             return await self._exchange(attempt)
 
-        hedge = attrs.evolve(
-            self._call,
-            config=MethodConfig(),
-            pick_args=self._pick_args,
-            attempt_kind=HEDGE if number else ORIGINAL,
-            previous_attempts=number,
-        )
+        hedge = copy.copy(self._call)
+        hedge.config, hedge.pick_args = MethodConfig(), self._pick_args
+        hedge.attempt_kind = HEDGE if number else ORIGINAL
+        hedge.previous_attempts = number
         try:
             result = await run_attempts(hedge, exchange)
             if self.result is None:
