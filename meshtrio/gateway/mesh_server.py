@@ -9,16 +9,16 @@ import logging
 import os
 import socket
 import ssl
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import trio
 
-from meshtrio.config import GatewayConfig, GatewaySecurity, MeshConfig
+from meshtrio.config import GatewayConfig, GatewaySecurity
 from meshtrio.discovery.registry import Registry
+from meshtrio.gateway.configured_services import ConfiguredServices
 from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.peer_accounts import BudgetSetting, BudgetSettings
@@ -225,32 +225,6 @@ class MeshServer:
             server, health, get_proxied_sources=get_sources, metrics=self._metrics
         )
         return server
-
-
-class ConfiguredServices:
-    """The gRPC services that the config lists, by service of the mesh."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._config: MeshConfig | None = None
-        """The config that `_services` is from."""
-        self._services: Mapping[str, Iterable[str]] = {}
-
-    def get(self) -> Mapping[str, Iterable[str]]:
-        """Return the services of the current config; the same object while it is the same."""
-        config = self._supervisor.config
-        if config is not self._config:
-            self._config, self._services = config, _list_grpc_services(config)
-        return self._services
-
-
-def _list_grpc_services(config: MeshConfig) -> Mapping[str, Iterable[str]]:
-    services: defaultdict[str, set[str]] = defaultdict(set)
-    for plugin in config.plugins:
-        services[plugin.service].update(plugin.services)
-    for table in config.services:
-        services[table.name].update(table.services)
-    return services
 
 
 async def _rebind(path: Path, claim: ClaimedRuntimeDir, socket_stack: ExitStack) -> socket.socket:
