@@ -18,7 +18,7 @@ from meshtrio.client.request_headers import (
 )
 from meshtrio.client.retry.policy import PUSHBACK_KEY, parse_pushback
 from meshtrio.errors import ConnectionLostError, PluginDiedError
-from meshtrio.grpc.framing import IDENTITY
+from meshtrio.grpc.framing import IDENTITY, MessageData
 from meshtrio.grpc.metadata import Metadata, get_metadata_value
 from meshtrio.grpc.status import CANCELLED, DEADLINE_TOLERANCE, CallStatus
 from meshtrio.http2.errors import ErrorCode
@@ -29,6 +29,7 @@ from meshtrio.rpc.tracer import AttemptTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer, start_tracer
 from meshtrio.rpc.write_buffer import MessageBatch
 from meshtrio.util.concurrency import require_trio
+from meshtrio.util.message_buffers import MESSAGE_BUFFERS
 
 _DEADLINE_STATUSES = (purerpc.StatusCode.DEADLINE_EXCEEDED, purerpc.StatusCode.CANCELLED)
 """Statuses with which servers end a call at its deadline, by trailers or by RST_STREAM."""
@@ -189,9 +190,10 @@ class Attempt:
         data = self.stream.try_receive()
         return None if data is None else self._parse(data)
 
-    def _parse(self, data: bytes) -> Any:
+    def _parse(self, data: MessageData) -> Any:
         try:
-            return self._call.method.response_type.FromString(data)
+            parse = self._call.method.response_type.FromString
+            return MESSAGE_BUFFERS.parse(parse, data) if type(data) is bytearray else parse(data)
         except Exception as exc:
             raise purerpc.InternalError(f"a reply cannot be parsed: {exc}") from exc
 

@@ -95,7 +95,7 @@ async def _watch_connection(
                 await stream.send(request, end_stream=True)
                 while (data := await stream.receive()) is not None:
                     failures = 0
-                    on_health(reply_type.FromString(data).status == reply_type.SERVING)
+                    on_health(reply_type.FromString(bytes(data)).status == reply_type.SERVING)
                 if stream.trailers is None or stream.trailers.code:
                     raise error_for_call(stream.headers, stream.trailers)
             finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 IDENTITY = "identity"
 GZIP = "gzip"
@@ -24,8 +24,16 @@ pack_message_prefix = _MESSAGE_PREFIX.pack
 MESSAGE_PREFIX_SIZE = 5
 MIN_SEPARATE_PREFIX_SIZE = 32 * 1024
 """Size of a message, in bytes, above which copying it costs more than another frame."""
-Messages = Sequence[tuple[bool, bytes]]
+MessageData = bytes | bytearray
+"""A received message: a bytearray if it was received into a buffer."""
+Messages = Sequence[tuple[bool, MessageData]]
 """Messages, each as (compressed, bytes)."""
+_MIN_BUFFER_SIZE = 64 * 1024
+"""Number of missing bytes from which on a message gets a buffer to receive it into."""
+_MAX_EMPTY_SIZE = 2 * 1024 * 1024
+_MAX_BUFFER_GROWTH = 8
+"""A buffer with more missing bytes than `_MAX_EMPTY_SIZE` is at most as many times as large as what
+was received: a peer must not make this side allocate memory by announcing a message."""
 
 
 class MessageTooLargeError(Exception):
@@ -72,11 +80,15 @@ class MessageReader:
     incompressible data, since the limit applies to the decompressed message.
     """
 
-    __slots__ = ("_chunks", "_max_size", "_needed_size", "buffered_size")
+    __slots__ = ("_buffer", "_chunks", "_make_buffer", "_max_size", "_needed_size", "buffered_size")
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, make_buffer: Callable[[int], bytearray] = bytearray) -> None:
+        """`make_buffer` returns a buffer of a given size, for `open_buffer`."""
         self._max_size = max_size
+        self._make_buffer = make_buffer
         self._chunks: list[bytes] = []
+        self._buffer: bytearray | None = None
+        """What a large message is received into, if `open_buffer` was called."""
         self.buffered_size = 0
         """Number of bytes received of the incomplete message, prefix included."""
         self._needed_size = MESSAGE_PREFIX_SIZE
@@ -99,13 +111,47 @@ class MessageReader:
         """Number of bytes that the incomplete message, or its prefix, still needs."""
         return self._needed_size - self.buffered_size if self.buffered_size else 0
 
-    def feed(self, data: bytes) -> list[tuple[bool, bytes]]:
+    def open_buffer(self, max_size: int) -> memoryview | None:
+        """Return memory to receive the next bytes of the incomplete message into, if it is large.
+
+        It is of at most `max_size` bytes. The part of it that was filled is to be passed to `feed`
+        next, which does not copy it. Returns None if the message is received in pieces.
+        """
+        if self._buffer is None:
+            missing = self.missing_size
+            if (
+                missing < _MIN_BUFFER_SIZE
+                or missing > max(_MAX_EMPTY_SIZE, self.buffered_size * (_MAX_BUFFER_GROWTH - 1))
+                or self._chunks[0][0]  # It is compressed, and not parsed as it is.
+            ):
+                return None
+            self._buffer = self._move_to_buffer()
+        position = self.buffered_size - MESSAGE_PREFIX_SIZE
+        return memoryview(self._buffer)[position : position + max_size]
+
+    def _move_to_buffer(self) -> bytearray:
+        """Make a buffer for the incomplete message, with what was received of it."""
+        buffer = self._make_buffer(self._needed_size - MESSAGE_PREFIX_SIZE)
+        position = -MESSAGE_PREFIX_SIZE
+        for chunk in self._chunks:
+            end = position + len(chunk)
+            if end > 0:
+                buffer[max(position, 0) : end] = memoryview(chunk)[max(-position, 0) :]
+            position = end
+        self._chunks = []
+        return buffer
+
+    def feed(self, data: bytes | memoryview) -> list[tuple[bool, MessageData]]:
         """Take DATA and return the messages that it completes, as (compressed, bytes).
 
         Raises MessageTooLargeError, after which the rest of the stream cannot be read.
         """
+        if self._buffer is not None:
+            return self._feed_buffer(self._buffer, data)
         if not data:
             return []
+        if isinstance(data, memoryview):  # Of a buffer that is used for something else later.
+            data = bytes(data)
         self._chunks.append(data)
         self.buffered_size += len(data)
         if self.buffered_size < self._needed_size:
@@ -118,10 +164,29 @@ class MessageReader:
             return [(first[0] != 0, message)]
         return self._split()
 
-    def _split(self) -> list[tuple[bool, bytes]]:
+    def _feed_buffer(
+        self, buffer: bytearray, data: bytes | memoryview
+    ) -> list[tuple[bool, MessageData]]:
+        """Take DATA while a message is received into a buffer."""
+        missing = self._needed_size - self.buffered_size
+        if not (isinstance(data, memoryview) and data.obj is buffer):
+            begin = self.buffered_size - MESSAGE_PREFIX_SIZE
+            part = data if len(data) <= missing else memoryview(data)[:missing]
+            buffer[begin : begin + len(part)] = part
+        if len(data) < missing:
+            self.buffered_size += len(data)
+            return []
+        self._buffer, self.buffered_size, self._needed_size = None, 0, MESSAGE_PREFIX_SIZE
+        try:
+            return [(False, buffer), *self.feed(data[missing:])]
+        except MessageTooLargeError as exc:
+            exc.complete_messages = [(False, buffer), *exc.complete_messages]
+            raise
+
+    def _split(self) -> list[tuple[bool, MessageData]]:
         data = b"".join(self._chunks)
         position, end = 0, len(data)
-        messages: list[tuple[bool, bytes]] = []
+        messages: list[tuple[bool, MessageData]] = []
         self._needed_size = MESSAGE_PREFIX_SIZE
         while end - position >= MESSAGE_PREFIX_SIZE:
             flag, length = _MESSAGE_PREFIX.unpack_from(data, position)

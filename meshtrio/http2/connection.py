@@ -361,8 +361,11 @@ class H2Connection:
 
     # -- receiving ---------------------------------------------------------------------------
 
-    def receive_data(self, data: bytes, now: float = 0.0, max_cost: int = 0) -> Events:
+    def receive_data(self, data: bytes | memoryview, now: float = 0.0, max_cost: int = 0) -> Events:
         """Process bytes received `now`, and return the events of the frames that they complete.
+
+        Of a large DATA frame each part has an event. While one is incomplete, `data` may be a
+        memoryview of at most `frame_reader.missing_data_size` bytes, which the event then has.
 
         Frames above `max_cost` are left in `frame_reader.unprocessed`, and processed by further
         calls with empty `data`. A frame costs 1, and 1 more for each KiB, or for each 16 bytes of a

@@ -6,7 +6,7 @@ since attrs would take longer to generate them than the rest of the engine takes
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from meshtrio.util.record import Record
 
@@ -58,16 +58,18 @@ class ResponseReceived(Http2Event, Generic[H]):
 
 
 class DataReceived(Http2Event):
-    """The peer sent DATA.
+    """The peer sent DATA, or a part of a large DATA frame.
 
     The stream's receive window stays reduced until `H2Connection.set_receive_window`.
     """
 
     __slots__ = ("data", "end_stream", "stream_id")
 
-    def __init__(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+    def __init__(self, stream_id: int, data: bytes | memoryview, end_stream: bool) -> None:
         self.stream_id = stream_id
-        self.data = data
+        self.data: Any = data
+        """The payload without padding: bytes, or the memoryview that was passed to
+        `receive_data`."""
         self.end_stream = end_stream
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
@@ -15,8 +16,9 @@ from meshtrio.http2.frames import (
     unpack_length_and_type,
 )
 
-Frame = tuple[int, int, int, bytes]
-"""(type, flags, stream id, payload); the payload of HEADERS is the whole header block."""
+Frame = tuple[int, int, int, Any]
+"""(type, flags, stream id, payload). The payload of HEADERS is the whole header block, that of DATA
+may be a part of a large frame, and a memoryview if one was fed."""
 
 _END_HEADERS = frames.END_HEADERS
 _MIN_FRAGMENT_COST = 512
@@ -24,13 +26,17 @@ _MIN_FRAGMENT_COST = 512
 fragments at most, which take about 3 ms."""
 _END_HEADERS = frames.END_HEADERS
 _UNPADDED_END_HEADERS_MASK = _END_HEADERS | frames.PADDED
+_MIN_MISSING_SIZE = 32 * 1024
+"""Number of missing bytes from which on a DATA frame is yielded in parts, as they arrive. That
+saves a copy, and the parts can be received directly into a message."""
 
 
 class FrameReader:
     """Cuts received bytes into frames.
 
     Holds at most one incomplete frame, one incomplete header block, and the rest of one read while
-    its frames are not processed.
+    its frames are not processed. Of an incomplete large DATA frame it holds nothing: that is
+    yielded as several DATA frames, of which the last has the frame's flags.
     """
 
     def __init__(self, *, expect_preface: bool, max_frame_size: int, max_block_size: int) -> None:
@@ -42,6 +48,13 @@ class FrameReader:
         self._buffer_size = 0
         self._missing_size = 0
         """Number of bytes that complete the frame in `_buffer`, or its header."""
+        self.missing_data_size = 0
+        """Number of bytes that are missing of a DATA frame of which a part was yielded."""
+        self.partial_stream_id = 0
+        """The stream of that frame."""
+        self._partial_flags = 0
+        self._has_started_parts = False
+        """Whether the last read began a DATA frame that is yielded in parts."""
         self._settings_received = False
         self._must_check_order = True
         """Whether the next frame has to be of a certain type: SETTINGS, or CONTINUATION."""
@@ -62,10 +75,19 @@ class FrameReader:
     @property
     def has_incomplete_frame(self) -> bool:
         """Whether a frame or a header block is incomplete."""
-        return bool(self._buffer or self._block_stream_id)
+        return bool(self._buffer or self._block_stream_id or self.missing_data_size)
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """Take bytes, and yield the frames that they complete. Raises RemoteProtocolError."""
+    def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
+        """Take bytes, and yield the frames that they complete. Raises RemoteProtocolError.
+
+        A memoryview must not have more than `missing_data_size` bytes.
+        """
+        if self.missing_data_size:
+            return self._feed_rest(data)
+        assert isinstance(data, bytes)
+        return self._feed(data)
+
+    def _feed(self, data: bytes) -> Iterator[Frame]:
         if self._buffer or self._remaining_preface:
             data = self._resume(data)
         # `start` is where the payload of the next frame begins.
@@ -79,7 +101,7 @@ class FrameReader:
                 raise RemoteProtocolError(f"frame of {length} bytes", ErrorCode.FRAME_SIZE_ERROR)
             following = start + length
             if following > end:
-                self._buffer_incomplete(data, start - FRAME_HEADER_SIZE, following)
+                yield from self._feed_incomplete(data, start, following, type_, flags, stream_id)
                 return
             payload = data[start:following]
             start = following + FRAME_HEADER_SIZE
@@ -104,6 +126,42 @@ class FrameReader:
         if position < end:
             self._buffer_incomplete(data, position, start)
 
+    def _feed_incomplete(
+        self, data: bytes, start: int, following: int, type_: int, flags: int, stream_id: int
+    ) -> Iterator[Frame]:
+        """Yield the first part of a large DATA frame, or buffer what there is of another one.
+
+        `start` is where the payload begins, `following` where it will end.
+        """
+        missing = following - len(data)
+        if (
+            missing < _MIN_MISSING_SIZE
+            or type_ != DATA
+            or flags & frames.PADDED
+            or self._must_check_order
+            or not 0 < stream_id <= MAX_STREAM_ID
+        ):
+            self._buffer_incomplete(data, start - FRAME_HEADER_SIZE, following)
+            return
+        self.missing_data_size, self.partial_stream_id = missing, stream_id
+        self._partial_flags, self._has_started_parts = flags, True
+        if start < len(data):
+            yield DATA, 0, stream_id, data[start:]
+
+    def _feed_rest(self, data: bytes | memoryview) -> Iterator[Frame]:
+        """Yield the next part of a DATA frame, and the frames after it."""
+        missing, stream_id = self.missing_data_size, self.partial_stream_id
+        if len(data) < missing:
+            self.missing_data_size = missing - len(data)
+            if data:
+                yield DATA, 0, stream_id, data
+            return
+        self.missing_data_size = 0
+        part = data if len(data) == missing else data[:missing]
+        yield DATA, self._partial_flags, stream_id, part
+        if isinstance(data, bytes) and len(data) > missing:
+            yield from self._feed(data[missing:])
+
     def _process_unusual(
         self, type_: int, flags: int, stream_id: int, payload: bytes
     ) -> Frame | None:
@@ -115,7 +173,7 @@ class FrameReader:
         block = self._add_block_fragment(type_, flags, stream_id, payload)
         return None if block is None else (HEADERS, self._block_flags, stream_id, block)
 
-    def feed_or_continue(self, data: bytes) -> Iterator[Frame]:
+    def feed_or_continue(self, data: bytes | memoryview) -> Iterator[Frame]:
         """Return what `feed` returns for `data`, or the frames in `unprocessed` if there are any.
 
         `data` must be empty then. The caller sets `unprocessed` to the iterator if it stops before
@@ -130,9 +188,13 @@ class FrameReader:
 
     def update_incomplete_since(self, now: float, *, progress: bool) -> None:
         """Update `incomplete_since` after a read; `progress` is whether it completed a frame."""
+        has_started_parts, self._has_started_parts = self._has_started_parts, False
         if not self.has_incomplete_frame or self.unprocessed is not None:
             self.incomplete_since = None
-        elif progress or self.incomplete_since is None:
+        elif self.incomplete_since is None or (
+            # A part of a frame is no progress, unless it is the first one.
+            progress if not self.missing_data_size else has_started_parts
+        ):
             self.incomplete_since = now
 
     def _resume(self, data: bytes) -> bytes:

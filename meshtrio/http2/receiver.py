@@ -123,8 +123,8 @@ class FrameReceiver:
         self._control_bucket, self._open_streams = abuse.control_bucket, streams.by_id
         self._resets_received = 0
 
-    def on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
-        """Process DATA."""
+    def on_data(self, flags: int, stream_id: int, payload: bytes | memoryview) -> None:
+        """Process DATA, or a part of a large one."""
         size = len(payload)
         end_stream = flags & _END_STREAM != 0
         if size:
@@ -139,7 +139,7 @@ class FrameReceiver:
         if stream is None:
             self._on_late_frame(stream_id, "DATA")
             return
-        data = strip_padding(payload) if flags & _PADDED else payload
+        data = strip_padding(bytes(payload)) if flags & _PADDED else payload
         if not stream.headers_received:
             raise StreamError(stream_id, "DATA before HEADERS")
         frame = _RECEIVE_END if end_stream else _RECEIVE

@@ -47,6 +47,10 @@ class ConnectedStream(Protocol):
     def on_data(self, data: bytes, end_stream: bool) -> None:
         """Handle DATA."""
 
+    def open_buffer(self, max_size: int) -> memoryview | None:
+        """Return memory to receive the next DATA into; None if there is none to be used."""
+        return None
+
     def on_end_stream(self, trailers: Trailers | None) -> None:
         """Handle the end of the peer's side; `trailers` is None if it has sent none."""
 

@@ -27,6 +27,7 @@ from meshtrio.rpc.window_waiters import WindowWaiters
 from meshtrio.rpc.write_buffer import HIGH_WATER, WriteBuffer, WriteCoalescer
 from meshtrio.transport.peer import Peer
 from meshtrio.transport.transport import Transport
+from meshtrio.util.message_buffers import MESSAGE_BUFFERS
 
 if TYPE_CHECKING:
     from meshtrio.rpc.connected_stream import ConnectedStream
@@ -199,9 +200,12 @@ class ConnectionIO:
 
     async def _read_loop(self) -> None:
         receive, engine = self.transport.receive, self._engine
+        reader = engine.frame_reader
         while not (engine.closed or self._is_newly_established):
             try:
-                data = await receive(_RECEIVE_SIZE)
+                data = await (
+                    self._receive_rest() if reader.missing_data_size else receive(_RECEIVE_SIZE)
+                )
             except OSError as exc:
                 self.close_reason = f"the connection broke: {exc.strerror or exc}"
                 return
@@ -220,6 +224,44 @@ class ConnectionIO:
             writers = event_count // self.events_per_write
             if writers > 1 and not has_flushed_others:
                 await self.write_coalescer.run(writers, self.flush)
+
+    async def _receive_rest(self) -> bytes:
+        """Process the rest of a large DATA frame; return what follows it, b"" at the end.
+
+        It is received directly into the message that it is part of, if possible.
+        """
+        transport, share = self.transport, self.loop_share
+        while (buffer := self._open_message_buffer()) is not None:
+            data = await transport.receive(_RECEIVE_SIZE, buffer)
+            if not data:
+                return b""
+            if share.remaining < 0 and share.charge(0.0):
+                await share.wait_for_turn()
+            began, self._last_read_at = thread_time(), self._now()
+            for event in self._engine.receive_data(data, self._last_read_at):
+                self._event_handlers[type(event)](event)
+            share.charge(thread_time() - began)
+            following = transport.take_overflow()
+            if following:
+                return following
+            self._finish_read()
+            if self._engine.closed:
+                return b""
+        return await transport.receive(_RECEIVE_SIZE)
+
+    def _open_message_buffer(self) -> memoryview | None:
+        """Return memory for the rest of a DATA frame, in the message that it is part of.
+
+        Returns None if no large frame is incomplete, or the message has no such memory.
+        """
+        reader = self._engine.frame_reader
+        stream = self.streams.get(reader.partial_stream_id)
+        if stream is None or not reader.missing_data_size:
+            return None
+        buffer = stream.open_buffer(reader.missing_data_size)
+        if buffer is not None and not MESSAGE_BUFFERS.is_keeping:
+            self.start_soon(MESSAGE_BUFFERS.release_when_unused)
+        return buffer
 
     async def _process_in_slices(self, event_count: int) -> int:
         """Process the rest of a large read, in time slices between which other peers get a turn.

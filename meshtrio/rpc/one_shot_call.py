@@ -14,7 +14,12 @@ from google.protobuf.message import DecodeError
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.grpc.connection import GrpcConnection
-from meshtrio.grpc.framing import MessageReader, MessageTooLargeError, frame_message
+from meshtrio.grpc.framing import (
+    MessageData,
+    MessageReader,
+    MessageTooLargeError,
+    frame_message,
+)
 from meshtrio.grpc.header_builder import PSEUDO_HEADERS, build_request_headers
 from meshtrio.grpc.headers import Trailers
 from meshtrio.http2 import events
@@ -136,7 +141,7 @@ class _ResponseReader:
         self.bytes_sent = bytes_sent
         """All bytes that this side has sent until then."""
         self._reader = MessageReader(_LIMITS.max_message_size)
-        self._messages: list[bytes] = []
+        self._messages: list[MessageData] = []
         self._trailers: Trailers | None = None
 
     def on_event(self, event: events.Http2Event) -> None:
@@ -183,6 +188,6 @@ class _ResponseReader:
             # UNIMPLEMENTED by statuscodes.md, which here would be taken for a server's own answer.
             raise purerpc.InternalError(f"the call succeeded with {count} replies instead of one")
         try:
-            return reply_type.FromString(self._messages[0])
+            return reply_type.FromString(bytes(self._messages[0]))
         except (DecodeError, UnicodeDecodeError) as exc:
             raise purerpc.InternalError(f"the reply cannot be parsed: {exc}") from exc

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 
 import purerpc
 import trio
 
-from meshtrio.grpc.framing import IDENTITY, MESSAGE_PREFIX_SIZE, MessageReader, MessageTooLargeError
+from meshtrio.grpc.framing import (
+    IDENTITY,
+    MESSAGE_PREFIX_SIZE,
+    MessageData,
+    MessageReader,
+    Messages,
+    MessageTooLargeError,
+)
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.stream_state import StreamState
+from meshtrio.util.message_buffers import MESSAGE_BUFFERS
 
 MIN_CHARGED_SIZE = 1024
 """Size of a message, in bytes, up to which it is not charged: every call costs as much."""
@@ -81,14 +88,27 @@ class ReceiveBuffer(StreamState):
 
     # -- parsing -----------------------------------------------------------------------------
 
-    def _queue_message(self, message: bytes) -> None:
+    def _queue_message(self, message: MessageData) -> None:
         if self._messages:
             self._messages.append(message)
         else:
             self._messages = [message]
         self._unread_size += len(message) + MESSAGE_PREFIX_SIZE
 
-    def _queue_data(self, data: bytes) -> None:
+    def open_buffer(self, max_size: int) -> memoryview | None:
+        """Return memory of a large message to receive its next bytes into, at most `max_size`.
+
+        They are to be passed to `on_data` before any other DATA. Returns None if there is no such
+        message, or no memory is reserved for it.
+        """
+        reader = self._reader
+        if reader is None or self._unparsed or self.error is not None:
+            return None
+        if self.account is not None and not self.has_reservation:
+            return None
+        return reader.open_buffer(max_size)
+
+    def _queue_data(self, data: bytes | memoryview) -> None:
         """Queue DATA that is not exactly one message: parsed now, or later if there is much."""
         reader = self._reader
         if self._unparsed or len(self._messages) >= _MAX_PARSED_MESSAGES:
@@ -101,11 +121,12 @@ class ReceiveBuffer(StreamState):
                 self._parse_next_chunk()
         self._update_received_charge()
 
-    def _queue_unparsed(self, data: bytes) -> None:
+    def _queue_unparsed(self, data: bytes | memoryview) -> None:
         self._unread_size += len(data)
         if not isinstance(self._unparsed, deque):
             self._unparsed = deque()
-        self._unparsed += [data[i : i + _CHUNK_SIZE] for i in range(0, len(data), _CHUNK_SIZE)]
+        chunks = (data[i : i + _CHUNK_SIZE] for i in range(0, len(data), _CHUNK_SIZE))
+        self._unparsed += map(bytes, chunks)
 
     def _parse_until_message(self) -> bool:
         """Parse queued DATA until there is a message; return whether there is one."""
@@ -124,10 +145,11 @@ class ReceiveBuffer(StreamState):
             if self.remote_closed:
                 self._check_message_complete()
 
-    def _parse_data(self, data: bytes) -> None:
+    def _parse_data(self, data: bytes | memoryview) -> None:
         """Parse DATA whose frames do not coincide with messages."""
         if self._reader is None:
-            self._reader = MessageReader(self.message_limits.max_receive_length)
+            max_size = self.message_limits.max_receive_length
+            self._reader = MessageReader(max_size, MESSAGE_BUFFERS.take)
         if not self._reader.has_partial_message:
             self._incomplete_since = trio.current_time()
         count = len(self._messages)
@@ -141,7 +163,7 @@ class ReceiveBuffer(StreamState):
             if self.has_reservation:
                 self.complete_reservation()
 
-    def _queue_messages(self, messages: Sequence[tuple[bool, bytes]]) -> None:
+    def _queue_messages(self, messages: Messages) -> None:
         for compressed, message in messages:
             if compressed and self.encoding == IDENTITY:
                 text = "a message is compressed, but grpc-encoding names no compression"

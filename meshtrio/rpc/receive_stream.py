@@ -12,6 +12,7 @@ from meshtrio.grpc.framing import (
     IDENTITY,
     MESSAGE_PREFIX_SIZE,
     DecompressionError,
+    MessageData,
     MessageTooLargeError,
     decompress,
 )
@@ -37,7 +38,7 @@ class ReceiveStream(ReceiveBuffer):
 
     # -- messages ----------------------------------------------------------------------------
 
-    async def receive(self) -> bytes | None:
+    async def receive(self) -> MessageData | None:
         """Take the next message; None after the last one.
 
         Raises:
@@ -61,7 +62,7 @@ class ReceiveStream(ReceiveBuffer):
             await self._wait_for_work_budget(self.account)
         return self._take_message()
 
-    def try_receive(self) -> bytes | None:
+    def try_receive(self) -> MessageData | None:
         """Take the next message if that needs no wait, as usual if one has arrived.
 
         Returns None, without effect, for what only `receive` handles. Not a checkpoint.
@@ -85,7 +86,7 @@ class ReceiveStream(ReceiveBuffer):
             await self._wait_readable()
         return True
 
-    def _take_message(self) -> bytes:
+    def _take_message(self) -> MessageData:
         """Take the next message, and let the peer send more."""
         self._until_clock_check -= 1
         if not self._until_clock_check:
@@ -97,7 +98,7 @@ class ReceiveStream(ReceiveBuffer):
             self._connection.flush()
         return self._decode_message(message)
 
-    def _pop_message(self) -> bytes:
+    def _pop_message(self) -> MessageData:
         """Remove the next message from the queue, without decoding it."""
         messages = self._messages
         assert isinstance(messages, list)
@@ -114,7 +115,7 @@ class ReceiveStream(ReceiveBuffer):
             self._update_received_charge()
         return message
 
-    async def receive_single(self) -> tuple[bytes | None, int]:
+    async def receive_single(self) -> tuple[MessageData | None, int]:
         """Wait for the end of a call with a single reply; return the first reply and their number.
 
         More than one is the peer's error. Raises RpcFailedError if the stream failed.
@@ -134,7 +135,7 @@ class ReceiveStream(ReceiveBuffer):
         is_over = self.remote_closed or self.error is not None
         return is_over or len(self._connection.streams) > 1
 
-    def try_receive_single_request(self) -> bytes | None:
+    def try_receive_single_request(self) -> MessageData | None:
         """Take the request of a method with a single one if it has arrived, as it usually has.
 
         Returns None, without effect, for what only `receive_single_request` handles.
@@ -150,7 +151,7 @@ class ReceiveStream(ReceiveBuffer):
             return self._decode_message(self._pop_message())
         return None
 
-    async def receive_single_request(self) -> bytes:
+    async def receive_single_request(self) -> MessageData:
         """Take the request of a method with a single one, once the client has ended its side.
 
         Raises RpcFailedError: UnimplementedError if there is not exactly one request
@@ -183,7 +184,7 @@ class ReceiveStream(ReceiveBuffer):
         if connection.set_receive_window(self.id, connection.limits.stream_window):
             connection.flush()
 
-    def _decode_message(self, message: bytes) -> bytes:
+    def _decode_message(self, message: MessageData) -> MessageData:
         """Decompress a message that is taken, and charge and trace it."""
         size = len(message)
         self.received_size += size
@@ -195,6 +196,8 @@ class ReceiveStream(ReceiveBuffer):
         elif size > MIN_CHARGED_SIZE:
             self.charge_taken(size)
         if self.message_tracer is not None:
+            if type(message) is bytearray:
+                message = bytes(message)  # Tracers may keep it.
             notify_tracer(self.path, self.message_tracer.message_received, message, size)
             if self.remote_closed and not self._has_messages and not self._connection.is_client:
                 notify_tracer(self.path, self.message_tracer.half_close_received)

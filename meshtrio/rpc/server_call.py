@@ -13,7 +13,7 @@ import purerpc
 import trio
 
 from meshtrio.grpc import header_builder
-from meshtrio.grpc.framing import ENCODINGS, IDENTITY
+from meshtrio.grpc.framing import ENCODINGS, IDENTITY, MessageData
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.status import STATUS_OK, CallStatus, StatusCode, header_list_too_large_message
@@ -31,6 +31,7 @@ from meshtrio.rpc.tracer_dispatch import log_tracer_error
 from meshtrio.rpc.write_buffer import MessageBatch
 from meshtrio.util.concurrency import call_before_waiting, find_exit_exception, split_cancelled
 from meshtrio.util.errors import unwrap_exception_group
+from meshtrio.util.message_buffers import MESSAGE_BUFFERS
 from meshtrio.util.no_public_constructor import create
 
 _log = logging.getLogger("meshtrio.rpc")
@@ -404,9 +405,9 @@ class ServerCall:
         return [self._ensure_fits_peer(block) for block in blocks]
 
 
-def _parse_request(parse: Any, data: bytes) -> Any:
+def _parse_request(parse: Any, data: MessageData) -> Any:
     try:
-        return parse(data)
+        return MESSAGE_BUFFERS.parse(parse, data) if type(data) is bytearray else parse(data)
     except Exception:
         message = "a request message cannot be parsed as its protobuf type"
         raise purerpc.InternalError(message) from None

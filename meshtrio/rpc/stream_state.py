@@ -7,7 +7,7 @@ from collections import deque
 import purerpc
 import trio
 
-from meshtrio.grpc.framing import IDENTITY, MessageReader
+from meshtrio.grpc.framing import IDENTITY, MessageData, MessageReader
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.rpc.connection_io import ConnectionIO
 from meshtrio.rpc.tracer_dispatch import MessageTracer
@@ -96,7 +96,7 @@ class StreamState:
         """Whether a server has the only request of a call and waits for the client's END_STREAM."""
         # Each exists only while it holds something. `_messages` is short, so that removing the
         # first item costs less than the allocation of a deque.
-        self._messages: list[bytes] | tuple[()] = ()
+        self._messages: list[MessageData] | tuple[()] = ()
         self._unparsed: deque[bytes] | tuple[()] = ()
         self._unread_size = 0
         """Size of the waiting messages and of unparsed DATA, in bytes."""

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 from pathlib import Path
+from typing import Any, overload
 
 from meshtrio.transport.transport import Buffer, Transport
 from meshtrio.util.descriptors import copy_pem_to_memfd
@@ -55,10 +56,19 @@ class TlsTransport(Transport):
         if self.ssl_object.selected_alpn_protocol() != _ALPN_PROTOCOL:
             raise OSError(0, "the peer does not speak HTTP/2 over TLS (ALPN h2)")
 
-    async def receive(self, max_bytes: int) -> bytes:
+    @overload
+    async def receive(self, max_bytes: int) -> bytes: ...
+
+    @overload
+    async def receive(self, max_bytes: int, buffer: memoryview) -> memoryview: ...
+
+    async def receive(self, max_bytes: int, buffer: memoryview | None = None) -> Buffer:
         """Receive as `Transport` does; an end without close_notify counts as an end."""
         while True:
             try:
+                if buffer is not None:
+                    size: Any = self.ssl_object.read(len(buffer), buffer)
+                    return buffer[:size]
                 return self.ssl_object.read(max_bytes)
             except ssl.SSLWantReadError:
                 self._send_ciphertext()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 import trio
 
@@ -59,10 +59,11 @@ class Transport:
         self.sock = sock
         """The socket, for inspection."""
         self._receive_size = _MIN_RECEIVE_SIZE
+        self._overflow = b""
         self.busy_poll = busy_poll or BusyPoll()
         """Decides for how long `receive` and `poll` poll."""
         self._is_receiving = False
-        """Whether a task is in `receive`."""
+        """Whether a task is in `receive`, without a buffer of its own."""
         self._is_polled = False
         """Whether a task is in `poll`, so that the one in `receive` sleeps."""
         self._wait = Wait()
@@ -75,8 +76,22 @@ class Transport:
     async def handshake(self) -> None:
         """Do what precedes the first byte, such as a TLS handshake. Raises OSError."""
 
-    async def receive(self, max_bytes: int) -> bytes:
+    def take_overflow(self) -> bytes:
+        """Return what `receive_into` has received after the buffer was full."""
+        data, self._overflow = self._overflow, b""
+        return data
+
+    @overload
+    async def receive(self, max_bytes: int) -> bytes: ...
+
+    @overload
+    async def receive(self, max_bytes: int, buffer: memoryview) -> memoryview: ...
+
+    async def receive(self, max_bytes: int, buffer: memoryview | None = None) -> Buffer:
         """Wait for at most `max_bytes` bytes; return b"" at the end of the stream.
+
+        If there is a buffer, of any size, receive into it and return the part that was filled. What
+        was received after that, `take_overflow` returns.
 
         It waits before it reads, so that each call is a checkpoint and a peer that never pauses
         cannot starve other tasks.
@@ -88,41 +103,43 @@ class Transport:
         """
         policy = self.busy_poll
         if not policy.max_poll:
-            return await self._sleep(max_bytes)
-        self._is_receiving, data = True, None
+            return await self._sleep(max_bytes, buffer)
+        self._is_receiving, data = buffer is None, None
         try:
             if policy.phase is Phase.POLLING:
                 await trio.lowlevel.checkpoint()
-                data = self._try_receive(max_bytes)
+                data = self._try_receive(max_bytes, buffer)
                 if data is not None:
                     return data  # It was there already, which is no wait.
             self._wait = Wait()
             if policy.poll_time and not self._is_polled:
-                data = await self._poll_for_receive(policy.poll_time, max_bytes)
+                data = await self._poll_for_receive(policy.poll_time, max_bytes, buffer)
             if data is None:
-                data = await self._sleep(max_bytes)
+                data = await self._sleep(max_bytes, buffer)
             self._wait.record(policy)
             return data
         finally:
             self._is_receiving = False
 
-    async def _sleep(self, max_bytes: int) -> bytes:
+    async def _sleep(self, max_bytes: int, buffer: memoryview | None) -> Buffer:
         data = None
         while data is None:
             await trio.lowlevel.wait_readable(self.sock)
             if self._receive_error is not None:
                 raise self._receive_error
-            data = self._try_receive(max_bytes)
+            data = self._try_receive(max_bytes, buffer)
         return data
 
-    async def _poll_for_receive(self, poll_time: float, max_bytes: int) -> bytes | None:
+    async def _poll_for_receive(
+        self, poll_time: float, max_bytes: int, buffer: memoryview | None
+    ) -> Buffer | None:
         """Poll for a time. Other tasks run meanwhile; only the process does not sleep."""
         wait, data = self._wait, None
         wait.start_poll(poll_time)
         while data is None and not self._is_polled and not wait.is_poll_over:
             await trio.lowlevel.checkpoint()
             for _ in range(_READS_PER_PASS):
-                data = self._try_receive(max_bytes)
+                data = self._try_receive(max_bytes, buffer)
                 if data is not None:
                     break
         wait.end_poll()
@@ -183,7 +200,7 @@ class Transport:
                 return None
             for _ in range(_READS_PER_PASS):
                 try:
-                    data = self._try_receive(max_bytes)
+                    data: Any = self._try_receive(max_bytes, None)
                 except OSError as exc:
                     self._receive_error = exc
                     return None
@@ -192,10 +209,12 @@ class Transport:
             if wait.is_poll_over:
                 return None
 
-    def _try_receive(self, max_bytes: int) -> bytes | None:
+    def _try_receive(self, max_bytes: int, buffer: memoryview | None) -> Buffer | None:
         """Return available data; None if there is none."""
         size = self._receive_size
         try:
+            if buffer is not None:
+                return self._receive_into(buffer)
             data = self.sock.recv(min(max_bytes, size))
         except (BlockingIOError, InterruptedError):
             return None
@@ -208,6 +227,14 @@ class Transport:
         elif self._receive_size > _MIN_RECEIVE_SIZE and len(data) * 4 < self._receive_size:
             self._receive_size //= 4
         return data
+
+    def _receive_into(self, buffer: memoryview) -> memoryview:
+        # The next read is small: it has the beginning of a frame, whose rest is received likewise.
+        self._receive_size = _MIN_RECEIVE_SIZE
+        following = bytearray(_MIN_RECEIVE_SIZE)
+        size, *_ = self.sock.recvmsg_into((buffer, following))
+        self._overflow = bytes(memoryview(following)[: max(size - len(buffer), 0)])
+        return buffer[:size]
 
     def try_send(self, buffers: list[Buffer]) -> int:
         """Send what the kernel takes now; return the number of bytes taken. Raises OSError."""

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtrio.grpc.framing import MessageReader, MessageTooLargeError, frame_message
+from meshtrio.grpc.framing import (
+    MESSAGE_PREFIX_SIZE,
+    MessageReader,
+    MessageTooLargeError,
+    encode_message_prefix,
+    frame_message,
+)
 
 quick = settings(max_examples=100)
 
@@ -107,3 +113,107 @@ def test_reader_with_no_room_at_all_takes_empty_messages():
         MessageTooLargeError, match="message of 1 bytes is over the limit of 0 bytes"
     ):
         reader.feed(frame_message(b"x"))
+
+
+# -- large messages, received into a buffer -------------------------------------------------------
+
+KIB, MIB = 1024, 1024 * 1024
+PATTERN = bytes(range(251)) * 5000
+LARGE = [(False, PATTERN[: 300 * KIB]), (False, b"small"), (False, PATTERN[7 : 7 + 200 * KIB])]
+
+
+class BufferMaker:
+    """Records the sizes of the buffers that a reader asks for."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, size: int) -> bytearray:
+        self.sizes.append(size)
+        return bytearray(size)
+
+
+@given(st.lists(st.tuples(st.integers(1, 120 * KIB), st.booleans()), max_size=20))
+@quick
+def test_it_does_not_matter_which_parts_are_received_into_the_buffer(cuts):
+    stream = b"".join(frame_message(body) for _, body in LARGE)
+    reader, found, position = MessageReader(MIB), [], 0
+    for size, is_direct in [*cuts, (len(stream), False)]:
+        buffer = reader.open_buffer(size) if is_direct else None
+        if buffer is None:
+            found += reader.feed(stream[position : position + size])
+            position += size
+        else:
+            filled = buffer[: (len(buffer) + 1) // 2]
+            filled[:] = stream[position : position + len(filled)]
+            found += reader.feed(filled)
+            position += len(filled)
+    assert found == LARGE
+    assert not reader.has_partial_message
+
+
+def test_a_memoryview_of_something_else_is_copied():
+    reader, framed = MessageReader(MIB), bytearray(frame_message(PATTERN[: 100 * KIB]))
+    view = memoryview(framed)
+    assert reader.feed(view[: 50 * KIB]) == []
+    rest = bytes(view[50 * KIB :])
+    view[:] = bytes(len(view))
+    assert reader.feed(rest) == [(False, PATTERN[: 100 * KIB])]
+
+
+def test_a_buffer_has_the_messages_size_and_ends_with_it():
+    make_buffer = BufferMaker()
+    reader = MessageReader(MIB, make_buffer)
+    reader.feed(encode_message_prefix(500 * KIB))
+    buffer = reader.open_buffer(MIB)
+    assert buffer is not None
+    assert len(buffer) == 500 * KIB
+    assert reader.feed(buffer[:-1]) == []
+    last = reader.open_buffer(MIB)
+    assert last is not None
+    assert len(last) == 1
+    ((_, message),) = reader.feed(last)
+    assert message is buffer.obj
+    assert make_buffer.sizes == [500 * KIB]
+    assert reader.open_buffer(MIB) is None
+
+
+@pytest.mark.parametrize(
+    "received",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(encode_message_prefix(MIB)[:4], id="part of a prefix"),
+        pytest.param(encode_message_prefix(MIB, compressed=True), id="compressed"),
+        pytest.param(encode_message_prefix(63 * KIB), id="small"),
+        pytest.param(encode_message_prefix(100 * KIB) + bytes(50 * KIB), id="nearly complete"),
+    ],
+)
+def test_other_messages_have_no_buffer(received):
+    make_buffer = BufferMaker()
+    reader = MessageReader(MIB, make_buffer)
+    reader.feed(received)
+    assert reader.open_buffer(MIB) is None
+    assert make_buffer.sizes == []
+
+
+def test_memory_is_not_allocated_for_what_is_only_announced():
+    make_buffer = BufferMaker()
+    reader = MessageReader(2**32, make_buffer)
+    reader.feed(encode_message_prefix(80 * MIB))
+    for _ in range(9):
+        assert reader.open_buffer(MIB) is None
+        reader.feed(bytes(MIB))
+    assert make_buffer.sizes == []
+    reader.feed(bytes(MIB))
+    assert reader.open_buffer(MIB) is not None
+    assert make_buffer.sizes == [80 * MIB]
+
+
+def test_a_message_that_was_completed_before_one_over_the_limit_is_not_lost():
+    reader = MessageReader(100 * KIB)
+    body = PATTERN[: 100 * KIB]
+    reader.feed(frame_message(body)[:MESSAGE_PREFIX_SIZE])
+    assert reader.open_buffer(MIB) is not None
+    with pytest.raises(MessageTooLargeError) as caught:
+        reader.feed(body + frame_message(b"fine") + encode_message_prefix(MIB))
+    assert caught.value.complete_messages == [(False, body), (False, b"fine")]

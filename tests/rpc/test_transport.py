@@ -315,7 +315,7 @@ async def test_an_error_is_left_to_receive(
 ) -> None:
     found, other = reads
 
-    def fail(self: Transport, max_bytes: int) -> bytes | None:
+    def fail(self: Transport, *_: Any) -> Any:
         raise ConnectionResetError(104, "reset")
 
     with monkeypatch.context() as patched:

@@ -23,6 +23,7 @@ from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.message_buffers import MESSAGE_BUFFERS
 from tests.support.direct_channels import channel_over_connection
 
 Handler = Callable[..., Any]
@@ -58,8 +59,12 @@ class ConnectionPair:
             assert calls.started == calls.succeeded + calls.failed
 
     async def wait_until_idle(self) -> None:
-        """Wait until both sides have sent everything, and no task waits for another call."""
+        """Wait until both sides have sent everything, and no task waits for another call.
+
+        The task that keeps the memory of large messages for the next one is ended, too.
+        """
         await trio.testing.wait_all_tasks_blocked(0.01)
+        MESSAGE_BUFFERS.release()
         for _ in range(2):
             self.server.handler_tasks.end_unused()
         await trio.testing.wait_all_tasks_blocked(0.01)
