@@ -259,9 +259,14 @@ class ConnectionIO:
         if stream is None or not reader.missing_data_size:
             return None
         buffer = stream.open_buffer(reader.missing_data_size)
-        if buffer is not None and not MESSAGE_BUFFERS.is_keeping:
-            self.start_soon(MESSAGE_BUFFERS.release_when_unused)
+        if buffer is not None:
+            self._keep_message_buffers()
         return buffer
+
+    def _keep_message_buffers(self) -> None:
+        """Keep the memory of large messages until there are none for a while."""
+        if not MESSAGE_BUFFERS.is_keeping:
+            self.start_soon(MESSAGE_BUFFERS.release_when_unused)
 
     async def _process_in_slices(self, event_count: int) -> int:
         """Process the rest of a large read, in time slices between which other peers get a turn.
@@ -366,6 +371,11 @@ class ConnectionIO:
     async def _drain_write_buffer(self) -> None:
         await self.write_buffer.drain()
         self._charge_write_buffer()
+
+    def keep_sent_message(self, message: bytes) -> None:
+        """Keep the memory of a large message that is sent, see `MessageBuffers.keep_sent`."""
+        self._keep_message_buffers()
+        MESSAGE_BUFFERS.keep_sent(message)
 
     # -- memory ------------------------------------------------------------------------------
 

@@ -137,6 +137,7 @@ class Stream(ReceiveStream):
                 notify_tracer(self.path, self.message_tracer.half_closed)
         data = pack_message_prefix(compressed, size)
         if size > MIN_SEPARATE_PREFIX_SIZE:
+            connection.keep_sent_message(message)
             # The prefix gets a frame of its own, which avoids copying the message.
             await self.send_data(data, headers=headers, following_size=size)
             data, headers = encoded, b""

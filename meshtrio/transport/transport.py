@@ -189,9 +189,7 @@ class Transport:
         finally:
             self._is_polled = False
 
-    async def _poll_once(
-        self, wait: Wait, max_bytes: int, is_done: Callable[[], bool]
-    ) -> bytes | None:
+    async def _poll_once(self, wait: Wait, max_bytes: int, is_done: Callable[[], bool]) -> Any:
         """Return the next data; None or b"" if it is left to `receive`, or not waited for."""
         while True:
             await trio.lowlevel.checkpoint()
@@ -200,7 +198,7 @@ class Transport:
                 return None
             for _ in range(_READS_PER_PASS):
                 try:
-                    data: Any = self._try_receive(max_bytes, None)
+                    data = self._try_receive(max_bytes, None)
                 except OSError as exc:
                     self._receive_error = exc
                     return None

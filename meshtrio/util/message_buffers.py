@@ -22,12 +22,14 @@ _UNUSED_TIME = 1.0
 class MessageBuffers:
     """Makes the buffers that large messages are received into, and keeps them once they are parsed.
 
-    They are kept while a task runs `release_when_unused`, so that an idle process holds none.
+    Also keeps the last message that was sent. All is kept only while a task runs
+    `release_when_unused`, so that an idle process holds nothing.
     """
 
     def __init__(self, unused_time: float = _UNUSED_TIME) -> None:
         self._unused_time = unused_time
         self._kept: list[bytearray] = []
+        self._last_sent = b""
         self._is_used = False
         """Whether a buffer was taken since the task of `release_when_unused` has looked last."""
         self.is_keeping = False
@@ -37,7 +39,7 @@ class MessageBuffers:
     @property
     def kept_size(self) -> int:
         """Size of the memory that waits to be used again, in bytes."""
-        return sum(map(len, self._kept))
+        return sum(map(len, self._kept)) + len(self._last_sent)
 
     def take(self, size: int) -> bytearray:
         """Return a buffer of `size` bytes with any content."""
@@ -74,6 +76,16 @@ class MessageBuffers:
         self.give_back(buffer)
         return message
 
+    def keep_sent(self, message: bytes) -> None:
+        """Keep a large message that is sent until the next one has been serialized.
+
+        Protobuf serializes into memory of its own, and copies that into the message. If both were
+        free at once, glibc would return their pages.
+        """
+        self._is_used = True
+        if self.is_keeping and len(message) <= _MAX_KEPT_SIZE:
+            self._last_sent = message
+
     async def release_when_unused(self) -> None:
         """Keep buffers until none was taken for a while; do nothing if another task does so.
 
@@ -90,6 +102,7 @@ class MessageBuffers:
         finally:
             self.is_keeping = False
             self._kept.clear()
+            self._last_sent = b""
 
     def release(self) -> None:
         """Release the memory that is kept now, and end the task of `release_when_unused`."""

@@ -150,6 +150,16 @@ async def test_memory_is_not_kept_by_an_idle_connection(
         assert MESSAGE_BUFFERS.kept_size == 0
 
 
+async def test_a_large_message_that_was_sent_is_kept_until_the_next_one() -> None:
+    async with connect_pair(CallbackServicer(Echo=size_of)) as pair:
+        for size in (MIB, MIB, MIB + 1000):
+            await pair.stub.Echo(echo_request("x" * size))
+        received = 2 * (MIB + 1000)  # At most, on the server's side.
+        assert MIB + 1000 < MESSAGE_BUFFERS.kept_size <= received + MIB + 2000
+        await pair.wait_until_idle()
+        assert MESSAGE_BUFFERS.kept_size == 0
+
+
 async def test_a_server_makes_no_memory_for_a_message_it_has_not_room_for(
     taken: list[bytearray],
 ) -> None:

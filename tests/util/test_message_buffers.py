@@ -115,3 +115,14 @@ async def test_they_can_be_released_at_once(buffers: MessageBuffers) -> None:
     buffers.release()
     await trio.testing.wait_all_tasks_blocked()
     assert (buffers.kept_size, buffers.is_keeping) == (0, False)
+
+
+async def test_the_last_message_that_was_sent_is_kept(buffers: MessageBuffers) -> None:
+    buffers.keep_sent(bytes(SIZE))
+    buffers.keep_sent(bytes(SIZE + 1))
+    buffers.keep_sent(bytes(5 * 1024 * 1024))
+    assert buffers.kept_size == SIZE + 1
+    await trio.sleep(2.1)
+    assert buffers.kept_size == 0
+    buffers.keep_sent(bytes(SIZE))
+    assert buffers.kept_size == 0
