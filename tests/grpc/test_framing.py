@@ -10,8 +10,8 @@ from meshtrio.grpc.framing import (
     MESSAGE_PREFIX_SIZE,
     MessageReader,
     MessageTooLargeError,
-    encode_message_prefix,
     frame_message,
+    pack_message_prefix,
 )
 
 quick = settings(max_examples=100)
@@ -164,7 +164,7 @@ def test_a_memoryview_of_something_else_is_copied():
 def test_a_buffer_has_the_messages_size_and_ends_with_it():
     make_buffer = BufferMaker()
     reader = MessageReader(MIB, make_buffer)
-    reader.feed(encode_message_prefix(500 * KIB))
+    reader.feed(pack_message_prefix(False, 500 * KIB))
     buffer = reader.open_buffer(MIB)
     assert buffer is not None
     assert len(buffer) == 500 * KIB
@@ -182,10 +182,10 @@ def test_a_buffer_has_the_messages_size_and_ends_with_it():
     "received",
     [
         pytest.param(b"", id="nothing"),
-        pytest.param(encode_message_prefix(MIB)[:4], id="part of a prefix"),
-        pytest.param(encode_message_prefix(MIB, compressed=True), id="compressed"),
-        pytest.param(encode_message_prefix(63 * KIB), id="small"),
-        pytest.param(encode_message_prefix(100 * KIB) + bytes(50 * KIB), id="nearly complete"),
+        pytest.param(pack_message_prefix(False, MIB)[:4], id="part of a prefix"),
+        pytest.param(pack_message_prefix(True, MIB), id="compressed"),
+        pytest.param(pack_message_prefix(False, 63 * KIB), id="small"),
+        pytest.param(pack_message_prefix(False, 100 * KIB) + bytes(50 * KIB), id="nearly complete"),
     ],
 )
 def test_other_messages_have_no_buffer(received):
@@ -199,7 +199,7 @@ def test_other_messages_have_no_buffer(received):
 def test_memory_is_not_allocated_for_what_is_only_announced():
     make_buffer = BufferMaker()
     reader = MessageReader(2**32, make_buffer)
-    reader.feed(encode_message_prefix(80 * MIB))
+    reader.feed(pack_message_prefix(False, 80 * MIB))
     for _ in range(9):
         assert reader.open_buffer(MIB) is None
         reader.feed(bytes(MIB))
@@ -215,5 +215,5 @@ def test_a_message_that_was_completed_before_one_over_the_limit_is_not_lost():
     reader.feed(frame_message(body)[:MESSAGE_PREFIX_SIZE])
     assert reader.open_buffer(MIB) is not None
     with pytest.raises(MessageTooLargeError) as caught:
-        reader.feed(body + frame_message(b"fine") + encode_message_prefix(MIB))
+        reader.feed(body + frame_message(b"fine") + pack_message_prefix(False, MIB))
     assert caught.value.complete_messages == [(False, body), (False, b"fine")]

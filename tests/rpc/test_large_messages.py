@@ -12,7 +12,7 @@ import trio.testing
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.multicallable import RawReply
-from meshtrio.grpc.framing import encode_message_prefix, frame_message
+from meshtrio.grpc.framing import frame_message, pack_message_prefix
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.limits import Limits
@@ -174,7 +174,7 @@ async def test_a_server_makes_no_memory_for_a_message_it_has_not_room_for(
     async with connect_raw_peer(CallbackServicer(Join=sizes), limits=limits) as peer:
         size = 1_000_000
         for stream_id in (1, 3, 5):
-            begin = encode_message_prefix(size) + bytes(60_000)
+            begin = pack_message_prefix(False, size) + bytes(60_000)
             data = frames.encode_frame(FrameType.DATA, 0, stream_id, begin)
             await peer.send(request_headers_frame(stream_id, path=JOIN) + data)
         assert [len(buffer) for buffer in taken] == [size]
