@@ -25,7 +25,7 @@ from meshtrio.gateway.downstream_stream import DownstreamStream
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc import connection_io, connection_limiter
+from meshtrio.rpc import connection_limiter, connection_output
 from meshtrio.rpc.connection_limiter import ConnectionLimiter, ConnectionRejectedError
 from meshtrio.services.channelz import _make_page
 from meshtrio.services.registry import Registrations
@@ -71,7 +71,7 @@ async def test_a_tls_handshake_has_a_timeout(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "meshtrio.rpc")
-    monkeypatch.setattr(connection_io, "_TLS_HANDSHAKE_TIMEOUT", 0.05)
+    monkeypatch.setattr(connection_output, "_TLS_HANDSHAKE_TIMEOUT", 0.05)
     async with serve_on_tcp(server_context()) as address:
         _, host, port = address.split(":")
         async with await trio.open_tcp_stream(host, int(port)) as stream:
