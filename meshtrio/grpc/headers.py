@@ -27,10 +27,9 @@ from meshtrio.http2.errors import MalformedHeadersError
 from meshtrio.http2.hpack.decoder import HeaderList
 from meshtrio.util.record import Record
 
-# Octets to look for are removed by `bytes.translate`: regular expressions take no less time, and
-# compiling them delays the start of every process.
+# Without regular expressions: they take no less time, and compiling them delays the start of every
+# process.
 _FIELD_NAME_OCTETS = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
-_FORBIDDEN_OCTETS = b"\x00\r\n"
 _WHITESPACE = b" \t"
 _PER_CALL_FIELDS = frozenset({b"grpc-timeout", b"traceparent"})
 
@@ -340,7 +339,7 @@ def _is_field_name(name: bytes) -> bool:
 
 
 def _has_forbidden_octet(value: bytes) -> bool:
-    return value.translate(None, _FORBIDDEN_OCTETS) != value
+    return b"\n" in value or b"\r" in value or b"\0" in value
 
 
 def _parse_timeout(values: dict[bytes, bytes]) -> tuple[float | None, str]:

@@ -30,7 +30,6 @@ _HTTP_FIELDS = frozenset({b"te", b"content-type", b"content-length", b"user-agen
 """Fields that HTTP and gRPC use themselves."""
 _RESERVED_KEYS = CONNECTION_SPECIFIC_FIELDS | _HTTP_FIELDS
 _KEY_OCTETS = b"-._0123456789abcdefghijklmnopqrstuvwxyz"
-_PRINTABLE_ASCII = bytes(range(0x20, 0x7F))
 
 
 class ReceivedText(str):
@@ -102,21 +101,19 @@ def parse_metadata(fields: Iterable[HeaderField]) -> tuple[Metadata, str]:
     for name, value in fields:
         if name in _HTTP_FIELDS or (name.startswith(b"grpc-") and name not in _ALLOWED_GRPC_KEYS):
             continue
-        key = _decode_text(name, _KEY_OCTETS)
+        key = name.decode("latin-1")
+        if name.translate(None, _KEY_OCTETS):
+            key = ReceivedText(key)
         if name.endswith(b"-bin"):
             try:
                 out.extend((key, part) for part in decode_binary(value))
             except MalformedHeadersError as exc:
                 error = error or f"metadata key {key!r}: {exc}"
         else:
-            out.append((key, _decode_text(value, _PRINTABLE_ASCII)))
+            text = value.decode("latin-1")
+            is_allowed = text.isascii() and text.isprintable()  # from space to "~"
+            out.append((key, text if is_allowed else ReceivedText(text)))
     return tuple(out), error
-
-
-def _decode_text(raw: bytes, allowed: bytes) -> str:
-    """Decode a received key or value: a ReceivedText unless programs may write it."""
-    text = raw.decode("latin-1")
-    return ReceivedText(text) if raw.translate(None, allowed) else text
 
 
 def encode_binary(value: bytes) -> bytes:
