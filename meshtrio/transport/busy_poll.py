@@ -71,6 +71,9 @@ _DISPLACED_SHARE = 0.1
 than 1 %, another busy process half."""
 _MAX_DISPLACED_TIME = 0.001
 """Time beyond that share, in seconds, at which polling ends."""
+_MAX_COUNTED_DISPLACEMENT = _MAX_DISPLACED_TIME / 4
+"""Time beyond that share that counts in one poll, in seconds. A hypervisor takes a core away once
+in a while, and for longer; a process that needs it does so time slice by time slice."""
 
 
 class Phase(Enum):
@@ -139,7 +142,7 @@ class BusyPoll:
             self._start_trial(now)
 
     def _record_poll(self, waited: float, polled: float, displaced: float) -> None:
-        excess = displaced - _DISPLACED_SHARE * polled
+        excess = min(displaced - _DISPLACED_SHARE * polled, _MAX_COUNTED_DISPLACEMENT)
         self._displaced = max(self._displaced + excess, 0.0)
         if self.phase is Phase.TRIAL or waited > polled:
             self._cost += polled

@@ -184,8 +184,16 @@ def test_others_that_get_the_core_end_it() -> None:
     waits = polling_waits()
     waits.add(SHORT, displaced=0.09 * SHORT, count=1000)
     assert waits.policy.phase is Phase.POLLING
-    waits.add(400 * US, displaced=300 * US, count=4)
+    waits.add(400 * US, displaced=300 * US, count=5)
     assert waits.policy.phase is Phase.SLEEPING
+
+
+def test_a_core_that_is_taken_away_once_in_a_while_does_not() -> None:
+    waits = polling_waits()
+    for _ in range(10):
+        waits.add(5000 * US, displaced=4000 * US)
+        waits.add(SHORT, count=200)
+        assert waits.policy.phase is Phase.POLLING
 
 
 def test_failed_trials_become_rare() -> None:
@@ -202,10 +210,11 @@ def test_failed_trials_become_rare() -> None:
     assert waits.polled < 0.002 * waits.now
 
 
-def test_a_process_that_was_stopped_for_an_hour_tries_again_after_seconds() -> None:
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_process_that_was_stopped_for_an_hour_polls_again_after_seconds(times: int) -> None:
     waits = polling_waits()
-    waits.add(3600.0, displaced=3600.0)
-    assert waits.policy.phase is Phase.SLEEPING
+    waits.add(3600.0, displaced=3600.0, count=times)
+    assert (waits.policy.phase is Phase.SLEEPING) is (times == 5)
     end = waits.now + 11
     while waits.now < end:
         waits.add(2 * SHORT, SHORT)
