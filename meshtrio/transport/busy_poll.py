@@ -201,6 +201,8 @@ class _Trial:
         """CPU time of the cycles without a poll. Not the time between waits: other tasks of the
         process, such as the one that a reply is for, work while a connection waits."""
         self._last_cpu = math.nan
+        self._was_polled: bool | None = None
+        """Whether the last wait began with a poll; None before the first."""
         self._idle = 0.0
         """Time of waits that no poll covers."""
 
@@ -209,15 +211,19 @@ class _Trial:
         cycle, self._last_read = now - self._last_read, now
         used, self._last_cpu = cpu - self._last_cpu, cpu
         limited = min(cycle, 2 * max_poll)
+        if waited > max_poll:
+            self._idle += waited
+        is_first, self._was_polled = polled is not self._was_polled, polled
+        if is_first:
+            # If calls come at a pace, the first read after a change of the kind is earlier or later
+            # by what waits are shorter or longer, and nothing is gained after it.
+            return
         if polled:
             self._polled_cycles += limited
             self._polled_cpu += used
         else:
             self._slept_cycles += limited
-            if used > 0.0:  # It is not known for the first one.
-                self._worked += used
-        if waited > max_poll:
-            self._idle += waited
+            self._worked += used
 
     def pays(self, now: float, cost: float) -> bool:
         """Return whether polling pays, by the time that half of the waits have polled for."""

@@ -112,6 +112,17 @@ def test_polls_that_use_hardly_more_cpu_time_have_to_gain_less(
     assert waits.policy.phase is phase
 
 
+def test_calls_at_a_pace_gain_nothing_by_shorter_waits() -> None:
+    policy, cpu, phases = BusyPoll(MAX_POLL), 0.0, set()
+    for number in range(32 + TRIAL_WAITS):
+        waited = 95 * US if policy.poll_time else 145 * US
+        polled = waited if policy.poll_time else 0.0
+        cpu += 140 * US if policy.poll_time else 100 * US
+        policy.record_wait(number * 333 * US + waited, waited, polled, cpu=cpu)
+        phases.add(policy.phase)
+    assert phases == {Phase.SLEEPING, Phase.TRIAL}
+
+
 def test_polls_that_take_more_than_four_times_the_work_do_not_pay() -> None:
     waits = Waits(max_poll=0.01)
     waits.add(20 * SHORT, 5 * SHORT, count=32 + TRIAL_WAITS)
