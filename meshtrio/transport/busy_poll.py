@@ -47,9 +47,12 @@ gained, and a trial measures between -0.15 and 0.15 by chance."""
 _MIN_CHEAP_GAIN = 0.1
 """The same if the CPU time is at most `_CHEAP_CPU_RATIO` times that of sleeping: a wake-up costs
 CPU time, too, and a process that waits for a shorter time polls for a shorter time."""
-_CHEAP_CPU_RATIO = 1.5
-"""Higher than what it then is when both sides poll all the time, about 1.1: in the short blocks of
-a trial it is 1.4."""
+_CHEAP_CPU_RATIO = 1.25
+"""Higher than what it is when both sides poll, about 1.0."""
+_MAX_CYCLE_RATIO = 0.85
+"""Maximum time from read to read, compared with sleeping, if polling is not cheap. With calls one
+after another it is 0.4 to 0.75. At a pace it is 1, but in one short trial it may be 0.9 by
+chance, which for short polls looks like a gain of half of their time."""
 _MAX_POLL_SHARE = 4.0
 """Maximum time of polls, compared with the CPU time that the process uses if it sleeps. A client
 that calls through a proxy waits for three times as long as it works. A process that does little
@@ -230,6 +233,8 @@ class _Trial:
         if cost <= _NEGLIGIBLE_POLL * _TRIAL_WAITS / 2:
             return True
         is_cheap = self._polled_cpu <= _CHEAP_CPU_RATIO * self._worked
+        if not is_cheap and self._polled_cycles > _MAX_CYCLE_RATIO * self._slept_cycles:
+            return False
         min_gain = _MIN_CHEAP_GAIN if is_cheap else _MIN_GAIN
         return (
             self._slept_cycles - self._polled_cycles >= min_gain * cost

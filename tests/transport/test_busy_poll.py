@@ -83,7 +83,8 @@ def test_a_trial_polls_in_half_of_the_waits_by_blocks() -> None:
     ("slept", "polled", "phase"),
     [
         (2 * SHORT, SHORT, Phase.POLLING),
-        (1.35 * SHORT, SHORT, Phase.POLLING),
+        (1.5 * SHORT, SHORT, Phase.POLLING),
+        (1.35 * SHORT, SHORT, Phase.SLEEPING),  # more than 0.85 of the time from read to read
         (1.25 * SHORT, SHORT, Phase.SLEEPING),  # less than three tenths of the time of polls
         (SHORT, SHORT, Phase.SLEEPING),
         (SHORT, 2 * SHORT, Phase.SLEEPING),
