@@ -77,7 +77,7 @@ class Transport:
         """Do what precedes the first byte, such as a TLS handshake. Raises OSError."""
 
     def take_overflow(self) -> bytes:
-        """Return what `receive_into` has received after the buffer was full."""
+        """Return what `receive` has received beyond its buffer, which was full."""
         data, self._overflow = self._overflow, b""
         return data
 
