@@ -1,9 +1,9 @@
 """Everything at once: `python -m tests.chaos [--seconds 60] [--seed N]`.
 
-Twenty plugins of mixed kinds are killed, stopped, terminated, restarted, scaled and reloaded at
-random while fifty clients call them. First come faults, when calls may fail but may not hang, nor
-be answered by the wrong plugin; then only operations, when no call may fail. At the end everything
-has to be ready, and after that gone.
+Twenty plugins of mixed kinds, half of them forked, are killed, stopped, terminated, restarted,
+scaled and reloaded at random, and templates are killed, while fifty clients call them. First come
+faults, when calls may fail but may not hang, nor be answered by the wrong plugin; then only
+operations, when no call may fail. At the end everything has to be ready, and after that gone.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest, RepeatRequest
 
 from meshtrio import mesh
-from meshtrio.config import Liveness, MeshConfig, PluginConfig
+from meshtrio.config import Liveness, MeshConfig, PluginConfig, StartMethod
 from meshtrio.supervisor import events
 from meshtrio.supervisor.policy.state import InstanceState
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.errors import MeshtrioError
 from tests import ROOT
 from tests.support.mesh_processes import ECHO_PLUGIN_DIRECTORY, pids_with_environment
+from tests.support.process_tracking import template_pids
 
 PLUGINS, CLIENTS = 20, 50
 DEADLINE = 15.0
@@ -45,6 +46,8 @@ CONCURRENT_ACTIONS = 6
 SETTLE_TIMEOUT = 60.0
 QUICK = Liveness(interval=0.5, timeout=1.0, failure_threshold=2)
 OPERATIONS = ("restart", "scale", "reload")
+TEMPLATE_SHARE = 0.2
+"""Fraction of the signals that are sent to a template instead."""
 FAULTS = ("SIGKILL", "SIGKILL", "SIGSTOP", "SIGTERM", *OPERATIONS)
 
 
@@ -60,6 +63,7 @@ def plugins() -> list[PluginConfig]:
             backoff=Backoff(initial=0.05, maximum=0.5),
             liveness=QUICK,
             ready_timeout=60.0,
+            start=StartMethod.FORK if number % 2 else StartMethod.EXEC,
         )
         for number in range(PLUGINS)
     ]
@@ -171,6 +175,8 @@ class Chaos:
 
     def _signal(self, name: str, number: int) -> None:
         pids = [s.pid for s in self.mesh.instances() if s.name == name and s.pid is not None]
+        if self._rng.random() < TEMPLATE_SHARE:
+            pids = template_pids(os.getpid())
         if pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._rng.choice(pids), number)

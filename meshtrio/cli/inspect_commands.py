@@ -85,6 +85,14 @@ def _add_calls_in_flight(node: dict[str, Any], in_flight: CallsInFlight) -> dict
     return node
 
 
+def _describe_process(instance: control.Instance) -> str:
+    start = f", by {instance.start}"
+    if instance.HasField("ready_after"):
+        start += f" in {instance.ready_after:.2g} s"
+    uptime = formatting.format_duration(instance.uptime)
+    return f", pid {instance.pid}{start}, up {uptime}"
+
+
 def _print_tree(root: control.Node, uptime: float, in_flight: CallsInFlight) -> None:
     from rich.text import Text
     from rich.tree import Tree
@@ -106,7 +114,7 @@ def _print_tree(root: control.Node, uptime: float, in_flight: CallsInFlight) -> 
         state = rich_output.make_state_text(instance.state)
         text = Text(f"{instance.instance} ").append_text(state)
         if instance.HasField("pid"):
-            text.append(f", pid {instance.pid}, up {formatting.format_duration(instance.uptime)}")
+            text.append(_describe_process(instance))
         if instance.restarts:
             text.append(f", {formatting.format_count(instance.restarts, 'restart')}")
         calls = in_flight.get((instance.name, instance.instance))

@@ -11,6 +11,7 @@ raising; `MeshConfig` calls all of them and raises one ConfigError.
     plugin, containment, access, telemetry
                       its parts
     topology          groups, and the graph of membership and dependencies with its errors
+    python_command    the parts of a command that runs Python, for `start = "fork"`
     validators        validators of single fields
     toml_reader       `load`: a file to a MeshConfig, by the classes' types and validators
     async_loading     the same in a thread
@@ -43,6 +44,7 @@ from meshtrio.config.plugin import Liveness as Liveness
 from meshtrio.config.plugin import OutputConfig as OutputConfig
 from meshtrio.config.plugin import PluginConfig as PluginConfig
 from meshtrio.config.plugin import RestartPolicy as RestartPolicy
+from meshtrio.config.plugin import StartMethod as StartMethod
 from meshtrio.config.telemetry import TelemetryConfig as TelemetryConfig
 from meshtrio.config.toml_reader import load as load
 from meshtrio.config.topology import GroupConfig as GroupConfig

@@ -50,6 +50,9 @@ class Containment:
     sha256: str | None = attrs.field(default=None, validator=_is_sha256)
     """SHA-256 of the executable, the first word of `command`. It is checked before each start,
     which fails if it differs."""
+    script_sha256: str | None = attrs.field(default=None, validator=_is_sha256)
+    """SHA-256 of the script of a command such as `{python} script.py`. It is checked before each
+    start, which fails if it differs; and with `start = "fork"` also of what is run."""
     memory: int | None = attrs.field(default=None, validator=at_least(1))
     """Maximum resident memory of the process group, in bytes, checked once a second. A group above
     it is killed, which counts as a failure."""
@@ -57,4 +60,5 @@ class Containment:
     @property
     def needs_launcher(self) -> bool:
         """Whether the settings require a launcher process that applies them before exec."""
-        return attrs.evolve(self, sha256=None, memory=None) != Containment()
+        unlimited = attrs.evolve(self, sha256=None, script_sha256=None, memory=None)
+        return unlimited != Containment()

@@ -13,6 +13,7 @@ import attrs
 
 from meshtrio import contract
 from meshtrio.config.containment import Containment
+from meshtrio.config.python_command import PythonCommand
 from meshtrio.config.telemetry import METRICS_FROM_MESH, check_metrics
 from meshtrio.config.validators import (
     at_least,
@@ -56,6 +57,15 @@ class RestartPolicy(Enum):
     NEVER = "never"
 
 
+class StartMethod(Enum):
+    """How the processes of a plugin are started."""
+
+    EXEC = "exec"
+    """The command is executed."""
+    FORK = "fork"
+    """A template process, which has imported what the program imports, forks."""
+
+
 class EscalationScope(Enum):
     """Where the failure of a plugin that exceeded its restarts is handled."""
 
@@ -65,6 +75,12 @@ class EscalationScope(Enum):
     """Its group is restarted by its strategy, and fails in turn if that happens too often."""
     MESH = "mesh"
     """The mesh stops with an error."""
+
+
+def _check_preload(names: tuple[str, ...]) -> None:
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"{name!r} is not the name of a module, as in numpy.linalg")
 
 
 def _check_env(env: Mapping[str, str]) -> None:
@@ -141,6 +157,17 @@ class PluginConfig:
     )
     """Program and arguments, run without a shell. The word `{python}` stands for the interpreter
     that the mesh runs on."""
+    start: StartMethod = StartMethod.EXEC
+    """How its processes are started: by executing the command, or by `fork` of a template process
+    that has imported `trio`, `meshtrio.plugin` and `preload`, which takes milliseconds. The latter
+    is for `{python} script.py`, `-m module` and `-c code`, see
+    [fast starts](../how-to/fast-starts.md)."""
+    preload: tuple[str, ...] = attrs.field(
+        default=(), converter=to_strings, validator=parsed_by(_check_preload)
+    )
+    """Modules that the template imports for `start = "fork"`, in addition to those of meshtrio.
+    They must not start threads or processes, nor leave files or sockets open; otherwise the
+    processes are started by executing the command, and the log says why."""
     instances: int = attrs.field(default=1, validator=at_least(1))
     """Number of processes that serve it."""
     max_instances: int = attrs.field(default=256, validator=at_least(1))
@@ -262,16 +289,43 @@ class PluginConfig:
             )
         if self.backoff.initial > self.backoff.maximum:
             found.append(f"{where}backoff: initial is more than maximum")
-        return found
+        return [*found, *(f"{where}{problem}" for problem in self._check_start())]
+
+    def _check_start(self) -> list[str]:
+        if self.containment.script_sha256 is not None:
+            try:
+                self.script()
+            except ValueError as exc:
+                return [f"containment.script_sha256: {exc}"]
+        if self.start is StartMethod.EXEC:
+            text = 'preload: is only for start = "fork", by which a template imports it'
+            return [text] if self.preload else []
+        try:
+            self.python_command()
+        except ValueError as exc:
+            return [f"command: {exc}"]
+        return []
+
+    def python_command(self) -> PythonCommand:
+        """Return the parts of a command that runs Python. Raises ValueError for others."""
+        return PythonCommand.parse(self.argv())
 
     def process_spec(self) -> tuple[object, ...]:
         """Return what processes are started with; a change of it requires a restart."""
         return (
             *(self.command, dict(self.env), self.cwd, self.inherit_env, self.stop_timeout),
+            *(self.start, self.preload),
             *(self.listen, self.serve_tls, self.tls, self.metrics),
             *(self.max_receive_message_length, self.max_send_message_length, self.max_busy_poll),
             attrs.evolve(self.containment, memory=None),
         )
+
+    def script(self) -> Path:
+        """Return the path of the script that Python runs. Raises ValueError if there is none."""
+        command = self.python_command()
+        if command.option:
+            raise ValueError(f"the command runs no script, but {command.option}")
+        return Path(self.cwd or ".", command.program)
 
     def instance_address(self, instance: int, slot: int) -> str | None:
         """Return the TCP address of an instance, of its successor for `slot` 1, or None."""

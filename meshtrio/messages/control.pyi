@@ -30,7 +30,7 @@ class GetInstanceRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ...) -> None: ...
 
 class Instance(_message.Message):
-    __slots__ = ("name", "instance", "pid", "state", "restarts", "uptime", "socket", "reason")
+    __slots__ = ("name", "instance", "pid", "state", "restarts", "uptime", "socket", "reason", "start", "ready_after", "resident", "proportional")
     NAME_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,10 @@ class Instance(_message.Message):
     UPTIME_FIELD_NUMBER: _ClassVar[int]
     SOCKET_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    READY_AFTER_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_FIELD_NUMBER: _ClassVar[int]
+    PROPORTIONAL_FIELD_NUMBER: _ClassVar[int]
     name: str
     instance: int
     pid: int
@@ -47,7 +51,11 @@ class Instance(_message.Message):
     uptime: float
     socket: str
     reason: str
-    def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., restarts: _Optional[int] = ..., uptime: _Optional[float] = ..., socket: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    start: str
+    ready_after: float
+    resident: int
+    proportional: int
+    def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., restarts: _Optional[int] = ..., uptime: _Optional[float] = ..., socket: _Optional[str] = ..., reason: _Optional[str] = ..., start: _Optional[str] = ..., ready_after: _Optional[float] = ..., resident: _Optional[int] = ..., proportional: _Optional[int] = ...) -> None: ...
 
 class GetTreeRequest(_message.Message):
     __slots__ = ()

@@ -30,7 +30,11 @@ from meshtrio.services.tap_client import tap_instances
 from meshtrio.supervisor.log_line import parse_line
 from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.process.output.output_lines import parse_json_fields
-from meshtrio.supervisor.process.proc.resource_usage import ResourceUsage, read_usage_by_group
+from meshtrio.supervisor.process.proc.resource_usage import (
+    ResourceUsage,
+    read_pss_by_group,
+    read_usage_by_group,
+)
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.transport.peer import Peer
 from meshtrio.util.errors import ConfigError, UnknownNameError, UsageError
@@ -62,6 +66,8 @@ class ControlServicer:
     _log_levels: LogLevelController
     _cached_usage: Mapping[int, ResourceUsage] = {}
     _usage_expires_at: float = -math.inf
+    _cached_pss: Mapping[int, int] = {}
+    _pss_expires_at: float = -math.inf
     service: Any = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -72,7 +78,17 @@ class ControlServicer:
     async def ListInstances(self, request: Any) -> Any:
         wanted = self._operations.make_filter(request.names)
         found = [status for status in self._supervisor.statuses() if wanted(status.name)]
-        return control.ListInstancesResponse(instances=map(messages.make_instance, found))
+        usage, pss = await self._get_usage(), await self._get_pss()
+        instances = []
+        for status in found:
+            each = messages.make_instance(status)
+            pid = status.pid
+            if pid is not None and pid in usage:
+                each.resident = usage[pid].rss
+            if pid is not None and pid in pss:
+                each.proportional = pss[pid]
+            instances.append(each)
+        return control.ListInstancesResponse(instances=instances)
 
     async def GetInstance(self, request: Any) -> Any:
         is_wanted = self._operations.make_filter([request.name])
@@ -168,6 +184,15 @@ class ControlServicer:
                 self._cached_usage = await read_usage_by_group()
                 self._usage_expires_at = trio.current_time() + _USAGE_CACHE_TTL
         return self._cached_usage
+
+    async def _get_pss(self) -> Mapping[int, int]:
+        """Return the proportional set size of instances, read at most every half second."""
+        if trio.current_time() > self._pss_expires_at:
+            pids = {each.pid for each in self._supervisor.statuses() if each.pid is not None}
+            with suppress(OSError, RuntimeError):
+                self._cached_pss = await read_pss_by_group(pids)
+                self._pss_expires_at = trio.current_time() + _USAGE_CACHE_TTL
+        return self._cached_pss
 
     # -- operations --------------------------------------------------------------------------
 

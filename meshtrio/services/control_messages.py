@@ -32,6 +32,8 @@ def make_instance(status: InstanceStatus) -> control.Instance:
         uptime=status.uptime,
         socket=replace_surrogates(str(status.socket)),
         reason=replace_surrogates(status.reason),
+        start=None if status.start is None else status.start.value,
+        ready_after=status.ready_after,
     )
 
 

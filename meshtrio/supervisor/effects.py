@@ -29,6 +29,8 @@ from meshtrio.supervisor.process.proc.resource_usage import read_rss_by_group
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.signal_dispositions import default_signals_in_children
 from meshtrio.supervisor.process.spawn.start_failures import explain_exec_failure
+from meshtrio.supervisor.process.template.template import TemplateEffects
+from meshtrio.supervisor.process.template.template_pool import TemplatePool
 from meshtrio.supervisor.server_identity import is_address_in_use
 from meshtrio.util.concurrency import background_service
 
@@ -75,6 +77,8 @@ class Effects:
     """Randomizes delays and ages."""
     cgroups: Cgroups | None = None
     """Makes the cgroups of processes, if the config has a cgroup for them."""
+    templates: TemplatePool | None = None
+    """Starts processes by fork; None if all are started by exec."""
 
 
 def make_system_effects(directory: Path, cgroup: Path | None = None) -> Effects:
@@ -86,18 +90,26 @@ def make_system_effects(directory: Path, cgroup: Path | None = None) -> Effects:
     mesh_run = MeshRun(directory)
     warden = Warden(mesh_run, cgroup)
     cgroups = None if cgroup is None else Cgroups(cgroup, mesh_run.id)
+    kill_orphans = leftover_killer.LeftoverKiller(mesh_run, cgroups).kill_leftovers
+    used = TemplateEffects(
+        mesh_run=mesh_run, guard=warden, cgroups=cgroups, kill_orphans=kill_orphans
+    )
+    templates = TemplatePool(used)
     return Effects(
         guard=warden,
-        run_guard=partial(_run_guard, mesh_run, warden, cgroups),
+        run_guard=partial(_run_guard, mesh_run, warden, cgroups, templates),
         spawn=mesh_run.spawn,
-        kill_orphans=leftover_killer.LeftoverKiller(mesh_run, cgroups).kill_leftovers,
+        kill_orphans=kill_orphans,
         cgroups=cgroups,
+        templates=templates,
     )
 
 
 @asynccontextmanager
-async def _run_guard(run: MeshRun, warden: Warden, cgroups: Cgroups | None) -> AsyncIterator[None]:
-    """Run the warden during the block, and reap reparented processes.
+async def _run_guard(
+    run: MeshRun, warden: Warden, cgroups: Cgroups | None, templates: TemplatePool
+) -> AsyncIterator[None]:
+    """Run the warden and templates during the block, and reap reparented processes.
 
     After the block, what remains of this run of the mesh is killed.
     """
@@ -113,7 +125,8 @@ async def _run_guard(run: MeshRun, warden: Warden, cgroups: Cgroups | None) -> A
             background_service(reparented.run),
         ):
             try:
-                yield
+                async with background_service(templates.run):
+                    yield
             finally:
                 with trio.CancelScope(shield=True):
                     await run.kill_remaining()

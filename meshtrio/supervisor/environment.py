@@ -40,17 +40,29 @@ def child_environment(
         inherited: The environment of the mesh.
         user: The user that the plugin runs as; None for the mesh's.
     """
+    return {
+        **shared_environment(spec.config, inherited=inherited, user=user),
+        **_contract(spec),
+        **_tracing(spec),
+        **_binary_log(spec),
+    }
+
+
+def shared_environment(
+    plugin: PluginConfig, *, inherited: Mapping[str, str], user: pwd.struct_passwd | None
+) -> dict[str, str]:
+    """Build the part that all processes of a plugin have, and so a template of it: layers 1 to 4.
+
+    The arguments are those of `child_environment`.
+    """
     user_variables = {}  # as login(1) sets them
     if user is not None:
         user_variables = {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name}
     return {
         "PYTHONUNBUFFERED": "1",
-        **_inherited(spec.config, inherited),
+        **_inherited(plugin, inherited),
         **user_variables,
-        **spec.config.env,
-        **_contract(spec),
-        **_tracing(spec),
-        **_binary_log(spec),
+        **plugin.env,
     }
 
 

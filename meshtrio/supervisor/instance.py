@@ -7,7 +7,7 @@ from pathlib import Path
 
 import attrs
 
-from meshtrio.config import PluginConfig
+from meshtrio.config import PluginConfig, StartMethod
 from meshtrio.supervisor.event_text import format_last_stderr_line
 from meshtrio.supervisor.policy.restart import Exit, RestartHistory
 from meshtrio.supervisor.policy.state import InstanceEvent, InstancePhase, InstanceState, next_phase
@@ -46,6 +46,11 @@ class InstanceStatus:
     """The Unix socket of its active run, or of its next one."""
     reason: str
     """How its last process ended, unless it is ready, and which processes cannot be killed."""
+    start: StartMethod | None
+    """How its process was started, None if it has none. A plugin that is to be forked is executed
+    if that is not possible."""
+    ready_after: float | None
+    """Seconds from the start of its process until it was ready; None before, or if it has none."""
 
 
 @attrs.define(eq=False)
@@ -177,6 +182,8 @@ class Instance:
             uptime=run.uptime if run is not None and process is not None else None,
             socket=run.socket if run is not None else next_socket,
             reason="; ".join(filter(None, reasons)),
+            start=process.start_method if process is not None else None,
+            ready_after=run.ready_after if run is not None and process is not None else None,
         )
 
     # -- requests ----------------------------------------------------------------------------

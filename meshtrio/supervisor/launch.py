@@ -10,15 +10,16 @@ import shutil
 import stat
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
 
-from meshtrio.config import PluginConfig
+from meshtrio.config import PluginConfig, StartMethod
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.effects import Effects
-from meshtrio.supervisor.environment import child_environment
+from meshtrio.supervisor.environment import child_environment, shared_environment
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.process.spawn import launcher_main, start_failures
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
@@ -54,13 +55,13 @@ class Launch:
         if address is not None and config.verify_server and await is_in_use(address):
             reason = f"another program answers at {address} already; stop it, or let the plugin"
             raise OSError(errno.EADDRINUSE, f"{reason} have another port (`listen`)")
-        await _check_executable(config)
+        await _check_hashes(config)
         if (user := config.containment.user) is not None:
             return frozenset({look_up_user(user).pw_uid})
         return frozenset({os.geteuid(), 0}) if config.verify_server else None
 
     async def spawn(self) -> PluginProcess:
-        """Start the process in its cgroup, with its command and environment."""
+        """Start the process in its cgroup, by fork if it is to be and can be, else by exec."""
         spec, config, effects = self._spec, self._spec.config, self._effects
         cgroups, user = effects.cgroups, config.containment.user
         memory = config.containment.memory
@@ -68,6 +69,13 @@ class Launch:
         self._command = _build_command(config, cgroup)
         entry = None if user is None else look_up_user(user)
         self._env = child_environment(spec, inherited=os.environ, user=entry)
+        if config.start is StartMethod.FORK and effects.templates is not None:
+            shared = shared_environment(config, inherited=os.environ, user=entry)
+            process = await effects.templates.fork(
+                config, shared_env=shared, env=self._env, cgroup=cgroup
+            )
+            if process is not None:
+                return process
         return await effects.spawn(self._command, env=self._env, cwd=config.cwd, cgroup=cgroup)
 
     async def make_exit(self, exc: Exception) -> Exit:
@@ -97,42 +105,50 @@ def _build_command(config: PluginConfig, cgroup: Path | None) -> list[str]:
     return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
 
 
-async def _check_executable(config: PluginConfig) -> None:
-    """Compare the executable's SHA-256 hash with the config's, if it has one.
+async def _check_hashes(config: PluginConfig) -> None:
+    """Compare the SHA-256 hashes of the executable and of the script with the config's, if any.
 
     The file may still be replaced between this check and execve(2) by a program that may write to
     its directory.
 
     Raises:
-        OSError: The hash differs, or the path is not a regular file that can be read.
+        OSError: A hash differs, or the path is not a regular file that can be read.
 
     Cancellation: Returns at once; a thread that waits for a filesystem exits when that responds.
     """
-    expected = config.containment.sha256
-    if expected is None:
-        return
+    if (expected := config.containment.sha256) is not None:
+        find = partial(_find_program, config.argv()[0], config.env.get("PATH"))
+        await _check_hash(find, expected)
+    if (expected := config.containment.script_sha256) is not None:
+        await _check_hash(partial(str, config.script()), expected)
+
+
+async def _check_hash(find: Callable[[], str], expected: str) -> None:
     cancelled = threading.Event()
     try:
-        program, found = await _hash_limiter.run(
-            _hash_program, config.argv()[0], config.env.get("PATH"), cancelled
-        )
+        path, found = await _hash_limiter.run(_hash_file, find, cancelled)
     finally:
         cancelled.set()
     if found != expected:
-        raise OSError(f"{program} has SHA-256 {found}, not {expected}")
+        raise OSError(f"{path} has SHA-256 {found}, not {expected}")
 
 
-def _hash_program(name: str, path: str | None, cancelled: threading.Event) -> tuple[str, str]:
-    """Find a program and hash it, until it is `cancelled`."""
+def _find_program(name: str, path: str | None) -> str:
     program = shutil.which(name, path=path)
     if program is None:
         raise OSError(f"{name!r} is not there")
+    return program
+
+
+def _hash_file(find: Callable[[], str], cancelled: threading.Event) -> tuple[str, str]:
+    """Find a file and hash it, until it is `cancelled`."""
+    path = find()
     # Opening a FIFO would wait for a writer, and reading a device may never end.
-    descriptor = os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{program} is not a regular file")
+            raise OSError(f"{path} is not a regular file")
         found = hashlib.sha256()
         while not cancelled.is_set() and (data := file.read(_HASH_CHUNK_SIZE)):
             found.update(data)
-    return program, found.hexdigest()
+    return path, found.hexdigest()

@@ -112,6 +112,11 @@ class ProcessRun:
         """Seconds since it was started."""
         return trio.current_time() - self.started_at
 
+    @property
+    def ready_after(self) -> float | None:
+        """Seconds from its start until it was ready; None before."""
+        return None if self.ready_at is None else self.ready_at - self.started_at
+
     def stop_details(self) -> dict[str, Any]:
         """Return how it was stopped, as `events.Stopped` and `operations.DrainResult` have it."""
         reader = self.output_reader

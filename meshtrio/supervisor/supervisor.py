@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import trio
 
-from meshtrio.config import MeshConfig
+from meshtrio.config import MeshConfig, StartMethod
 from meshtrio.discovery import static
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import MeshFailedError
@@ -103,6 +103,9 @@ class Supervisor:
                 "its warden be killed, the next mesh there leaves their processes alone",
                 exc.strerror,
             )
+        if self._effects.templates is not None:
+            forked = [each.name for each in config.plugins if each.start is StartMethod.FORK]
+            self._effects.templates.retain(forked)
         self._topology = config.topology()
         self.dependencies = self._topology.dependencies()
         by_name = {plugin.name: plugin for plugin in config.plugins}

@@ -94,21 +94,27 @@ def test_ps_of_a_group_as_json(mesh: MeshProcess, outputs: Outputs) -> None:
         "uptime": None,
         "socket": str(mesh.runtime_dir / "bad-0.sock"),
         "reason": "exited with status 3",
+        "start": "",
+        "ready_after": None,
+        "resident": None,
+        "proportional": None,
     }
 
 
 def test_tree_shows_who_owns_what(mesh: MeshProcess, outputs: Outputs) -> None:
     lines = outputs["tree"].stdout.splitlines()
     assert lines[0].startswith(f"mesh {mesh.socket}, up ")
-    assert [re.sub(r"\d+(\.\d)?s|pid \d+|\d+m\d\ds", "#", line) for line in lines[1:]] == [
+    assert [
+        re.sub(r"\d+(\.\d)?s|pid \d+|\d+m\d\ds|[\d.]+ s\b", "#", line) for line in lines[1:]
+    ] == [
         "├── bad (never)",
         "│   └── 0 failed: exited with status 3",
         "└── pair (one-for-all)",
         "    ├── echo (always)",
-        "    │   ├── 0 ready, #, up #, 0 calls under way",
-        "    │   └── 1 ready, #, up #, 0 calls under way",
+        "    │   ├── 0 ready, #, by exec in #, up #, 0 calls under way",
+        "    │   └── 1 ready, #, by exec in #, up #, 0 calls under way",
         "    └── wordy (on-failure) after echo",
-        "        └── 0 ready, #, up #, 0 calls under way",
+        "        └── 0 ready, #, by exec in #, up #, 0 calls under way",
     ]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import trio
 
-from meshtrio.config import GroupConfig, MeshConfig, PluginConfig
+from meshtrio.config import GroupConfig, MeshConfig, PluginConfig, StartMethod
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
@@ -74,6 +74,7 @@ class FakeProcess:
         self.stdout, self.stderr = _closed_pipe(), _closed_pipe()
         self.returncode: int | None = None
         self.tracer = None
+        self.start_method = StartMethod.EXEC
         self.leader_exited = trio.Event()
         self.script = script
         self.dumped = False

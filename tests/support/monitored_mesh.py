@@ -57,7 +57,7 @@ def make_config(metrics: str, trigger_file: Path) -> str:
     return "\n".join(
         [
             f'[mesh.telemetry]\nmetrics = "{metrics}"\nexperimental = true\n',
-            echo_plugin_table("steady", liveness={"interval": 0.5}),
+            echo_plugin_table("steady", start="fork", liveness={"interval": 0.5}),
             echo_plugin_table("victim", instances=2, backoff=quick),
             plugin_table("troubled", "failing_echo.py"),
             plugin_table("caller", "load_generator.py"),

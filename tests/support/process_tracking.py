@@ -37,6 +37,15 @@ def warden_pids(parent: int) -> list[int]:
     ]
 
 
+def template_pids(parent: int) -> list[int]:
+    """Return the pids of the templates of a mesh."""
+    return [
+        pid
+        for pid in child_pids(parent)
+        if b"template_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
 @contextmanager
 def hold_pidfds(pids: Iterable[int]) -> Iterator[dict[int, int]]:
     """Yield a pidfd of each by its pid; processes that are left at the end are killed."""

@@ -14,11 +14,12 @@ import trio
 from meshtrio.supervisor import events
 from meshtrio.util.errors import ConfigError
 from tests.support.in_process_mesh import run_mesh
-from tests.support.mesh_processes import plugin_table, serve_mesh, wait_until
+from tests.support.mesh_processes import echo_plugin_table, plugin_table, serve_mesh, wait_until
 from tests.support.proc import is_running
 from tests.support.process_tracking import (
     has_ended,
     hold_pidfds,
+    template_pids,
     wait_until_ended,
     warden_pids,
 )
@@ -137,3 +138,14 @@ def test_a_warden_that_was_held_up_leaves_the_cgroups_of_the_next_mesh(
                     wait_until_ended(old)
                     assert not any(map(has_ended, pidfds.values()))
                     assert successor.stop() == 0
+
+
+async def test_a_forked_plugin_is_in_a_cgroup_of_its_own(short_dir: Path, cgroup: Path) -> None:
+    plugins = echo_plugin_table(start="fork", instances=2)
+    async with run_mesh(config(cgroup, plugins), short_dir) as watched:
+        await watched.wait_for_event(events.Ready, count=2)
+        (template,) = template_pids(os.getpid())
+        pids = {each.pid for each in watched.mesh.instances()} | {template}
+        members = {path.read_text().strip() for path in cgroup.glob("*/cgroup.procs")}
+        assert members == set(map(str, pids))
+    assert not list(cgroup.glob("*/cgroup.procs"))

@@ -139,6 +139,24 @@ async def test_the_executable_must_be_the_one_that_was_promised(short_dir: Path)
         assert not [o for o in watched.find_events(events.LineWritten) if "else" in str(o.event)]
 
 
+@pytest.mark.parametrize("start", ["exec", "fork"])
+async def test_the_script_must_be_the_one_that_was_promised(short_dir: Path, start: str) -> None:
+    script = short_dir / "script.py"
+    script.write_text("import time; print('it runs', flush=True); time.sleep(3600)")
+    containment = {"script_sha256": hashlib.sha256(script.read_bytes()).hexdigest()}
+    settings = {"ready_timeout": 60.0, "backoff": {"initial": 0.01}, "start": start}
+    config = plugin_table("p", "script.py", cwd=short_dir, containment=containment, **settings)
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_line("it runs")
+        pid = watched.mesh.instances()[0].pid
+        assert pid is not None
+        script.write_text("print('something else')")
+        os.kill(pid, signal.SIGKILL)
+        await watched.wait_for_event(events.Restarting, count=2)
+        assert f"{script} has SHA-256" in watched.mesh.instances()[0].reason
+        assert len(watched.find_events(events.LineWritten)) == 1
+
+
 async def test_too_much_memory_is_the_end_of_the_group(short_dir: Path) -> None:
     config = echo_plugin_table() + plugin_table(
         "hungry", "memory_hog.py", "200", restart="never", containment={"memory": 150 * MIB}

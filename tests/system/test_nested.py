@@ -17,6 +17,7 @@ from tests.support.process_tracking import (
     hold_pidfds,
     nested_mesh_pids,
     nested_mesh_table,
+    template_pids,
     wait_until_ended,
 )
 
@@ -28,8 +29,9 @@ def test_killing_the_outer_mesh_leaves_nothing_of_the_inner_ones(
     with serve_mesh(short_dir, nested_mesh_table(short_dir, depth)) as mesh:
         with hold_pidfds(nested_mesh_pids(mesh, short_dir, depth)) as pidfds:
             # Of each mesh inside: itself, its warden, and its plugins with what they started;
-            # and the warden of the outer mesh.
-            assert len(pidfds) == 1 + depth * (2 + PROCESSES_PER_MESH)
+            # and the warden of the outer mesh, and its template if there is one.
+            own = 1 + len(template_pids(mesh.process.pid))
+            assert len(pidfds) == own + depth * (2 + PROCESSES_PER_MESH)
             mesh.process.send_signal(signal.SIGKILL)
             wait_until_ended(pidfds)
 

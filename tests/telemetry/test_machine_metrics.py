@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 
-from meshtrio.config import Containment, PluginConfig
+from meshtrio.config import Containment, PluginConfig, StartMethod
 from meshtrio.supervisor.process.proc.resource_usage import (
     ResourceUsage,
     read_usage_by_group,
@@ -41,9 +41,10 @@ def leader(program: str) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def child(pid: int, **containment: Any) -> Any:
+def child(pid: int, start: StartMethod = StartMethod.EXEC, **containment: Any) -> Any:
     config = PluginConfig("p", ["x"], containment=Containment(**containment))
-    return SimpleNamespace(plugin="p", number=0, config=config, process=SimpleNamespace(pid=pid))
+    process = SimpleNamespace(pid=pid, start_method=start)
+    return SimpleNamespace(plugin="p", number=0, config=config, process=process)
 
 
 async def values(metrics: ResourceMetrics, *children: Any) -> dict[tuple[str, Any], Any]:
@@ -99,6 +100,18 @@ async def test_what_is_used_stands_beside_what_may_be() -> None:
     assert found["mesh.instance.max_descriptors", LABELS] == 50
     assert 0 < found["mesh.instance.resident_memory", LABELS] < 10**8
     assert found["mesh.instance.memory_limit", LABELS] == 10**8
+
+
+async def test_memory_that_a_forked_process_shares_counts_in_part() -> None:
+    program = "import os; data = b'x' * 10**8; forked = os.fork()\nif not forked: input()"
+    name = "mesh.instance.proportional_memory"
+    with leader(program) as process:
+        found = await values(ResourceMetrics(), child(process.pid, StartMethod.FORK))
+        executed = await values(ResourceMetrics(), child(process.pid))
+    # Of the group: both processes have all of it, and each of them half.
+    assert found["mesh.instance.resident_memory", LABELS] > 1.8e8
+    assert 0.9e8 < found[name, LABELS] < 1.4e8
+    assert (name, LABELS) not in executed
 
 
 async def test_the_mesh_tells_what_it_uses_itself() -> None:

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import trio
 
+from meshtrio.config import StartMethod
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.process.proc.resource_usage import (
     ResourceUsage,
     read_own_rss,
+    read_pss_by_group,
     read_usage_by_group,
 )
 from meshtrio.telemetry.metric_families import Labels, MetricFamily, instance_labels
@@ -26,15 +28,25 @@ class ResourceMetrics:
         self._cpu_seconds: dict[tuple[Labels, int], float] = {}
         """By the labels and the process id of each instance, as of the last collection."""
         self._usage: Mapping[int, ResourceUsage] = {}
+        self._pss: Mapping[int, int] = {}
+        """Proportional set size of the process groups of forked instances, in bytes."""
         self._descriptors: Mapping[int, tuple[int, int]] = {}
         """Number of open file descriptors, and its limit, by process id."""
 
     async def sample(self, instances: Sequence[Instance]) -> None:
         """Sample current usage, in threads, since /proc may be large."""
         pids = {each.process.pid for each in instances if each.process is not None}
-        self._usage = {}
+        self._usage, self._pss = {}, {}
         with contextlib.suppress(OSError, RuntimeError):
             self._usage = await read_usage_by_group()
+            # Of those that share most of their memory, since it takes time to read.
+            self._pss = await read_pss_by_group(
+                {
+                    each.process.pid
+                    for each in instances
+                    if each.process is not None and each.process.start_method is StartMethod.FORK
+                }
+            )
             self._descriptors = await trio.to_thread.run_sync(
                 _read_descriptor_usage, {*pids, os.getpid()}, abandon_on_cancel=True
             )
@@ -48,6 +60,8 @@ class ResourceMetrics:
         memory_limit = MetricFamily.gauge("mesh.instance.memory_limit", "By", text)
         text = "Resident memory of its process group."
         resident_memory = MetricFamily.gauge("mesh.instance.resident_memory", "By", text)
+        text = "The same with shared pages divided by the number of sharers, if it was forked."
+        shared_memory = MetricFamily.gauge("mesh.instance.proportional_memory", "By", text)
         text = "CPU time of its process group."
         cpu_time = MetricFamily.counter("mesh.instance.cpu_time", "s", text)
         before, self._cpu_seconds = self._cpu_seconds, {}
@@ -65,8 +79,10 @@ class ResourceMetrics:
                 self._cpu_seconds[labels, pid] = seconds
                 cpu_time.add(labels, seconds)
                 resident_memory.add(labels, usage.rss)
+            if pid in self._pss:
+                shared_memory.add(labels, self._pss[pid])
         descriptors = self._descriptor_families("mesh.instance", pids)
-        return [cpu_time, resident_memory, memory_limit, *descriptors]
+        return [cpu_time, resident_memory, shared_memory, memory_limit, *descriptors]
 
     def _mesh_families(self) -> list[MetricFamily]:
         cpu_time, resident = {(): time.process_time()}, {}

@@ -19,6 +19,7 @@ from collections import defaultdict
 
 from tests import ROOT
 from tests.benchmarks.supervision import cases
+from tests.benchmarks.supervision.fleet import FORKED_PLUGIN, PYTHON_PLUGIN
 from tests.benchmarks.supervision.supervisors import SUPERVISORS
 from tests.support.mesh_processes import ECHO_PLUGIN_DIRECTORY
 
@@ -37,10 +38,18 @@ def measure(rounds: int, idle: float) -> Figures:
         for name, supervisor in SUPERVISORS.items():
             report(f"round {number + 1}/{rounds}: 50 plugins: {name}")
             found["50 plugins up, s"][name].append(cases.measure_start(supervisor, 50))
-    for figures in cases.measure_restarts(5 * rounds):
-        report("one plugin, killed and started again")
-        for name, seconds in figures.items():
-            found["one plugin, ms"][name].append(seconds * 1e3)
+        report(f"round {number + 1}/{rounds}: 50 plugins: forked")
+        forked = cases.measure_start(SUPERVISORS["meshtrio"], 50, FORKED_PLUGIN)
+        found["50 plugins up, s"]["meshtrio, by fork"].append(forked)
+    for kind, suffix in ((PYTHON_PLUGIN, ""), (FORKED_PLUGIN, ", by fork")):
+        for figures in cases.measure_restarts(5 * rounds, kind):
+            report(f"one plugin, killed and started again{suffix}")
+            for name, seconds in figures.items():
+                found["one plugin, ms"][f"{name}{suffix}"].append(seconds * 1e3)
+        report(f"memory of a plugin{suffix}")
+        private, proportional = cases.measure_pages(kind)
+        found["memory of an idle plugin, KB"][f"private{suffix}"].append(private / 1024)
+        found["memory of an idle plugin, KB"][f"PSS{suffix}"].append(proportional / 1024)
     for number in range(rounds):
         for name in ("supervisord", "circus"):
             report(f"round {number + 1}/{rounds}: kill to up: {name}")
@@ -66,10 +75,26 @@ def measure(rounds: int, idle: float) -> Figures:
 def check_targets(figures: Figures) -> list[tuple[str, float, float]]:
     """What the targets are about: what, as measured, and the most it may be."""
     fifty, one = figures["50 plugins up, s"], figures["one plugin, ms"]
+    pages = figures["memory of an idle plugin, KB"]
     return [
         ("50 plugins, against bare Popen", fifty["meshtrio"] / fifty["bare Popen"], 1.15),
         ("kill to ready, ms more than a cold start", one["kill to ready"] - one["bare"], 15),
         ("spawn to ready, against bare imports", one["spawn to ready"] / one["imports"], 1.15),
+        ("by fork: spawn to ready, ms", one["spawn to ready, by fork"], 20),
+        (
+            "by fork: spawn to ready, of that by exec",
+            one["spawn to ready, by fork"] / one["spawn to ready"],
+            1 / 8,
+        ),
+        ("by fork: kill to ready, ms", one["kill to ready, by fork"], 30),
+        ("by fork: 50 plugins, of exec's", fifty["meshtrio, by fork"] / fifty["meshtrio"], 1 / 6),
+        (
+            "by fork: 50 plugins, of Popen's",
+            fifty["meshtrio, by fork"] / fifty["bare Popen"],
+            1 / 6,
+        ),
+        ("by fork: private memory, of exec's", pages["private, by fork"] / pages["private"], 1 / 3),
+        ("by fork: PSS, of exec's", pages["PSS, by fork"] / pages["PSS"], 1 / 2),
         ("reaction to a death, ms", figures["reaction to a death, ms"]["meshtrio"], 2),
         ("memory for each plugin, KB", figures["memory for each plugin, KB"]["meshtrio"], 100),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from tests.benchmarks.supervision.fleet import (
     Fleet,
     PluginProgram,
     cpu_nanoseconds,
+    read_pages,
     resident,
     serving_pid,
 )
@@ -46,10 +48,19 @@ def run_fleet(
             yield found, fleet
 
 
-def measure_start(supervisor: Supervisor, count: int) -> float:
+def measure_start(supervisor: Supervisor, count: int, kind: PluginProgram = PYTHON_PLUGIN) -> float:
     """From the first spawn until so many Python plugins are up."""
-    with run_fleet(supervisor, PYTHON_PLUGIN, count) as (found, _):
+    with run_fleet(supervisor, kind, count) as (found, _):
         return found.seconds
+
+
+def measure_pages(kind: PluginProgram) -> tuple[float, float]:
+    """Bytes of an idle Python plugin, one of many: private ones, and its share of all (PSS)."""
+    with run_fleet(run_meshtrio, kind, FEW) as (_, fleet):
+        time.sleep(SETTLE)
+        found = [read_pages(serving_pid(path)) for path in fleet.sockets()]
+    private, proportional = zip(*found, strict=True)
+    return statistics.mean(private), statistics.mean(proportional)
 
 
 def measure_imports() -> float:
@@ -73,17 +84,20 @@ def measure_recovery(supervisor: Supervisor) -> float:
         return time.monotonic() - began
 
 
-def measure_restarts(rounds: int) -> Iterator[dict[str, float]]:
+def measure_restarts(rounds: int, kind: PluginProgram) -> Iterator[dict[str, float]]:
     """One plugin of a mesh, killed again and again, with the two floors measured in between."""
-    with run_fleet(run_meshtrio, PYTHON_PLUGIN, 1) as (found, fleet):
+    with run_fleet(run_meshtrio, kind, 1) as (found, fleet):
         assert found.events is not None
         for _ in range(rounds):
             floor = {"imports": measure_imports(), "bare": measure_start(run_bare_popen, 1)}
             killed = time.monotonic()
             os.kill(serving_pid(fleet.sockets()[0]), signal.SIGKILL)
+            # A forked process has begun when its start is reported, so that the fork counts, too.
+            exited = wait_for_event(found.events, "Exited")[2]
             spawned = wait_for_event(found.events, "Starting")[2]
             ready = wait_for_event(found.events, "Ready")[2]
-            yield {**floor, "spawn to ready": ready - spawned, "kill to ready": ready - killed}
+            began = spawned if kind.start == "exec" else exited
+            yield {**floor, "spawn to ready": ready - began, "kill to ready": ready - killed}
 
 
 def measure_reactions(rounds: int) -> Iterator[float]:

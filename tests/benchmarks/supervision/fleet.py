@@ -27,10 +27,14 @@ class PluginProgram:
 
     command: tuple[str, ...]
     cwd: Path
+    start: str = "exec"
+    """How a mesh starts it."""
 
 
 PYTHON_PLUGIN = PluginProgram((sys.executable, "echo_plugin.py"), ECHO_PLUGIN_DIRECTORY)
 """An ordinary plugin: trio, purerpc, protobuf, meshtrio."""
+FORKED_PLUGIN = attrs.evolve(PYTHON_PLUGIN, start="fork,echo.v1.echo_grpc")
+"""The same, started by fork."""
 MINIMAL_PLUGIN = PluginProgram((sys.executable, "-I", "-S", "minimal.py"), PLUGINS_DIRECTORY)
 """Starts in some milliseconds, for what is not about the plugin."""
 
@@ -66,6 +70,13 @@ def wait_until_up(paths: list[Path]) -> float:
 def resident(pid: int) -> int:
     """Bytes of a process that are in memory."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def read_pages(pid: int) -> tuple[int, int]:
+    """Bytes of a process that only it has, and its share of all that it has in memory (PSS)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    sizes = {words[0].rstrip(":"): int(words[1]) * 1024 for words in map(str.split, lines)}
+    return sizes["Private_Clean"] + sizes["Private_Dirty"], sizes["Pss"]
 
 
 def cpu_nanoseconds(pid: int) -> int:

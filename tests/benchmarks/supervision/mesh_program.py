@@ -1,6 +1,8 @@
 """A mesh that tells on stdout what happens to its plugins, and when: a process of the benchmark.
 
-python -m tests.benchmarks.supervision.mesh_program FOLDER COUNT BACKOFF CWD COMMAND...
+python -m tests.benchmarks.supervision.mesh_program FOLDER COUNT BACKOFF CWD START COMMAND...
+
+START is `exec`, or `fork` with the modules to preload, separated by commas.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 import trio
 
 from meshtrio import mesh
-from meshtrio.config import MeshConfig, PluginConfig
+from meshtrio.config import MeshConfig, PluginConfig, StartMethod
 from meshtrio.supervisor import events
 from meshtrio.util.backoff import Backoff
 
@@ -30,7 +32,8 @@ def on_event(event: events.LifecycleEvent) -> None:
 
 
 async def main() -> None:
-    folder, count, backoff, cwd, *command = sys.argv[1:]
+    folder, count, backoff, cwd, start, *command = sys.argv[1:]
+    method, *preload = start.split(",")
     plugins = [
         PluginConfig(
             name=f"p{number}",
@@ -38,6 +41,8 @@ async def main() -> None:
             cwd=Path(cwd),
             backoff=Backoff(initial=float(backoff), jitter=0.0),
             ready_timeout=60.0,
+            start=StartMethod(method),
+            preload=preload,
         )
         for number in range(int(count))
     ]

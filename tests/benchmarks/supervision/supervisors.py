@@ -50,6 +50,7 @@ def run_meshtrio(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[RunningFleet
     """Up means that every plugin has answered its health check."""
     module = "tests.benchmarks.supervision.mesh_program"
     settings = [str(fleet.folder), str(fleet.count), str(backoff), str(fleet.kind.cwd)]
+    settings.append(fleet.kind.start)
     process = subprocess.Popen(
         [sys.executable, "-m", module, *settings, *fleet.kind.command],
         stdout=subprocess.PIPE,

@@ -84,18 +84,36 @@ class MeshRun:
         self.users.update(users)
         lock_file.append_line(self._lock_path, lock_file.format_mesh_run(self.id, self.users))
 
-    async def spawn(
-        self, command: Sequence[str], *, env: Mapping[str, str], **options: Any
-    ) -> PluginProcess:
-        """Start a process of this run; see `PluginProcess.spawn`."""
+    @property
+    def pidfd(self) -> int:
+        """The pidfd of this process that plugins inherit, during `hold_pidfd`."""
         assert self._pidfd is not None
+        return self._pidfd
+
+    def make_marks(self, env: Mapping[str, str]) -> tuple[dict[str, str], int]:
+        """Make the marks of a process run, which has MESH_LAUNCH_ID in its environment.
+
+        Returns the environment with those of the mesh, and the soft limit.
+        """
         limit = process_marker.encode_marker_limit(self.id, next(self._run_numbers))
         self.run_limits[env[contract.MESH_LAUNCH_ID]] = limit
-        marks = {contract.MESH_ID: self.id, contract.MESH_PIDFD: str(self._pidfd)}
+        marks = {contract.MESH_ID: self.id, contract.MESH_PIDFD: str(self.pidfd)}
+        return {**env, **marks}, limit
+
+    async def spawn(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        pass_fds: Sequence[int] = (),
+        **options: Any,
+    ) -> PluginProcess:
+        """Start a process of this run by exec; see `PluginProcess.spawn`."""
+        env, limit = self.make_marks(env)
         return await PluginProcess.spawn(
             command,
-            env={**env, **marks},
-            pass_fds=(self._pidfd,),
+            env=env,
+            pass_fds=(self.pidfd, *pass_fds),
             on_started=partial(process_marker.set_marker_limit, limit=limit),
             **options,
         )

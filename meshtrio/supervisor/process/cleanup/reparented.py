@@ -85,7 +85,8 @@ class ReparentedProcesses:
 
     def _plugin_pids(self) -> frozenset[int]:
         """Return the pids of the plugins that are running."""
-        return frozenset(self._warden.watched.keys() - self._processes.keys())
+        watched = self._warden.watched.keys() - self._warden.templates
+        return frozenset(watched - self._processes.keys())
 
     def _on_unwatch(self, pid: int) -> None:
         if pid not in self._processes:

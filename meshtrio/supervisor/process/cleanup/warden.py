@@ -48,6 +48,8 @@ class Warden:
         self._cgroup = [] if cgroup is None else [os.path.abspath(cgroup)]
         self.watched: dict[int, int] = {}
         """The pidfds of the plugins and of reparented descendants that are watched, by pid."""
+        self.templates: set[int] = set()
+        """Pids of those that are templates, which have no descendants that a plugin has started."""
         self._socket: socket.socket | None = None
         self.on_unwatch: Callable[[int], None] = lambda pid: None
         """Called with a pid that is no longer watched, of a plugin before its successor starts."""
@@ -142,6 +144,7 @@ class Warden:
     def unwatch(self, pid: int) -> None:
         """Stop watching a process that has exited, so that its pid may be reused."""
         self.watched.pop(pid, None)
+        self.templates.discard(pid)
         self._send(b"-%d" % pid)
         self.on_unwatch(pid)
 

@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 import trio
 
+from meshtrio.config import StartMethod
 from meshtrio.supervisor.process.proc.proc_scanner import find_group_pids, wait_for_group
 from meshtrio.supervisor.process.proc.procfs import has_signal
 from meshtrio.supervisor.process.spawn.child_process import ChildProcess
@@ -43,6 +44,8 @@ class PluginProcess(ChildProcess):
     stderr: int
     """The read end of its stderr, which `read_pipe` takes over."""
     _cgroup: Path | None = None
+    start_method: StartMethod = StartMethod.EXEC
+    """How it was started."""
     leader_exited: trio.Event = attrs.field(factory=trio.Event, init=False)
     """Set when the leader has exited, before it is reaped."""
 

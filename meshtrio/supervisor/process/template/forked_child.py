@@ -1,0 +1,98 @@
+"""Makes a child of the template what it would be after execve(2). Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import os
+import sys
+from typing import Any
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING or __package__:
+    from meshtrio.supervisor.process.cleanup import process_marker
+    from meshtrio.supervisor.process.spawn import launcher_main
+    from meshtrio.supervisor.process.template import process_map
+else:
+    # Siblings and others by their directories: see `template_main`.
+    import launcher_main
+    import process_map
+    import process_marker
+
+_STANDARD_STREAMS = 3
+
+
+def _read_environment() -> dict[str, str]:
+    """Read the environment that this process was executed with."""
+    with open("/proc/self/environ", "rb") as file:
+        entries = (os.fsdecode(entry).partition("=") for entry in file.read().split(b"\0"))
+        return {name: value for name, _, value in entries if name}
+
+
+_INITIAL_ENVIRONMENT = _read_environment()
+
+
+def become_plugin(request: dict[str, Any], streams: list[int], pidfd: int, gate: int) -> int:
+    """Take on all that the program is to have when it begins.
+
+    Args:
+        request: `Template.fork` makes it.
+        streams: The descriptors of stdin, stdout and stderr.
+        pidfd: That of the mesh.
+        gate: The socket on which the start is reported. It stays open.
+
+    Returns:
+        The gate, which has another number now.
+
+    Raises:
+        OSError: Something could not be set.
+    """
+    os.setsid()
+    gate = _place_descriptors(streams, pidfd, request["pidfd_number"], gate)
+    os.chdir(request["cwd"])
+    _set_environment(request["env"], request["command"])
+    # Limits in the end: they may forbid what was done before.
+    launcher_main.apply_settings(request["settings"])
+    process_marker.set_marker_limit(0, request["marker_limit"])
+    sys.orig_argv = request["command"]
+    _seed_random()
+    importlib.invalidate_caches()  # Files may have been added since the template listed them.
+    gc.enable()
+    return gate
+
+
+def _place_descriptors(streams: list[int], pidfd: int, pidfd_number: int, gate: int) -> int:
+    """Give descriptors their numbers, and close all others; return the gate's new number."""
+    wanted = [*range(_STANDARD_STREAMS), pidfd_number]
+    # First to numbers that none of them wants.
+    free = max(wanted) + 1
+    copies: list[int] = [
+        fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, free) for each in (*streams, pidfd, gate)
+    ]
+    for number, copy in zip(wanted, copies, strict=False):
+        os.dup2(copy, number)
+    kept = {*wanted, copies[-1]}
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            with contextlib.suppress(OSError):  # That of the listing is closed.
+                os.close(int(name))
+    return copies[-1]
+
+
+def _set_environment(env: dict[str, str], command: list[str]) -> None:
+    # Other variables were set by the interpreter (LC_CTYPE, PEP 538) or by a module.
+    for name in _INITIAL_ENVIRONMENT.keys() - env.keys():
+        os.environ.pop(name, None)
+    changed = env.items() - _INITIAL_ENVIRONMENT.items()
+    os.environ.update(changed)
+    variables = [os.fsencode(f"{name}={value}") for name, value in env.items()]
+    process_map.show_command_and_environment(list(map(os.fsencode, command)), variables)
+
+
+def _seed_random() -> None:
+    """Seed NumPy's global generator; Python's own is seeded by a hook of the module `random`."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()

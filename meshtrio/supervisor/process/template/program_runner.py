@@ -1,0 +1,93 @@
+"""Runs a program as `__main__`, as the interpreter does for its command. Standard library only."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import importlib.machinery
+import io
+import os
+import runpy
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+_DIRECTORY = os.path.dirname(os.path.abspath(__file__))
+
+
+def run_program(option: str, program: str, arguments: list[str], sha256: str | None) -> None:
+    """Run a program to its end, in the working directory.
+
+    Args:
+        option: "-m" for a module, "-c" for code, "" for a script.
+        program: The name of the module, the code, or the path of the script.
+        arguments: What follows in `sys.argv`.
+        sha256: The hash of the script, which is not run if it differs; None for any.
+
+    Raises what the program raises; its traceback is printed without the frames of a template.
+    """
+    main = types.ModuleType("__main__")
+    main.__dict__.update({"__builtins__": builtins, "__annotations__": {}})
+    sys.modules["__main__"] = main
+    sys.argv = [option or program, *arguments]
+    try:
+        if option == "-m":
+            _prepend_path(os.getcwd)
+            run_module: Any = runpy._run_module_as_main  # type: ignore[attr-defined]
+            run_module(program)
+        elif option == "-c":
+            _prepend_path(str)
+            main.__loader__ = importlib.machinery.BuiltinImporter
+            _execute(program, "<string>", main)
+        else:
+            _run_script(program, sha256, main)
+    except BaseException:
+        sys.excepthook = _without_own_frames(sys.excepthook)
+        raise
+
+
+def _run_script(script: str, sha256: str | None, main: types.ModuleType) -> None:
+    path = os.path.join(os.getcwd(), script)
+    _prepend_path(lambda: os.path.dirname(os.path.realpath(path)))
+    loader = importlib.machinery.SourceFileLoader("__main__", path)
+    main.__dict__.update({"__file__": path, "__cached__": None, "__loader__": loader})
+    try:
+        with io.open_code(path) as file:
+            source = file.read()
+    except OSError as exc:
+        _exit(f"can't open file {path!r}: [Errno {exc.errno}] {exc.strerror}")
+    if sha256 is not None and (found := hashlib.sha256(source).hexdigest()) != sha256:
+        _exit(f"{path} has SHA-256 {found}, not {sha256}")
+    _execute(source, path, main)
+
+
+def _execute(source: str | bytes, name: str, main: types.ModuleType) -> None:
+    exec(compile(source, name, "exec", dont_inherit=True), main.__dict__)  # noqa: S102
+
+
+def _prepend_path(find_directory: Callable[[], str]) -> None:
+    """Prepend the directory that programs import from, unless -P or -I forbids that."""
+    if not sys.flags.safe_path:
+        sys.path.insert(0, find_directory())
+
+
+def _exit(text: str) -> NoReturn:
+    print(f"{sys.executable}: {text}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _without_own_frames(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a `sys.excepthook`: the program's traceback begins with the program's own frames."""
+
+    def call_hook(
+        kind: type[BaseException], exc: BaseException, traceback: types.TracebackType | None
+    ) -> None:
+        own = True
+        while traceback is not None and own:
+            file = traceback.tb_frame.f_code.co_filename
+            if own := os.path.dirname(os.path.abspath(file)) == _DIRECTORY:
+                traceback = traceback.tb_next
+        hook(kind, exc.with_traceback(traceback), traceback)
+
+    return call_hook

@@ -1,0 +1,178 @@
+"""The template process: imports modules, then forks plugins on request. Standard library only.
+
+`template` runs it as a script: `template_main.py SETTINGS`. SETTINGS is JSON: the number of the
+`control` socket, the `mesh_pid`, the `modules` to import, and the directory to import them from in
+addition, `search_path`, or null.
+
+It sends one message on the control socket: `ready`, or why it cannot serve. Then it receives one
+message for each start, which has the descriptors of `_REQUEST`. The reply is sent
+on the gate: `pid N`; `stale`, if the files of imported modules have changed; or `error TEXT`.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING or __package__:
+    from meshtrio.supervisor.process.template import forked_child, preloading, program_runner
+    from meshtrio.supervisor.process.template.parent_clone import ParentClone
+else:
+    # The interpreter may be one without meshtrio, or with another version of it. None of these
+    # modules stays importable: a program may have modules of the same names.
+    if not sys.flags.safe_path:
+        del sys.path[0]
+    _path, _modules = sys.path[:], set(sys.modules)
+    _directory = os.path.dirname(os.path.abspath(__file__))
+    _parents = [os.path.join(_directory, os.pardir, name) for name in ("cleanup", "spawn")]
+    sys.path[:0] = [_directory, *_parents, os.path.join(_directory, *[os.pardir] * 3, "util")]
+    import forked_child
+    import preloading
+    import program_runner
+    from parent_clone import ParentClone
+
+    sys.path[:] = _path
+    for _name in ("forked_child", "launcher_main", "parent_clone", "preloading", "process_map"):
+        del sys.modules[_name]
+    for _name in ("process_marker", "processes", "program_runner"):
+        del sys.modules[_name]
+
+_REQUEST = ("gate", "content", "stdin", "stdout", "stderr")
+"""The descriptors of a request: the socket of this start, a memfd, and the program's streams."""
+_STANDARD_STREAMS = range(3)
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_MAX_MESSAGE_LENGTH = 4096
+
+
+class TemplateProcess:
+    """This process."""
+
+    def __init__(self, control: int, mesh_pid: int) -> None:
+        self._control = socket.socket(fileno=control)
+        self._control.set_inheritable(False)
+        self._mesh_pidfd = int(os.environ["MESH_PIDFD"])
+        self._allowed = {*_STANDARD_STREAMS, control, self._mesh_pidfd}
+        self._mesh_pid = mesh_pid
+
+    def preload(self, modules: list[str], search_path: str | None) -> None:
+        """Import the modules and report the result; exits if this process cannot serve."""
+        gc.disable()
+        if search_path is not None and not sys.flags.safe_path:
+            sys.path.insert(0, search_path)
+        try:
+            if os.getppid() != self._mesh_pid:
+                raise preloading.NotForkableError("the interpreter runs as a child of a wrapper")
+            self._clone = ParentClone()
+            preloading.import_modules(modules, self._allowed)
+        except (OSError, preloading.NotForkableError) as exc:
+            self._control.send(str(exc).encode(errors="replace")[:_MAX_MESSAGE_LENGTH])
+            os._exit(1)
+        if search_path is not None and not sys.flags.safe_path:
+            sys.path.remove(search_path)
+        self._code = preloading.CodeVersion()
+        _flush()
+        # Collections in a child must not write to the pages of this heap, which copies them. There
+        # was none here either: a child would fill the holes that it leaves.
+        gc.freeze()
+        # A service manager may send these to all processes. The mesh ends this one.
+        self._signal_mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        self._control.send(b"ready")
+
+    def serve(self) -> dict[str, Any]:
+        """Serve requests for ever; return the content of one in the child that it has forked."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._mesh_pidfd, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._mesh_pidfd in ready:
+                os._exit(0)
+            message, descriptors, _, _ = socket.recv_fds(self._control, 64, len(_REQUEST))
+            if not message:
+                os._exit(0)
+            if len(descriptors) == len(_REQUEST):
+                content = self._fork(*descriptors)
+                if content is not None:
+                    return content
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _fork(self, gate: int, content: int, *streams: int) -> dict[str, Any] | None:
+        """Fork, and report that on the gate; return the request's content in the child."""
+        problem = preloading.find_obstacle({*self._allowed, gate, content, *streams})
+        if problem is not None:
+            reply = f"error the template {problem} after its imports"
+        elif not self._code.is_current():
+            reply = "stale"
+        else:
+            try:
+                pid = self._clone.fork()
+                reply = f"pid {pid}"
+            except OSError as exc:
+                pid, reply = -1, f"error the template cannot fork: {exc.strerror}"
+            if pid == 0:
+                return self._start_child(gate, content, list(streams))
+        with socket.socket(fileno=os.dup(gate)) as channel:
+            _send(channel, reply)
+        return None
+
+    def _start_child(self, gate: int, content: int, streams: list[int]) -> dict[str, Any]:
+        """In the child: wait for the mesh, and become the plugin; exits if that fails."""
+        self._control.close()  # The mesh learns of the template's end by this socket.
+        channel = socket.socket(fileno=gate)
+        self._await_pass(channel)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._signal_mask)
+        try:
+            with open(content, "rb") as file:
+                file.seek(0)
+                request: dict[str, Any] = json.load(file)
+            gate = forked_child.become_plugin(request, streams, self._mesh_pidfd, channel.detach())
+            channel = socket.socket(fileno=gate)
+        except (OSError, ValueError) as exc:
+            _send(channel, f"error {exc}")
+            os._exit(1)
+        with channel:
+            _send(channel, "started")
+        return request
+
+    def _await_pass(self, channel: socket.socket) -> None:
+        """Wait until the mesh lets this child pass; exit if it does not, or has exited."""
+        poll = select.poll()
+        poll.register(channel, select.POLLIN)
+        poll.register(self._mesh_pidfd, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if self._mesh_pidfd in ready or not channel.recv(64):
+            os._exit(0)
+
+
+def _send(channel: socket.socket, text: str) -> None:
+    try:
+        channel.send(text.encode(errors="replace")[:_MAX_MESSAGE_LENGTH])
+    except OSError:
+        return  # The mesh has given up this start, and does not let the child pass.
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    template = TemplateProcess(settings["control"], settings["mesh_pid"])
+    template.preload(settings["modules"], settings["search_path"])
+    request = template.serve()
+    names = ("option", "program", "arguments", "script_sha256")
+    program_runner.run_program(*map(request.__getitem__, names))
+
+
+if __name__ == "__main__":
+    main()

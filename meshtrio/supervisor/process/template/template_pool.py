@@ -1,0 +1,179 @@
+"""The templates of a mesh: which exist, and from which one a plugin is forked."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from meshtrio.config import PluginConfig
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
+from meshtrio.supervisor.process.template.fork_start import StaleTemplateError, TemplateError
+from meshtrio.supervisor.process.template.template import Template, TemplateEffects
+from meshtrio.supervisor.process.template.template_key import TemplateKey
+from meshtrio.util.concurrency import start_soon_without_context
+
+_log = logging.getLogger("meshtrio.mesh")
+
+_MAX_RETRY_DELAY = 60.0
+"""Maximum seconds until a template that could not serve is tried again, in the background; at first
+one second, then twice as long each time. The cause may pass, as a lack of memory does."""
+_MAX_GENERATIONS = 3
+"""Number of templates that one start tries, if each turns out to have imported old code."""
+
+
+@attrs.define
+class _Refusal:
+    """A template could not serve."""
+
+    problem: str
+    """Why, as a phrase."""
+    failures: int = 0
+    """Number of times that it was started in vain."""
+    retry_at: float = -math.inf
+    """When it is tried again, if a plugin needs it then."""
+
+    def record_attempt(self) -> None:
+        """Determine when to try again, at the start of an attempt or when the first has failed."""
+        delay = min(2.0**self.failures, _MAX_RETRY_DELAY)
+        self.failures += 1
+        self.retry_at = trio.current_time() + delay
+
+
+class TemplatePool:
+    """The templates of a mesh; `run` owns them."""
+
+    def __init__(self, effects: TemplateEffects) -> None:
+        self._effects = effects
+        self._templates: dict[TemplateKey, Template] = {}
+        self._refusals: dict[TemplateKey, _Refusal] = {}
+        self._keys: dict[str, TemplateKey] = {}
+        """The template of each plugin, by the plugin's name."""
+        self._logged: dict[str, str] = {}
+        """The reason why a plugin is not forked that was logged last."""
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run templates until cancelled, then kill them."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+    async def fork(
+        self,
+        config: PluginConfig,
+        *,
+        shared_env: Mapping[str, str],
+        env: Mapping[str, str],
+        cgroup: Path | None,
+    ) -> PluginProcess | None:
+        """Start a process of a plugin by fork; None if it has to be started by exec.
+
+        Args:
+            config: The plugin.
+            shared_env: The variables that all of its processes have.
+            env: All variables of this one.
+            cgroup: Its cgroup, if it has one.
+
+        Cancellation: A process that was started is returned.
+        """
+        try:
+            key = TemplateKey.make(config, shared_env)
+            process = await self._fork(config, key, env, cgroup)
+        except (TemplateError, OSError) as exc:
+            if self._logged.get(config.name) != str(exc):
+                self._logged[config.name] = str(exc)
+                _log.warning("%s: starting by exec, not by fork: %s", config.name, exc)
+            return None
+        self._logged.pop(config.name, None)
+        return process
+
+    def retain(self, plugins: Iterable[str]) -> None:
+        """End the templates that only plugins other than these have used."""
+        wanted = frozenset(plugins)
+        self._keys = {name: key for name, key in self._keys.items() if name in wanted}
+        for key in self._templates.keys() - self._keys.values():
+            self._end(key)
+
+    async def _fork(
+        self, config: PluginConfig, key: TemplateKey, env: Mapping[str, str], cgroup: Path | None
+    ) -> PluginProcess:
+        if self._keys.get(config.name) != key:
+            self._keys[config.name] = key
+            self.retain(self._keys)
+        content = _make_content(config, key)
+        for attempt in range(_MAX_GENERATIONS):
+            template = await self._get_template(config, key)
+            try:
+                return await template.fork(content, cgroup, env)
+            except StaleTemplateError:
+                if self._templates.get(key) is template:
+                    _log.info("%s: the code of its template has changed; renewing it", config.name)
+                    self._end(key)
+            except TemplateError:
+                # Otherwise another template takes no longer than starting it by exec.
+                if attempt or not template.has_ended or self._keys.get(config.name) != key:
+                    raise
+        raise TemplateError("the code of its modules changes again and again")
+
+    async def _get_template(self, config: PluginConfig, key: TemplateKey) -> Template:
+        """Return the template once it serves, starting it if necessary.
+
+        Raises TemplateError if it cannot serve. That is tried again after a while, and starts do
+        not wait for it then.
+        """
+        template, refusal = self._templates.get(key), self._refusals.get(key)
+        if template is None or template.has_ended:
+            if refusal is not None and trio.current_time() < refusal.retry_at:
+                raise TemplateError(refusal.problem)
+            template = self._start(config, key)
+        if refusal is not None and not template.settled.is_set():
+            raise TemplateError(refusal.problem)
+        await template.settled.wait()
+        if template.is_ready:
+            self._refusals.pop(key, None)
+            return template
+        if not template.was_ready and key not in self._refusals:
+            self._refusals[key] = _Refusal(template.problem)
+            self._refusals[key].record_attempt()
+        raise TemplateError(template.problem)
+
+    def _start(self, config: PluginConfig, key: TemplateKey) -> Template:
+        if self._nursery is None:
+            raise TemplateError("the mesh is stopping")
+        if (refusal := self._refusals.get(key)) is not None:
+            refusal.record_attempt()
+        name = " ".join(["template", *config.preload])
+        template = self._templates[key] = Template(key, self._effects, name)
+        # A plugin that takes longer to import the same modules is not ready in time either.
+        start_soon_without_context(self._nursery, template.run, config.ready_timeout)
+        return template
+
+    def _end(self, key: TemplateKey) -> None:
+        self._templates.pop(key).scope.cancel()
+        self._refusals.pop(key, None)
+
+
+def _make_content(config: PluginConfig, key: TemplateKey) -> dict[str, Any]:
+    """Make what `forked_child` and `program_runner` read, apart from the marks."""
+    command, containment = config.python_command(), config.containment
+    # The template has the others; the mesh itself moves the child to its cgroup.
+    inherited = {"user": None, "group": None, "nice": None, "cgroup": None}
+    rlimits = attrs.asdict(containment.rlimits)
+    return {
+        "cwd": key.cwd,
+        "command": config.argv(),
+        "option": command.option,
+        "program": command.program,
+        "arguments": command.arguments,
+        "script_sha256": containment.script_sha256,
+        "settings": {**inherited, "rlimits": rlimits, "umask": containment.umask},
+    }
