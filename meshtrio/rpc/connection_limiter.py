@@ -86,7 +86,9 @@ class Reserve:
 
     def release(self, slot: LimitKey) -> None:
         """Free a slot."""
-        self._sessions -= Counter([slot])
+        self._sessions[slot] -= 1
+        if self._sessions[slot] <= 0:  # MESH_SLOT is not counted.
+            del self._sessions[slot]
 
 
 def _session_id(pid: int) -> str:
@@ -167,7 +169,7 @@ class ConnectionLimiter:
                 if slot is None:
                     raise
                 keys.append(slot)
-        self._counts.update(keys)
+        self._count(keys)
         return keys
 
     def admit_certificate(
@@ -189,8 +191,12 @@ class ConnectionLimiter:
         self._check_limit(key)
         self.release(keys)
         keys = [key, *(each for each in keys if each[0] != "host")]
-        self._counts.update(keys)
+        self._count(keys)
         return keys
+
+    def _count(self, keys: list[LimitKey]) -> None:
+        for key in keys:
+            self._counts[key] += 1
 
     def _check_limit(self, key: LimitKey) -> None:
         one_peer = *self._peer_limit, f"of one {key[0]}"
@@ -205,7 +211,8 @@ class ConnectionLimiter:
 
     def release(self, keys: list[LimitKey]) -> None:
         """Count the end of a connection."""
-        self._counts.subtract(keys)
+        for key in keys:
+            self._counts[key] -= 1
         for key in keys:
             if key[0] == _RESERVE_KIND:
                 self._reserve.release(key)

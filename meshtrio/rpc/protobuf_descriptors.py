@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import purerpc
@@ -9,6 +10,12 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio.rpc.method import Method
+
+_HANDLER_SIGNATURE = inspect.Signature(
+    [inspect.Parameter("message", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+)
+"""That of a method which is called with a message, or with messages. It is known here, and finding
+it out would take most of the time of making a service."""
 
 
 def method_from_descriptor(descriptor: MethodDescriptor) -> Method:
@@ -27,5 +34,6 @@ def service_from_descriptor(descriptor: ServiceDescriptor, implementation: Any) 
         )
         types = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
         signature = purerpc.RPCSignature(cardinality, *types)
-        service.add_method(method.name, getattr(implementation, method.name), signature)
+        handler = getattr(implementation, method.name)
+        service.add_method(method.name, handler, signature, _HANDLER_SIGNATURE)
     return service

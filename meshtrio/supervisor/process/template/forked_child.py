@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
-import importlib
 import os
 import sys
 from typing import Any
@@ -34,23 +33,16 @@ def _read_environment() -> dict[str, str]:
 _INITIAL_ENVIRONMENT = _read_environment()
 
 
-def become_plugin(request: dict[str, Any], streams: list[int], pidfd: int, gate: int) -> int:
-    """Take on all that the program is to have when it begins.
+def become_plugin(request: dict[str, Any]) -> None:
+    """Take on all that the program is to have when it begins, apart from its descriptors.
 
     Args:
         request: `Template.fork` makes it.
-        streams: The descriptors of stdin, stdout and stderr.
-        pidfd: That of the mesh.
-        gate: The socket on which the start is reported. It stays open.
-
-    Returns:
-        The gate, which has another number now.
 
     Raises:
         OSError: Something could not be set.
     """
     os.setsid()
-    gate = _place_descriptors(streams, pidfd, request["pidfd_number"], gate)
     os.chdir(request["cwd"])
     _set_environment(request["env"], request["command"])
     # Limits in the end: they may forbid what was done before.
@@ -58,13 +50,24 @@ def become_plugin(request: dict[str, Any], streams: list[int], pidfd: int, gate:
     process_marker.set_marker_limit(0, request["marker_limit"])
     sys.orig_argv = request["command"]
     _seed_random()
-    importlib.invalidate_caches()  # Files may have been added since the template listed them.
     gc.enable()
-    return gate
 
 
-def _place_descriptors(streams: list[int], pidfd: int, pidfd_number: int, gate: int) -> int:
-    """Give descriptors their numbers, and close all others; return the gate's new number."""
+def place_descriptors(streams: list[int], pidfd: int, pidfd_number: int, gate: int) -> int:
+    """Give descriptors their numbers, and close all others.
+
+    Args:
+        streams: Those of stdin, stdout and stderr.
+        pidfd: That of the mesh.
+        pidfd_number: The number that it is to have.
+        gate: The socket on which the start is reported. It stays open.
+
+    Returns:
+        The new number of the gate.
+
+    Raises:
+        OSError: No descriptors are left.
+    """
     wanted = [*range(_STANDARD_STREAMS), pidfd_number]
     # First to numbers that none of them wants.
     free = max(wanted) + 1
@@ -85,8 +88,8 @@ def _set_environment(env: dict[str, str], command: list[str]) -> None:
     # Other variables were set by the interpreter (LC_CTYPE, PEP 538) or by a module.
     for name in _INITIAL_ENVIRONMENT.keys() - env.keys():
         os.environ.pop(name, None)
-    changed = env.items() - _INITIAL_ENVIRONMENT.items()
-    os.environ.update(changed)
+    for name, value in env.items() - _INITIAL_ENVIRONMENT.items():
+        os.environ[name] = value
     variables = [os.fsencode(f"{name}={value}") for name, value in env.items()]
     process_map.show_command_and_environment(list(map(os.fsencode, command)), variables)
 

@@ -41,7 +41,7 @@ def show_command_and_environment(command: Sequence[bytes], environment: Sequence
     unchanged = [int(fields[number - 3]) for number in _UNCHANGED_FIELDS]
     stack = int(fields[_STACK_FIELD - 3])
     addresses = [*unchanged, _libc.sbrk(0), stack, start, middle, middle, end]
-    data = ctypes.create_string_buffer(_MAP.pack(*addresses, 0, 0, -1), _MAP.size)
-    if _libc.prctl(_PR_SET_MM, _PR_SET_MM_MAP, data, ctypes.c_ulong(_MAP.size), 0):
+    new_map = _MAP.pack(*addresses, 0, 0, -1)
+    if _libc.prctl(_PR_SET_MM, _PR_SET_MM_MAP, new_map, ctypes.c_ulong(_MAP.size), 0):
         error = ctypes.get_errno()
         raise OSError(error, f"PR_SET_MM_MAP: {os.strerror(error)}")

@@ -8,12 +8,59 @@ import importlib.machinery
 import io
 import os
 import runpy
+import stat
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 _DIRECTORY = os.path.dirname(os.path.abspath(__file__))
+_MAX_COMPILED_LENGTH = 4 * 1024 * 1024
+"""Bytes of the longest script that a template compiles."""
+
+
+class CompiledScripts:
+    """The scripts that this template's children run, compiled once for all of them.
+
+    An interpreter has no cache for scripts, unlike for modules. A child compares the source.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, tuple[int, ...]] = {}
+        self._compiled: dict[str, tuple[bytes, types.CodeType]] = {}
+
+    def prepare(self, script: str) -> None:
+        """Compile a script, unless that has been done since it was changed.
+
+        One that cannot be read or compiled, or not without a warning, is left to the child, which
+        reports that.
+        """
+        try:
+            path = os.path.join(os.getcwd(), script)
+            status = os.stat(path)
+            version = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+            if self._files.get(path) == version:
+                return
+            self._files[path] = version
+            self._compiled.pop(path, None)
+            # Opening a FIFO would wait for a writer.
+            if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_COMPILED_LENGTH:
+                with io.open_code(path) as file:
+                    source = file.read(_MAX_COMPILED_LENGTH)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    self._compiled[path] = source, _compile(source, path)
+        except Exception:
+            return
+
+    def get_code(self, path: str, source: bytes) -> types.CodeType:
+        """Return the code of a script, compiling it if necessary. Raises what that raises."""
+        compiled, code = self._compiled.get(path, (None, None))
+        return code if code is not None and compiled == source else _compile(source, path)
+
+
+COMPILED_SCRIPTS = CompiledScripts()
 
 
 def run_program(option: str, program: str, arguments: list[str], sha256: str | None) -> None:
@@ -39,7 +86,7 @@ def run_program(option: str, program: str, arguments: list[str], sha256: str | N
         elif option == "-c":
             _prepend_path(str)
             main.__loader__ = importlib.machinery.BuiltinImporter
-            _execute(program, "<string>", main)
+            exec(_compile(program, "<string>"), main.__dict__)  # noqa: S102
         else:
             _run_script(program, sha256, main)
     except BaseException:
@@ -59,11 +106,12 @@ def _run_script(script: str, sha256: str | None, main: types.ModuleType) -> None
         _exit(f"can't open file {path!r}: [Errno {exc.errno}] {exc.strerror}")
     if sha256 is not None and (found := hashlib.sha256(source).hexdigest()) != sha256:
         _exit(f"{path} has SHA-256 {found}, not {sha256}")
-    _execute(source, path, main)
+    exec(COMPILED_SCRIPTS.get_code(path, source), main.__dict__)  # noqa: S102
 
 
-def _execute(source: str | bytes, name: str, main: types.ModuleType) -> None:
-    exec(compile(source, name, "exec", dont_inherit=True), main.__dict__)  # noqa: S102
+def _compile(source: str | bytes, name: str) -> types.CodeType:
+    code: types.CodeType = compile(source, name, "exec", dont_inherit=True)
+    return code
 
 
 def _prepend_path(find_directory: Callable[[], str]) -> None:

@@ -11,7 +11,9 @@ on the gate: `pid N`; `stale`, if the files of imported modules have changed; or
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
 import json
 import os
 import select
@@ -77,6 +79,8 @@ class TemplateProcess:
         if search_path is not None and not sys.flags.safe_path:
             sys.path.remove(search_path)
         self._code = preloading.CodeVersion()
+        # Each child lists the directories that it imports from: files may be added until then.
+        importlib.invalidate_caches()
         _flush()
         # Collections in a child must not write to the pages of this heap, which copies them. There
         # was none here either: a child would fill the holes that it leaves.
@@ -113,50 +117,56 @@ class TemplateProcess:
             reply = "stale"
         else:
             try:
+                request = _read_request(content)
                 pid = self._clone.fork()
                 reply = f"pid {pid}"
             except OSError as exc:
                 pid, reply = -1, f"error the template cannot fork: {exc.strerror}"
             if pid == 0:
-                return self._start_child(gate, content, list(streams))
-        with socket.socket(fileno=os.dup(gate)) as channel:
-            _send(channel, reply)
+                self._start_child(gate, request, list(streams))
+                return request
+        _report(gate, reply)
         return None
 
-    def _start_child(self, gate: int, content: int, streams: list[int]) -> dict[str, Any]:
+    def _start_child(self, gate: int, request: dict[str, Any], streams: list[int]) -> None:
         """In the child: wait for the mesh, and become the plugin; exits if that fails."""
         self._control.close()  # The mesh learns of the template's end by this socket.
-        channel = socket.socket(fileno=gate)
-        self._await_pass(channel)
+        self._await_pass(gate)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._signal_mask)
         try:
-            with open(content, "rb") as file:
-                file.seek(0)
-                request: dict[str, Any] = json.load(file)
-            gate = forked_child.become_plugin(request, streams, self._mesh_pidfd, channel.detach())
-            channel = socket.socket(fileno=gate)
+            number = request["pidfd_number"]
+            gate = forked_child.place_descriptors(streams, self._mesh_pidfd, number, gate)
+            forked_child.become_plugin(request)
         except (OSError, ValueError) as exc:
-            _send(channel, f"error {exc}")
+            _report(gate, f"error {exc}")
             os._exit(1)
-        with channel:
-            _send(channel, "started")
-        return request
+        _report(gate, "started")
+        os.close(gate)
 
-    def _await_pass(self, channel: socket.socket) -> None:
+    def _await_pass(self, gate: int) -> None:
         """Wait until the mesh lets this child pass; exit if it does not, or has exited."""
         poll = select.poll()
-        poll.register(channel, select.POLLIN)
+        poll.register(gate, select.POLLIN)
         poll.register(self._mesh_pidfd, select.POLLIN)
         ready = {descriptor for descriptor, _ in poll.poll()}
-        if self._mesh_pidfd in ready or not channel.recv(64):
+        if self._mesh_pidfd in ready or not os.read(gate, 64):
             os._exit(0)
 
 
-def _send(channel: socket.socket, text: str) -> None:
-    try:
-        channel.send(text.encode(errors="replace")[:_MAX_MESSAGE_LENGTH])
-    except OSError:
-        return  # The mesh has given up this start, and does not let the child pass.
+def _read_request(content: int) -> dict[str, Any]:
+    """Read a request, and compile the script that it is for. Raises OSError."""
+    with open(content, "rb", closefd=False) as file:
+        file.seek(0)
+        request: dict[str, Any] = json.load(file)
+    if not request["option"]:
+        program_runner.COMPILED_SCRIPTS.prepare(request["program"])
+    return request
+
+
+def _report(gate: int, text: str) -> None:
+    """Send a message on the socket of a start, which may have been given up."""
+    with contextlib.suppress(OSError):
+        os.write(gate, text.encode(errors="replace")[:_MAX_MESSAGE_LENGTH])
 
 
 def _flush() -> None:
