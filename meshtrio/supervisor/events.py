@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 import trio
 
+from meshtrio.config import StartMethod
 from meshtrio.supervisor.policy.diagnosis import Condition
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.util.concurrency import find_exit_exception
@@ -67,6 +68,10 @@ class Ready(ProcessEvent):
 
     startup_time: float
     """Seconds since the process was started."""
+    start: StartMethod = StartMethod.EXEC
+    """How the process was started."""
+    was_ready_before: bool = False
+    """Whether the process is ready again, after `Unready`."""
 
 
 @attrs.frozen

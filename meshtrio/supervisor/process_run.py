@@ -318,11 +318,18 @@ class ProcessRun:
 
     def _mark_ready(self) -> None:
         assert self._health is not None
+        assert self.process is not None
         self._registration.register(self._health.verifier.uid)
+        was_ready_before = self.ready_at is not None
         if self.ready_at is None:
             self.ready_at = trio.current_time()
         self._set_state(InstanceState.READY)
-        self._emit_process_event(events.Ready, startup_time=self.uptime)
+        self._emit_process_event(
+            events.Ready,
+            startup_time=self.uptime,
+            start=self.process.start_method,
+            was_ready_before=was_ready_before,
+        )
 
     def _on_check_result(self, result: HealthCheckResult) -> None:
         """Act on a health check: while the plugin reports NOT_SERVING it is not registered."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import trio
 
+from meshtrio.config import StartMethod
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import Instance
@@ -46,14 +47,15 @@ class MeshMetrics:
         self._supervisor = supervisor
         self._registry = registry
         self._ready_since: dict[InstanceKey, float] = {}
-        self._ready_durations = defaultdict[str, Histogram](Histogram)
+        self._ready_durations = defaultdict[tuple[str, StartMethod], Histogram](Histogram)
         self._lag = Histogram()
         self._resources = ResourceMetrics()
 
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Count an event of the supervisor."""
         if isinstance(event, events.Ready):
-            self._ready_durations[event.plugin].record([event.startup_time])
+            if not event.was_ready_before:
+                self._ready_durations[event.plugin, event.start].record([event.startup_time])
             self._ready_since[event.plugin, event.instance] = trio.current_time()
 
     async def measure_lag(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -101,13 +103,18 @@ class MeshMetrics:
 
     def _plugin_families(self) -> list[MetricFamily]:
         counts = {plugin.name: plugin.counts for plugin in self._supervisor.statistics().plugins}
-        ready_durations = {name: self._ready_durations[name] for name in counts}
-        self._ready_durations = defaultdict(Histogram, ready_durations)
+        for plugin in self._supervisor.config.plugins:
+            self._ready_durations[plugin.name, plugin.start]  # There before the first start.
+        for key in [key for key in self._ready_durations if key[0] not in counts]:
+            del self._ready_durations[key]
 
         def values(count: str) -> dict[Labels, int]:
             return {(("plugin", name),): getattr(each, count) for name, each in counts.items()}
 
-        ready = {(("plugin", name),): h.snapshot() for name, h in ready_durations.items()}
+        ready = {
+            (("plugin", name), ("start", start.value)): histogram.snapshot()
+            for (name, start), histogram in self._ready_durations.items()
+        }
         text = "Time from the start of a process until it was ready."
         return [
             *(

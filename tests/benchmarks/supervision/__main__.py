@@ -19,7 +19,11 @@ from collections import defaultdict
 
 from tests import ROOT
 from tests.benchmarks.supervision import cases
-from tests.benchmarks.supervision.fleet import FORKED_PLUGIN, PYTHON_PLUGIN
+from tests.benchmarks.supervision.fleet import (
+    FORKED_PLUGIN,
+    PYTHON_PLUGIN,
+    SLOW_IMPORT_PLUGIN,
+)
 from tests.benchmarks.supervision.supervisors import SUPERVISORS
 from tests.support.mesh_processes import ECHO_PLUGIN_DIRECTORY
 
@@ -50,6 +54,10 @@ def measure(rounds: int, idle: float) -> Figures:
         private, proportional = cases.measure_pages(kind)
         found["memory of an idle plugin, KB"][f"private{suffix}"].append(private / 1024)
         found["memory of an idle plugin, KB"][f"PSS{suffix}"].append(proportional / 1024)
+    report("one plugin that imports for 1 s, killed and started again, by fork")
+    for figures in cases.measure_restarts(5 * rounds, SLOW_IMPORT_PLUGIN):
+        name = "spawn to ready, by fork, after imports of 1 s"
+        found["one plugin, ms"][name].append(figures["spawn to ready"] * 1e3)
     for number in range(rounds):
         for name in ("supervisord", "circus"):
             report(f"round {number + 1}/{rounds}: kill to up: {name}")
@@ -85,6 +93,11 @@ def check_targets(figures: Figures) -> list[tuple[str, float, float]]:
             "by fork: spawn to ready, of that by exec",
             one["spawn to ready, by fork"] / one["spawn to ready"],
             1 / 8,
+        ),
+        (
+            "by fork: spawn to ready with imports of 1 s, ms",
+            one["spawn to ready, by fork, after imports of 1 s"],
+            25,
         ),
         ("by fork: kill to ready, ms", one["kill to ready, by fork"], 30),
         ("by fork: 50 plugins, of exec's", fifty["meshtrio, by fork"] / fifty["meshtrio"], 1 / 6),
