@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack
 
 import purerpc
 
+from meshtrio.rpc.purerpc_compat import Service as Service
+
 if TYPE_CHECKING:
     from meshtrio.client.call_destination import CallKeywords
     from meshtrio.client.multicallable import CallMetadata
 
-Service = purerpc.Service
 Metadata = Iterable[tuple[str, str | bytes]]
 """Pairs of key and value; values of keys that end in "-bin" are bytes."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import purerpc
@@ -10,12 +9,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio.rpc.method import Method
-
-_HANDLER_SIGNATURE = inspect.Signature(
-    [inspect.Parameter("message", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-)
-"""That of a method which is called with a message, or with messages. It is known here, and finding
-it out would take most of the time of making a service."""
+from meshtrio.rpc.purerpc_compat import Service
 
 
 def method_from_descriptor(descriptor: MethodDescriptor) -> Method:
@@ -27,13 +21,12 @@ def method_from_descriptor(descriptor: MethodDescriptor) -> Method:
 
 def service_from_descriptor(descriptor: ServiceDescriptor, implementation: Any) -> purerpc.Service:
     """Make a purerpc service from its descriptor and an object with methods of the same names."""
-    service = purerpc.Service(descriptor.full_name)
+    service = Service(descriptor.full_name)
     for method in descriptor.methods:
         cardinality = purerpc.Cardinality.get_cardinality_for(
             request_stream=method.client_streaming, response_stream=method.server_streaming
         )
         types = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
         signature = purerpc.RPCSignature(cardinality, *types)
-        handler = getattr(implementation, method.name)
-        service.add_method(method.name, handler, signature, _HANDLER_SIGNATURE)
+        service.add_method(method.name, getattr(implementation, method.name), signature)
     return service

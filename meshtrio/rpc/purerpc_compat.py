@@ -14,8 +14,10 @@ trailers came with, so that callers need not know which side has made an error.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable
+from types import FunctionType, MethodType
 from typing import Any
 
 import purerpc
@@ -25,6 +27,41 @@ from meshtrio.rpc.stats import LoadRecorder
 from meshtrio.util.errors import UsageError
 
 _log = logging.getLogger("meshtrio.rpc")
+
+
+_ONE_PARAMETER = inspect.Signature(
+    [inspect.Parameter("message", inspect.Parameter.POSITIONAL_ONLY)]
+)
+
+
+class Service(purerpc.Service):
+    """A service, as generated servicers make it.
+
+    purerpc finds the parameters of each handler by `inspect`, which takes most of the time of
+    making a service; those of an ordinary method are known without.
+    """
+
+    def add_method(
+        self,
+        method_name: str,
+        method_fn: Callable[..., Any],
+        rpc_signature: Any,
+        method_signature: inspect.Signature | None = None,
+    ) -> None:
+        """Add the handler of a method. Raises ValueError if it has other parameters."""
+        if method_signature is None and _takes_one_argument(method_fn):
+            method_signature = _ONE_PARAMETER
+        super().add_method(method_name, method_fn, rpc_signature, method_signature)
+
+
+def _takes_one_argument(handler: Callable[..., Any]) -> bool:
+    """Whether a handler is a method of the form `def Method(self, message)`, without decorators."""
+    if type(handler) is not MethodType or type(handler.__func__) is not FunctionType:
+        return False
+    code = handler.__func__.__code__
+    others = code.co_kwonlyargcount, code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+    # A decorator may leave `__wrapped__` or `__signature__`.
+    return code.co_argcount == 2 and not any(others) and not vars(handler.__func__)
 
 
 def _method_from_signature(service: str, name: str, signature: Any) -> Method:

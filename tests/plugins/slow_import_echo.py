@@ -1,11 +1,6 @@
-"""An echo plugin that imports a module which takes long."""
+"""An echo plugin that imports modules which take long."""
 
-import sys
-from pathlib import Path
-
-import slow_import  # noqa: F401
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "echo-plugin"))
+import slow_import  # noqa: F401  which makes the next one importable
 from echo_plugin import EchoServicer
 
 from meshtrio import plugin

@@ -36,7 +36,7 @@ PYTHON_PLUGIN = PluginProgram((sys.executable, "echo_plugin.py"), ECHO_PLUGIN_DI
 FORKED_PLUGIN = attrs.evolve(PYTHON_PLUGIN, start="fork,echo.v1.echo_grpc")
 """The same, started by fork."""
 SLOW_IMPORT_PLUGIN = PluginProgram(
-    (sys.executable, "slow_import_echo.py"), PLUGINS_DIRECTORY, "fork,slow_import,echo.v1.echo_grpc"
+    (sys.executable, "slow_import_echo.py"), PLUGINS_DIRECTORY, "fork,slow_import"
 )
 """A plugin that imports a module which takes a second."""
 MINIMAL_PLUGIN = PluginProgram((sys.executable, "-I", "-S", "minimal.py"), PLUGINS_DIRECTORY)

@@ -22,6 +22,17 @@ _UNCHANGED_FIELDS = (26, 27, 45, 46, 47)
 _STACK_FIELD = 28
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sbrk.restype = ctypes.c_void_p
+
+
+def _read_unchanged_addresses() -> tuple[list[int], int]:
+    """Read the addresses that stay as they are, and that of the stack, which fork(2) copies."""
+    with open("/proc/self/stat", "rb") as file:
+        # The name in parentheses may contain anything; the state, field 3, follows it.
+        fields = file.read().rpartition(b")")[2].split()
+    return [int(fields[number - 3]) for number in _UNCHANGED_FIELDS], int(fields[_STACK_FIELD - 3])
+
+
+_UNCHANGED_ADDRESSES, _STACK = _read_unchanged_addresses()
 _shown: list[mmap.mmap] = []
 """Memory that the kernel reads from."""
 
@@ -35,12 +46,7 @@ def show_command_and_environment(command: Sequence[bytes], environment: Sequence
     _shown.append(memory)
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     middle, end = start + len(arguments), start + len(arguments) + len(variables)
-    with open("/proc/self/stat", "rb") as file:
-        # The name in parentheses may contain anything; the state, field 3, follows it.
-        fields = file.read().rpartition(b")")[2].split()
-    unchanged = [int(fields[number - 3]) for number in _UNCHANGED_FIELDS]
-    stack = int(fields[_STACK_FIELD - 3])
-    addresses = [*unchanged, _libc.sbrk(0), stack, start, middle, middle, end]
+    addresses = [*_UNCHANGED_ADDRESSES, _libc.sbrk(0), _STACK, start, middle, middle, end]
     new_map = _MAP.pack(*addresses, 0, 0, -1)
     if _libc.prctl(_PR_SET_MM, _PR_SET_MM_MAP, new_map, ctypes.c_ulong(_MAP.size), 0):
         error = ctypes.get_errno()
