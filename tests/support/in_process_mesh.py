@@ -52,6 +52,10 @@ class RecordedMesh:
         async with connect_to_mesh(self.mesh.socket) as channel:
             return await remote_mesh.resolve_remote_service(channel, service)
 
+    def clear_events(self) -> None:
+        """Forget the events so far."""
+        self.events.clear()
+
     def find_events(self, kind: type[events.LifecycleEvent], **wanted: Any) -> list[RecordedEvent]:
         """Return the reported events of a kind, with these attributes, oldest first."""
         return [

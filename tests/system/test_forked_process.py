@@ -8,6 +8,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import zipapp
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,24 @@ async def test_it_is_as_after_exec(
     check_own(executed)
     check_own(forked)
     assert executed["parent"] == os.getpid()
+    assert forked == executed
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "zip with another name"])
+async def test_programs_of_several_files_are_as_after_exec(short_dir: Path, form: str) -> None:
+    folder, archive = short_dir / "folder", short_dir / ("a.pyz" if form == "zip" else "program")
+    folder.mkdir()
+    (folder / "__main__.py").write_text((PLUGINS_DIRECTORY / SNAPSHOT).read_text())
+    zipapp.create_archive(folder, archive, interpreter="/usr/bin/env python3")
+    command = ["folder" if form == "folder" else archive.name, "an argument"]
+    settings = {"cwd": short_dir, "ready_timeout": 60.0}
+    config = plugin_table("exec", *command, **settings, start="exec")
+    config += plugin_table("fork", *command, **settings, start="fork")
+    async with run_mesh(config, short_dir) as watched:
+        executed = await take_snapshot(watched, "exec")
+        forked = await take_snapshot(watched, "fork")
+    check_own(executed)
+    check_own(forked)
     assert forked == executed
 
 

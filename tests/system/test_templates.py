@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,15 +16,21 @@ import trio
 
 from meshtrio.config import MeshConfig, PluginConfig, StartMethod
 from meshtrio.supervisor import events
+from tests import ROOT
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.mesh_processes import (
     child_pids,
     echo_plugin_table,
-    pids_with_environment,
+    plugin_table,
     serve_mesh,
-    wait_until,
 )
-from tests.support.process_tracking import hold_pidfds, template_pids, wait_until_ended, warden_pids
+from tests.support.process_tracking import (
+    hold_pidfds,
+    kill_with_warden,
+    template_pids,
+    wait_until_ended,
+)
+from tests.warm_starts.kills import VICTIMS, measure_kill
 
 PROGRAM = "import time, sys; print('began', *sys.argv, flush=True); time.sleep(3600)"
 
@@ -88,6 +95,17 @@ async def test_it_is_renewed_when_the_code_of_a_module_has_changed(short_dir: Pa
         assert own_template_pids() != before
 
 
+async def test_a_changed_script_is_run_by_the_same_template(short_dir: Path) -> None:
+    plugin = make_plugin(short_dir, "p")
+    async with run_mesh(MeshConfig([plugin]), short_dir) as watched:
+        await watched.wait_for_event(events.LineWritten, line="began program.py")
+        before = own_template_pids()
+        (short_dir / "program.py").write_text(PROGRAM.replace("began", "began again"))
+        await kill_and_await_successor(watched, "p")
+        await watched.wait_for_event(events.LineWritten, line="began again program.py")
+        assert own_template_pids() == before
+
+
 def test_signals_to_all_processes_stop_the_mesh_in_order(short_dir: Path) -> None:
     config = echo_plugin_table(start="fork", instances=2)
     with serve_mesh(short_dir, config, min_ready=2) as mesh:
@@ -116,29 +134,6 @@ async def test_plugins_survive_its_end_and_get_another_one(
         assert watched.mesh.instances()[0].pid in child_pids(os.getpid())
 
 
-async def test_restarts_leave_nothing_in_it_nor_in_the_mesh(short_dir: Path) -> None:
-    plugin = attrs.evolve(
-        make_plugin(short_dir, "p"),
-        backoff=attrs.evolve(PluginConfig("x", ["x"]).backoff, initial=0.001, maximum=0.001),
-    )
-    async with run_mesh(MeshConfig([plugin]), short_dir) as watched:
-        await watched.wait_for_event(events.LineWritten)
-        (template,) = own_template_pids()
-        await kill_and_await_successor(watched, "p")
-        before = [count_descriptors(os.getpid()), count_descriptors(template)]
-        for _ in range(20):
-            await kill_and_await_successor(watched, "p")
-        assert own_template_pids() == [template]
-        await wait_for(
-            lambda: [count_descriptors(os.getpid()), count_descriptors(template)] == before
-        )
-        assert not child_pids(template)
-
-
-def count_descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
 async def test_random_numbers_and_gates_differ_between_children(short_dir: Path) -> None:
     plugin = make_plugin(short_dir, "p", instances=5)
     program = "import random, time; print(random.random(), flush=True); time.sleep(3600)"
@@ -149,29 +144,37 @@ async def test_random_numbers_and_gates_differ_between_children(short_dir: Path)
         assert len(lines) == 5
 
 
-@pytest.mark.parametrize("victims", ["mesh", "mesh, warden", "all", "mesh, template"])
-def test_nothing_is_left_when_it_is_killed_at_any_instant(short_dir: Path, victims: str) -> None:
-    """The instants are spread from the start of the mesh until all of its plugins run."""
-    random, mark = Random(victims), f"TEST_OF_KILLS={short_dir}"
-    name, _, value = mark.partition("=")
-    settings = {"start": "fork", "instances": 3, "env": {name: value}, "backoff": {"initial": 0.01}}
-    config = echo_plugin_table(**settings)
-    for number in range(4):
+@pytest.mark.parametrize("victims", VICTIMS, ids=" and ".join)
+def test_nothing_is_left_when_they_are_killed_at_any_instant(
+    short_dir: Path, victims: tuple[str, ...]
+) -> None:
+    random = Random(str(victims))
+    for number in range(2):
         folder = short_dir / str(number)
         folder.mkdir()
-        with serve_mesh(folder, config) as mesh:
-            time.sleep(random.uniform(0.0, 1.0))  # any instant will do
-            pids = {"mesh": [mesh.process.pid], "warden": warden_pids(mesh.process.pid)}
-            pids["template"] = template_pids(mesh.process.pid)
-            pids["all"] = [pid for found in pids.values() for pid in found]
-            chosen = [pid for each in victims.split(", ") for pid in pids[each]]
-            with hold_pidfds(chosen) as held:
-                for signal_number in (signal.SIGSTOP, signal.SIGKILL):
-                    for pidfd in held.values():
-                        signal.pidfd_send_signal(pidfd, signal_number)
-                mesh.process.wait()
-                wait_until_ended(held)
-            wait_until(lambda: not pids_with_environment(mark), timeout=10)
+        measure_kill(folder, victims, random)
+
+
+def test_a_template_whose_imports_hang_does_not_outlive_the_mesh(short_dir: Path) -> None:
+    module = "import time; print('hangs', flush=True); time.sleep(600)"
+    (short_dir / "hanging.py").write_text(module)
+    (short_dir / "program.py").write_text(PROGRAM)
+    config = plugin_table(
+        "p", "program.py", cwd=short_dir, start="fork", preload=["hanging"], ready_timeout=600.0
+    )
+    with serve_mesh(short_dir, config) as mesh:
+        mesh.wait_for_log("hangs")
+        with hold_pidfds(template_pids(mesh.process.pid)) as templates:
+            kill_with_warden(mesh)
+            wait_until_ended(templates)
+
+
+@pytest.mark.long
+def test_a_thousand_restarts_leave_nothing_in_it_nor_in_the_mesh() -> None:
+    # In a process of its own: pytest keeps what a mesh in this one logs.
+    command = [sys.executable, "-m", "tests.warm_starts", "restarts", "--count", "1000"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
 def test_ps_and_tree_say_how_it_was_started(short_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import hashlib
 import importlib.machinery
 import io
@@ -54,6 +55,10 @@ class CompiledScripts:
         except Exception:
             return
 
+    def is_compiled(self, path: str) -> bool:
+        """Whether a script was compiled, with the contents that it had then."""
+        return path in self._compiled
+
     def get_code(self, path: str, source: bytes) -> types.CodeType:
         """Return the code of a script, compiling it if necessary. Raises what that raises."""
         compiled, code = self._compiled.get(path, (None, None))
@@ -96,9 +101,31 @@ def run_program(option: str, program: str, arguments: list[str], sha256: str | N
 
 def _run_script(script: str, sha256: str | None, main: types.ModuleType) -> None:
     path = os.path.join(os.getcwd(), script)
+    if not COMPILED_SCRIPTS.is_compiled(path) and _has_importer(path):
+        if sha256 is not None:
+            _read_script(path, sha256)
+        sys.path.insert(0, path)  # Even with -P or -I.
+        run_module: Any = runpy._run_module_as_main  # type: ignore[attr-defined]
+        run_module("__main__", alter_argv=False)
+        return
     _prepend_path(lambda: os.path.dirname(os.path.realpath(path)))
     loader = importlib.machinery.SourceFileLoader("__main__", path)
     main.__dict__.update({"__file__": path, "__cached__": None, "__loader__": loader})
+    source = _read_script(path, sha256)
+    exec(COMPILED_SCRIPTS.get_code(path, source), main.__dict__)  # noqa: S102
+
+
+def _has_importer(path: str) -> bool:
+    """Whether a program is a folder or a zip file, whose module `__main__` is to be run."""
+    for hook in sys.path_hooks:
+        with contextlib.suppress(ImportError):
+            hook(path)
+            return True
+    return False
+
+
+def _read_script(path: str, sha256: str | None) -> bytes:
+    """Read a script; exit if that fails, or if it has another hash than `sha256`."""
     try:
         with io.open_code(path) as file:
             source = file.read()
@@ -106,7 +133,7 @@ def _run_script(script: str, sha256: str | None, main: types.ModuleType) -> None
         _exit(f"can't open file {path!r}: [Errno {exc.errno}] {exc.strerror}")
     if sha256 is not None and (found := hashlib.sha256(source).hexdigest()) != sha256:
         _exit(f"{path} has SHA-256 {found}, not {sha256}")
-    exec(COMPILED_SCRIPTS.get_code(path, source), main.__dict__)  # noqa: S102
+    return source
 
 
 def _compile(source: str | bytes, name: str) -> types.CodeType:

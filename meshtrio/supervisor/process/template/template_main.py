@@ -12,6 +12,7 @@ on the gate: `pid N`; `stale`, if the files of imported modules have changed; or
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -68,12 +69,14 @@ class TemplateProcess:
         gc.disable()
         if search_path is not None and not sys.flags.safe_path:
             sys.path.insert(0, search_path)
+        self._set_killed_at_hangup(is_enabled=True)
         try:
             if os.getppid() != self._mesh_pid:
                 raise preloading.NotForkableError("the interpreter runs as a child of a wrapper")
             self._clone = ParentClone()
             preloading.import_modules(modules, self._allowed)
         except (OSError, preloading.NotForkableError) as exc:
+            self._set_killed_at_hangup(is_enabled=False)
             self._control.send(str(exc).encode(errors="replace")[:_MAX_MESSAGE_LENGTH])
             os._exit(1)
         if search_path is not None and not sys.flags.safe_path:
@@ -85,9 +88,19 @@ class TemplateProcess:
         # Collections in a child must not write to the pages of this heap, which copies them. There
         # was none here either: a child would fill the holes that it leaves.
         gc.freeze()
+        self._set_killed_at_hangup(is_enabled=False)
         # A service manager may send these to all processes. The mesh ends this one.
         self._signal_mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         self._control.send(b"ready")
+
+    def _set_killed_at_hangup(self, *, is_enabled: bool) -> None:
+        """Have the kernel kill this process when the mesh has ended, even if an import hangs."""
+        if is_enabled:
+            fcntl.fcntl(self._control, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(self._control, fcntl.F_SETSIG, signal.SIGKILL)
+        # The mesh sends nothing until this process is ready, so that the signal has no other cause.
+        flags = fcntl.fcntl(self._control, fcntl.F_GETFL) & ~os.O_ASYNC
+        fcntl.fcntl(self._control, fcntl.F_SETFL, flags | (os.O_ASYNC if is_enabled else 0))
 
     def serve(self) -> dict[str, Any]:
         """Serve requests for ever; return the content of one in the child that it has forked."""
