@@ -90,6 +90,30 @@ def test_a_plugin_is_renewed_when_its_files_change(short_dir: Path) -> None:
         assert mesh.stop() == 0
 
 
+def test_a_forked_plugin_is_renewed_when_a_module_of_its_template_changes(short_dir: Path) -> None:
+    folder = short_dir / "code"
+    folder.mkdir()
+    (folder / "plugin.py").write_text(f"import helper\nhelper.report()\n{PLUGIN}")
+    (folder / "helper.py").write_text("def report(): print('version 1', flush=True)\n")
+    config = plugin_table("p", "plugin.py", cwd=folder, start="fork", preload=["helper"])
+    with serve_with_reload(short_dir, config) as mesh:
+        mesh.wait_for_log("version 1")
+
+        # The successor is started by exec, fails for the same reason, and is given up.
+        replace_file(folder / "helper.py", "raise RuntimeError('broken')\n")
+        mesh.wait_for_log("not by fork: importing helper failed: RuntimeError: broken")
+        mesh.wait_for_log("RuntimeError: broken; the active process keeps running")
+        assert [row["start"] for row in mesh.ps()] == ["fork"]
+
+        replace_file(folder / "helper.py", "def report(): print('version 2', flush=True)\n")
+        mesh.wait_for_log("version 2")
+        wait_until(lambda: "stopped, pid" in mesh.log)
+        replace_file(folder / "helper.py", "def report(): print('version 3', flush=True)\n")
+        mesh.wait_for_log("version 3")
+        wait_until(lambda: mesh.log.count("stopped, pid") == 2)
+        assert mesh.stop() == 0
+
+
 def test_a_plugin_that_has_given_up_is_started_when_its_files_change(short_dir: Path) -> None:
     source = short_dir / "code" / "plugin.py"
     source.parent.mkdir()
