@@ -8,7 +8,7 @@ fields, or several plugins, is checked by `validate` methods, which return error
 raising; `MeshConfig` calls all of them and raises one ConfigError.
 
     mesh              MeshConfig, the root: plugins, groups, services, [mesh]; TCP ports
-    plugin, containment, access, telemetry
+    plugin, containment, access, discovery, telemetry
                       its parts
     topology          groups, and the graph of membership and dependencies with its errors
     python_command    the parts of a command that runs Python, for `start = "fork"`
@@ -33,6 +33,7 @@ from meshtrio.config.access import GatewaySecurity as GatewaySecurity
 from meshtrio.config.access import RegistryAccessRule as RegistryAccessRule
 from meshtrio.config.containment import Containment as Containment
 from meshtrio.config.containment import Rlimits as Rlimits
+from meshtrio.config.discovery import DiscoveryConfig as DiscoveryConfig
 from meshtrio.config.mesh import ConfigSource as ConfigSource
 from meshtrio.config.mesh import LogConfig as LogConfig
 from meshtrio.config.mesh import LogFormat as LogFormat

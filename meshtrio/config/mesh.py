@@ -15,6 +15,7 @@ import attrs
 from attrs.validators import deep_iterable
 
 from meshtrio.config.access import Access, GatewayConfig
+from meshtrio.config.discovery import DiscoveryConfig
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.telemetry import (
     METRICS_FROM_MESH,
@@ -186,6 +187,9 @@ class MeshConfig:
     gateway: GatewayConfig = attrs.field(factory=GatewayConfig)
     """TCP port on which the mesh serves what it serves on the mesh socket."""
 
+    discovery: DiscoveryConfig = attrs.field(factory=DiscoveryConfig)
+    """Registration in etcd, and services of other hosts."""
+
     telemetry: TelemetryConfig = attrs.field(factory=TelemetryConfig)
     """Metrics, traces and binary logs."""
 
@@ -203,6 +207,7 @@ class MeshConfig:
         problems += find_duplicates("group", (group.name for group in self.groups))
         problems += self.topology().validate()
         problems += [f"mesh: {problem}" for problem in self.gateway.validate(self.access)]
+        problems += [f"mesh: {problem}" for problem in self.discovery.validate(self.gateway)]
         problems += [f"mesh: {problem}" for problem in self.telemetry.validate()]
         problems += [problem for plugin in self.plugins for problem in plugin.validate()]
         together = sum(plugin.instances for plugin in self.plugins)
