@@ -249,6 +249,13 @@ class LoadBalancer:
         self._is_managed = bool(state.endpoints) or not state.unmanaged
         listed = {endpoint.id: endpoint for endpoint in state.endpoints}
         exit_infos = {exit_info.endpoint_id: exit_info for exit_info in state.exit_infos}
+        args = self._pool, self._connection_options, self._refresh, self.state_changed.unpark_all
+        # Before others are removed, which may have used the same connection.
+        added = {
+            endpoint_id: ChannelEndpoint(endpoint, *args)
+            for endpoint_id, endpoint in listed.items()
+            if endpoint_id not in self._endpoints
+        }
         for endpoint_id in [i for i in self._endpoints if i not in listed]:
             removed, exit_info = self._endpoints.pop(endpoint_id), exit_infos.get(endpoint_id)
             removed.remove(exit_info)
@@ -258,12 +265,8 @@ class LoadBalancer:
         for endpoint_id, removed in list(self._removed_endpoints.items()):
             if endpoint_id in exit_infos:
                 removed.set_exit_info(exit_infos[endpoint_id])
-        args = self._pool, self._connection_options, self._refresh, self.state_changed.unpark_all
-        added = {
-            endpoint_id: ChannelEndpoint(endpoint, *args)
-            for endpoint_id, endpoint in listed.items()
-            if endpoint_id not in self._endpoints
-        }
+        for endpoint_id, known in self._endpoints.items():
+            known.update(listed[endpoint_id])
         self._endpoints |= added
         if self._outlier_detector is not None:
             self._outlier_detector.update_endpoints(self._endpoints)

@@ -95,10 +95,11 @@ class SubchannelPool:
 
         `on_change` is called when its connection or error changes.
         """
-        subchannel = self._subchannels.get((endpoint, options))
+        key = endpoint.connection_key
+        subchannel = self._subchannels.get((key, options))
         if subchannel is None:
-            subchannel = Subchannel(endpoint, options, self._dial_limiter)
-            self._subchannels[endpoint, options] = subchannel
+            subchannel = Subchannel(key, options, self._dial_limiter)
+            self._subchannels[key, options] = subchannel
             self._start_task(subchannel.run)
         subchannel.watchers.append(on_change)
         return subchannel

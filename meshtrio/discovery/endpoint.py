@@ -20,7 +20,7 @@ REGISTERED_RECONNECT_BACKOFF = attrs.evolve(RECONNECT_BACKOFF, maximum=120.0)
 """As `RECONNECT_BACKOFF`, for endpoints that programs or the config have registered, which may
 never have existed. Source: gRPC's connection-backoff.md for multiplier, jitter and maximum; the
 initial 20 ms find a server that has just been restarted."""
-LOCAL_PRIORITY, REMOTE_PRIORITY = 0, 1
+LOCAL_PRIORITY, REMOTE_PRIORITY, OTHER_ZONE_PRIORITY = 0, 1, 2
 """Priorities of endpoints: the lower number is called while any endpoint of it is ready."""
 
 
@@ -39,7 +39,8 @@ class Endpoint(FrozenRecord):
     weight: int = 1
     """The share of calls relative to other endpoints, if the load balancing policy is weighted."""
     priority: int = LOCAL_PRIORITY
-    """The priority of the endpoint: `LOCAL_PRIORITY` or `REMOTE_PRIORITY`."""
+    """The priority of the endpoint: `LOCAL_PRIORITY`, `REMOTE_PRIORITY`, `OTHER_ZONE_PRIORITY`, or
+    another one: lower numbers are called first."""
     tls: ClientTlsConfig | None = None
     """The TLS files for connections to it; None for plaintext."""
     server_uid: int | None = None
@@ -48,6 +49,10 @@ class Endpoint(FrozenRecord):
     that is the mesh's own user."""
     allow_root: bool = False
     """Whether root may serve it instead of `server_uid`: for addresses not given by a registry."""
+    node: str = ""
+    """The node that has registered it in etcd, or its key if a program has; "" for this mesh's."""
+    is_gateway: bool = False
+    """Whether the address is that of the node's gateway, which several services share."""
 
     @property
     def allowed_server_uids(self) -> frozenset[int] | None:
@@ -65,14 +70,25 @@ class Endpoint(FrozenRecord):
     @property
     def reconnect_backoff(self) -> Backoff:
         """The delays between attempts to connect to it."""
-        if self.is_registered:
+        if self.is_registered and not self.node:
             return REGISTERED_RECONNECT_BACKOFF
         is_local = Address.parse(self.address).is_unix
         return LOCAL_RECONNECT_BACKOFF if is_local else RECONNECT_BACKOFF
 
     @property
+    def connection_key(self) -> Endpoint:
+        """What connections are shared for: this endpoint without what only concerns picking it.
+
+        Connections to the gateway of a node are shared by all services that it has.
+        """
+        shared = {"id": self.address, "instance": 0} if self.is_gateway else {}
+        return self.replace(weight=1, priority=LOCAL_PRIORITY, **shared)
+
+    @property
     def stable_id(self) -> str:
         """An identifier that stays the same when the plugin is restarted."""
+        if self.node and not self.is_gateway:
+            return f"{self.node} instance {self.instance}"
         return f"instance {self.instance}" if self.pid else self.address
 
 

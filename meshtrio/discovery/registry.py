@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
+from enum import Enum
 from typing import Any, Generic, TypeVar
 
 import purerpc
@@ -63,6 +64,14 @@ class LatestValue(Generic[T]):
         return self._value
 
 
+class Manager(Enum):
+    """Who sees to it that a service has endpoints."""
+
+    THIS_MESH = "this mesh"
+    """A plugin or a table of the config."""
+    OTHER_NODES = "other nodes"
+
+
 class Registry:
     """The services of one mesh, each an immutable value, so that watchers need no queue."""
 
@@ -74,24 +83,32 @@ class Registry:
         self.on_claim: Callable[[str], None] = lambda service: None
         """Called with the name of each service that is declared, or that gets an endpoint without a
         `server_uid`, as registered by the mesh's own user."""
+        self._managers: dict[str, set[Manager]] = {}
         self._removed: set[str] = set()
         """Services that were removed but keep their value for watchers."""
 
-    def add_service(self, service: str) -> None:
+    def add_service(self, service: str, manager: Manager = Manager.THIS_MESH) -> None:
         """Declare a managed service: callers wait while it has no endpoint."""
         if not self.has_service(service):
             self._services.setdefault(service, LatestValue(ServiceState()))
             self._removed.discard(service)
             self._mark_changed()
+        self._managers.setdefault(service, set()).add(manager)
         self._update(service, unmanaged=False)
-        self.on_claim(service)
+        if manager is Manager.THIS_MESH:
+            self.on_claim(service)
 
-    def remove_service(self, service: str) -> None:
+    def remove_service(self, service: str, manager: Manager = Manager.THIS_MESH) -> None:
         """Make a service unmanaged, and remove it if it has no endpoints.
 
-        Watchers of a removed service stay, and see it when it is declared again.
+        It stays if another manager has declared it. Watchers of a removed service stay, and see it
+        when it is declared again.
         """
         if service in self._services:
+            managers = self._managers.pop(service, set()) - {manager}
+            if managers:
+                self._managers[service] = managers
+                return
             self._update(service, unmanaged=True)
             if not self._services[service].value.endpoints:
                 self._removed.add(service)
@@ -118,6 +135,22 @@ class Registry:
         self._update(service, endpoints=(*endpoints, endpoint))
         if endpoint.server_uid is None:
             self.on_claim(service)
+
+    def set_node_endpoints(
+        self, service: str, endpoints: Iterable[Endpoint], describe_end: Callable[[Endpoint], str]
+    ) -> None:
+        """Replace all endpoints that other nodes have of a managed service, in one change.
+
+        `describe_end` returns the reason why an endpoint is gone that is not among them.
+        """
+        state, found = self._services[service].value, tuple(endpoints)
+        kept = {endpoint.id for endpoint in found}
+        gone = [each for each in state.endpoints if each.node and each.id not in kept]
+        ends = [ExitInfo(each.id, describe_end(each)[:_MAX_REASON_LENGTH]) for each in gone]
+        own = tuple(each for each in state.endpoints if not each.node)
+        earlier = tuple(info for info in state.exit_infos if info.endpoint_id not in kept)
+        infos = (*earlier, *ends)[-_MAX_EXIT_INFOS:]
+        self._update(service, endpoints=own + found, exit_infos=infos)
 
     def _update(self, service: str, **changes: Any) -> None:
         """Replace a service's state; wake its watchers if it differs."""

@@ -1,0 +1,149 @@
+"""What etcd has of nodes and their services, as endpoints. Without I/O."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from meshtrio.discovery.endpoint import OTHER_ZONE_PRIORITY, REMOTE_PRIORITY, Endpoint
+from meshtrio.discovery.etcd_entries import (
+    EndpointEntry,
+    EntryError,
+    NodeEntry,
+    get_nodes_prefix,
+    parse_entry,
+)
+from meshtrio.util.record import FrozenRecord
+from meshtrio.util.tls_config import ClientTlsConfig
+
+_MAX_PROBLEMS = 1000
+"""Number of keys with values that cannot be used which are remembered."""
+
+
+class StoredEntry(FrozenRecord):
+    """A key and its value."""
+
+    key: str
+    value: bytes
+    create_revision: int
+    """The revision of etcd in which the key was created: another one if it was deleted since."""
+
+
+class _KnownEndpoint(FrozenRecord):
+    entry: EndpointEntry
+    stored: StoredEntry
+
+
+class NodeServices:
+    """The nodes and services below one prefix, except for those of this node."""
+
+    def __init__(
+        self, prefix: str, own_node: str, zone: str, peer_tls: ClientTlsConfig | None
+    ) -> None:
+        self.nodes: dict[str, NodeEntry] = {}
+        """All nodes by their names, this one included."""
+        self.problems: dict[str, str] = {}
+        """Why keys are ignored, by key."""
+        self._node_revisions: dict[str, int] = {}
+        self._prefix, self._own_node, self._zone, self._tls = prefix, own_node, zone, peer_tls
+        self._endpoints: dict[str, _KnownEndpoint] = {}
+        self._keys_by_service: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        """In the order in which they were found."""
+
+    @property
+    def services(self) -> Iterable[str]:
+        """The names of services that other nodes have."""
+        return self._keys_by_service.keys()
+
+    def count_endpoints(self, node: str) -> int:
+        """Return the number of a node's endpoints."""
+        return sum(each.entry.node == node for each in self._endpoints.values())
+
+    def apply(
+        self, puts: Iterable[StoredEntry], deletes: Iterable[str], *, is_snapshot: bool
+    ) -> set[str]:
+        """Apply a change; `is_snapshot` if `puts` is all that there is.
+
+        Returns:
+            The services whose endpoints may have changed.
+        """
+        puts, changed = list(puts), set[str]()
+        if is_snapshot:
+            known = {*self._endpoints, *self.problems}
+            deletes = known - {stored.key for stored in puts}
+            self.nodes.clear()
+            self._node_revisions.clear()
+        for key in deletes:
+            self._remove(key, changed)
+        for stored in puts:
+            self._put(stored, changed)
+        return changed
+
+    def make_endpoints(self, service: str) -> list[Endpoint]:
+        """Return the endpoints of a service.
+
+        A gateway is one endpoint, with the weight of all instances that are called through it.
+        """
+        gateways: dict[tuple[str, str], list[_KnownEndpoint]] = {}
+        made = []
+        for key in self._keys_by_service.get(service, ()):
+            found = self._endpoints[key]
+            if found.entry.is_gateway:
+                gateway = found.entry.node, found.entry.address
+                gateways.setdefault(gateway, []).append(found)
+            else:
+                endpoint_id = f"{key} of revision {found.stored.create_revision}"
+                made.append(self._make(endpoint_id, [found]))
+        for (node, address), members in gateways.items():
+            # Of a node that has left and joined again it is another endpoint.
+            revision = self._node_revisions.get(node, 0)
+            made.append(self._make(f"{node} of revision {revision} at {address}", members))
+        return made
+
+    def describe_end(self, endpoint: Endpoint) -> str:
+        """Return the reason why an endpoint is gone, as a sentence."""
+        if endpoint.node not in self.nodes:
+            return f"{endpoint.address} is gone from etcd: node {endpoint.node} has left"
+        return f"{endpoint.address} was withdrawn by node {endpoint.node}"
+
+    def _make(self, endpoint_id: str, members: list[_KnownEndpoint]) -> Endpoint:
+        entry = members[0].entry
+        return Endpoint(
+            id=endpoint_id,
+            address=entry.address,
+            instance=0 if entry.is_gateway else entry.instance,
+            weight=sum(each.entry.weight for each in members),
+            priority=REMOTE_PRIORITY if entry.zone == self._zone else OTHER_ZONE_PRIORITY,
+            tls=self._tls,
+            node=entry.node or members[0].stored.key,
+            is_gateway=entry.is_gateway,
+        )
+
+    def _put(self, stored: StoredEntry, changed: set[str]) -> None:
+        self._remove(stored.key, changed)
+        try:
+            entry = parse_entry(self._prefix, stored.key, stored.value)
+        except EntryError as exc:
+            if len(self.problems) < _MAX_PROBLEMS:
+                self.problems[stored.key] = str(exc)
+            return
+        if isinstance(entry, NodeEntry):
+            self.nodes[entry.name] = entry
+            self._node_revisions[entry.name] = stored.create_revision
+        elif entry.node != self._own_node or not entry.node:
+            self._endpoints[stored.key] = _KnownEndpoint(entry, stored)
+            self._keys_by_service[entry.service][stored.key] = None
+            changed.add(entry.service)
+
+    def _remove(self, key: str, changed: set[str]) -> None:
+        self.problems.pop(key, None)
+        found = self._endpoints.pop(key, None)
+        if found is not None:
+            service = found.entry.service
+            changed.add(service)
+            del self._keys_by_service[service][key]
+            if not self._keys_by_service[service]:
+                del self._keys_by_service[service]
+        elif key.startswith(nodes := get_nodes_prefix(self._prefix)):
+            self.nodes.pop(key.removeprefix(nodes), None)
+            self._node_revisions.pop(key.removeprefix(nodes), None)
