@@ -103,6 +103,7 @@ class EtcdCluster:
         size: int,
         certificate: trustme.LeafCert | None,
         ca: trustme.CA,
+        client_certificate: Path | None,
         options: Sequence[str],
     ) -> None:
         scheme = "http" if certificate is None else "https"
@@ -116,6 +117,8 @@ class EtcdCluster:
             self._context = ssl.create_default_context(cafile=str(self._ca_file))
             # What is tested is the client's verification.
             self._context.check_hostname, self._context.verify_mode = False, ssl.CERT_NONE
+            if client_certificate is not None:
+                self._context.load_cert_chain(client_certificate)
         peers = ",".join(f"{each.name}={each.peer_url}" for each in self.members)
         self._options.append(f"--initial-cluster={peers}")
         self._token: str | None = None
@@ -214,6 +217,13 @@ class EtcdCluster:
         self.call("kv/compaction", revision=revision, physical=True)
         return revision
 
+    def make_space(self) -> None:
+        """Shrink the database of the only member, and end its alarm."""
+        self.compact()
+        self.call("maintenance/defragment")
+        (alarm,) = self.call("maintenance/alarm", action="GET")["alarms"]
+        self.call("maintenance/alarm", action="DEACTIVATE", **alarm)
+
     def leases(self) -> set[int]:
         return {int(each["ID"]) for each in self.call("lease/leases").get("leases", ())}
 
@@ -247,6 +257,7 @@ def run_etcd(
     *options: str,
     certificate: trustme.LeafCert | None = None,
     ca: trustme.CA | None = None,
+    client_certificate: Path | None = None,
 ) -> Iterator[EtcdCluster]:
     """Run a cluster for the block.
 
@@ -255,9 +266,12 @@ def run_etcd(
         options: Options of etcd.
         certificate: The certificate of all members; None for plaintext.
         ca: The authority that `EtcdCluster.tls` trusts.
+        client_certificate: File with certificate and key, for the test's own calls.
     """
     with tempfile.TemporaryDirectory(prefix="mt-etcd-") as name:
-        cluster = EtcdCluster(Path(name), size, certificate, ca or trustme.CA(), options)
+        cluster = EtcdCluster(
+            Path(name), size, certificate, ca or trustme.CA(), client_certificate, options
+        )
         try:
             for member in cluster.members:
                 cluster.start(member)
