@@ -26,6 +26,7 @@ OURS = {
     "health": "grpc/health/v1/health.proto",
     "reflection_v1": "grpc/reflection/v1/reflection.proto",
     "reflection_v1alpha": "grpc/reflection/v1alpha/reflection.proto",
+    "etcd": "etcd/v3/etcd.proto",
     "binarylog": "grpc/binlog/v1/binarylog.proto",
     "load": "meshtrio/v1/load.proto",
     "logging": "meshtrio/v1/logging.proto",

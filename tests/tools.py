@@ -28,6 +28,7 @@ GO_TOOLS = {
 }
 DEBIAN_PACKAGES = {
     "curl": "curl",
+    "etcd": "etcd-server",
     "go": "golang",
     "ip": "iproute2",
     "node": "nodejs",

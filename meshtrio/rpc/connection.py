@@ -112,6 +112,12 @@ class Connection(ConnectionIO):
         self._mark_closed()
         self._read_scope.cancel()
 
+    def close_if_silent(self, since: float) -> None:
+        """Close if the peer has sent nothing since a time on trio's clock, at which it had to."""
+        if self._last_read_at < since:
+            silence = self._now() - self._last_read_at
+            self.close(f"the peer has sent nothing for {silence:.1f} s")
+
     def check_timeouts(self, now: float) -> None:
         """Enforce the timeouts; called once a second by the owner of the connection."""
         timeouts, incomplete_since = self.timeouts, self._engine.frame_reader.incomplete_since

@@ -1,0 +1,1 @@
+"""Tests of the client of etcd, most of them with real clusters."""
