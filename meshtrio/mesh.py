@@ -50,7 +50,11 @@ from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import MeshStatistics
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.logs.event_logger import log_event
-from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
+from meshtrio.util.concurrency import (
+    background_service,
+    open_collapsing_nursery,
+    require_trio,
+)
 from meshtrio.util.errors import UsageError
 from meshtrio.util.log_level import LogLevel
 from meshtrio.util.no_public_constructor import NoPublicConstructor, create
@@ -321,6 +325,7 @@ async def main(
                 MeshServer(
                     supervisor, registry, operations, event_log, log_levels, metrics
                 ).running(claim),
+                _joined_to_others(config, registry),
                 open_collapsing_nursery() as nursery,
             ):
                 await nursery.start(supervisor.run)
@@ -328,6 +333,19 @@ async def main(
                 task_status.started(create(Mesh, supervisor, registry, operations, log_levels))
         finally:
             _log.info("mesh stopped: %s", supervisor.shutdown_report)
+
+
+@asynccontextmanager
+async def _joined_to_others(config: MeshConfig, registry: Registry) -> AsyncIterator[None]:
+    """Be a node during the block, if the config says so, and until all plugins have stopped."""
+    if not config.discovery.etcd:
+        yield
+        return
+    # Most meshes need neither it nor the client of etcd.
+    from meshtrio.cluster.node import Node
+
+    async with background_service(Node(config.discovery, registry).run):
+        yield
 
 
 async def _stop_with_outer_mesh(scope: trio.CancelScope) -> None:

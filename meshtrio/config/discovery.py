@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -90,7 +90,7 @@ class DiscoveryConfig:
     @property
     def node_name(self) -> str:
         """The name of this node."""
-        return self.node or socket.gethostname()
+        return self.node or os.uname().nodename
 
     def validate(self, gateway: GatewayConfig) -> list[str]:
         """Return errors in the combination of fields, as "key: reason"."""

@@ -27,6 +27,8 @@ class StoredEntry(FrozenRecord):
     value: bytes
     create_revision: int
     """The revision of etcd in which the key was created: another one if it was deleted since."""
+    lease: int = 0
+    """The lease that it ends with; 0 for none."""
 
 
 class _KnownEndpoint(FrozenRecord):
@@ -42,6 +44,9 @@ class NodeServices:
     ) -> None:
         self.nodes: dict[str, NodeEntry] = {}
         """All nodes by their names, this one included."""
+        self.own: dict[str, StoredEntry] = {}
+        """The endpoints of this node, by key."""
+        self._changed_own_keys: set[str] = set()
         self.problems: dict[str, str] = {}
         """Why keys are ignored, by key."""
         self._node_revisions: dict[str, int] = {}
@@ -69,7 +74,7 @@ class NodeServices:
         """
         puts, changed = list(puts), set[str]()
         if is_snapshot:
-            known = {*self._endpoints, *self.problems}
+            known = {*self._endpoints, *self.problems, *self.own}
             deletes = known - {stored.key for stored in puts}
             self.nodes.clear()
             self._node_revisions.clear()
@@ -77,6 +82,11 @@ class NodeServices:
             self._remove(key, changed)
         for stored in puts:
             self._put(stored, changed)
+        return changed
+
+    def take_changed_own_keys(self) -> set[str]:
+        """Return the keys of this node's endpoints that have changed since the last time."""
+        changed, self._changed_own_keys = self._changed_own_keys, set()
         return changed
 
     def make_endpoints(self, service: str) -> list[Endpoint]:
@@ -130,13 +140,18 @@ class NodeServices:
         if isinstance(entry, NodeEntry):
             self.nodes[entry.name] = entry
             self._node_revisions[entry.name] = stored.create_revision
-        elif entry.node != self._own_node or not entry.node:
+        elif entry.node and entry.node == self._own_node:
+            self.own[stored.key] = stored
+            self._changed_own_keys.add(stored.key)
+        else:
             self._endpoints[stored.key] = _KnownEndpoint(entry, stored)
             self._keys_by_service[entry.service][stored.key] = None
             changed.add(entry.service)
 
     def _remove(self, key: str, changed: set[str]) -> None:
         self.problems.pop(key, None)
+        if self.own.pop(key, None) is not None:
+            self._changed_own_keys.add(key)
         found = self._endpoints.pop(key, None)
         if found is not None:
             service = found.entry.service

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -64,6 +64,25 @@ class LatestValue(Generic[T]):
         return self._value
 
 
+class ChangedServices:
+    """The names of services that have changed, for one task that processes them."""
+
+    def __init__(self) -> None:
+        self.services: set[str] = set()
+        """Those that were not processed yet, from which the task removes them."""
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    def mark(self, service: str) -> None:
+        """Add a service."""
+        self.services.add(service)
+        self._waiting.unpark_all()
+
+    async def wait(self) -> None:
+        """Wait until there is a service."""
+        while not self.services:
+            await self._waiting.park()
+
+
 class Manager(Enum):
     """Who sees to it that a service has endpoints."""
 
@@ -83,6 +102,9 @@ class Registry:
         self.on_claim: Callable[[str], None] = lambda service: None
         """Called with the name of each service that is declared, or that gets an endpoint without a
         `server_uid`, as registered by the mesh's own user."""
+        self.withdraw: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        """Waits until other nodes know which endpoints are gone, for a short time at most."""
+        self._followers: list[ChangedServices] = []
         self._managers: dict[str, set[Manager]] = {}
         self._removed: set[str] = set()
         """Services that were removed but keep their value for watchers."""
@@ -92,7 +114,7 @@ class Registry:
         if not self.has_service(service):
             self._services.setdefault(service, LatestValue(ServiceState()))
             self._removed.discard(service)
-            self._mark_changed()
+            self._mark_changed(service)
         self._managers.setdefault(service, set()).add(manager)
         self._update(service, unmanaged=False)
         if manager is Manager.THIS_MESH:
@@ -112,7 +134,7 @@ class Registry:
             self._update(service, unmanaged=True)
             if not self._services[service].value.endpoints:
                 self._removed.add(service)
-                self._mark_changed()
+                self._mark_changed(service)
 
     def set_service_config(self, service: str, service_config: str) -> None:
         """Set the service config for clients, in gRPC's JSON form; "" for the defaults."""
@@ -157,12 +179,20 @@ class Registry:
         value = self._services[service]
         following = value.value.replace(**changes)
         if following != value.value:
-            self._mark_changed()
+            self._mark_changed(service)
         value.value = following
 
-    def _mark_changed(self) -> None:
+    def _mark_changed(self, service: str) -> None:
         self.revision += 1
         self._changed.unpark_all()
+        for follower in self._followers:
+            follower.mark(service)
+
+    def follow_changes(self) -> ChangedServices:
+        """Return an object that collects the names of all services that change from now on."""
+        follower = ChangedServices()
+        self._followers.append(follower)
+        return follower
 
     def _evict_idle(self) -> None:
         """Drop the oldest unmanaged services that have neither endpoints nor watchers."""
@@ -174,7 +204,7 @@ class Registry:
         for service in idle[: max(0, len(idle) + 1 - _MAX_IDLE_SERVICES)]:
             del self._services[service]
             self._removed.discard(service)
-            self._mark_changed()
+            self._mark_changed(service)
 
     def deregister(self, service: str, exit_info: ExitInfo) -> None:
         """Remove an endpoint. If it is gone already, only replace its exit info."""

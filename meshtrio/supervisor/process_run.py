@@ -286,6 +286,8 @@ class ProcessRun:
         self._set_state(InstanceState.STOPPING)
         self._emit_process_event(events.Stopping)
         with trio.CancelScope(shield=True):
+            if was_ready:
+                await self._registration.withdraw()
             with trio.move_on_after(self._drain_delay if was_ready else 0):
                 await process.wait()
             self.was_killed = await process.stop(self.config.stop_timeout)

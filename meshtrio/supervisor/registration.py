@@ -44,6 +44,10 @@ class Registration:
         )
         self._registry.register(self._spec.config.service, endpoint)
 
+    async def withdraw(self) -> None:
+        """Wait until other nodes know that it is deregistered, for a second at most."""
+        await self._registry.withdraw()
+
     def deregister(self, reason: str, exit: Exit | None = None) -> None:
         """Remove the run from the registry, or add how it ended to an earlier removal.
 

@@ -1,0 +1,81 @@
+"""A mesh as a node: its tasks in etcd, from start to end."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import trio
+
+from meshtrio.cluster.follower import Follower
+from meshtrio.cluster.publisher import Publisher
+from meshtrio.config import DiscoveryConfig
+from meshtrio.discovery.node_services import NodeServices
+from meshtrio.discovery.registry import Registry
+from meshtrio.etcd import LeaseKeeper, LeaseStatus, open_client
+from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.errors import UsageError
+
+_log = logging.getLogger("meshtrio.discovery")
+
+_MAX_PASSWORD_LENGTH = 4096
+
+
+class Node:
+    """This mesh as one of several; `run` owns its tasks."""
+
+    def __init__(self, config: DiscoveryConfig, registry: Registry) -> None:
+        self.config = config
+        self.services = NodeServices(config.prefix, config.node_name, config.zone, config.peer_tls)
+        """The nodes, and their services."""
+        self.follower = Follower(self.services, registry, config.prefix)
+        self.lease_status = LeaseStatus(None)
+        """The state of this node's lease."""
+        self.keeper: LeaseKeeper | None = None
+        self.publisher: Publisher | None = None
+        self._registry = registry
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Register, and follow others, until cancelled; then revoke the lease.
+
+        Does not wait for etcd before it has started.
+
+        Raises:
+            UsageError: The password cannot be read, or TLS files cannot be used.
+        """
+        config = self.config
+        client = open_client(
+            config.etcd, tls=config.tls, user=config.user, password=read_password(config)
+        )
+        async with client as etcd:
+            self.keeper = LeaseKeeper(etcd, config.ttl)
+            self.publisher = Publisher(config, self._registry, etcd, self.keeper, self.services.own)
+            self._registry.withdraw = self.publisher.flush
+            self.follower.on_own_keys_changed = self.publisher.on_own_keys_changed
+            self.follower.on_nodes_changed = self._on_nodes_changed
+            async with open_collapsing_nursery() as nursery:
+                nursery.start_soon(self.keeper.run, self._on_lease_status)
+                nursery.start_soon(self.publisher.run)
+                nursery.start_soon(self.follower.run, etcd)
+                task_status.started()
+
+    def _on_lease_status(self, status: LeaseStatus) -> None:
+        self.lease_status = status
+
+    def _on_nodes_changed(self) -> None:
+        assert self.publisher is not None
+        if self.config.node_name not in self.services.nodes:
+            self.publisher.claim_event.set()
+
+
+def read_password(config: DiscoveryConfig) -> str | None:
+    """Read the password of etcd's user; None if there is none. Raises UsageError."""
+    if config.password_file is None:
+        return None
+    try:
+        with Path(config.password_file).open(encoding="utf-8") as file:
+            return file.readline(_MAX_PASSWORD_LENGTH).rstrip("\r\n")
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or "it is not text"
+        text = f"[mesh.discovery] password_file: {config.password_file} cannot be read: {reason}"
+        raise UsageError(text) from None
