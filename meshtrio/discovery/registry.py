@@ -285,3 +285,10 @@ async def watch_service(
     async with aclosing(registry.watch(service)) as states:
         async for state in states:
             on_update(state)
+
+
+async def watch_own_endpoints(
+    registry: Registry, service: str, on_update: Callable[[ServiceState], None]
+) -> None:
+    """Do as `watch_service`, with states that have the endpoints of this mesh only."""
+    await watch_service(registry, service, lambda state: on_update(state.without_other_nodes()))

@@ -93,6 +93,8 @@ def _endpoint_to_message(endpoint: Endpoint) -> Any:
         priority=endpoint.priority,
         tls=tls_to_message(endpoint.tls),
         owner=endpoint.server_uid,
+        node=endpoint.node,
+        gateway=endpoint.is_gateway,
     )
 
 
@@ -107,6 +109,8 @@ def _endpoint_from_message(message: Any) -> Endpoint:
         priority=message.priority,
         tls=tls_from_message(message.tls) if message.HasField("tls") else None,
         server_uid=message.owner if message.HasField("owner") else None,
+        node=message.node,
+        is_gateway=message.gateway,
     )
 
 

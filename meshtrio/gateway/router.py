@@ -12,7 +12,7 @@ import purerpc
 import trio
 
 from meshtrio.client.channel import Channel, open_channel
-from meshtrio.discovery.registry import Registry, watch_service
+from meshtrio.discovery.registry import Registry, watch_own_endpoints, watch_service
 from meshtrio.gateway.proxied_call import ProxiedCall
 from meshtrio.gateway.route import MAX_GATEWAYS, Destination, Route
 from meshtrio.gateway.service_index import ServiceIndex
@@ -61,9 +61,11 @@ class Router:
         self.service_index = ServiceIndex(registry, configured_services, open_channel)
         self.channels: dict[str, _OpenChannel] = {}
         """The open channels, by service."""
+        self.own_channels: dict[str, _OpenChannel] = {}
+        """Those to the endpoints of this mesh only, by service."""
         self._channel_changes = 0
         """Number of times that a channel was opened or closed."""
-        self._opening_locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        self._opening_locks: defaultdict[tuple[str, bool], trio.Lock] = defaultdict(trio.Lock)
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -74,9 +76,12 @@ class Router:
             task_status.started()
             while True:
                 await sleep_until_tick(_ORPHAN_CHECK_INTERVAL)
-                orphaned = {service for service in self.channels if self._is_orphaned(service)}
+                channels = self.channels.keys() | self.own_channels
+                orphaned = {service for service in channels if self._is_orphaned(service)}
                 for service in orphaned & orphaned_before:
-                    self.channels[service].cancel_scope.cancel()
+                    for open_channels in (self.channels, self.own_channels):
+                        if service in open_channels:
+                            open_channels[service].cancel_scope.cancel()
                     self.service_index.remove(service)
                 orphaned_before = orphaned
 
@@ -151,7 +156,7 @@ class Router:
             if index.is_stale(service) and not index.is_refreshing(service):
                 assert self._nursery is not None
                 self._nursery.start_soon(index.refresh_service, service)
-        found = self.channels.get(service)
+        found = self._get_channels(self._is_for_own_endpoints(route, service)).get(service)
         if found is None:
             return None
         if is_final:
@@ -174,10 +179,24 @@ class Router:
             raise purerpc.FailedPreconditionError(
                 f"forwarding loop detected: call passed through {MAX_GATEWAYS} gateways"
             )
-        return await self.get_or_open_channel(
-            self._get_explicit_target(route)
-            or await self.service_index.lookup_or_refresh(route.grpc_service)
-        )
+        service = self._get_explicit_target(route)
+        if service is None:
+            service = await self.service_index.lookup_or_refresh(route.grpc_service)
+        own_only = self._is_for_own_endpoints(route, service)
+        return await self.get_or_open_channel(service, own_only=own_only)
+
+    def _is_for_own_endpoints(self, route: Route, service: str) -> bool:
+        """Return whether a call is to stay on this node: another gateway has sent it here.
+
+        It has found this node's key in etcd. If the call went on to a third node, two nodes that
+        have just lost their last instances would send calls to each other.
+        """
+        if not route.forwarded_for or not self._registry.has_service(service):
+            return False
+        return any(each.node for each in self._registry.resolve(service).endpoints)
+
+    def _get_channels(self, own_only: bool) -> dict[str, _OpenChannel]:
+        return self.own_channels if own_only else self.channels
 
     def _get_explicit_target(self, route: Route) -> str | None:
         """Return the service that a client has named by metadata or as :authority, if any.
@@ -190,49 +209,55 @@ class Router:
         name = route.headers.authority
         return name if name and self._registry.is_managed(name) else None
 
-    async def get_or_open_channel(self, service: str) -> Channel:
+    async def get_or_open_channel(self, service: str, *, own_only: bool = False) -> Channel:
         """Return the channel to a service of the mesh, opening it first if necessary.
+
+        `own_only` if it is not to have the endpoints of other nodes.
 
         Raises:
             purerpc.NotFoundError: The mesh has no such service.
         """
         self._registry.resolve(service)
-        async with self._opening_locks[service]:
-            found = self.channels.get(service)
+        async with self._opening_locks[service, own_only]:
+            found = self._get_channels(own_only).get(service)
             if found is None:
                 assert self._nursery is not None
-                found = await self._nursery.start(self._hold_channel, service)
+                found = await self._nursery.start(self._hold_channel, service, own_only)
             return found.channel
 
     def _make_channel(
-        self, service: str, service_config: ServiceConfig | None = None
+        self, service: str, own_only: bool = False, service_config: ServiceConfig | None = None
     ) -> AbstractAsyncContextManager[Channel]:
+        state, watch = self._registry.resolve(service), watch_service
+        if own_only:
+            state, watch = state.without_other_nodes(), watch_own_endpoints
         return open_channel(
             service,
-            partial(watch_service, self._registry, service),
-            resolver_key=(id(self._registry), service),
-            initial_state=self._registry.resolve(service),
+            partial(watch, self._registry, service),
+            resolver_key=(id(self._registry), service, own_only),
+            initial_state=state,
             service_config=service_config,
             traced=False,
             max_busy_poll=self._max_busy_poll,
         )
 
     async def _hold_channel(
-        self, service: str, *, task_status: trio.TaskStatus[_OpenChannel]
+        self, service: str, own_only: bool, *, task_status: trio.TaskStatus[_OpenChannel]
     ) -> None:
+        channels, key = self._get_channels(own_only), (service, own_only)
         with trio.CancelScope() as scope:
-            async with self._make_channel(service) as channel:
-                self.channels[service] = _OpenChannel(channel, scope)
+            async with self._make_channel(service, own_only) as channel:
+                channels[service] = _OpenChannel(channel, scope)
                 self._channel_changes += 1
-                task_status.started(self.channels[service])
+                task_status.started(channels[service])
                 try:
                     await trio.sleep_forever()
                 finally:
-                    del self.channels[service]
+                    del channels[service]
                     self._channel_changes += 1
                     # A lock that has waiters is kept: a new one would let another caller in.
-                    if not self._opening_locks[service].locked():
-                        del self._opening_locks[service]
+                    if not self._opening_locks[key].locked():
+                        del self._opening_locks[key]
 
     # -- health: for `HealthServicer` --------------------------------------------------------
 

@@ -59,7 +59,7 @@ class ServiceState(_message.Message):
     def __init__(self, service: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., departures: _Optional[_Iterable[_Union[Departure, _Mapping]]] = ..., service_config: _Optional[str] = ..., unattended: bool = ...) -> None: ...
 
 class Endpoint(_message.Message):
-    __slots__ = ("id", "address", "instance", "pid", "weight", "priority", "tls", "owner", "path")
+    __slots__ = ("id", "address", "instance", "pid", "weight", "priority", "tls", "owner", "path", "node", "gateway")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,8 @@ class Endpoint(_message.Message):
     TLS_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
     id: str
     address: str
     instance: int
@@ -78,7 +80,9 @@ class Endpoint(_message.Message):
     tls: Tls
     owner: int
     path: bytes
-    def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., weight: _Optional[int] = ..., priority: _Optional[int] = ..., tls: _Optional[_Union[Tls, _Mapping]] = ..., owner: _Optional[int] = ..., path: _Optional[bytes] = ...) -> None: ...
+    node: str
+    gateway: bool
+    def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., weight: _Optional[int] = ..., priority: _Optional[int] = ..., tls: _Optional[_Union[Tls, _Mapping]] = ..., owner: _Optional[int] = ..., path: _Optional[bytes] = ..., node: _Optional[str] = ..., gateway: bool = ...) -> None: ...
 
 class Tls(_message.Message):
     __slots__ = ("ca_path", "certificate_path", "key_path", "server_name")
