@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from meshtrio.client.interceptors import Interceptor as Interceptor
     from meshtrio.client.interceptors import call_credentials as call_credentials
     from meshtrio.client.multicallable import CallMetadata as CallMetadata
-    from meshtrio.client.remote_mesh import connect as connect
     from meshtrio.client.remote_mesh import register as register
     from meshtrio.client.streaming import StreamingCall as StreamingCall
+    from meshtrio.cluster.connecting import connect as connect
     from meshtrio.config import Access as Access
     from meshtrio.config import AccessRule as AccessRule
     from meshtrio.config import Containment as Containment
+    from meshtrio.config import DiscoveryConfig as DiscoveryConfig
     from meshtrio.config import GatewayConfig as GatewayConfig
     from meshtrio.config import GroupConfig as GroupConfig
     from meshtrio.config import Liveness as Liveness
@@ -87,9 +88,9 @@ if TYPE_CHECKING:
     from meshtrio.util.version import VERSION as __version__  # noqa: F401, N811
 
 _CONFIG_CLASSES = (
-    "Access AccessRule Containment GatewayConfig GroupConfig Liveness LogConfig MeshConfig"
-    " MeshLimits OutputConfig PluginConfig RegistryAccessRule Rlimits StaticServiceConfig"
-    " TelemetryConfig"
+    "Access AccessRule Containment DiscoveryConfig GatewayConfig GroupConfig Liveness LogConfig"
+    " MeshConfig MeshLimits OutputConfig PluginConfig RegistryAccessRule Rlimits"
+    " StaticServiceConfig TelemetryConfig"
 )
 _ERRORS = (
     "CallRefusedError ConfigError ConnectionLostError MeshFailedError MeshtrioError NoMeshError"
@@ -100,8 +101,9 @@ _NAMES_OF_MODULES = {
     "client.channel": "Channel ChannelOptions connect_to",
     "client.interceptors": "ClientCall Interceptor call_credentials",
     "client.multicallable": "CallMetadata",
-    "client.remote_mesh": "connect register",
+    "client.remote_mesh": "register",
     "client.streaming": "StreamingCall",
+    "cluster.connecting": "connect",
     "config": _CONFIG_CLASSES,
     "config.otlp_endpoint": "OtlpEndpoint",
     "discovery.endpoint": "Endpoint ExitInfo",

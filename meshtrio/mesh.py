@@ -28,7 +28,8 @@ import attrs
 import trio
 
 from meshtrio.client.channel import Channel, ChannelOptions, open_channel
-from meshtrio.client.remote_mesh import connect, register
+from meshtrio.client.remote_mesh import register
+from meshtrio.cluster.connecting import connect
 from meshtrio.config import MeshConfig
 from meshtrio.config.async_loading import load_in_thread
 from meshtrio.discovery.endpoint import ExitInfo

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import trio
 
 from meshtrio.cluster.follower import Follower
+from meshtrio.cluster.password import read_password
 from meshtrio.cluster.publisher import Publisher
 from meshtrio.config import DiscoveryConfig
 from meshtrio.discovery.node_services import NodeServices
 from meshtrio.discovery.registry import Registry
 from meshtrio.etcd import LeaseKeeper, LeaseStatus, open_client
 from meshtrio.util.concurrency import open_collapsing_nursery
-from meshtrio.util.errors import UsageError
 
 _log = logging.getLogger("meshtrio.discovery")
-
-_MAX_PASSWORD_LENGTH = 4096
 
 
 class Node:
@@ -66,16 +63,3 @@ class Node:
         assert self.publisher is not None
         if self.config.node_name not in self.services.nodes:
             self.publisher.claim_event.set()
-
-
-def read_password(config: DiscoveryConfig) -> str | None:
-    """Read the password of etcd's user; None if there is none. Raises UsageError."""
-    if config.password_file is None:
-        return None
-    try:
-        with Path(config.password_file).open(encoding="utf-8") as file:
-            return file.readline(_MAX_PASSWORD_LENGTH).rstrip("\r\n")
-    except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or "it is not text"
-        text = f"[mesh.discovery] password_file: {config.password_file} cannot be read: {reason}"
-        raise UsageError(text) from None
