@@ -26,17 +26,18 @@ def parse_discovery_url(url: str) -> DiscoveryConfig:
     Raises:
         ConfigError: It has another form, or a value is wrong.
     """
+    shown = repr(url) if "@" not in url else "the URL"  # It may have a password.
     try:
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
     except ValueError as exc:
-        raise ConfigError([f"discovery: {url!r} is not a URL: {exc}"]) from None
+        raise ConfigError([f"discovery: {shown} is not a URL: {exc}"]) from None
     scheme, unknown = _SCHEMES.get(parts.scheme), sorted(query.keys() - set(_KEYS))
     if scheme is None or not parts.netloc:
-        raise ConfigError([f"discovery: {url!r} is not etcd://host:port/prefix, nor etcds://"])
+        raise ConfigError([f"discovery: {shown} is not etcd://host:port/prefix, nor etcds://"])
     if unknown:
         problem = f"{unknown[0]!r} is none of {', '.join(_KEYS)}"
-        raise ConfigError([f"discovery: {url!r}: {problem}"])
+        raise ConfigError([f"discovery: {shown}: {problem}"])
     prefix = parts.path.strip("/") or "meshtrio"
     try:
         config = DiscoveryConfig(
@@ -49,7 +50,7 @@ def parse_discovery_url(url: str) -> DiscoveryConfig:
             user=query.get("user"),
         )
     except ValueError as exc:
-        raise ConfigError([f"discovery: {url!r}: {exc}"]) from None
+        raise ConfigError([f"discovery: {shown}: {exc}"]) from None
     return config
 
 

@@ -31,10 +31,10 @@ def parse_etcd_url(url: str) -> str:
         host, port = parts.hostname, parts.port or 2379
     except ValueError:
         host, port = None, 0
+    if "@" in url:
+        raise ValueError("a URL with a user: set user and password_file instead")
     if not host or parts.scheme not in ("http", "https") or parts.path.strip("/") or parts.query:
         raise ValueError(f"{url!r} is not http://host:port or https://host:port")
-    if parts.username is not None:
-        raise ValueError(f"{parts.hostname}: set user and password_file, not a user in the URL")
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
