@@ -25,6 +25,8 @@ class Follower:
     def __init__(self, services: NodeServices, registry: Registry, prefix: str) -> None:
         self.status = WatchStatus(connected=False)
         """How well etcd is followed."""
+        self.has_snapshot = trio.Event()
+        """Set once the services of others are known."""
         self.on_nodes_changed: Callable[[], None] = lambda: None
         """Called after each change that may concern the keys of nodes."""
         self.on_own_keys_changed: Callable[[Iterable[str]], None] = lambda keys: None
@@ -58,6 +60,7 @@ class Follower:
             self._problem_log.log((key, problem), "etcd: ignoring key %s: %s", key, problem)
         for service in sorted(changed):
             self._update(service)
+        self.has_snapshot.set()
         self.on_nodes_changed()
         self.on_own_keys_changed(self._services.take_changed_own_keys())
 

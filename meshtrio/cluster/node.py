@@ -17,6 +17,9 @@ from meshtrio.util.concurrency import open_collapsing_nursery
 
 _log = logging.getLogger("meshtrio.discovery")
 
+_FIRST_SNAPSHOT_TIMEOUT = 1.0
+"""Seconds for which the start of a mesh waits for etcd."""
+
 
 class Node:
     """This mesh as one of several; `run` owns its tasks."""
@@ -35,7 +38,7 @@ class Node:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Register, and follow others, until cancelled; then revoke the lease.
 
-        Does not wait for etcd before it has started.
+        Has started once it knows the services of others, or after a second without etcd.
 
         Raises:
             UsageError: The password cannot be read, or TLS files cannot be used.
@@ -54,6 +57,9 @@ class Node:
                 nursery.start_soon(self.keeper.run, self._on_lease_status)
                 nursery.start_soon(self.publisher.run)
                 nursery.start_soon(self.follower.run, etcd)
+                # So that what starts with the mesh finds services, if etcd is there.
+                with trio.move_on_after(_FIRST_SNAPSHOT_TIMEOUT):
+                    await self.follower.has_snapshot.wait()
                 task_status.started()
 
     def _on_lease_status(self, status: LeaseStatus) -> None:
