@@ -24,7 +24,7 @@ from meshtrio.client.channel_endpoint import (
 )
 from meshtrio.client.health_watch import watch_health
 from meshtrio.client.load_balancing.circuit_breaker import CircuitBreaker
-from meshtrio.client.load_balancing.policies import PriorityPolicy
+from meshtrio.client.load_balancing.policies import Balancer, PriorityPolicy
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool
 from meshtrio.discovery.endpoint import ServiceState
@@ -102,12 +102,12 @@ class LoadBalancer:
             ResourceExhaustedError: Every endpoint has `max_in_flight_per_endpoint` calls.
         """
         policy = self._priority_policy
-        ready = policy.ready
+        ready, balancer = policy.ready, policy.balancer
         if not ready:
             return None
         if args.excluded or self._max_in_flight_per_endpoint is not None:
-            ready = self._eligible_endpoints(args)
-        picked = policy.balancer.pick(ready, args.hash_key).pick_result
+            balancer, ready = self._find_eligible(args)
+        picked = balancer.pick(ready, args.hash_key).pick_result
         if picked is not None and picked.connection.has_stream_slot:
             return picked
         return _pick_with_stream_slot(ready)
@@ -138,17 +138,27 @@ class LoadBalancer:
         finally:
             self._circuit_breaker.release_pending()
 
-    def _eligible_endpoints(self, args: PickArgs) -> Sequence[ChannelEndpoint]:
-        """Ready endpoints below their limit; excluded ones only if there are no others."""
-        limit, ready = self._max_in_flight_per_endpoint, self._priority_policy.ready
-        if limit is not None:
-            ready = [endpoint for endpoint in ready if endpoint.in_flight < limit]
-            if not ready:
-                text = (
-                    f"{self._name}: every endpoint has reached its limit of {limit} calls in flight"
-                )
-                raise purerpc.ResourceExhaustedError(text)
-        return [endpoint for endpoint in ready if endpoint not in args.excluded] or ready
+    def _find_eligible(
+        self, args: PickArgs
+    ) -> tuple[Balancer[ChannelEndpoint], Sequence[ChannelEndpoint]]:
+        """Return ready endpoints below their limit, of the best priority that has any.
+
+        Those that the call has tried already are returned only if no priority has others.
+        """
+        limit, policy, tried = self._max_in_flight_per_endpoint, self._priority_policy, None
+        for balancer, members in ((policy.balancer, policy.ready), *policy.spill_over):
+            free = members
+            if limit is not None:
+                free = [endpoint for endpoint in members if endpoint.in_flight < limit]
+            untried = [endpoint for endpoint in free if endpoint not in args.excluded]
+            if untried:
+                return balancer, untried
+            if free and tried is None:
+                tried = balancer, free
+        if tried is None:
+            text = f"{self._name}: every endpoint has reached its limit of {limit} calls in flight"
+            raise purerpc.ResourceExhaustedError(text)
+        return tried
 
     # -- state -------------------------------------------------------------------------------
 

@@ -67,6 +67,69 @@ async def test_local_ones_are_called_first_and_others_when_there_are_none(short_
             assert await count_answers(channel, 5) == {"b": 5}
 
 
+async def test_calls_that_local_ones_may_not_take_spill_over_and_return(short_dir: Path) -> None:
+    a, b, feed = short_dir / "a", short_dir / "b", FakeResolver()
+    near, far = unix_endpoint(a), unix_endpoint(b).replace(priority=REMOTE_PRIORITY)
+    config = parse_service_config({"meshtrio": {"maxInFlightPerEndpoint": 2}})
+    hanging_server = Server(CallbackServicer(Echo=answer_as("a")))
+    async with (
+        serve_on_socket(a, hanging_server),
+        serve_on_socket(b),
+        open_channel("x", feed, service_config=config) as channel,
+        trio.open_nursery() as nursery,
+    ):
+        feed.set(far, near)
+        with trio.fail_after(30):
+            await call_until_answered_by(channel, "a")
+            await start_hanging_calls(channel, nursery, 2)
+            assert await count_answers(channel, 3) == {"b": 3}
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await call_until_answered_by(channel, "a")
+
+
+def answer_as(name: str) -> Any:
+    async def answer(message: EchoRequest) -> EchoReply:
+        if message.message == "hang":
+            await trio.sleep_forever()
+        return EchoReply(message=name)
+
+    return answer
+
+
+async def test_another_attempt_goes_to_others_if_all_local_ones_have_failed(
+    short_dir: Path,
+) -> None:
+    a, b, feed = short_dir / "a", short_dir / "b", FakeResolver()
+    near, far = unix_endpoint(a), unix_endpoint(b).replace(priority=REMOTE_PRIORITY)
+    policy = {
+        "maxAttempts": 2,
+        "initialBackoff": "0.001s",
+        "maxBackoff": "0.001s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    config = parse_service_config({"methodConfig": [{"name": [{}], "retryPolicy": policy}]})
+    calls: list[str] = []
+
+    async def fail(message: EchoRequest) -> EchoReply:
+        calls.append(message.message)
+        raise purerpc.UnavailableError("not now")
+
+    async with (
+        serve_on_socket(a, Server(CallbackServicer(Echo=fail))),
+        serve_on_socket(b),
+        open_channel("x", feed, service_config=config) as channel,
+    ):
+        feed.set(near)
+        await settle()
+        feed.set(far, near)
+        await settle()
+        with trio.fail_after(30):
+            assert await call_echo(channel) == "b"
+        assert len(calls) == 1
+
+
 async def test_a_new_config_is_gone_by_at_once(short_dir: Path) -> None:
     feed = FakeResolver()
     async with serve_on_socket(short_dir / "a"), open_channel("x", feed) as channel:

@@ -214,6 +214,9 @@ class PriorityPolicy(Generic[C]):
         """Ready endpoints of the best priority that has any."""
         self.balancer: Balancer[C] = RoundRobin()
         """Picks among `ready`."""
+        self.spill_over: Sequence[tuple[Balancer[C], Sequence[C]]] = ()
+        """The ready endpoints of other priorities with their balancers, the best priority first:
+        for calls that none of `ready` may take."""
         self._balancers: dict[int, Balancer[C]] = {}
 
     def update_endpoints(self, endpoints: Iterable[C]) -> None:
@@ -234,5 +237,12 @@ class PriorityPolicy(Generic[C]):
         ready = [endpoint for endpoint in endpoints if endpoint.is_ready]
         best = min((endpoint.priority for endpoint in ready), default=0)
         self.ready = tuple(endpoint for endpoint in ready if endpoint.priority == best)
+        self.spill_over = ()
         if ready:
             self.balancer = self._balancers[best]
+        if len(self.ready) < len(ready):
+            others = sorted({endpoint.priority for endpoint in ready} - {best})
+            self.spill_over = [
+                (self._balancers[other], tuple(each for each in ready if each.priority == other))
+                for other in others
+            ]
