@@ -60,6 +60,9 @@ class LeaseKeeper:
         self._client = client
         self._ttl = ttl
         self._clock = clock
+        # After a third of the TTL, two members can be silent before the lease expires. A cluster
+        # that is merely busy may take a second.
+        self._renewal_timeout = min(max(ttl / 6, 1.0), CALL_TIMEOUT)
         self._state = LeaseState()
         self._granted = trio.Event()
         """Set, and replaced, with each lease."""
@@ -161,8 +164,7 @@ class LeaseKeeper:
         lease = self._state.granted_id
         if lease is not None:
             await stream.send(messages.LeaseKeepAliveRequest(id=lease))
-            # Another member is tried twice before the lease expires.
-            reply = await stream.receive(min(CALL_TIMEOUT, self._ttl / 6))
+            reply = await stream.receive(self._renewal_timeout)
             is_same = self._state.granted_id == lease
             if is_same and self._state.renew(reply.ttl, sent_at, self._clock()):
                 self.renewals += 1

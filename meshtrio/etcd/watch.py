@@ -52,6 +52,7 @@ class PrefixWatch:
         self._problem_log = ReasonChangeLogger(_log)
         self._revision = 0
         """Revision of the view; 0 without one."""
+        self._cluster_id = 0
         self._must_list = True
         self._failures = 0
         self._member = cluster.members.preferred.url
@@ -109,7 +110,9 @@ class PrefixWatch:
         async with self._cluster.open_stream(self._operation, "Watch") as stream:
             self._member = stream.member.url
             decoder = WatchDecoder(
-                self._operation, self._member, self._revision, is_resumed=is_resumed
+                *(self._operation, self._member, self._revision),
+                is_resumed=is_resumed,
+                cluster_id=self._cluster_id,
             )
             async with open_collapsing_nursery() as nursery:
                 nursery.start_soon(self._send_requests, stream, create, decoder)
@@ -124,7 +127,7 @@ class PrefixWatch:
             self._on_change(change)
         self._revision = decoder.revision
         if not was_created and decoder.is_created:
-            self._created_at = now
+            self._created_at, self._cluster_id = now, decoder.cluster_id
             if self._failures:
                 _log.info("%s again, at %s", self._operation, self._member)
             self._problem_log.reset()
