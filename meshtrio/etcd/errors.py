@@ -78,7 +78,7 @@ class EtcdCompactedError(EtcdError):
 class EtcdTooLargeError(EtcdError):
     """A response is larger than this client accepts, or a request than etcd does."""
 
-    default_hint = ""
+    default_hint = "store a smaller value"
 
 
 _BY_TEXT: Sequence[tuple[str, type[EtcdError]]] = (
@@ -134,6 +134,7 @@ def error_from_status(
     """
     text = str(error.status.status_message or "") or error.status.status_code.name
     kind = find_error_class(text) or _BY_CODE.get(error.status.status_code, EtcdError)
+    text = text.partition("; raise it with")[0]  # This client's limit is fixed.
     for prefix in (f"{channel} is unavailable: ", f"{channel}: "):
         text = text.removeprefix(prefix)
     return kind(operation, text, member=member)

@@ -1,4 +1,4 @@
-"""Endpoints, keys, pages, errors and the order of members."""
+"""Endpoints, keys, errors and the order of members."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from meshtrio.etcd.errors import (
     combine_failures,
     error_from_status,
 )
-from meshtrio.etcd.listing import next_page_keys
 from meshtrio.etcd.members import Members
 from meshtrio.etcd.values import encode_prefix
 from meshtrio.util.errors import UsageError
@@ -97,14 +96,6 @@ def test_the_range_of_a_prefix_has_the_keys_that_begin_with_it(prefix: str, key:
         assert is_in_range == key.startswith(prefix)
     if prefix:
         assert start <= (prefix + key).encode() < end
-
-
-def test_pages_grow_with_small_values_and_shrink_with_large_ones() -> None:
-    assert next_page_keys(200, 200 * 100) == 400
-    assert next_page_keys(800, 800 * 100) == 1000
-    assert next_page_keys(200, 200 * 10_000) == 52
-    assert next_page_keys(1, 10_000_000) == 1
-    assert next_page_keys(1, 0) == 2
 
 
 @pytest.mark.parametrize(
