@@ -77,7 +77,7 @@ async def test_a_list_whose_revision_is_compacted_begins_again() -> None:
 
 def test_pages_grow_with_small_values_and_shrink_with_large_ones() -> None:
     assert next_page_keys(200, 200 * 100) == 400
-    assert next_page_keys(800, 800 * 100) == 1000
+    assert next_page_keys(1600, 1600 * 100) == 2000
     assert next_page_keys(200, 200 * 10_000) == 52
     assert next_page_keys(1, 10_000_000) == 1
     assert next_page_keys(1, 0) == 2
