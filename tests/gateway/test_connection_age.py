@@ -50,13 +50,14 @@ async def test_a_running_call_ends_with_the_grace_period(short_dir: Path) -> Non
 
 
 async def test_a_waiting_call_is_sent_again_on_another_connection(short_dir: Path) -> None:
-    replies: list[str] = []
+    replies, replied = list[str](), trio.Event()
     async with run_gateway(short_dir, SERVICE, timeouts=AGED) as behind:
         behind.registry.add_service("a")
         stub = behind.channel.stub(EchoServiceStub)
 
         async def call() -> None:
             replies.append((await stub.Echo(echo_request("waited"))).message)
+            replied.set()
 
         async with open_collapsing_nursery() as nursery:
             nursery.start_soon(call)
@@ -64,9 +65,8 @@ async def test_a_waiting_call_is_sent_again_on_another_connection(short_dir: Pat
             connection = await end_grace_period(behind)
             assert connection.closed
             assert not replies
-            async with behind.serve_endpoint("a", make_echo_server()):
-                with trio.fail_after(30):
-                    while not replies:
-                        await trio.sleep(0.01)
+            with trio.fail_after(30):
+                async with behind.serve_endpoint("a", make_echo_server()):
+                    await replied.wait()
         assert replies == ["waited"]
         await behind.assert_nothing_left()
