@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from meshtrio.config import Access as Access
     from meshtrio.config import AccessRule as AccessRule
     from meshtrio.config import Containment as Containment
+    from meshtrio.config import DnsConfig as DnsConfig
     from meshtrio.config import GatewayConfig as GatewayConfig
     from meshtrio.config import GroupConfig as GroupConfig
     from meshtrio.config import Liveness as Liveness
@@ -87,9 +88,9 @@ if TYPE_CHECKING:
     from meshtrio.util.version import VERSION as __version__  # noqa: F401, N811
 
 _CONFIG_CLASSES = (
-    "Access AccessRule Containment GatewayConfig GroupConfig Liveness LogConfig MeshConfig"
-    " MeshLimits OutputConfig PluginConfig RegistryAccessRule Rlimits StaticServiceConfig"
-    " TelemetryConfig"
+    "Access AccessRule Containment DnsConfig GatewayConfig GroupConfig Liveness LogConfig"
+    " MeshConfig MeshLimits OutputConfig PluginConfig RegistryAccessRule Rlimits"
+    " StaticServiceConfig TelemetryConfig"
 )
 _ERRORS = (
     "CallRefusedError ConfigError ConnectionLostError MeshFailedError MeshtrioError NoMeshError"
