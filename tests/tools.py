@@ -28,6 +28,7 @@ GO_TOOLS = {
 }
 DEBIAN_PACKAGES = {
     "curl": "curl",
+    "dnsmasq": "dnsmasq-base",
     "go": "golang",
     "ip": "iproute2",
     "node": "nodejs",

@@ -130,6 +130,7 @@ async def open_channel(
     resolver_key: Hashable = None,
     initial_state: ServiceState | None = None,
     resolve_once: Callable[[], Awaitable[ServiceState]] | None = None,
+    report_connect_failure: Callable[[str], None] | None = None,
     exit_info_timeout: float = EXIT_INFO_TIMEOUT,
     traced: bool = True,
     sends_before_settings: bool = False,
@@ -147,6 +148,8 @@ async def open_channel(
         resolve_once: If given, the block is entered once a state is known: the first that the
             resolver reports if this channel has started it, else what this returns. It is also
             called if the resolver's first attempt fails, and may raise the reason.
+        report_connect_failure: Called with the id of an endpoint that cannot be connected to, once
+            for each of equal reasons in a row.
         exit_info_timeout: Seconds that a failed call waits for exit info; 0 if there is none.
         traced: Whether calls are reported to telemetry; False for the mesh's own calls.
         sends_before_settings: See `ConnectionOptions`.
@@ -171,6 +174,7 @@ async def open_channel(
             sends_before_settings=sends_before_settings,
             **options,
         )
+        channel.picker.report_connect_failure = report_connect_failure
         if initial_state is not None:
             channel.update_state(initial_state)
         key = resolver if resolver_key is None else resolver_key

@@ -27,7 +27,7 @@ from meshtrio.client.load_balancing.circuit_breaker import CircuitBreaker
 from meshtrio.client.load_balancing.policies import PriorityPolicy
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool
-from meshtrio.discovery.endpoint import ServiceState
+from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.rpc.channelz_registry import TraceNode
@@ -65,6 +65,8 @@ class LoadBalancer:
         self.state_changed = trio.lowlevel.ParkingLot()
         """Unparked when an endpoint is added, removed, connected or disconnected, or an attempt to
         connect has failed, which calls look at that do not wait for ready endpoints."""
+        self.report_connect_failure: Callable[[str], None] | None = None
+        """Called with the id of an endpoint that could not be connected to, for its resolver."""
         self._nursery = nursery
         self._rng = RNG
         self._outlier_detector: OutlierDetector | None = None
@@ -258,9 +260,11 @@ class LoadBalancer:
         for endpoint_id, removed in list(self._removed_endpoints.items()):
             if endpoint_id in exit_infos:
                 removed.set_exit_info(exit_infos[endpoint_id])
-        args = self._pool, self._connection_options, self._refresh, self.state_changed.unpark_all
+        for endpoint_id, known in self._endpoints.items():
+            if known.update(listed[endpoint_id]):
+                self._trace_endpoint(known, "has another weight or priority")
         added = {
-            endpoint_id: ChannelEndpoint(endpoint, *args)
+            endpoint_id: self._add_endpoint(endpoint)
             for endpoint_id, endpoint in listed.items()
             if endpoint_id not in self._endpoints
         }
@@ -274,6 +278,16 @@ class LoadBalancer:
             self._last_exit_reason = state.exit_infos[-1].reason
         self._priority_policy.update_endpoints(self._endpoints.values())
         self._refresh()
+
+    def _add_endpoint(self, endpoint: Endpoint) -> ChannelEndpoint:
+        on_connect_failure = partial(self._on_connect_failure, endpoint.id)
+        args = self._pool, self._connection_options, self._refresh, on_connect_failure
+        return ChannelEndpoint(endpoint, *args)
+
+    def _on_connect_failure(self, endpoint_id: str) -> None:
+        self.state_changed.unpark_all()
+        if self.report_connect_failure is not None:
+            self.report_connect_failure(endpoint_id)
 
     def _trace_endpoint(self, endpoint: ChannelEndpoint, event: str) -> None:
         text = f"{endpoint.endpoint.address} {event}"

@@ -74,6 +74,8 @@ class Registry:
         self.on_claim: Callable[[str], None] = lambda service: None
         """Called with the name of each service that is declared, or that gets an endpoint without a
         `server_uid`, as registered by the mesh's own user."""
+        self.connect_failure_watchers: list[Callable[[str, str], None]] = []
+        """Called by `report_connect_failure` with the service and the endpoint's id."""
         self._removed: set[str] = set()
         """Services that were removed but keep their value for watchers."""
 
@@ -118,6 +120,17 @@ class Registry:
         self._update(service, endpoints=(*endpoints, endpoint))
         if endpoint.server_uid is None:
             self.on_claim(service)
+
+    def update_endpoint(self, service: str, endpoint: Endpoint) -> None:
+        """Replace the endpoint with the same id, whose weight or priority has changed."""
+        endpoints = self._services[service].value.endpoints
+        replaced = (endpoint if known.id == endpoint.id else known for known in endpoints)
+        self._update(service, endpoints=tuple(replaced))
+
+    def report_connect_failure(self, service: str, endpoint_id: str) -> None:
+        """Report that a client could not connect to an endpoint, which may be gone for good."""
+        for on_connect_failure in self.connect_failure_watchers:
+            on_connect_failure(service, endpoint_id)
 
     def _update(self, service: str, **changes: Any) -> None:
         """Replace a service's state; wake its watchers if it differs."""

@@ -212,6 +212,7 @@ class Router:
             partial(watch_service, self._registry, service),
             resolver_key=(id(self._registry), service),
             initial_state=self._registry.resolve(service),
+            report_connect_failure=partial(self._registry.report_connect_failure, service),
             service_config=service_config,
             traced=False,
             max_busy_poll=self._max_busy_poll,

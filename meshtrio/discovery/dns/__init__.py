@@ -7,7 +7,9 @@ Theory of operation
 
     schedule     when to look up next: pure
     answers      what an answer means for the endpoints of a table: pure
-    lookup       one lookup, by dnspython; resolv.conf
+    lookup       the queries of one lookup
+    client       one query, by dnspython; resolv.conf
+    watch        one name of one table: its lookups, its endpoints, its log
     discovery    the tasks, and the config that starts and ends them
     target       one name without a mesh, for `connect_to`
 

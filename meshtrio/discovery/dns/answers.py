@@ -25,6 +25,10 @@ _ZERO_WEIGHT_DIVISOR = 10
 records have "a very small chance of being selected"; an endpoint has a weight of at least 1."""
 
 
+_MAX_WEIGHT = 2**32 - 1
+"""Maximum weight of an endpoint, which is a uint32 in `meshtrio.v1.Endpoint`."""
+
+
 class FailureKind(Enum):
     """Why a lookup has no addresses."""
 
@@ -145,7 +149,8 @@ def place_records(
     }
     return {
         each.address: Placement(
-            base + ranks[each.priority], weights[each.priority][each.weight] * table_weight
+            base + ranks[each.priority],
+            min(weights[each.priority][each.weight] * table_weight, _MAX_WEIGHT),
         )
         for each in records
     }
@@ -210,9 +215,7 @@ class EndpointSet:
 
     def update(self, answer: DnsAnswer) -> EndpointChanges:
         """Follow an answer; return what has changed."""
-        records, self.left_out = select_records(
-            merge_known(answer, self._records), self._endpoints
-        )
+        records, self.left_out = select_records(merge_known(answer, self._records), self._endpoints)
         self._records = records
         placements = place_records(records, self._weight, local=self._local)
         removed = [self._endpoints.pop(a) for a in list(self._endpoints) if a not in placements]

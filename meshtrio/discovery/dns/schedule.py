@@ -55,11 +55,15 @@ class LookupSchedule:
             now + FAILURE_BACKOFF.delay(self._failures, self._rng), self._last_start + MIN_TTL
         )
 
+    def expire(self, now: float) -> None:
+        """Schedule the next lookup as soon as possible."""
+        self.next_at = min(self.next_at, max(now, self._last_start + MIN_TTL))
+
     def on_connect_failure(self, now: float) -> None:
         """A connection to one of the endpoints has failed."""
         if self._early_lookups is None:
             self._early_lookups = 0
-            self.next_at = min(self.next_at, max(now, self._last_start + MIN_TTL))
+            self.expire(now)
 
     def _apply_early_backoff(self, now: float) -> None:
         if self._early_lookups is None:
