@@ -66,7 +66,8 @@ class LoadBalancer:
         """Unparked when an endpoint is added, removed, connected or disconnected, or an attempt to
         connect has failed, which calls look at that do not wait for ready endpoints."""
         self.report_connect_failure: Callable[[str], None] | None = None
-        """Called with the id of an endpoint that could not be connected to, for its resolver."""
+        """Called with the id of an endpoint that the mesh does not run and that could not be
+        connected to, for its resolver."""
         self._nursery = nursery
         self._rng = RNG
         self._outlier_detector: OutlierDetector | None = None
@@ -280,14 +281,14 @@ class LoadBalancer:
         self._refresh()
 
     def _add_endpoint(self, endpoint: Endpoint) -> ChannelEndpoint:
-        on_connect_failure = partial(self._on_connect_failure, endpoint.id)
+        on_connect_failure = partial(self._on_connect_failure, endpoint)
         args = self._pool, self._connection_options, self._refresh, on_connect_failure
         return ChannelEndpoint(endpoint, *args)
 
-    def _on_connect_failure(self, endpoint_id: str) -> None:
+    def _on_connect_failure(self, endpoint: Endpoint) -> None:
         self.state_changed.unpark_all()
-        if self.report_connect_failure is not None:
-            self.report_connect_failure(endpoint_id)
+        if self.report_connect_failure is not None and endpoint.is_registered:
+            self.report_connect_failure(endpoint.id)
 
     def _trace_endpoint(self, endpoint: ChannelEndpoint, event: str) -> None:
         text = f"{endpoint.endpoint.address} {event}"

@@ -75,7 +75,7 @@ class Registry:
         """Called with the name of each service that is declared, or that gets an endpoint without a
         `server_uid`, as registered by the mesh's own user."""
         self.connect_failure_watchers: list[Callable[[str, str], None]] = []
-        """Called by `report_connect_failure` with the service and the endpoint's id."""
+        """Called with a service and the id of an endpoint that a client could not connect to."""
         self._removed: set[str] = set()
         """Services that were removed but keep their value for watchers."""
 

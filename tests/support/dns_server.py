@@ -5,8 +5,9 @@ from __future__ import annotations
 import getpass
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -18,8 +19,7 @@ _TIMEOUT = 30
 
 
 class DnsServer:
-    """One dnsmasq. It knows the names of `internal` that it was given, and answers REFUSED for names
-    of other domains."""
+    """One dnsmasq, which knows the names of `internal` that it was given, and refuses others."""
 
     def __init__(self, folder: Path, ttl: int) -> None:
         self._folder = folder
@@ -38,8 +38,7 @@ class DnsServer:
         """Start it with addresses by name, and further options of dnsmasq."""
         self._write_hosts(hosts)
         self._options = options
-        with trio.fail_after(_TIMEOUT):
-            await self._spawn()
+        await self._spawn()
 
     async def _spawn(self) -> None:
         command = [
@@ -47,39 +46,45 @@ class DnsServer:
             *("--keep-in-foreground", "--conf-file=/dev/null", "--pid-file", "--no-resolv"),
             *("--no-hosts", "--bind-interfaces", "--listen-address=127.0.0.1", "--log-facility=-"),
             *("--log-queries", "--local=/internal/", f"--user={getpass.getuser()}"),
-            *(f"--port={self.port}", f"--local-ttl={self._ttl}", f"--addn-hosts={self._hosts_file}"),
+            *(
+                f"--port={self.port}",
+                f"--local-ttl={self._ttl}",
+                f"--addn-hosts={self._hosts_file}",
+            ),
             *self._options,
         ]
         reads = self._count_lines("read ")
         with self._log_file.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        while self._count_lines("read ") == reads:
-            assert self._process.poll() is None, self._log_file.read_text()
-            await trio.sleep(0.01)
+            popen = partial(subprocess.Popen, command, stdout=log, stderr=log)
+            self._process = await trio.to_thread.run_sync(popen)
+        await self._poll(lambda: self._count_lines("read ") > reads)
 
     async def set_hosts(self, hosts: Mapping[str, Iterable[str]]) -> None:
         """Replace the addresses; return once it answers with them."""
         self._write_hosts(hosts)
         reads = self._count_lines("read ")
         self.send_signal(signal.SIGHUP)
-        with trio.fail_after(_TIMEOUT):
-            while self._count_lines("read ") == reads:
-                await trio.sleep(0.01)
+        await self._poll(lambda: self._count_lines("read ") > reads)
 
     async def restart(self, *options: str) -> None:
         """Start it again on the same port, with other options: SRV records are among them."""
         self.kill()
         self._options = options
-        with trio.fail_after(_TIMEOUT):
-            await self._spawn()
+        await self._spawn()
 
     def count_queries(self, name: str, record_type: str = "A") -> int:
         """Return how often the records of a name were asked for."""
         return self._count_lines(f"query[{record_type}] {name} ")
 
     async def wait_for_queries(self, count: int, name: str, record_type: str = "A") -> None:
+        await self._poll(lambda: self.count_queries(name, record_type) >= count)
+
+    async def _poll(self, condition: Callable[[], bool]) -> None:
+        """Wait for what only the log of another process shows."""
         with trio.fail_after(_TIMEOUT):
-            while self.count_queries(name, record_type) < count:
+            while not condition():
+                assert self._process is not None
+                assert self._process.poll() is None, self._log_file.read_text()
                 await trio.sleep(0.01)
 
     def send_signal(self, number: int) -> None:

@@ -11,7 +11,8 @@ Theory of operation
     client       one query, by dnspython; resolv.conf
     watch        one name of one table: its lookups, its endpoints, its log
     discovery    the tasks, and the config that starts and ends them
-    target       one name without a mesh, for `connect_to`
+    name_resolver
+                 one name without a mesh, for `connect_to`
 
 Invariants:
 

@@ -66,13 +66,17 @@ class DnsDiscovery:
         """Look up the names of these tables, and no others."""
         if config != self._config:
             self._config, self._client = config, None
-            for watch in self._watches.values():
-                watch.look_up_soon()
-        wanted = {
-            WatchKey(table.name, target, table.weight, bool(table.local), table.tls): None
+            for each in self._watches.values():
+                each.look_up_soon()
+        self.watch(
+            WatchKey(table.name, target, table.weight, bool(table.local), table.tls)
             for table in tables
             for target in table.dns_targets
-        }
+        )
+
+    def watch(self, keys: Iterable[WatchKey]) -> None:
+        """Look up these names, and no others."""
+        wanted = dict.fromkeys(keys)
         for key in [key for key in self._watches if key not in wanted]:
             self._watches.pop(key).stop()
         known = self._watches
