@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from contextlib import suppress
 
 from meshtrio.util.address import Address
 from meshtrio.util.record import FrozenRecord
@@ -96,9 +97,10 @@ def check_endpoint(text: str) -> None:
 def normalize_name_server(text: str) -> str:
     """Return `address:port` for an IP address with or without a port. Raises ValueError."""
     address, port = text.strip("[]"), DNS_PORT
-    if not _is_ip_address(address):
-        address, port = _split_port(text)
-        address = address.strip("[]")
+    with suppress(ValueError):
+        if not _is_ip_address(address):
+            host, port = _split_port(text)
+            address = host.strip("[]")
     if not _is_ip_address(address):
         raise ValueError(f"{text!r} is not the IP address of a name server, as in 10.0.0.53:53")
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -79,7 +79,8 @@ async def lookup_hosts(
         ttls.append(result.ttl)
         records += _make_records(host, (each.address for each in result.records))
     if not records:
-        raise max(failures, key=lambda each: _SEVERITY.index(each.kind), default=make_empty())
+        failures += [make_empty()] if ttls else []
+        raise max(failures, key=lambda each: _SEVERITY.index(each.kind))
     problem = next((each.reason for each in unresolved.values()), "")
     return DnsAnswer(tuple(records), min(ttls), tuple(unresolved), problem)
 
