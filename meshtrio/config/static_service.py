@@ -15,7 +15,7 @@ from meshtrio.util.dns_target import (
     DnsTarget,
     check_endpoint,
     is_dns_target,
-    normalize_name_server,
+    parse_name_server,
 )
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.tls_config import ClientTlsConfig
@@ -80,7 +80,7 @@ class DnsConfig:
     servers: tuple[str, ...] = attrs.field(
         default=(),
         converter=to_strings,
-        validator=deep_iterable(parsed_by(normalize_name_server)),
+        validator=deep_iterable(parsed_by(parse_name_server)),
     )
     """Addresses of name servers, each with or without a port, as in `10.0.0.53` or
     `127.0.0.1:5353`. By default those of /etc/resolv.conf, whose search domains and options apply

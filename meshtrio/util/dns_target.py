@@ -48,7 +48,7 @@ class DnsTarget(FrozenRecord):
                 hint = f"{scheme}:///{authority}"
                 raise ValueError(f"{text!r} has two slashes and no third: is {hint} meant?")
         try:
-            server = authority and normalize_name_server(authority)
+            server = authority and _format_name_server(*parse_name_server(authority))
             name, port = (path, 0) if scheme == "dns+srv" else _split_port(path)
             _check_name(name)
         except ValueError as exc:
@@ -94,8 +94,11 @@ def check_endpoint(text: str) -> None:
         raise ValueError(f"{exc}, nor a name in DNS, {_FORMS}") from None
 
 
-def normalize_name_server(text: str) -> str:
-    """Return `address:port` for an IP address with or without a port. Raises ValueError."""
+def parse_name_server(text: str) -> tuple[str, int]:
+    """Return the IP address and the port of a name server; the port may be missing.
+
+    Raises ValueError.
+    """
     address, port = text.strip("[]"), DNS_PORT
     with suppress(ValueError):
         if not _is_ip_address(address):
@@ -103,13 +106,11 @@ def normalize_name_server(text: str) -> str:
             address = host.strip("[]")
     if not _is_ip_address(address):
         raise ValueError(f"{text!r} is not the IP address of a name server, as in 10.0.0.53:53")
+    return address, port
+
+
+def _format_name_server(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def split_name_server(text: str) -> tuple[str, int]:
-    """Return the IP address and the port of a normalized name server."""
-    address, _, port = text.rpartition(":")
-    return address.strip("[]"), int(port)
 
 
 def _split_port(text: str) -> tuple[str, int]:

@@ -9,8 +9,7 @@ import pytest
 from meshtrio.util.dns_target import (
     DnsTarget,
     check_endpoint,
-    normalize_name_server,
-    split_name_server,
+    parse_name_server,
 )
 
 
@@ -81,11 +80,21 @@ def test_the_name_of_certificates_is_that_of_the_config(text: str, name: str) ->
     assert DnsTarget.parse(text).server_name == name
 
 
-def test_name_servers() -> None:
-    assert normalize_name_server("10.0.0.53") == "10.0.0.53:53"
-    assert normalize_name_server("::1") == "[::1]:53"
-    assert normalize_name_server("[fe80::1]:5353") == "[fe80::1]:5353"
-    assert split_name_server("[fe80::1]:5353") == ("fe80::1", 5353)
-    assert split_name_server("10.0.0.53:53") == ("10.0.0.53", 53)
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10.0.0.53", ("10.0.0.53", 53)),
+        ("10.0.0.53:5353", ("10.0.0.53", 5353)),
+        ("::1", ("::1", 53)),
+        ("[::1]", ("::1", 53)),
+        ("[fe80::1]:5353", ("fe80::1", 5353)),
+    ],
+)
+def test_name_servers(text: str, expected: tuple[str, int]) -> None:
+    assert parse_name_server(text) == expected
+
+
+@pytest.mark.parametrize("text", ["localhost:53", "", ":53", "10.0.0.53:0", "10.0.0.53:x"])
+def test_name_servers_are_addresses(text: str) -> None:
     with pytest.raises(ValueError, match="not the IP address of a name server"):
-        normalize_name_server("localhost:53")
+        parse_name_server(text)

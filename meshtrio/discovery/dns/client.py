@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 
 import dns.asyncbackend
 import dns.asyncresolver
@@ -31,7 +32,7 @@ from meshtrio.discovery.dns.lookup import (
     make_empty,
     normalize_host,
 )
-from meshtrio.util.dns_target import DnsTarget, split_name_server
+from meshtrio.util.dns_target import DnsTarget, parse_name_server
 
 QUERY_TIMEOUT = 5.0
 """Seconds for the answer to one query, from all name servers together."""
@@ -52,8 +53,11 @@ _BACKEND = dns.asyncbackend.get_backend("trio")
 class DnsClient:
     """Looks up names. Limits the queries of all its lookups together."""
 
-    def __init__(self, servers: Sequence[str] = ()) -> None:
+    def __init__(
+        self, servers: Sequence[str] = (), resolv_conf: Path | str = "/etc/resolv.conf"
+    ) -> None:
         """Ask `servers`, each `address` or `address:port`, or those of resolv.conf if empty."""
+        self._resolv_conf = str(resolv_conf)
         self._servers = tuple(servers)
         self._resolver: dns.asyncresolver.Resolver | None = None
         self._resolver_read_at = 0.0
@@ -76,7 +80,7 @@ class DnsClient:
         now = trio.current_time()
         if self._resolver is None or now - self._resolver_read_at > _RESOLV_CONF_MAX_AGE:
             self._resolver_read_at = now
-            self._resolver = await trio.to_thread.run_sync(_read_resolv_conf)
+            self._resolver = await trio.to_thread.run_sync(_read_resolv_conf, self._resolv_conf)
         servers = (server,) if server else self._servers
         resolver: dns.asyncresolver.Resolver = self._resolver
         if servers:
@@ -103,10 +107,10 @@ class DnsClient:
                 raise _explain(exc, name, record_type) from None
 
 
-def _read_resolv_conf() -> dns.asyncresolver.Resolver:
-    """Make a resolver with the settings of /etc/resolv.conf, as far as it can be read."""
+def _read_resolv_conf(path: str) -> dns.asyncresolver.Resolver:
+    """Make a resolver with the settings of a file, or without name servers if it has none."""
     try:
-        return dns.asyncresolver.Resolver()
+        return dns.asyncresolver.Resolver(path)
     except (dns.exception.DNSException, OSError, ValueError):
         resolver = dns.asyncresolver.Resolver(configure=False)
         resolver.nameservers = []
@@ -119,7 +123,7 @@ def _copy_with_servers(
     """Make a resolver that asks other servers, with the search domains and options of another."""
     resolver = dns.asyncresolver.Resolver(configure=False)
     resolver.nameservers = [
-        dns.nameserver.Do53Nameserver(*split_name_server(server)) for server in servers
+        dns.nameserver.Do53Nameserver(*parse_name_server(server)) for server in servers
     ]
     for setting in ("search", "domain", "ndots", "timeout", "rotate", "edns", "payload"):
         setattr(resolver, setting, getattr(settings, setting))
