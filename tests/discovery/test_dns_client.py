@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from meshtrio.discovery.dns import client as client_module
 from meshtrio.discovery.dns.answers import FailureKind, LookupFailedError
-from meshtrio.discovery.dns.client import DnsClient
+from meshtrio.discovery.dns.client import MAX_QUERIES_PER_SECOND, DnsClient
 from meshtrio.util.dns_target import DnsTarget
 from tests.support.dns_server import run_dns_server
 
@@ -139,3 +140,31 @@ async def test_malformed_answers_are_failures(
         found, reason = await explain(DnsClient([address]), target.replace(name=f"{target.name}."))
     assert found in (FailureKind.ERROR, FailureKind.TIMEOUT, FailureKind.EMPTY)
     assert len(reason) <= 300
+
+
+async def test_queries_are_limited_in_rate_and_number(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[float] = []
+    active, most = 0, 0
+
+    async def resolve(*_: object, **__: object) -> None:
+        nonlocal active, most
+        started.append(trio.current_time())
+        active += 1
+        most = max(most, active)
+        await trio.sleep(0.5)
+        active -= 1
+        raise OSError("no network")
+
+    monkeypatch.setattr("dns.asyncresolver.Resolver.resolve", resolve)
+    client, start = DnsClient(["192.0.2.1"], tmp_path / "none"), trio.current_time()
+
+    async def look_up() -> None:
+        await explain(client)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(200):  # Two queries each.
+            nursery.start_soon(look_up)
+    assert most == 32
+    assert started[-1] - start == pytest.approx((400 - 100) / MAX_QUERIES_PER_SECOND, rel=0.2)

@@ -7,6 +7,7 @@ passed. /etc/hosts is not read. Truncated answers are asked for again by TCP.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -62,7 +63,7 @@ class DnsClient:
         self._resolver: dns.asyncresolver.Resolver | None = None
         self._resolver_read_at = 0.0
         self._limiter = trio.CapacityLimiter(_MAX_CONCURRENT_QUERIES)
-        self._next_query = 0.0
+        self._next_query = -math.inf
 
     async def lookup(self, target: DnsTarget) -> DnsAnswer:
         """Look up a name.
