@@ -13,7 +13,8 @@ from trio.testing import MockClock
 
 from meshtrio.discovery.dns import client as client_module
 from meshtrio.discovery.dns.answers import FailureKind, LookupFailedError
-from meshtrio.discovery.dns.client import MAX_QUERIES_PER_SECOND, DnsClient
+from meshtrio.discovery.dns.client import DnsClient
+from meshtrio.discovery.dns.query_limiter import MAX_QUERIES_PER_SECOND
 from meshtrio.util.dns_target import DnsTarget
 from tests.support.dns_server import run_dns_server
 

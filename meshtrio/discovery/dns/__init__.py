@@ -9,6 +9,8 @@ Theory of operation
     answers      what an answer means for the endpoints of a table: pure
     lookup       the queries of one lookup
     client       one query, by dnspython; resolv.conf
+    query_limiter
+                 the queries of all names together
     watch        one name of one table: its lookups, its endpoints, its log
     discovery    the tasks, and the config that starts and ends them
     name_resolver

@@ -7,7 +7,6 @@ passed. /etc/hosts is not read. Truncated answers are asked for again by TCP.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,16 +32,9 @@ from meshtrio.discovery.dns.lookup import (
     make_empty,
     normalize_host,
 )
+from meshtrio.discovery.dns.query_limiter import QUERY_TIMEOUT, QueryLimiter
 from meshtrio.util.dns_target import DnsTarget, parse_name_server
 
-QUERY_TIMEOUT = 5.0
-"""Seconds for the answer to one query, from all name servers together."""
-MAX_QUERIES_PER_SECOND = 50.0
-"""Queries per second of all names together, about 0.5 ms of a core each."""
-_QUERY_BURST = 100
-"""Queries that may be sent at once."""
-_MAX_CONCURRENT_QUERIES = 32
-"""Queries that wait for an answer, each of which has a socket."""
 _RESOLV_CONF_MAX_AGE = 30.0
 """Seconds after which /etc/resolv.conf is read again."""
 _MAX_REASON_LENGTH = 300
@@ -62,8 +54,7 @@ class DnsClient:
         self._servers = tuple(servers)
         self._resolver: dns.asyncresolver.Resolver | None = None
         self._resolver_read_at = 0.0
-        self._limiter = trio.CapacityLimiter(_MAX_CONCURRENT_QUERIES)
-        self._next_query = -math.inf
+        self._limiter = QueryLimiter()
 
     async def lookup(self, target: DnsTarget) -> DnsAnswer:
         """Look up a name.
@@ -95,10 +86,7 @@ class DnsClient:
         self, resolver: dns.asyncresolver.Resolver, name: str, record_type: str
     ) -> RecordSet:
         """Ask for the records of one type. Raises LookupFailedError."""
-        at = max(self._next_query, trio.current_time() - _QUERY_BURST / MAX_QUERIES_PER_SECOND)
-        self._next_query = at + 1 / MAX_QUERIES_PER_SECOND
-        await trio.sleep_until(at)
-        async with self._limiter:
+        async with self._limiter.query():
             try:
                 answer = await resolver.resolve(
                     name, record_type, search=True, lifetime=QUERY_TIMEOUT, backend=_BACKEND
