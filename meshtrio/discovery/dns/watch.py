@@ -49,6 +49,8 @@ class DnsWatch:
         self._is_rescheduled = trio.Event()
         self._log = ReasonChangeLogger(_log, level=logging.WARNING)
         self._has_failed = False
+        self._reported_reason = ""
+        """Why there are no endpoints, as the registry has it."""
         self.cancel_scope = trio.CancelScope()
         self.lookups = 0
         """Number of lookups that have ended."""
@@ -102,7 +104,7 @@ class DnsWatch:
     def _on_answer(self, answer: DnsAnswer) -> None:
         now, changes = trio.current_time(), self.endpoints.update(answer)
         self.lookups += 1
-        self.answered_at = now
+        self.answered_at, self._reported_reason = now, ""
         has_changed = bool(changes.added or changes.removed)
         self._schedule.on_answer(now, answer.ttl, has_changed=has_changed)
         self._apply(changes)
@@ -123,8 +125,9 @@ class DnsWatch:
         self.failures[exc.kind] += 1
         self._schedule.on_failure(trio.current_time())
         service, target, known = self.key.service, self.key.target, len(self.endpoints)
-        if not known:
+        if not known and exc.reason != self._reported_reason:
             # What callers and `meshtrio services` see as the reason why there is no endpoint.
+            self._reported_reason = exc.reason
             self._registry.deregister(service, ExitInfo(str(target), f"{target}: {exc.reason}"))
         kept = f"; keeping the {known} known endpoints" if known else ""
         self._log.log(exc.reason, "%s: looking up %s failed: %s%s", service, target, exc, kept)
