@@ -29,6 +29,7 @@ GO_TOOLS = {
 DEBIAN_PACKAGES = {
     "curl": "curl",
     "etcd": "etcd-server",
+    "dnsmasq": "dnsmasq-base",
     "go": "golang",
     "ip": "iproute2",
     "node": "nodejs",
