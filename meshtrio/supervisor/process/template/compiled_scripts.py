@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -22,28 +23,33 @@ class CompiledScripts:
         self._files: dict[str, tuple[int, ...]] = {}
         self._compiled: dict[str, tuple[bytes, types.CodeType]] = {}
 
-    def prepare(self, path: str) -> None:
+    def prepare(self, path: str) -> bool:
         """Compile a script, unless that has been done since it was changed.
 
         One that cannot be read or compiled, or not without a warning, is left to the child, which
-        reports that.
+        reports that. Returns whether the path may lead to another file than the last time.
         """
         try:
             status = os.stat(path)
-            version = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-            if self._files.get(path) == version:
-                return
-            self._files[path] = version
-            self._compiled.pop(path, None)
-            # Opening a FIFO would wait for a writer.
-            if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_COMPILED_LENGTH:
-                with io.open_code(path) as file:
-                    source = file.read(_MAX_COMPILED_LENGTH)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error")
-                    self._compiled[path] = source, compile_program(source, path)
-        except Exception:
-            return
+        except (OSError, ValueError):
+            return True
+        version = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        if self._files.get(path) == version:
+            return False
+        self._files[path] = version
+        self._compiled.pop(path, None)
+        # Opening a FIFO would wait for a writer.
+        if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_COMPILED_LENGTH:
+            with contextlib.suppress(Exception):
+                self._compile(path)
+        return True
+
+    def _compile(self, path: str) -> None:
+        with io.open_code(path) as file:
+            source = file.read(_MAX_COMPILED_LENGTH)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self._compiled[path] = source, compile_program(source, path)
 
     def is_compiled(self, path: str) -> bool:
         """Whether a script was compiled, with the contents that it had then."""

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 
 class NotForkableError(Exception):
@@ -67,13 +67,11 @@ def find_obstacle(allowed_descriptors: Collection[int]) -> str | None:
     if _has_threads():
         names = [each.name for each in threading.enumerate()[1:]]
         return f"started a thread ({', '.join(names) or 'not in Python'})"
-    with contextlib.suppress(ChildProcessError):
+    try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        return "left a child process running"
-    for target in _find_open_files(allowed_descriptors):
-        what = "a socket" if target.startswith("socket:") else target
-        return f"left {what} open"
-    return None
+    except ChildProcessError:
+        return _find_open_file(allowed_descriptors)
+    return "left a child process running"
 
 
 def _has_threads() -> bool:
@@ -99,9 +97,12 @@ def _find_shared_state() -> str | None:
     return None
 
 
-def _find_open_files(allowed_descriptors: Collection[int]) -> Iterator[str]:
-    for name in os.listdir("/proc/self/fd"):
-        # The descriptor of the listing itself is closed by now.
-        if int(name) not in allowed_descriptors:
-            with contextlib.suppress(FileNotFoundError):
-                yield os.readlink(f"/proc/self/fd/{name}")
+def _find_open_file(allowed_descriptors: Collection[int]) -> str | None:
+    names = [name for name in os.listdir("/proc/self/fd") if int(name) not in allowed_descriptors]
+    if len(names) == 1:  # That of the listing itself, which is closed by now.
+        return None
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(f"/proc/self/fd/{name}")
+            return f"left {'a socket' if target.startswith('socket:') else target} open"
+    return None

@@ -70,7 +70,13 @@ class ProgramRunner:
         self._main_names = [name for name, module in sys.modules.items() if module is main]
 
     def run(
-        self, option: str, program: str, arguments: list[str], sha256: str | None, cwd: str
+        self,
+        option: str,
+        program: str,
+        arguments: list[str],
+        sha256: str | None,
+        cwd: str,
+        directory: str | None = None,
     ) -> None:
         """Run a program to its end.
 
@@ -80,6 +86,7 @@ class ProgramRunner:
             arguments: What follows in `sys.argv`.
             sha256: The hash of the script, which is not run if it differs; None for any.
             cwd: The directory that the interpreter was started in.
+            directory: What `find_program_directory` returns for it, if that is known.
 
         Raises what the program raises; its traceback is printed without the frames of a template.
         """
@@ -88,7 +95,9 @@ class ProgramRunner:
         for name in self._main_names:  # multiprocessing has another one.
             sys.modules[name] = main
         sys.argv = [option or program, *arguments]
-        self._set_search_path(option, program, cwd)
+        if directory is None:
+            directory = find_program_directory(option, program, cwd)
+        self._set_search_path(directory, is_program=directory == os.path.join(cwd, program))
         try:
             if option == "-m":
                 _run_module(program)
@@ -101,10 +110,9 @@ class ProgramRunner:
             sys.excepthook = _without_own_frames(sys.excepthook)
             raise
 
-    def _set_search_path(self, option: str, program: str, cwd: str) -> None:
-        directory = find_program_directory(option, program, cwd)
-        is_importable_program = directory == os.path.join(cwd, program)
-        if sys.flags.safe_path and not is_importable_program:  # -P or -I
+    def _set_search_path(self, directory: str, *, is_program: bool) -> None:
+        """Put a directory on the search path; `is_program` if it is the program itself."""
+        if sys.flags.safe_path and not is_program:  # -P or -I
             return
         if self._search_path is None:
             sys.path.insert(0, directory)

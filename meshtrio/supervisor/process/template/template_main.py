@@ -72,6 +72,8 @@ class TemplateProcess:
         self._allowed = {*_STANDARD_STREAMS, control, self._mesh_pidfd}
         self._mesh_pid = mesh_pid
         self._hidden_modules = HiddenModules()
+        self._directories: dict[tuple[str, str], str] = {}
+        """The directories of programs, by option and program."""
         self.runner = program_runner.ProgramRunner()
 
     def preload(self, modules: list[str], search_path: str | None) -> None:
@@ -163,14 +165,18 @@ class TemplateProcess:
 
     def _prepare(self, request: dict[str, Any]) -> str:
         """Prepare what children have in common; return the reply if this one is refused."""
-        option, program = request["option"], request["program"]
-        if not option:
-            COMPILED_SCRIPTS.prepare(os.path.join(self._cwd, program))
-        if not (self._has_search_path or sys.flags.safe_path):
-            directory = program_runner.find_program_directory(option, program, self._cwd)
-            if hidden := self._hidden_modules.find(directory or self._cwd):
-                return f"error it would import {hidden} from {directory}, not the template's"
-        return ""
+        option, program = key = request["option"], request["program"]
+        is_new = not option and COMPILED_SCRIPTS.prepare(os.path.join(self._cwd, program))
+        if is_new or key not in self._directories:
+            find = program_runner.find_program_directory
+            self._directories[key] = find(option, program, self._cwd)
+        request["directory"] = directory = self._directories[key]
+        if self._has_search_path or sys.flags.safe_path:
+            return ""
+        hidden = self._hidden_modules.find(directory or self._cwd)
+        if hidden is None:
+            return ""
+        return f"error it would import {hidden} from {directory}, instead of the template's"
 
     def _start_child(self, gate: int, request: dict[str, Any], streams: list[int]) -> None:
         """In the child: wait for the mesh, and become the plugin; exits if that fails."""
@@ -182,6 +188,8 @@ class TemplateProcess:
             gate = forked_child.place_descriptors(streams, self._mesh_pidfd, number, gate)
             cwd = self._cwd if self._has_changed_cwd else None
             request["cwd"] = forked_child.become_plugin(request, cwd)
+            if request["cwd"] != self._cwd:  # It was replaced.
+                request["directory"] = None
         except (OSError, ValueError) as exc:
             _report(gate, f"error {exc}")
             os._exit(1)
@@ -200,9 +208,8 @@ class TemplateProcess:
 
 def _read_request(content: int) -> dict[str, Any]:
     """Read a request. Raises OSError."""
-    with open(content, "rb", closefd=False) as file:
-        file.seek(0)
-        request: dict[str, Any] = json.load(file)
+    data = os.pread(content, os.fstat(content).st_size, 0)
+    request: dict[str, Any] = json.loads(data)
     return request
 
 
@@ -230,7 +237,7 @@ def main() -> None:
     template = TemplateProcess(settings["control"], settings["mesh_pid"])
     template.preload(settings["modules"], settings["search_path"])
     request = template.serve()
-    names = ("option", "program", "arguments", "script_sha256", "cwd")
+    names = ("option", "program", "arguments", "script_sha256", "cwd", "directory")
     template.runner.run(*map(request.__getitem__, names))
 
 
