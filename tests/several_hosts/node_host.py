@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,37 @@ class NodeHost:
     """The processes of one host; each can be started again after its end."""
 
     def __init__(
-        self, number: int, host: Host, others: list[Host], folder: Path, authority: Authority
+        self,
+        number: int,
+        host: Host,
+        others: list[Host],
+        folder: Path,
+        authority: Authority,
+        plugins: str | None = None,
     ) -> None:
+        """Write the config; `plugins` are tables instead of those of the recorder."""
         self.name, self.host = f"host-{number}", host
         self.folder = folder / self.name
         self.folder.mkdir()
         self.mesh_socket = self.folder / "run" / "mesh.sock"
         self.counted = self.folder / "counted"
         self.processes: dict[str, subprocess.Popen[Any]] = {}
-        self._certificate = authority.issue(self.name, host.address)
+        self.certificate = authority.issue(self.name, host.address)
         self._members = {f"host-{n}": each.address for n, each in enumerate(others)}
-        self._write_config()
+        self._write_config(self._make_recorder_table() if plugins is None else plugins)
 
-    def _write_config(self) -> None:
-        files = self._certificate
+    def _make_recorder_table(self) -> str:
+        return plugin_table(
+            "echo",
+            "execution_recorder.py",
+            instances=INSTANCES,
+            env={"COUNTED": str(self.counted)},
+            backoff={"initial": 0.05, "maximum": 0.5},
+            max_restarts=1000,
+        )
+
+    def _write_config(self, plugins: str) -> None:
+        files = self.certificate
         server = {key: files.server_table[key] for key in ("certificate", "key", "client_ca")}
         gateway = f"tcp://{self.host.address}:{GATEWAY_PORT}"
         etcd = [f"https://{address}:{ETCD_PORT}" for address in self._members.values()]
@@ -55,14 +71,7 @@ class NodeHost:
             '[mesh.access.gateway]\nsubjects = ["CN=host-*"]',
             "[mesh.discovery]",
             *(f"{key} = {to_toml(value)}" for key, value in discovery.items()),
-            plugin_table(
-                "echo",
-                "execution_recorder.py",
-                instances=INSTANCES,
-                env={"COUNTED": str(self.counted)},
-                backoff={"initial": 0.05, "maximum": 0.5},
-                max_restarts=1000,
-            ),
+            plugins,
         ]
         (self.folder / "mesh.toml").write_text("\n".join(config))
 
@@ -73,7 +82,7 @@ class NodeHost:
             )
 
     def start_etcd(self) -> None:
-        files, address = self._certificate, self.host.address
+        files, address = self.certificate, self.host.address
         client, peer = f"https://{address}:{ETCD_PORT}", f"https://{address}:{ETCD_PEER_PORT}"
         cluster = ",".join(
             f"{name}=https://{each}:{ETCD_PEER_PORT}" for name, each in self._members.items()
@@ -123,7 +132,7 @@ class NodeHost:
 
     def run_admin(self, command: str) -> str:
         """Run a command of `etcd_admin` with the member of this host; "" if it does not answer."""
-        files, url = self._certificate, f"https://{self.host.address}:{ETCD_PORT}"
+        files, url = self.certificate, f"https://{self.host.address}:{ETCD_PORT}"
         words = [command, url, str(files.ca), str(files.certificate), str(files.key)]
         module = "tests.several_hosts.etcd_admin"
         try:
@@ -148,4 +157,3 @@ class NodeHost:
             process.kill()
         for process in self.processes.values():
             process.wait(60)
-        time.sleep(0)
