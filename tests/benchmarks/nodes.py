@@ -5,7 +5,8 @@
 Two hosts are network namespaces with a mesh each, one etcd, and mutual TLS everywhere. The same
 echo plugin runs on the client's host, and on the other one with and without an address of its own.
 The last case is a client without a mesh on its host: from `mesh.connect` to the first reply, the
-start of the interpreter and imports excepted. Peers take turns within each round; figures are medians.
+start of the interpreter and imports excepted. Cases take turns within each round; figures are
+medians.
 """
 
 from __future__ import annotations
