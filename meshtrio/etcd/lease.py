@@ -14,7 +14,7 @@ from meshtrio.etcd.lease_state import LeaseState
 from meshtrio.etcd.members import CALL_TIMEOUT, MemberStream
 from meshtrio.messages import etcd as messages
 from meshtrio.util.backoff import Backoff
-from meshtrio.util.log_once import ReasonChangeLogger
+from meshtrio.util.log_once import OncePerReasonLogger
 from meshtrio.util.record import FrozenRecord
 from meshtrio.util.shared_rng import RNG
 
@@ -65,7 +65,7 @@ class LeaseKeeper:
         """Set, and replaced, with each lease."""
         self._lost = trio.Event()
         """Set, and replaced, when the lease was lost."""
-        self._problem_log = ReasonChangeLogger(_log)
+        self._problem_log = OncePerReasonLogger(_log)
         self._failures = 0
         self.renewals = 0
         """Number of renewals."""
@@ -116,7 +116,8 @@ class LeaseKeeper:
                 try:
                     await self._hold_lease(on_status)
                 except EtcdError as exc:
-                    self._problem_log.log(str(exc), "%s; retrying", exc)
+                    # Once for each kind, since the members fail in turn.
+                    self._problem_log.log(type(exc).__name__, "%s; retrying", exc)
                     on_status(LeaseStatus(self.lease_id, str(exc)))
                 self._failures += 1
                 # Not in the way of another lease if this one was merely revoked.

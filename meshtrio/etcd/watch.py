@@ -16,7 +16,7 @@ from meshtrio.etcd.watch_decoder import WatchDecoder
 from meshtrio.messages import etcd as messages
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.concurrency import open_collapsing_nursery
-from meshtrio.util.log_once import ReasonChangeLogger
+from meshtrio.util.log_once import OncePerReasonLogger
 from meshtrio.util.shared_rng import RNG
 
 _log = logging.getLogger("meshtrio.etcd")
@@ -49,7 +49,7 @@ class PrefixWatch:
         self._key, self._range_end = encode_prefix(prefix)
         self._operation = f"watching {prefix!r}"
         self._on_change, self._on_status = on_change, on_status
-        self._problem_log = ReasonChangeLogger(_log)
+        self._problem_log = OncePerReasonLogger(_log)
         self._revision = 0
         """Revision of the view; 0 without one."""
         self._must_list = True
@@ -67,13 +67,12 @@ class PrefixWatch:
                 if self._must_list:
                     await self._list()
                 await self._follow(is_resumed)
-            except EtcdCompactedError as exc:
-                self._must_list = True
-                problem = str(exc)
             except EtcdError as exc:
+                self._must_list |= isinstance(exc, EtcdCompactedError)
+                # Once for each kind, since the members fail in turn.
+                self._problem_log.log(type(exc).__name__, "%s; retrying", exc)
                 problem = str(exc)
             self._failures += 1
-            self._problem_log.log(problem, "%s; retrying", problem)
             self._report(problem)
             await trio.sleep(BACKOFF.delay(self._failures, RNG))
 
@@ -129,7 +128,10 @@ class PrefixWatch:
                 _log.info("%s again, at %s", self._operation, self._member)
             self._problem_log.reset()
             self._report("")
-        elif self._failures and now - self._created_at > _STABLE_TIME:
+            return
+        if change is None and decoder.is_created:
+            self._report("")  # The answer to a progress request: nothing has changed until now.
+        if self._failures and now - self._created_at > _STABLE_TIME:
             self._failures = 0
 
     async def _send_requests(
