@@ -6,7 +6,6 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from functools import partial
 
 import trio
@@ -251,10 +250,8 @@ class Publisher:
 
 def _describe_owner(name: str, entry: NodeEntry | None) -> str:
     """Describe why a node's name is taken: by the mesh with this entry, None if it is malformed."""
-    owner = ""
+    gateway = ""
     if entry is not None:
-        since = datetime.fromtimestamp(entry.since, UTC)
-        gateway = f"with the gateway {entry.address}" if entry.address else "without a gateway"
-        owner = f", {gateway}, since {since:%Y-%m-%d %H:%M:%S} UTC"
-    text = f"another mesh has the name {name!r}{owner}"
+        gateway = f", with the gateway {entry.address}" if entry.address else ", without a gateway"
+    text = f"another mesh has the name {name!r}{gateway}"
     return f"{text}; set [mesh.discovery] node to another name, or end that mesh"

@@ -22,8 +22,6 @@ _NODES = ".nodes"
 _MAX_TEXT_LENGTH = 256
 _MAX_WEIGHT = 1_000_000
 _MAX_INSTANCE = 2**31
-_MAX_TIME = 2**36
-"""Seconds since the epoch, in the year 4147: a date that can be shown."""
 
 
 class EntryError(ValueError):
@@ -138,7 +136,7 @@ def parse_entry(prefix: str, key: str, value: bytes) -> EndpointEntry | NodeEntr
 
 def _parse_node(name: str, address: str, metadata: dict[str, Any]) -> NodeEntry:
     since = metadata.get("since", 0.0)
-    if isinstance(since, bool) or not isinstance(since, int | float) or not 0 <= since < _MAX_TIME:
+    if isinstance(since, bool) or not isinstance(since, int | float) or not 0 <= since < 2**53:
         raise EntryError(f"since is {since!r:.50}, not a time")
     zone, run_id, version = (_get(metadata, field, "") for field in ("zone", "id", "version"))
     return NodeEntry(name, address, zone, run_id, float(since), version)

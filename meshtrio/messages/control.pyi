@@ -1,4 +1,5 @@
 from meshtrio.messages import load as _load_pb2
+from meshtrio.messages import registry as _registry_pb2
 from meshtrio.messages import tap as _tap_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -403,6 +404,18 @@ class WatchedCall(_message.Message):
     missed: int
     silent: bool
     def __init__(self, plugin: _Optional[str] = ..., instance: _Optional[int] = ..., call: _Optional[_Union[_tap_pb2.EndedCall, _Mapping]] = ..., missed: _Optional[int] = ..., silent: bool = ...) -> None: ...
+
+class ListServiceStatesRequest(_message.Message):
+    __slots__ = ("services",)
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    services: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, services: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ListServiceStatesResponse(_message.Message):
+    __slots__ = ("states",)
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    states: _containers.RepeatedCompositeFieldContainer[_registry_pb2.ServiceState]
+    def __init__(self, states: _Optional[_Iterable[_Union[_registry_pb2.ServiceState, _Mapping]]] = ...) -> None: ...
 
 class ListNodesRequest(_message.Message):
     __slots__ = ()

@@ -17,6 +17,7 @@ import trio
 from meshtrio.config import ConfigSource, LogLevel
 from meshtrio.config.async_loading import load_in_thread
 from meshtrio.discovery.registry import Registry
+from meshtrio.discovery.registry_messages import state_to_message
 from meshtrio.errors import PluginFailedError
 from meshtrio.messages import control
 from meshtrio.rpc.context import ServerContext
@@ -200,6 +201,14 @@ class ControlServicer:
                 self._cached_pss = await read_pss_by_group(pids)
                 self._pss_expires_at = trio.current_time() + _USAGE_CACHE_TTL
         return self._cached_pss
+
+    async def ListServiceStates(self, request: Any) -> Any:
+        states = []
+        for name in request.services or self._registry.services():
+            if request.services or self._registry.has_service(name):
+                states.append(state_to_message(name, self._registry.resolve(name)))
+            await trio.lowlevel.checkpoint()  # There may be thousands.
+        return control.ListServiceStatesResponse(states=states)
 
     # -- nodes -------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
-"""Calls of a mesh to the control and registry of other nodes, for its own clients.
+"""Calls of a mesh to the control of other nodes, for its own clients.
 
-A gateway does not forward calls to control or registry of another mesh, since that would take them
-for the gateway's own. So the mesh makes them itself, with its certificate, for clients with access
-to its control, and only those methods that change nothing.
+No mesh serves calls to its control that a gateway has forwarded, since they would have the rights
+of the gateway. So this mesh makes them itself, with its certificate, for clients with access to its
+own control, and only those of methods that change nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import trio
 from meshtrio.client.channel import Channel, open_endpoint_channel
 from meshtrio.client.multicallable import make_multicallable, make_raw_method
 from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.messages import control, registry
+from meshtrio.messages import control
 from meshtrio.rpc.method import Method
 
 if TYPE_CHECKING:
@@ -25,19 +25,14 @@ if TYPE_CHECKING:
 
 _NODE_TIMEOUT = 5.0
 """Seconds that a node has to answer all calls of a query."""
-_MAX_CALLS = 1000
+_MAX_CALLS = 100
 """Number of calls to each node in one query."""
 _MAX_CONCURRENT_NODES = 100
-_MAX_CONCURRENT_CALLS = 50
-"""Number of calls to one node at a time, which is less than the streams that a gateway permits."""
 _MAX_NODE_REPLIES_SIZE = 8 * 1024 * 1024
 """Bytes of the replies of one node."""
 
-_READ_ONLY = (
-    *("meshtrio.v1.Control/ListInstances", "meshtrio.v1.Control/GetTree"),
-    *("meshtrio.v1.Control/GetStatistics", "meshtrio.v1.Registry/ListServices"),
-    "meshtrio.v1.Registry/Resolve",
-)
+_READ_ONLY = ("ListInstances", "GetTree", "GetStatistics", "ListServiceStates")
+_CONTROL = control.DESCRIPTOR.services_by_name["Control"]
 
 
 class _NodeError(Exception):
@@ -86,31 +81,17 @@ class _Call:
         self.request = request
 
 
-def _find_methods() -> dict[str, Any]:
-    services = (
-        control.DESCRIPTOR.services_by_name["Control"],
-        registry.DESCRIPTOR.services_by_name["Registry"],
-    )
-    methods = {
-        f"{service.full_name}/{method.name}": method
-        for service in services
-        for method in service.methods
-    }
-    return {name: methods[name] for name in _READ_ONLY}
-
-
 def _parse_calls(calls: Sequence[Any]) -> list[_Call]:
     if len(calls) > _MAX_CALLS:
         text = f"{len(calls):,} calls to each node, more than {_MAX_CALLS:,}"
         raise purerpc.InvalidArgumentError(text)
-    methods, parsed = _find_methods(), []
+    parsed = []
     for call in calls:
-        descriptor = methods.get(call.method)
-        if descriptor is None:
+        if call.method not in _READ_ONLY:
             permitted = f"choose from {', '.join(_READ_ONLY)}"
             text = f"{call.method!r:.200} cannot be called at other nodes; {permitted}"
             raise purerpc.InvalidArgumentError(text)
-        method = make_raw_method(descriptor)
+        method = make_raw_method(_CONTROL.methods_by_name[call.method])
         try:
             message = method.request_type.FromString(call.request)
         except Exception as exc:
@@ -138,8 +119,7 @@ async def _call_node(endpoint: Endpoint, calls: Sequence[_Call]) -> list[Any]:
 
     async def run(number: int) -> None:
         nonlocal size
-        async with limiter:
-            data = await _call_method(channel, calls[number], problems)
+        data = await _call_method(channel, calls[number], problems)
         if data is not None:
             size += len(data)
             if size > _MAX_NODE_REPLIES_SIZE:
@@ -151,10 +131,11 @@ async def _call_node(endpoint: Endpoint, calls: Sequence[_Call]) -> list[Any]:
 
     with trio.move_on_after(_NODE_TIMEOUT) as scope:
         async with (
-            open_endpoint_channel(endpoint, traced=False) as channel,
+            open_endpoint_channel(
+                endpoint, traced=False, max_receive_message_length=_MAX_NODE_REPLIES_SIZE
+            ) as channel,
             trio.open_nursery() as nursery,
         ):
-            limiter = trio.CapacityLimiter(_MAX_CONCURRENT_CALLS)
             for number in range(len(calls)):
                 nursery.start_soon(run, number)
     if problems:
