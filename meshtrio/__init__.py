@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from meshtrio.config import AccessRule as AccessRule
     from meshtrio.config import Containment as Containment
     from meshtrio.config import DiscoveryConfig as DiscoveryConfig
+    from meshtrio.config import DnsConfig as DnsConfig
     from meshtrio.config import GatewayConfig as GatewayConfig
     from meshtrio.config import GroupConfig as GroupConfig
     from meshtrio.config import Liveness as Liveness
@@ -88,7 +89,8 @@ if TYPE_CHECKING:
     from meshtrio.util.version import VERSION as __version__  # noqa: F401, N811
 
 _CONFIG_CLASSES = (
-    "Access AccessRule Containment DiscoveryConfig GatewayConfig GroupConfig Liveness LogConfig"
+    "Access AccessRule Containment DiscoveryConfig DnsConfig GatewayConfig GroupConfig Liveness"
+    " LogConfig"
     " MeshConfig MeshLimits OutputConfig PluginConfig RegistryAccessRule Rlimits"
     " StaticServiceConfig TelemetryConfig"
 )

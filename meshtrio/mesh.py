@@ -32,6 +32,7 @@ from meshtrio.client.remote_mesh import register
 from meshtrio.cluster.connecting import connect
 from meshtrio.config import MeshConfig
 from meshtrio.config.async_loading import load_in_thread
+from meshtrio.discovery.dns.discovery import DnsDiscovery, check_dns_installed
 from meshtrio.discovery.endpoint import ExitInfo
 from meshtrio.discovery.registry import Registry, watch_service
 from meshtrio.discovery.static import make_external_endpoint
@@ -51,11 +52,7 @@ from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import MeshStatistics
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.logs.event_logger import log_event
-from meshtrio.util.concurrency import (
-    background_service,
-    open_collapsing_nursery,
-    require_trio,
-)
+from meshtrio.util.concurrency import background_service, open_collapsing_nursery, require_trio
 from meshtrio.util.errors import UsageError
 from meshtrio.util.log_level import LogLevel
 from meshtrio.util.no_public_constructor import NoPublicConstructor, create
@@ -113,6 +110,7 @@ class Mesh(metaclass=NoPublicConstructor):
             partial(watch_service, self._registry, service),
             resolver_key=(id(self._registry), service),
             initial_state=self._registry.resolve(service),
+            report_connect_failure=partial(self._registry.report_connect_failure, service),
             **options,
         ) as channel:
             yield channel
@@ -315,18 +313,23 @@ async def main(
     if not isinstance(config, MeshConfig):
         config = await load_in_thread(config)
     directory.validate(config)
+    check_dns_installed(config)
     folder = directory.resolve_runtime_dir(config)
     with claim_runtime_dir(folder) as claim:
         await kill_earlier_runs(claim)
         registry, event_log = Registry(), EventLog()
         supervisor = Supervisor(config, registry, folder, [log_event, event_log.on_event])
+        dns = DnsDiscovery(registry)
+        dns.apply_config(config)
+        supervisor.config_watchers.append(dns.apply_config)
         operations = Operations(supervisor)
         log_levels = LogLevelController(supervisor, registry, operations)
         supervisor.subscribe(log_levels.on_event)
         node = _make_node(config, registry)
         try:
             async with (
-                mesh_telemetry(supervisor, registry, node) as metrics,
+                mesh_telemetry(supervisor, registry, dns, node) as metrics,
+                background_service(dns.run),
                 MeshServer(
                     supervisor, registry, operations, event_log, log_levels, metrics, node
                 ).running(claim),

@@ -35,7 +35,7 @@ from meshtrio.rpc.context import current_call
 from meshtrio.rpc.message_limits import parse_message_length, with_message_lengths
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_call import ServerInterceptor
-from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.rpc.timeouts import Timeouts, with_configured_ages
 from meshtrio.services.health import HealthServicer
 from meshtrio.services.standard import add_standard_services
 from meshtrio.telemetry import logs
@@ -82,7 +82,8 @@ def run(
         servicers: purerpc servicers.
         limits: Limits on what peers may send and open.
         timeouts: Timeouts of connections. Defaults to those of `Timeouts`: no keepalive, and no
-            limit on the age of a connection.
+            limit on the age of a connection. `max_connection_age` and `max_connection_age_grace`
+            of the plugin's [[plugin]] table override it.
         interceptors: Entered around each handler, the first one outermost; see `serve`.
         max_receive_message_length: Bytes of the longest message to receive, after decompression;
             -1 for no limit. Defaults to that of `limits`, 4 MiB. The plugin's [[plugin]] table
@@ -190,7 +191,7 @@ async def _serve(
                 *servicers,
                 health,
                 limits=with_message_lengths(limits, receive, send),
-                timeouts=timeouts,
+                timeouts=with_configured_ages(timeouts),
                 interceptors=interceptors,
                 max_busy_poll=max_busy_poll,
             )

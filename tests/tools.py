@@ -29,6 +29,7 @@ GO_TOOLS = {
 DEBIAN_PACKAGES = {
     "curl": "curl",
     "etcd": "etcd-server",
+    "dnsmasq": "dnsmasq-base",
     "go": "golang",
     "ip": "iproute2",
     "node": "nodejs",
@@ -40,6 +41,7 @@ DEBIAN_PACKAGES = {
 """Programs, and the packages that bring them."""
 GO_PROGRAMS = {
     "grpc-go-chain": ROOT / "tests" / "interop" / "go_chain",
+    "grpc-go-etcd": ROOT / "tests" / "interop" / "go_etcd",
     "grpc-go-flaky": ROOT / "tests" / "interop" / "go_flaky",
     "grpc-go-metrics": ROOT / "tests" / "interop" / "go_metrics",
     "grpc-go-logging": ROOT / "tests" / "interop" / "go_logging",
@@ -53,6 +55,7 @@ JAVA_PROGRAMS = {"grpc-java-peer": ROOT / "tests" / "interop" / "java"}
 """Folders with a `PeerProcess.java` and a `pom.xml`, whose jars Maven copies."""
 GO_MESSAGES = {
     "grpc-go-chain": {"echo/v1/echo.proto": "meshtrio/gochain/gen/echopb"},
+    "grpc-go-etcd": {"echo/v1/echo.proto": "meshtrio/goetcd/gen/echopb"},
     "go-service": {
         "echo/v1/echo.proto": "meshtrio/goservice/gen/echopb",
         "meshtrio/v1/registry.proto": "meshtrio/goservice/gen/meshpb",

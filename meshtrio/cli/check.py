@@ -9,6 +9,7 @@ import click
 
 from meshtrio.cli.formatting import format_count
 from meshtrio.config import MeshConfig, load
+from meshtrio.discovery.dns.discovery import check_dns_installed
 from meshtrio.runtime_dir import directory
 from meshtrio.telemetry.optional_dependencies import check_extras
 from meshtrio.util.errors import ConfigError
@@ -29,7 +30,11 @@ def load_and_check(config_file: Path, folder: Path | None) -> MeshConfig:
     """
     config = load(config_file, runtime_dir=folder)
     problems: list[str] = []
-    for check in (directory.validate, lambda config: check_extras(config.telemetry)):
+    for check in (
+        directory.validate,
+        check_dns_installed,
+        lambda config: check_extras(config.telemetry),
+    ):
         try:
             check(config)
         except ConfigError as exc:

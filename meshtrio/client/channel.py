@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypedDict, TypeVar, Unpack
 
+import attrs
+
 from meshtrio.client.call_destination import EXIT_INFO_TIMEOUT, CallDestination
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.client.multicallable import make_multicallable
@@ -24,6 +26,7 @@ from meshtrio.rpc.purerpc_compat import StubChannel
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import Transport
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
+from meshtrio.util.dns_target import is_dns_target
 from meshtrio.util.errors import UsageError
 from meshtrio.util.no_public_constructor import NoPublicConstructor, create
 from meshtrio.util.tls_config import ClientTlsConfig
@@ -130,6 +133,7 @@ async def open_channel(
     resolver_key: Hashable = None,
     initial_state: ServiceState | None = None,
     resolve_once: Callable[[], Awaitable[ServiceState]] | None = None,
+    report_connect_failure: Callable[[str], None] | None = None,
     exit_info_timeout: float = EXIT_INFO_TIMEOUT,
     traced: bool = True,
     sends_before_settings: bool = False,
@@ -147,6 +151,8 @@ async def open_channel(
         resolve_once: If given, the block is entered once a state is known: the first that the
             resolver reports if this channel has started it, else what this returns. It is also
             called if the resolver's first attempt fails, and may raise the reason.
+        report_connect_failure: Called with the id of an endpoint that the mesh does not run and
+            that cannot be connected to, once for each of equal reasons in a row.
         exit_info_timeout: Seconds that a failed call waits for exit info; 0 if there is none.
         traced: Whether calls are reported to telemetry; False for the mesh's own calls.
         sends_before_settings: See `ConnectionOptions`.
@@ -171,6 +177,7 @@ async def open_channel(
             sends_before_settings=sends_before_settings,
             **options,
         )
+        channel.picker.report_connect_failure = report_connect_failure
         if initial_state is not None:
             channel.update_state(initial_state)
         key = resolver if resolver_key is None else resolver_key
@@ -195,7 +202,8 @@ def connect_to(
     """Open a channel to one fixed address, with or without a mesh.
 
     Args:
-        address: `unix:/path`, `tcp:host:port`, or an endpoint, whose server is then verified.
+        address: `unix:/path`, `tcp:host:port`, or an endpoint, whose server is then verified; or a
+            name whose addresses are followed in DNS, `dns:///host:port` or `dns+srv:///name`.
         options: See `ChannelOptions`.
 
     Yields:
@@ -203,10 +211,32 @@ def connect_to(
 
     Raises:
         ConfigError: The service config is malformed.
-        UsageError: A length is invalid, or this is not called from trio.
+        UsageError: A length or the name is invalid, dnspython is not installed for a name in DNS,
+            or this is not called from trio.
     """
+    if isinstance(address, str) and is_dns_target(address):
+        return _connect_to_name(address, **options)
     endpoint = address if isinstance(address, Endpoint) else Endpoint(id=address, address=address)
     return open_endpoint_channel(endpoint, traced=True, **options)
+
+
+def _connect_to_name(
+    name: str, **options: Unpack[ChannelOptions]
+) -> AbstractAsyncContextManager[Channel]:
+    # Not at the top: few programs look up names.
+    from meshtrio.discovery.dns.name_resolver import NameResolver
+
+    resolver, tls = NameResolver.make(name), options.get("tls")
+    if tls is not None and tls.server_name is None:
+        options["tls"] = attrs.evolve(tls, server_name=resolver.target.server_name)
+    return open_channel(
+        name,
+        resolver.run,
+        resolver_key=resolver,
+        report_connect_failure=resolver.on_connect_failure,
+        exit_info_timeout=0,
+        **options,
+    )
 
 
 def open_endpoint_channel(

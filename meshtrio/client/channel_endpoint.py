@@ -144,10 +144,13 @@ class ChannelEndpoint:
         self.subchannel = pool.acquire_subchannel(endpoint, options, self._on_subchannel_change)
         self._update_pick_result()
 
-    def update(self, endpoint: Endpoint) -> None:
-        """Take over what may change of an endpoint with the same id: how it is picked."""
-        self.endpoint = endpoint
-        self.priority, self.weight = endpoint.priority, endpoint.weight
+    def update(self, endpoint: Endpoint) -> bool:
+        """Follow another weight or priority of the endpoint; return whether either has changed."""
+        has_changed = (endpoint.priority, endpoint.weight) != (self.priority, self.weight)
+        if has_changed:
+            self.endpoint = endpoint
+            self.priority, self.weight = endpoint.priority, endpoint.weight
+        return has_changed
 
     def set_call_tracker(self, call_tracker: CallTracker | None) -> None:
         """Have attempts that are picked from now on followed by `call_tracker`."""

@@ -27,7 +27,7 @@ from meshtrio.client.load_balancing.circuit_breaker import CircuitBreaker
 from meshtrio.client.load_balancing.policies import Balancer, PriorityPolicy
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool
-from meshtrio.discovery.endpoint import ServiceState
+from meshtrio.discovery.endpoint import Endpoint, ServiceState
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.rpc.channelz_registry import TraceNode
@@ -65,6 +65,9 @@ class LoadBalancer:
         self.state_changed = trio.lowlevel.ParkingLot()
         """Unparked when an endpoint is added, removed, connected or disconnected, or an attempt to
         connect has failed, which calls look at that do not wait for ready endpoints."""
+        self.report_connect_failure: Callable[[str], None] | None = None
+        """Called with the id of an endpoint that the mesh does not run and that could not be
+        connected to, for its resolver."""
         self._nursery = nursery
         self._rng = RNG
         self._outlier_detector: OutlierDetector | None = None
@@ -259,10 +262,9 @@ class LoadBalancer:
         self._is_managed = bool(state.endpoints) or not state.unmanaged
         listed = {endpoint.id: endpoint for endpoint in state.endpoints}
         exit_infos = {exit_info.endpoint_id: exit_info for exit_info in state.exit_infos}
-        args = self._pool, self._connection_options, self._refresh, self.state_changed.unpark_all
         # Before others are removed, which may have used the same connection.
         added = {
-            endpoint_id: ChannelEndpoint(endpoint, *args)
+            endpoint_id: self._add_endpoint(endpoint)
             for endpoint_id, endpoint in listed.items()
             if endpoint_id not in self._endpoints
         }
@@ -276,7 +278,8 @@ class LoadBalancer:
             if endpoint_id in exit_infos:
                 removed.set_exit_info(exit_infos[endpoint_id])
         for endpoint_id, known in self._endpoints.items():
-            known.update(listed[endpoint_id])
+            if known.update(listed[endpoint_id]):
+                self._trace_endpoint(known, "has another weight or priority")
         self._endpoints |= added
         if self._outlier_detector is not None:
             self._outlier_detector.update_endpoints(self._endpoints)
@@ -287,6 +290,16 @@ class LoadBalancer:
             self._last_exit_reason = state.exit_infos[-1].reason
         self._priority_policy.update_endpoints(self._endpoints.values())
         self._refresh()
+
+    def _add_endpoint(self, endpoint: Endpoint) -> ChannelEndpoint:
+        on_connect_failure = partial(self._on_connect_failure, endpoint)
+        args = self._pool, self._connection_options, self._refresh, on_connect_failure
+        return ChannelEndpoint(endpoint, *args)
+
+    def _on_connect_failure(self, endpoint: Endpoint) -> None:
+        self.state_changed.unpark_all()
+        if self.report_connect_failure is not None and endpoint.is_registered:
+            self.report_connect_failure(endpoint.id)
 
     def _trace_endpoint(self, endpoint: ChannelEndpoint, event: str) -> None:
         text = f"{endpoint.endpoint.address} {event}"

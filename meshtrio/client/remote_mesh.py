@@ -24,6 +24,7 @@ from meshtrio.client.channel import (
     open_channel,
     open_endpoint_channel,
 )
+from meshtrio.client.connect_failures import ConnectFailureReporter
 from meshtrio.client.mesh_connection import (
     check_mesh_answers,
     connect_to_mesh,
@@ -91,13 +92,16 @@ async def connect(
     """
     require_trio("mesh.connect")
     where = mesh_socket_endpoint(mesh_socket)
+    reporter = ConnectFailureReporter(partial(_report_connect_failure, where, service))
     async with open_channel(
         service,
         partial(_watch_service, where, service),
         resolver_key=(where, service),
         resolve_once=partial(_resolve_service, where, service, trio.current_time()),
+        report_connect_failure=reporter.report,
         **options,
     ) as channel:
+        reporter.start(channel.nursery)
         yield channel
 
 
@@ -139,6 +143,14 @@ async def _resolve_service(mesh_endpoint: Endpoint, service: str, since: float) 
     await check_mesh_answers(mesh_endpoint, since=since)
     async with connect_to(mesh_endpoint, max_receive_message_length=UNLIMITED) as mesh:
         return await resolve_remote_service(mesh, service)
+
+
+async def _report_connect_failure(mesh_endpoint: Endpoint, service: str, endpoint_id: str) -> None:
+    """Report to the mesh that an endpoint cannot be connected to, if the mesh answers."""
+    request = messages.ResolveRequest(service=service, unreachable_endpoint_id=endpoint_id)
+    with suppress(purerpc.RpcFailedError):
+        async with _connect_for_reading(mesh_endpoint) as mesh:
+            await make_multicallable(mesh, _RESOLVE)(request, wait_for_ready=False)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ fields, or several plugins, is checked by `validate` methods, which return error
 raising; `MeshConfig` calls all of them and raises one ConfigError.
 
     mesh              MeshConfig, the root: plugins, groups, services, [mesh]; TCP ports
-    plugin, containment, access, discovery, telemetry
+    plugin, static_service, containment, access, discovery, telemetry
                       its parts
     topology          groups, and the graph of membership and dependencies with its errors
     python_command    the parts of a command that runs Python, for `start = "fork"`
@@ -39,13 +39,14 @@ from meshtrio.config.mesh import LogConfig as LogConfig
 from meshtrio.config.mesh import LogFormat as LogFormat
 from meshtrio.config.mesh import MeshConfig as MeshConfig
 from meshtrio.config.mesh import MeshLimits as MeshLimits
-from meshtrio.config.mesh import StaticServiceConfig as StaticServiceConfig
 from meshtrio.config.plugin import EscalationScope as EscalationScope
 from meshtrio.config.plugin import Liveness as Liveness
 from meshtrio.config.plugin import OutputConfig as OutputConfig
 from meshtrio.config.plugin import PluginConfig as PluginConfig
 from meshtrio.config.plugin import RestartPolicy as RestartPolicy
 from meshtrio.config.plugin import StartMethod as StartMethod
+from meshtrio.config.static_service import DnsConfig as DnsConfig
+from meshtrio.config.static_service import StaticServiceConfig as StaticServiceConfig
 from meshtrio.config.telemetry import TelemetryConfig as TelemetryConfig
 from meshtrio.config.toml_reader import load as load
 from meshtrio.config.topology import GroupConfig as GroupConfig

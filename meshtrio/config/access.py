@@ -11,6 +11,7 @@ from meshtrio.config.validators import (
     at_least,
     check_max_busy_poll,
     check_service_name,
+    is_positive,
     parsed_by,
     require,
     to_strings,
@@ -132,6 +133,13 @@ class GatewayConfig:
     tenth."""
     reset_rate: float = attrs.field(default=200.0, validator=at_least(0))
     """Sustained rate, per second, at which `reset_burst` refills."""
+    max_connection_age: float | None = attrs.field(default=None, validator=is_positive)
+    """Seconds after which a connection to the TCP port is drained, so that clients connect again,
+    and find other meshes behind a name; it varies by up to a tenth either way. Calls in progress
+    may finish, and none is lost. By default there is no maximum."""
+    max_connection_age_grace: float | None = attrs.field(default=None, validator=at_least(0))
+    """Seconds from `max_connection_age` on after which calls still in progress end with
+    UNAVAILABLE. By default there is no limit."""
     drain_timeout: float = attrs.field(default=5.0, validator=at_least(0))
     """Seconds for calls through the gateway to end when the mesh has stopped its plugins, which are
     calls to services that the mesh does not run. Calls that have not started by then are refused,
@@ -153,6 +161,10 @@ class GatewayConfig:
         encrypted = self.listen is not None and self.security is GatewaySecurity.MUTUAL_TLS
         if self.listen is None and (self.tls or self.security is GatewaySecurity.PLAINTEXT):
             return ["gateway: tls and security require a TCP port: set listen, too"]
+        if self.listen is None and self.max_connection_age is not None:
+            return ["gateway: max_connection_age: is for the TCP port only; set listen, too"]
+        if self.max_connection_age is None and self.max_connection_age_grace is not None:
+            return ["gateway: max_connection_age_grace: requires max_connection_age"]
         if encrypted and (self.tls is None or self.tls.client_ca is None):
             need = "mutual TLS requires certificate, key and client_ca"
             other = 'security = "plaintext" admits any host that reaches the port'

@@ -1,22 +1,20 @@
-"""The config of a whole mesh, its limits, its log and its static services; its TCP ports."""
+"""The config of a whole mesh, its limits and its log; its TCP ports."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from enum import Enum
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import attrs
-from attrs.validators import deep_iterable
 
 from meshtrio.config.access import Access, GatewayConfig
 from meshtrio.config.discovery import DiscoveryConfig
 from meshtrio.config.plugin import PluginConfig
+from meshtrio.config.static_service import DnsConfig, StaticServiceConfig
 from meshtrio.config.telemetry import (
     METRICS_FROM_MESH,
     METRICS_OFF,
@@ -24,12 +22,10 @@ from meshtrio.config.telemetry import (
     parse_host_port,
 )
 from meshtrio.config.topology import GroupConfig, Topology
-from meshtrio.config.validators import at_least, check_service_name, parsed_by, to_strings
-from meshtrio.grpc.service_config import parse_service_config
+from meshtrio.config.validators import at_least
 from meshtrio.util.address import Address
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.log_level import LogLevel
-from meshtrio.util.tls_config import ClientTlsConfig
 
 _MIN_STARTING = 16
 _MAX_PORT = 65535
@@ -99,44 +95,6 @@ class LogConfig:
     `log_level` follows that instead."""
 
 
-def _check_config(value: Mapping[str, Any]) -> None:
-    try:
-        parse_service_config(value)
-    except ConfigError as exc:
-        raise ValueError("; ".join(exc.problems)) from None
-
-
-@attrs.frozen
-class StaticServiceConfig:
-    """A service: endpoints that the mesh does not run, and how it is called.
-
-    Several tables may have the same name, for example for endpoints with different certificates.
-    """
-
-    name: str = attrs.field(validator=parsed_by(check_service_name))
-    """Name that clients connect to; `plugin.<name>` adds endpoints to a plugin's instances."""
-    endpoints: tuple[str, ...] = attrs.field(
-        default=(), converter=to_strings, validator=deep_iterable(parsed_by(Address.parse))
-    )
-    """Addresses, each `tcp://host:port` or `unix:/path`."""
-    weight: int = attrs.field(default=1, validator=at_least(1))
-    """Weight of each of these endpoints in load balancing; a plugin's instances have 1."""
-    local: bool | None = None
-    """Whether these endpoints have the same priority as the mesh's own instances; others are called
-    only if none of those is ready. By default true for Unix sockets."""
-    tls: ClientTlsConfig | None = None
-    """TLS settings of connections to these endpoints; plaintext by default."""
-    services: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
-    """Full names of the gRPC services that these endpoints serve; see `services` of plugins."""
-    config: Mapping[str, Any] = attrs.field(factory=dict, validator=parsed_by(_check_config))
-    """gRPC service config in its JSON form: retries, load balancing and so on."""
-
-    @property
-    def config_json(self) -> str:
-        """The service config as JSON text; "" if there is none."""
-        return json.dumps(self.config, sort_keys=True) if self.config else ""
-
-
 @attrs.frozen
 class ConfigSource:
     """The file that a config was read from, and the runtime dir that overrides its own."""
@@ -192,6 +150,9 @@ class MeshConfig:
 
     telemetry: TelemetryConfig = attrs.field(factory=TelemetryConfig)
     """Metrics, traces and binary logs."""
+
+    dns: DnsConfig = attrs.field(factory=DnsConfig)
+    """How endpoints of services are looked up in DNS."""
 
     limits: MeshLimits = attrs.field(factory=MeshLimits)
     """Limits on the use of the mesh's own services by one user."""

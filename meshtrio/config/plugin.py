@@ -253,6 +253,16 @@ class PluginConfig:
     """Maximum seconds for which its connections poll their sockets before the process sleeps, from
     0 for never to 0.01. Overrides the program's own setting; by default that, else 0.0005. For
     plugins made with meshtrio, which read MESHTRIO_BUSY_POLL."""
+    max_connection_age: float | None = attrs.field(default=None, validator=is_positive)
+    """Seconds after which it drains a connection, so that clients that do not watch its service
+    connect again, and find new instances behind `listen`; it varies by up to a tenth either way.
+    Calls in progress may finish, and none is lost. `inf` is no maximum. Overrides the program's own
+    setting; by default that, else no maximum. For plugins made with meshtrio, which read
+    PLUGIN_MAX_CONNECTION_AGE."""
+    max_connection_age_grace: float | None = attrs.field(default=None, validator=at_least(0))
+    """Seconds from its maximum age on after which calls still in progress on a connection end with
+    UNAVAILABLE; `inf` is no limit. Overrides the program's own setting; by default that, else no
+    limit. For plugins made with meshtrio, which read PLUGIN_MAX_CONNECTION_AGE_GRACE."""
     metrics: str = attrs.field(default=METRICS_FROM_MESH, validator=parsed_by(check_metrics))
     """Where the metrics of its calls are exposed: `mesh`, with the mesh's own; `host:port`, by the
     plugin itself: instance n has the port plus n, its replacement that plus `instances`, and the
@@ -317,6 +327,7 @@ class PluginConfig:
             *(self.start, self.preload),
             *(self.listen, self.serve_tls, self.tls, self.metrics),
             *(self.max_receive_message_length, self.max_send_message_length, self.max_busy_poll),
+            *(self.max_connection_age, self.max_connection_age_grace),
             attrs.evolve(self.containment, memory=None),
         )
 

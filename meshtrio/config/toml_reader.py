@@ -12,8 +12,9 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import attrs
 
-from meshtrio.config.mesh import ConfigSource, MeshConfig, StaticServiceConfig, find_duplicates
+from meshtrio.config.mesh import ConfigSource, MeshConfig, find_duplicates
 from meshtrio.config.plugin import PluginConfig
+from meshtrio.config.static_service import StaticServiceConfig
 from meshtrio.config.topology import GroupConfig
 from meshtrio.util.descriptors import read_regular_file
 from meshtrio.util.errors import ConfigError

@@ -52,6 +52,9 @@ class NodeServices:
         self._stored_nodes: dict[str, StoredEntry] = {}
         self._prefix, self._own_node, self._zone, self._tls = prefix, own_node, zone, peer_tls
         self._endpoints: dict[str, _KnownEndpoint] = {}
+        self._made: dict[str, Endpoint] = {}
+        """The endpoints that have an address of their own, by key. They are made once: a service
+        may have many, of which one changes."""
         self._keys_by_service: defaultdict[str, dict[str, None]] = defaultdict(dict)
         """In the order in which they were found."""
         self._endpoint_counts = Counter[str]()
@@ -112,8 +115,11 @@ class NodeServices:
                 gateway = found.entry.node, found.entry.address
                 gateways.setdefault(gateway, []).append(found)
             else:
-                endpoint_id = f"{key} of revision {found.stored.create_revision}"
-                made.append(self._make(endpoint_id, [found]))
+                endpoint = self._made.get(key)
+                if endpoint is None:
+                    endpoint_id = f"{key} of revision {found.stored.create_revision}"
+                    endpoint = self._made[key] = self._make(endpoint_id, [found])
+                made.append(endpoint)
         for (node, address), members in gateways.items():
             # Of a node that has left and joined again it is another endpoint.
             stored = self._stored_nodes.get(node)
@@ -165,6 +171,7 @@ class NodeServices:
         if self.own.pop(key, None) is not None:
             self._changed_own_keys.add(key)
         found = self._endpoints.pop(key, None)
+        self._made.pop(key, None)
         if found is not None:
             service, node = found.entry.service, found.entry.node
             changed.add(service)

@@ -106,6 +106,8 @@ class Registry:
         """Waits until other nodes know which endpoints are gone, for a short time at most."""
         self._followers: list[ChangedServices] = []
         self._managers: dict[str, set[Manager]] = {}
+        self.connect_failure_watchers: list[Callable[[str, str], None]] = []
+        """Called with a service and the id of an endpoint that a client could not connect to."""
         self._removed: set[str] = set()
         """Services that were removed but keep their value for watchers."""
 
@@ -173,6 +175,17 @@ class Registry:
         earlier = tuple(info for info in state.exit_infos if info.endpoint_id not in kept)
         infos = (*earlier, *ends)[-_MAX_EXIT_INFOS:]
         self._update(service, endpoints=own + found, exit_infos=infos)
+
+    def update_endpoint(self, service: str, endpoint: Endpoint) -> None:
+        """Replace the endpoint with the same id, whose weight or priority has changed."""
+        endpoints = self._services[service].value.endpoints
+        replaced = (endpoint if known.id == endpoint.id else known for known in endpoints)
+        self._update(service, endpoints=tuple(replaced))
+
+    def report_connect_failure(self, service: str, endpoint_id: str) -> None:
+        """Report that a client could not connect to an endpoint, which may be gone for good."""
+        for on_connect_failure in self.connect_failure_watchers:
+            on_connect_failure(service, endpoint_id)
 
     def _update(self, service: str, **changes: Any) -> None:
         """Replace a service's state; wake its watchers if it differs."""

@@ -37,7 +37,7 @@ def _list_endpoints(tables: Iterable[StaticServiceConfig]) -> list[tuple[str, En
     return [
         (table.name, make_external_endpoint(address, table.weight, table.tls, local=table.local))
         for table in tables
-        for address in table.endpoints
+        for address in table.addresses
     ]
 
 

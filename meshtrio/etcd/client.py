@@ -110,7 +110,7 @@ class EtcdClient:
             return None
         (stored,) = reply.responses[0].range.keys
         # A member that did not answer in time may have created it.
-        is_ours = bool(failures) and (stored.value, stored.lease) == (value, lease)
+        is_ours = bool(failures and lease) and (stored.value, stored.lease) == (value, lease)
         return None if is_ours else decode_key_value(stored)
 
     async def get_prefix(self, prefix: str) -> tuple[list[KeyValue], int]:

@@ -12,10 +12,10 @@ import trio
 
 from meshtrio.etcd.authentication import TokenSource
 from meshtrio.etcd.errors import (
+    EtcdAuthError,
     EtcdTokenError,
     EtcdUnavailableError,
     combine_failures,
-    error_from_status,
 )
 from meshtrio.etcd.members import CALL_TIMEOUT, Member, Members, MemberStream
 from meshtrio.grpc.metadata import Metadata
@@ -108,16 +108,18 @@ class Cluster:
             EtcdError: It could not be opened.
         """
         member = self.members.preferred
+        token: Metadata = ()
         try:
             token = await self._get_token(member, operation)
             await member.wait_connected(operation)
             try:
                 call = await member.start_stream(method, _REQUIRE_LEADER + token)
             except purerpc.RpcFailedError as exc:
-                raise error_from_status(exc, operation, member.url) from None
+                raise member.make_error(exc, operation) from None
             async with call:
                 yield MemberStream(member, operation, call)
-        except EtcdTokenError:
+        except EtcdAuthError:
+            # etcd may say that a watch is not permitted if it does not know the token.
             self._tokens.expire(token)
             raise
         except EtcdUnavailableError:

@@ -78,7 +78,7 @@ class EtcdCompactedError(EtcdError):
 class EtcdTooLargeError(EtcdError):
     """A response is larger than this client accepts, or a request than etcd does."""
 
-    default_hint = ""
+    default_hint = "store a smaller value"
 
 
 _BY_TEXT: Sequence[tuple[str, type[EtcdError]]] = (
@@ -125,12 +125,18 @@ def find_error_class(text: str) -> type[EtcdError] | None:
     return next((kind for part, kind in _BY_TEXT if part in text), None)
 
 
-def error_from_status(error: purerpc.RpcFailedError, operation: str, member: str = "") -> EtcdError:
-    """Return the error for a call that ended with a status other than OK."""
+def error_from_status(
+    error: purerpc.RpcFailedError, operation: str, member: str, channel: str
+) -> EtcdError:
+    """Return the error for a call that ended with a status other than OK.
+
+    `channel` is the channel's name for the member, which is left out of the reason.
+    """
     text = str(error.status.status_message or "") or error.status.status_code.name
-    # The channel's name for the member, which the error names as the user did.
-    text = text.rpartition(" is unavailable: ")[2]
     kind = find_error_class(text) or _BY_CODE.get(error.status.status_code, EtcdError)
+    text = text.partition("; raise it with")[0]  # This client's limit is fixed.
+    for prefix in (f"{channel} is unavailable: ", f"{channel}: "):
+        text = text.removeprefix(prefix)
     return kind(operation, text, member=member)
 
 

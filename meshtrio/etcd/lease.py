@@ -22,7 +22,7 @@ _log = logging.getLogger("meshtrio.etcd")
 
 _REVOKE_TIMEOUT = 2.0
 """Seconds for which the end of `run` waits to revoke the lease, which else expires by itself."""
-_BACKOFF = Backoff(initial=0.1, maximum=3.0, multiplier=2.0, jitter=0.5)
+_BACKOFF = Backoff(initial=0.1, maximum=2.0, multiplier=2.0, jitter=0.5)
 """Delays between attempts: short, since a lease that is not renewed has only its TTL."""
 
 
@@ -60,12 +60,16 @@ class LeaseKeeper:
         self._client = client
         self._ttl = ttl
         self._clock = clock
+        # After a third of the TTL, two members can be silent before the lease expires. A cluster
+        # that is merely busy may take a second.
+        self._renewal_timeout = min(max(ttl / 6, 1.0), CALL_TIMEOUT)
         self._state = LeaseState()
         self._granted = trio.Event()
         """Set, and replaced, with each lease."""
         self._lost = trio.Event()
         """Set, and replaced, when the lease was lost."""
         self._problem_log = OncePerReasonLogger(_log)
+        """Logs each kind of problem once until a renewal succeeds: members fail in turn."""
         self._failures = 0
         self.renewals = 0
         """Number of renewals."""
@@ -116,7 +120,6 @@ class LeaseKeeper:
                 try:
                     await self._hold_lease(on_status)
                 except EtcdError as exc:
-                    # Once for each kind, since the members fail in turn.
                     self._problem_log.log(type(exc).__name__, "%s; retrying", exc)
                     on_status(LeaseStatus(self.lease_id, str(exc)))
                 self._failures += 1
@@ -133,13 +136,12 @@ class LeaseKeeper:
             on_status(LeaseStatus(self.lease_id))
         operation = f"renewing lease {self._state.granted_id or 0:x}"
         async with self._client.cluster.open_stream(operation, "LeaseKeepAlive") as stream:
-            is_first = True
             while True:
                 await self._renew(stream, operation)
-                if is_first and self._failures:
+                if self._failures:
+                    self._failures = 0
+                    self._problem_log.reset()
                     on_status(LeaseStatus(self.lease_id))
-                is_first, self._failures = False, 0
-                self._problem_log.reset()
                 with trio.move_on_after(self._ttl / 3):
                     await self._lost.wait()
 
@@ -162,8 +164,7 @@ class LeaseKeeper:
         lease = self._state.granted_id
         if lease is not None:
             await stream.send(messages.LeaseKeepAliveRequest(id=lease))
-            # Another member is tried twice before the lease expires.
-            reply = await stream.receive(min(CALL_TIMEOUT, self._ttl / 6))
+            reply = await stream.receive(self._renewal_timeout)
             is_same = self._state.granted_id == lease
             if is_same and self._state.renew(reply.ttl, sent_at, self._clock()):
                 self.renewals += 1

@@ -7,10 +7,10 @@ from meshtrio.etcd.errors import EtcdCompactedError, EtcdTooLargeError
 from meshtrio.etcd.values import KeyValue, decode_key_values, encode_prefix
 from meshtrio.messages import etcd as messages
 
-_FIRST_PAGE_KEYS, _MAX_PAGE_KEYS = 200, 1000
+_FIRST_PAGE_KEYS, _MAX_PAGE_KEYS = 200, 2000
 _PAGE_LENGTH = 512 * 1024
-"""Bytes that a page should have: 1000 keys, or half a MiB, are decoded in 3 ms, meanwhile the event
-loop waits."""
+"""Bytes that a page should have. Half a MiB, or 2000 keys, are decoded in 6 ms, meanwhile the event
+loop waits; for each page etcd counts the keys that are left, 50 ms for 100,000."""
 _MAX_ATTEMPTS = 3
 """How often a list is begun again because its revision was compacted; etcd keeps those of the last
 minutes, and a list takes seconds."""

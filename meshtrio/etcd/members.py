@@ -11,7 +11,7 @@ import trio
 from meshtrio.client.channel import Channel
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.client.streaming import StreamingCall
-from meshtrio.etcd.errors import EtcdUnavailableError, error_from_status
+from meshtrio.etcd.errors import EtcdError, EtcdUnavailableError, error_from_status
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.messages import etcd as messages
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
@@ -55,7 +55,11 @@ class Member:
         try:
             return await call(request, metadata=metadata, wait_for_ready=False)
         except purerpc.RpcFailedError as exc:
-            raise error_from_status(exc, operation, self.url) from None
+            raise self.make_error(exc, operation) from None
+
+    def make_error(self, error: purerpc.RpcFailedError, operation: str) -> EtcdError:
+        """Return the error for a call that ended with a status other than OK."""
+        return error_from_status(error, operation, self.url, self._channel.name)
 
     def start_stream(self, method: str, metadata: Metadata) -> StreamingCall:
         """Start a bidirectional call, for `async with`."""
@@ -81,11 +85,12 @@ class Member:
     def make_timeout_error(self, operation: str, timeout: float) -> EtcdUnavailableError:
         """Return the error for a call that was not answered within `timeout` seconds.
 
-        If nothing else has been received either its connection is closed, and opened again.
+        A connection on which nothing at all was received for `CALL_TIMEOUT` is closed, and opened
+        again. Otherwise it is the call that is slow, as during an election.
         """
         for endpoint in self._channel.picker.endpoints:
             if (connection := endpoint.subchannel.connection) is not None:
-                connection.close_if_silent(trio.current_time() - timeout)
+                connection.close_if_silent(trio.current_time() - CALL_TIMEOUT)
         reason = f"no answer within {timeout:g} s"
         return EtcdUnavailableError(operation, reason, member=self.url)
 
@@ -140,7 +145,7 @@ class MemberStream:
             try:
                 response = await self._call.receive_message()
             except purerpc.RpcFailedError as exc:
-                raise error_from_status(exc, operation, member.url) from None
+                raise member.make_error(exc, operation) from None
             if response is None:
                 raise EtcdUnavailableError(operation, "it ended the call", member=member.url)
             return response

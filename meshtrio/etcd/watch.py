@@ -26,8 +26,9 @@ _PROGRESS_INTERVAL = 2.0
 packet has time to be sent again."""
 _STABLE_TIME = 5.0
 """Seconds after which a watch counts as successful, so that the next failure is the first."""
-BACKOFF = Backoff(initial=0.1, maximum=5.0, multiplier=2.0, jitter=0.5)
-"""Delays between attempts. Meshes that lose the same member do not return at the same moment."""
+_BACKOFF = Backoff(initial=0.1, maximum=2.0, multiplier=2.0, jitter=0.5)
+"""Delays between attempts. Meshes that lose the same member do not return at the same moment; after
+an outage each is back within 3 s of its connection."""
 
 
 class PrefixWatch:
@@ -50,8 +51,10 @@ class PrefixWatch:
         self._operation = f"watching {prefix!r}"
         self._on_change, self._on_status = on_change, on_status
         self._problem_log = OncePerReasonLogger(_log)
+        """Logs each kind of problem once until the watch has recovered: members fail in turn."""
         self._revision = 0
         """Revision of the view; 0 without one."""
+        self._cluster_id = 0
         self._must_list = True
         self._failures = 0
         self._member = cluster.members.preferred.url
@@ -69,12 +72,11 @@ class PrefixWatch:
                 await self._follow(is_resumed)
             except EtcdError as exc:
                 self._must_list |= isinstance(exc, EtcdCompactedError)
-                # Once for each kind, since the members fail in turn.
                 self._problem_log.log(type(exc).__name__, "%s; retrying", exc)
                 problem = str(exc)
             self._failures += 1
             self._report(problem)
-            await trio.sleep(BACKOFF.delay(self._failures, RNG))
+            await trio.sleep(_BACKOFF.delay(self._failures, RNG))
 
     async def _list(self) -> None:
         try:
@@ -108,7 +110,9 @@ class PrefixWatch:
         async with self._cluster.open_stream(self._operation, "Watch") as stream:
             self._member = stream.member.url
             decoder = WatchDecoder(
-                self._operation, self._member, self._revision, is_resumed=is_resumed
+                *(self._operation, self._member, self._revision),
+                is_resumed=is_resumed,
+                cluster_id=self._cluster_id,
             )
             async with open_collapsing_nursery() as nursery:
                 nursery.start_soon(self._send_requests, stream, create, decoder)
@@ -123,7 +127,7 @@ class PrefixWatch:
             self._on_change(change)
         self._revision = decoder.revision
         if not was_created and decoder.is_created:
-            self._created_at = now
+            self._created_at, self._cluster_id = now, decoder.cluster_id
             if self._failures:
                 _log.info("%s again, at %s", self._operation, self._member)
             self._problem_log.reset()

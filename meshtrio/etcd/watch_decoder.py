@@ -10,7 +10,9 @@ from meshtrio.messages import etcd as messages
 class WatchDecoder:
     """Decodes the responses of one watch, which begins after the revision of a view."""
 
-    def __init__(self, operation: str, member: str, revision: int, *, is_resumed: bool) -> None:
+    def __init__(
+        self, operation: str, member: str, revision: int, *, is_resumed: bool, cluster_id: int = 0
+    ) -> None:
         """Begin with the view's revision.
 
         Args:
@@ -18,11 +20,14 @@ class WatchDecoder:
             member: Endpoint of the member, for errors.
             revision: Revision of the view; the watch was created with the one after it.
             is_resumed: Whether the view is not from a list that was made just before.
+            cluster_id: Id of the cluster that a resumed view is of, 0 if it is not known.
         """
         self.revision = revision
         """Revision of the view after the changes that were returned."""
         self.is_created = False
         """Whether the member has confirmed the watch."""
+        self.cluster_id = cluster_id
+        """Id of the cluster, 0 until it is known."""
         self._operation, self._member = operation, member
         self._is_resumed = is_resumed
         self._fragments: list[messages.WatchEvent] = []
@@ -37,20 +42,32 @@ class WatchDecoder:
         if response.canceled or response.compact_revision:
             raise self._make_cancel_error(response)
         if response.created:
+            self._check_history(response.header)
             self.is_created = True
-            # The member lags behind, or the cluster was made anew, and would send nothing until it
-            # has reached our revision. A list that the cluster agrees on shows which it is.
-            if self._is_resumed and response.header.revision < self.revision:
-                reason = f"its revision {response.header.revision} is before {self.revision}"
-                raise EtcdCompactedError(self._operation, reason, member=self._member)
         self._fragments.extend(response.events)
         if response.fragment or not self._fragments:
             return None
         events, self._fragments = self._fragments, []
         return self._make_change(events)
 
+    def _check_history(self, header: messages.ResponseHeader) -> None:
+        """Check that the member has the history that the view is of.
+
+        A member that lags behind, or a cluster that was made anew, would send nothing until it has
+        reached our revision. A list that the cluster agrees on shows which it is.
+        """
+        reason = ""
+        if self._is_resumed and self.cluster_id not in (0, header.cluster_id):
+            reason = "it belongs to another cluster than before"
+        elif self._is_resumed and header.revision < self.revision:
+            reason = f"its revision {header.revision} is before {self.revision}"
+        self.cluster_id = header.cluster_id
+        if reason:
+            raise EtcdCompactedError(self._operation, reason, member=self._member)
+
     def _make_cancel_error(self, response: messages.WatchResponse) -> EtcdError:
-        reason = response.cancel_reason or "the member cancelled the watch"
+        # Some versions have Go's text of the error here.
+        reason = response.cancel_reason.rpartition(" desc = ")[2] or "it cancelled the watch"
         kind = find_error_class(reason) or EtcdError
         if response.compact_revision:
             kind = EtcdCompactedError

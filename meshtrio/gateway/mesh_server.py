@@ -6,6 +6,7 @@ The mesh socket is bound again if it is removed.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import ssl
@@ -183,7 +184,11 @@ class MeshServer:
                 listener = stack.enter_context(tcp_listener(config.listen))
             except UsageError as exc:
                 raise UsageError(f"[mesh.gateway] listen: {exc}") from None
-            server = self._make_server(allow_anonymous=is_plaintext, timeouts=NETWORK_TIMEOUTS)
+            timeouts = NETWORK_TIMEOUTS.replace(
+                max_connection_age=_or_unlimited(config.max_connection_age),
+                max_connection_age_grace=_or_unlimited(config.max_connection_age_grace),
+            )
+            server = self._make_server(allow_anonymous=is_plaintext, timeouts=timeouts)
             if is_plaintext:
                 text = "gateway on %s is unauthenticated: any client can call every plugin"
                 _log.warning(text, config.listen)
@@ -233,6 +238,10 @@ class MeshServer:
             server, health, get_proxied_sources=get_sources, metrics=self._metrics
         )
         return server
+
+
+def _or_unlimited(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds
 
 
 async def _rebind(path: Path, claim: ClaimedRuntimeDir, socket_stack: ExitStack) -> socket.socket:

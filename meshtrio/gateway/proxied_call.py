@@ -163,6 +163,10 @@ class ProxiedCall(ProxiedRequest):
         error = purerpc.UnavailableError("the mesh stopped during the call")
         self.end_with_error(error, success=None)
 
+    def on_age_timeout(self, error: purerpc.RpcFailedError) -> None:
+        """End a call whose connection from the client is too old."""
+        self.end_with_error(error, success=None)
+
     def fail(self, error: purerpc.RpcFailedError) -> None:
         """End the call: the client has cancelled it, or is gone."""
         if self.error is not None:

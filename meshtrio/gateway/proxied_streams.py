@@ -164,5 +164,8 @@ class ProxiedStream(ConnectedStream):
     def on_shutdown_timeout(self) -> None:
         """End a call that has not ended within the drain timeout of the mesh."""
 
+    def on_age_timeout(self, error: purerpc.RpcFailedError) -> None:
+        """End a call whose connection from the client is too old."""
+
     def release_charges(self) -> None:
         """Release the charges of a stream that is closed."""

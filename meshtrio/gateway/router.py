@@ -236,6 +236,7 @@ class Router:
             partial(watch, self._registry, service),
             resolver_key=(id(self._registry), service, own_only),
             initial_state=state,
+            report_connect_failure=partial(self._registry.report_connect_failure, service),
             service_config=service_config,
             traced=False,
             max_busy_poll=self._max_busy_poll,

@@ -39,10 +39,12 @@ class RegisterResponse(_message.Message):
     def __init__(self, endpoint_id: _Optional[str] = ...) -> None: ...
 
 class ResolveRequest(_message.Message):
-    __slots__ = ("service",)
+    __slots__ = ("service", "unreachable_endpoint_id")
     SERVICE_FIELD_NUMBER: _ClassVar[int]
+    UNREACHABLE_ENDPOINT_ID_FIELD_NUMBER: _ClassVar[int]
     service: str
-    def __init__(self, service: _Optional[str] = ...) -> None: ...
+    unreachable_endpoint_id: str
+    def __init__(self, service: _Optional[str] = ..., unreachable_endpoint_id: _Optional[str] = ...) -> None: ...
 
 class ServiceState(_message.Message):
     __slots__ = ("service", "endpoints", "departures", "service_config", "unattended")

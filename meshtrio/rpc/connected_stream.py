@@ -72,5 +72,8 @@ class ConnectedStream(Protocol):
     def on_shutdown_timeout(self) -> None:
         """End the call because the grace period of the shutdown is over."""
 
+    def on_age_timeout(self, error: purerpc.RpcFailedError) -> None:
+        """End the call with an error because its connection is too old, on a server."""
+
     def release_charges(self) -> None:
         """Release the charges of a stream that is closed, on a server."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
+import purerpc
 import trio
 
 from meshtrio.grpc.framing import ENCODINGS
@@ -41,6 +44,7 @@ _MAX_HALF_CLOSED_STREAMS = 256
 _DRAIN_PING_PAYLOAD = b"drain..."
 _DRAIN_PING_TIMEOUT = 1.0
 """Seconds to wait for the acknowledgement of the PING between the two GOAWAYs of a drain."""
+_OVER_AGE = "the call was still running at the end of max_connection_age_grace of the server"
 
 AccessCheck = Callable[[Peer, RequestHeaders, bool], str]
 """Returns the reason for which a peer may not make a call, "" if it may.
@@ -50,6 +54,7 @@ The last argument says whether the call is to be forwarded.
 
 if TYPE_CHECKING:  # Making a Protocol would delay the start of plugins.
     from meshtrio.rpc.connected_stream import ConnectedStream
+    from meshtrio.rpc.connection_age import ConnectionAge
     from meshtrio.rpc.server_call import CallServer
 
     class Forwarder(Protocol):
@@ -140,6 +145,8 @@ class ServerConnection(CallOwner):
         """The keys under which the server's connection limiter counts the connection."""
         self._peer_account: PeerAccount | None = None
         self._client_accounts: ClientAccounts | None = None
+        self._age: ConnectionAge | None = None
+        """The connection's age; None if there is no maximum."""
         self._drain_acknowledged = trio.Event()
         self._run_finished = trio.Event()
         self._idle_since = self._opened_at
@@ -180,10 +187,27 @@ class ServerConnection(CallOwner):
         if self.streams:
             self._idle_since = now
         is_idle = now - self._idle_since > self.timeouts.max_connection_idle
-        is_old = now - self._opened_at > self.timeouts.max_connection_age
-        if (is_idle or is_old) and not self._is_draining:
+        if is_idle:
+            self._start_draining()
+        if self._age is not None:
+            self._age.check(now)
+
+    def _start_draining(self) -> None:
+        if not self._is_draining:
             assert self._nursery is not None
             self._nursery.start_soon(self.drain)
+
+    def _end_calls_over_age(self) -> None:
+        """End the calls that are running at the end of the grace period of the maximum age."""
+        if self._engine.closed:
+            return
+        self.is_refusing = True
+        self.refuse_waiting_streams()
+        self._engine.refuse_new_streams()
+        for stream in list(self.streams.values()):
+            stream.on_age_timeout(purerpc.UnavailableError(_OVER_AGE))
+        self.flush()
+        self._close_if_idle()
 
     async def drain(self) -> None:
         """Send GOAWAY, and close once the last call has ended (RFC 9113 §6.8).
@@ -286,8 +310,21 @@ class ServerConnection(CallOwner):
         self.account, self.loop_share = ConnectionAccount(account), account.loop_share
         if is_trusted:
             self._client_accounts = ClientAccounts(accounts, self.account)
-        else:
-            self._engine.abuse_limits.share(account.reset_bucket, account.control_bucket)
+            return
+        self._engine.abuse_limits.share(account.reset_bucket, account.control_bucket)
+        if self.timeouts.max_connection_age != math.inf:
+            # Few servers have a maximum age.
+            from meshtrio.rpc.connection_age import ConnectionAge
+            from meshtrio.util.shared_rng import RNG
+
+            self._age = ConnectionAge(
+                self.timeouts,
+                self._opened_at,
+                RNG,
+                drain=self._start_draining,
+                end_calls=self._end_calls_over_age,
+                close=partial(self.close, _OVER_AGE),
+            )
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
         super()._on_failed(event)

@@ -296,3 +296,7 @@ class Stream(ReceiveStream):
     def on_shutdown_timeout(self) -> None:
         """End the call because the grace period of the shutdown is over."""
         self.fail(purerpc.UnavailableError(SERVER_STOPPED_MESSAGE))
+
+    def on_age_timeout(self, error: purerpc.RpcFailedError) -> None:
+        """End the call with an error because its connection is too old, on a server."""
+        self.fail(error)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
+from collections.abc import Mapping
 
+from meshtrio import contract
 from meshtrio.util.record import FrozenRecord
+
+_log = logging.getLogger("meshtrio.rpc")
 
 CHECK_INTERVAL = 1.0
 """Seconds between two checks of the timeouts."""
@@ -31,7 +37,14 @@ class Timeouts(FrozenRecord):
     max_connection_idle: float = math.inf
     """Time without a call after which a server drains the connection (GOAWAY)."""
     max_connection_age: float = math.inf
-    """Age at which a server drains the connection; calls in progress may finish."""
+    """Age at which a server drains the connection; calls in progress may finish.
+
+    It varies by up to a tenth either way from one connection to another (gRFC A9). A plugin's
+    connections from its mesh on a Unix socket have no maximum age: there is no other server that
+    they could find.
+    """
+    max_connection_age_grace: float = math.inf
+    """Time from `max_connection_age` on after which calls in progress end with UNAVAILABLE."""
     keepalive_time: float = math.inf
     """Time without received data after which a keepalive PING is sent."""
     keepalive_timeout: float = 20.0
@@ -40,3 +53,32 @@ class Timeouts(FrozenRecord):
 
 NETWORK_TIMEOUTS = Timeouts(keepalive_time=20.0, keepalive_timeout=10.0)
 """Timeouts for connections over a network, where a lost host or link is noticed by silence only."""
+
+
+def with_configured_ages(
+    timeouts: Timeouts | None, environ: Mapping[str, str] = os.environ
+) -> Timeouts | None:
+    """Return a plugin's timeouts with the ages of connections that the mesh's config sets.
+
+    An invalid variable, which no mesh sets, is logged and ignored.
+    """
+    ages = {}
+    for name, variable in (
+        ("max_connection_age", contract.PLUGIN_MAX_CONNECTION_AGE),
+        ("max_connection_age_grace", contract.PLUGIN_MAX_CONNECTION_AGE_GRACE),
+    ):
+        text = environ.get(variable)
+        if text is not None and (seconds := _parse_seconds(variable, text)) is not None:
+            ages[name] = seconds
+    return (timeouts or Timeouts()).replace(**ages) if ages else timeouts
+
+
+def _parse_seconds(variable: str, text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if seconds >= 0:
+        return seconds
+    _log.warning("%s is %r, not a number of seconds; ignoring it", variable, text)
+    return None

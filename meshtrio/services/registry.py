@@ -228,7 +228,10 @@ class RegistryServicer:
         return messages.ListServicesResponse(services=self._registry.services())
 
     async def Resolve(self, request: Any) -> Any:  # noqa: N802 - the method's name
-        return self._get_message(request.service, self._registry.resolve(request.service))
+        state = self._registry.resolve(request.service)
+        if request.unreachable_endpoint_id:
+            self._registry.report_connect_failure(request.service, request.unreachable_endpoint_id)
+        return self._get_message(request.service, state)
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802
         with self._reader_throttle:

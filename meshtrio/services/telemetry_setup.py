@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
+from meshtrio.discovery.dns.discovery import DnsDiscovery
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metrics import Metrics
@@ -24,7 +25,7 @@ _log = logging.getLogger("meshtrio.mesh")
 
 @asynccontextmanager
 async def mesh_telemetry(
-    supervisor: Supervisor, registry: Registry, node: Node | None = None
+    supervisor: Supervisor, registry: Registry, dns: DnsDiscovery, node: Node | None = None
 ) -> AsyncIterator[Metrics | None]:
     """Measure, trace and log the calls of the block, and the mesh itself, as its config says.
 
@@ -66,7 +67,7 @@ async def mesh_telemetry(
         metrics = None
         if config.metrics is not None:
             metrics = telemetry.start_metrics(experimental=config.experimental)
-            mesh_metrics = MeshMetrics(supervisor, registry)
+            mesh_metrics = MeshMetrics(supervisor, registry, dns)
             supervisor.subscribe(mesh_metrics.on_event)
             await stack.enter_async_context(background_service(mesh_metrics.measure_lag))
             from meshtrio.services.metrics_collector import MetricsCollector

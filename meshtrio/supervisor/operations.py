@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from meshtrio.config import MeshConfig, PluginConfig
+from meshtrio.discovery.dns.discovery import check_dns_installed
 from meshtrio.errors import PluginFailedError
 from meshtrio.runtime_dir import directory
 from meshtrio.supervisor.instance import Instance
@@ -174,6 +175,7 @@ class Operations:
             if getattr(config, fixed) != getattr(self._supervisor.config, fixed):
                 raise UsageError(f"{fixed} cannot be changed while the mesh runs")
         directory.validate(config)
+        check_dns_installed(config)
         plugins = (*self._supervisor.config.plugins, *config.plugins)
         async with AsyncExitStack() as stack:
             # In one order, so that two reloads cannot deadlock.

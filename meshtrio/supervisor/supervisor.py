@@ -81,6 +81,9 @@ class Supervisor:
             for number in range(plugin.instances)
         ]
         self.config = MeshConfig()
+        self.config_watchers: list[Callable[[MeshConfig], None]] = []
+        """Called with each config once its services are in the registry, and before those that it
+        no longer has are removed."""
         self.configure(config)
         self._exited_runs: deque[tuple[Instance, ProcessRun]] = deque()
         self._batch_ids = itertools.count(1)
@@ -119,6 +122,8 @@ class Supervisor:
         for service in sorted(services):
             self._registry.add_service(service)
         static.apply_service_tables(self._registry, before.services, config.services)
+        for on_config in self.config_watchers:
+            on_config(config)
         for service in _declared_services(before) - services:
             self._registry.remove_service(service)
 

@@ -23,6 +23,8 @@ class Record:
         return [(name, getattr(self, name)) for name in slots if name != "__weakref__"]
 
     def __eq__(self, other: object) -> bool:
+        if other is self:
+            return True
         if other.__class__ is not self.__class__:
             return NotImplemented
         assert isinstance(other, Record)

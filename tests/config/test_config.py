@@ -124,6 +124,9 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
         {"max_busy_poll": -0.001},
         {"max_busy_poll": 0.02},
         {"max_busy_poll": float("nan")},
+        {"max_connection_age": 0},
+        {"max_connection_age": float("nan")},
+        {"max_connection_age_grace": -1},
     ],
     ids=str,
 )
@@ -326,6 +329,7 @@ def test_access_and_gateway(tmp_path: Path) -> None:
 
 TLS = 'tls = { certificate = "mesh.toml", key = "mesh.toml", client_ca = "mesh.toml" }\n'
 LISTEN = '[mesh.gateway]\nlisten = "tcp://127.0.0.1:7000"\n'
+PLAINTEXT = 'security = "plaintext"\n'
 EVERYBODY = '[mesh.access.gateway]\nsubjects = ["*"]\n'
 
 
@@ -337,8 +341,18 @@ EVERYBODY = '[mesh.access.gateway]\nsubjects = ["*"]\n'
         (LISTEN + TLS, r"no client could use the port; set subjects"),
         (LISTEN + TLS + 'security = "plaintext"\n', "is not used with"),
         (LISTEN + 'security = "none"\n', "must be one of mutual-tls, plaintext"),
-        (LISTEN + 'security = "plaintext"\n' + EVERYBODY, "only clients of a gateway with mutual"),
+        (LISTEN + PLAINTEXT + EVERYBODY, "only clients of a gateway with mutual"),
         ("[mesh.gateway]\n" + TLS, "set listen, too"),
+        (
+            "[mesh.gateway]\nmax_connection_age = 60\n",
+            "max_connection_age: is for the TCP port only",
+        ),
+        (LISTEN + PLAINTEXT + "max_connection_age_grace = 5\n", "requires max_connection_age"),
+        (
+            LISTEN + PLAINTEXT + "max_connection_age = 0\n",
+            "max_connection_age: must be more than 0",
+        ),
+        (LISTEN + "max_connection_age_grace = -1\n", "must be at least 0, not -1"),
         (EVERYBODY, "only clients of a gateway with mutual TLS have them"),
         ('[mesh.access.gateway]\nsubjects = ["ops"]\n', "'ops' is not '\\*' nor does it begin"),
         ('[mesh.gateway]\nlisten = "unix:/x"\n', "must be tcp://host:port"),

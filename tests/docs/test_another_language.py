@@ -40,9 +40,9 @@ from meshtrio.messages import health
 from meshtrio.supervisor import events
 from tests import ROOT
 from tests.docs.blocks import Block, matches, parse_blocks
+from tests.support.certificates import Certificates
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.mesh_processes import serve_mesh, to_toml
-from tests.support.network_hosts import Certificates
 from tests.support.ports import find_free_port
 from tests.support.process_tracking import hold_pidfds, kill_with_warden, wait_until_ended
 from tests.tools import TOOLS_DIRECTORY

@@ -13,6 +13,7 @@ from meshtrio.etcd import (
     KeyValue,
     open_client,
 )
+from meshtrio.etcd.errors import EtcdTooLargeError
 from meshtrio.util.errors import UsageError
 from tests.support.etcd_server import EtcdCluster, in_thread, run_etcd
 from tests.support.ports import find_free_port
@@ -100,6 +101,18 @@ async def test_a_value_that_etcd_refuses_is_an_error_that_says_so(etcd: EtcdClus
     async with open_client(etcd.endpoints) as client:
         with pytest.raises(EtcdError, match=r"putting large failed: .*request is too large"):
             await client.put("large", bytes(2_000_000))
+
+
+async def test_a_value_that_is_too_large_to_be_read_is_an_error() -> None:
+    """etcd has such values only if it was configured to take them."""
+    with run_etcd(1, "--max-request-bytes=33554432") as etcd:
+        async with open_client(etcd.endpoints) as client:
+            await client.put("large/a", b"")
+            await client.put("large/b", bytes(17_000_000))
+            with pytest.raises(EtcdTooLargeError, match="over the client's limit of 16777216"):
+                await client.get_prefix("large/")
+            keys, _ = await client.get_prefix("large/a")
+            assert [each.key for each in keys] == ["large/a"]
 
 
 async def test_the_error_of_a_port_where_nothing_listens() -> None:

@@ -21,7 +21,7 @@ async def fill(client: EtcdClient, key: str) -> None:
 async def test_reads_watches_and_leases_go_on_and_writes_say_what_to_do() -> None:
     with run_etcd(1, f"--quota-backend-bytes={QUOTA}") as etcd:
         async with open_client(etcd.endpoints) as client, trio.open_nursery() as nursery:
-            first, second = LeaseKeeper(client, 2), LeaseKeeper(client, 10)
+            first, second = LeaseKeeper(client, 4), LeaseKeeper(client, 10)
             nursery.start_soon(first.run)
             lease = await first.wait_for_lease()
             await client.put("space/a", b"1", lease)

@@ -42,9 +42,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from meshtrio.supervisor import events
 from meshtrio.transport.listener import tcp_listener
 from meshtrio.transport.tls import make_server_ssl_context
+from tests.support.certificates import Certificates
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.mesh_processes import PLUGINS_DIRECTORY, plugin_table
-from tests.support.network_hosts import Certificates
 from tests.support.otlp_collector import OtlpCollector, ReceivedSpan, run_collector
 from tests.tools import find_tool
 

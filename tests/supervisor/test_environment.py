@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pwd
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ def test_settings_of_the_plugin() -> None:
         max_receive_message_length=-1,
         max_send_message_length=9,
         max_busy_poll=0.00025,
+        max_connection_age=1234567.5,
+        max_connection_age_grace=math.inf,
         metrics="127.0.0.1:9000",
     )
     found = environment_of(plugin, TelemetryConfig(experimental=True), instance=2, slot=1)
@@ -78,6 +81,8 @@ def test_settings_of_the_plugin() -> None:
         ("PLUGIN_INSTANCE", "2"),
         ("PLUGIN_LISTEN", "tcp:127.0.0.1:7005"),
         ("PLUGIN_TLS_CERTIFICATE", "/c"),
+        ("PLUGIN_MAX_CONNECTION_AGE", "1234567.5"),
+        ("PLUGIN_MAX_CONNECTION_AGE_GRACE", "inf"),
         ("PLUGIN_TLS_KEY", "/k"),
         ("PLUGIN_TLS_CLIENT_CA", "/ca"),
         ("PLUGIN_STOP_TIMEOUT", "0.5"),

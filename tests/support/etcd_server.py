@@ -36,6 +36,13 @@ def to_base64(text: str | bytes) -> str:
     return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
 
 
+def _is_stopped_thread(stat: Path) -> bool:
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return True  # It has ended.
+
+
 class EtcdMember:
     """One server; `start` may be called again after `kill`, and finds its data."""
 
@@ -76,6 +83,9 @@ class EtcdMember:
         """Stop it by SIGSTOP: it accepts connections, by the kernel, and is silent."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        # Its threads stop one after another, meanwhile it may still answer.
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        wait_until(lambda: all(map(_is_stopped_thread, tasks.glob("*/stat"))))
         self._is_stopped = True
 
     def resume(self) -> None:

@@ -20,6 +20,7 @@ from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.server import Server
+from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.services.health import HealthServicer
 from meshtrio.services.standard import add_standard_services
 from meshtrio.telemetry.metric_families import Distribution
@@ -115,9 +116,13 @@ async def run_gateway(
     folder: Path,
     configured_services: Mapping[str, Iterable[str]] | None = None,
     limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
     **servers: Server,
 ) -> AsyncIterator[GatewayHarness]:
-    """A gateway to servers by the names of their services; `limits` are those of its clients."""
+    """A gateway to servers by the names of their services.
+
+    `limits` and `timeouts` are those of its clients.
+    """
     registry = Registry()
     found = configured_services or {}
     gateway = Router(registry, lambda: found, GatewayMetrics())
@@ -125,7 +130,7 @@ async def run_gateway(
         await stack.enter_async_context(background_service(gateway.run))
         health = HealthServicer(fallback=gateway)
         others = gateway.service_index.list_reflection_sources
-        server = Server(health, forwarder=gateway, limits=limits)
+        server = Server(health, forwarder=gateway, limits=limits, timeouts=timeouts)
         add_standard_services(server, health, get_proxied_sources=others)
         await stack.enter_async_context(serve_on_socket(folder / "mesh.sock", server))
         channel = await stack.enter_async_context(connect_to(f"unix:{folder / 'mesh.sock'}"))

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from meshtrio.config import StartMethod
 from tests import ROOT
 
 PLUGINS_DIRECTORY = ROOT / "tests" / "plugins"
@@ -22,15 +23,15 @@ ECHO_PLUGIN_DIRECTORY = ROOT / "examples" / "echo-plugin"
 ECHO_CLIENT_PROGRAM = ECHO_PLUGIN_DIRECTORY / "client.py"
 
 
-START_METHOD = os.environ.get("MESHTRIO_TEST_START", "exec")
+START_METHOD = StartMethod(os.environ.get("MESHTRIO_TEST_START", "exec"))
 """How tests start their plugins, unless they say it themselves: the suite's switch."""
 
 
 def plugin_table(name: str, *command: str, cwd: Path = PLUGINS_DIRECTORY, **settings: Any) -> str:
     """Return a [[plugin]] table; `command` follows the interpreter."""
     values = {"name": name, "command": ["{python}", *command], "cwd": str(cwd), **settings}
-    if START_METHOD != "exec":
-        values.setdefault("start", START_METHOD)
+    if START_METHOD is not StartMethod.EXEC:
+        values.setdefault("start", START_METHOD.value)
     lines = [f"{key} = {to_toml(value)}" for key, value in values.items()]
     return "\n".join(["[[plugin]]", *lines, ""])
 

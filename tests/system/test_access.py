@@ -18,13 +18,13 @@ import pytest
 
 from meshtrio.http2 import frames
 from tests import ROOT
+from tests.support.certificates import Certificates
 from tests.support.mesh_processes import (
     MeshProcess,
     echo_plugin_table,
     serve_mesh,
     wait_until,
 )
-from tests.support.network_hosts import Certificates
 from tests.support.ports import find_free_port
 from tests.tools import find_tool
 

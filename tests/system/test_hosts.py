@@ -11,13 +11,14 @@ from pathlib import Path
 import attrs
 import pytest
 
+from tests.support.certificates import Certificates
 from tests.support.mesh_processes import (
     PLUGINS_DIRECTORY,
     echo_plugin_table,
     pids_with_environment,
     wait_until,
 )
-from tests.support.network_hosts import Certificates, NetworkHost, make_linked_hosts
+from tests.support.network_namespaces import Host, Network, make_network
 
 PORT = 7443
 
@@ -26,7 +27,8 @@ PORT = 7443
 class NearHost:
     """The host whose mesh and client the test controls."""
 
-    host: NetworkHost
+    network: Network
+    host: Host
     process: subprocess.Popen[str]
 
     def do(self, word: str) -> str:
@@ -43,7 +45,7 @@ class NearHost:
 
 
 @contextmanager
-def running(host: NetworkHost, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def running(host: Host, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     pipe = subprocess.PIPE
     process = host.start(*arguments, stdin=pipe, stdout=pipe)
     with process:
@@ -54,7 +56,7 @@ def running(host: NetworkHost, *arguments: str) -> Iterator[subprocess.Popen[str
             process.wait(20)
 
 
-def far_config(certificates: Certificates, host: NetworkHost) -> str:
+def far_config(certificates: Certificates, host: Host) -> str:
     files = certificates.path
     return echo_plugin_table(
         listen=f"tcp://{host.address}:{PORT}",
@@ -72,7 +74,7 @@ def client_files(certificates: Certificates) -> dict[str, str]:
     return {"ca": files("ca.pem"), "certificate": files("client.pem"), "key": files("client.key")}
 
 
-def near_config(certificates: Certificates, far: NetworkHost) -> str:
+def near_config(certificates: Certificates, far: Host) -> str:
     files = client_files(certificates)
     tls = ", ".join(f'{key} = "{value}"' for key, value in files.items())
     address = f"tcp://{far.address}:{PORT}"
@@ -82,9 +84,10 @@ def near_config(certificates: Certificates, far: NetworkHost) -> str:
 
 
 @pytest.fixture
-def hosts(short_dir: Path) -> Iterator[tuple[NearHost, NetworkHost, int]]:
+def hosts(short_dir: Path) -> Iterator[tuple[NearHost, Host, int]]:
     """The near host; the far one, whose mesh is up; and the pid of the far one's plugin."""
-    with make_linked_hosts() as (a, b):
+    with make_network(2) as network:
+        a, b = network.hosts
         certificates = Certificates.create(short_dir, b.address)
         (short_dir / "far.toml").write_text(far_config(certificates, b))
         (short_dir / "near.toml").write_text(near_config(certificates, b))
@@ -99,14 +102,14 @@ def hosts(short_dir: Path) -> Iterator[tuple[NearHost, NetworkHost, int]]:
             with running(a, *near, str(short_dir / "near")) as process:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "up\n"
-                yield NearHost(a, process), b, pids[0]
+                yield NearHost(network, a, process), b, pids[0]
                 assert process.stdin is not None
                 process.stdin.close()
                 assert process.wait(20) == 0
 
 
 def test_calls_spill_over_to_the_other_host_and_come_back(
-    hosts: tuple[NearHost, NetworkHost, int],
+    hosts: tuple[NearHost, Host, int],
 ) -> None:
     near, _, far_pid = hosts
     wait_until(lambda: near.answered_by() != far_pid)
@@ -119,19 +122,17 @@ def test_calls_spill_over_to_the_other_host_and_come_back(
 
 
 def test_a_cut_link_is_noticed_and_its_mending_too(
-    hosts: tuple[NearHost, NetworkHost, int],
+    hosts: tuple[NearHost, Host, int],
 ) -> None:
     near, far, far_pid = hosts
     near.do("stop")
     assert near.answered_by() == far_pid
-    near.host.drop_packets_to(far)
-    far.drop_packets_to(near.host)
+    near.network.cut(near.host, far)
     began = time.monotonic()
     ended = near.do("hang")
     # A silence of 0.5 s, half a second for a sign of life, both looked at once a second.
     assert ended.startswith("ended "), ended
     assert "keepalive timeout: no data within 0.5 s of a PING" in ended, ended
     assert time.monotonic() - began < 4.0
-    near.host.restore_packets_to(far)
-    far.restore_packets_to(near.host)
+    near.network.heal(near.host, far)
     assert near.answered_by() == far_pid

@@ -12,7 +12,7 @@ from meshtrio.config import Containment, MeshConfig, PluginConfig
 from meshtrio.supervisor import events
 from tests.support.hung_filesystem import mount_hung_filesystem
 from tests.support.in_process_mesh import run_mesh
-from tests.support.mesh_processes import PLUGINS_DIRECTORY
+from tests.support.mesh_processes import PLUGINS_DIRECTORY, START_METHOD
 
 STEADY = PluginConfig(
     "steady", ["{python}", "-I", "-S", "minimal.py"], cwd=PLUGINS_DIRECTORY, ready_timeout=60.0
@@ -29,7 +29,8 @@ async def test_a_filesystem_that_does_not_answer_keeps_neither_others_nor_the_en
             case "program":
                 plugin = PluginConfig("p", [str(folder / "program")])
             case "cwd":
-                plugin = PluginConfig("p", ["{python}", "-c", "1"], cwd=folder / "cwd")
+                command = ["{python}", "-c", "1"]
+                plugin = PluginConfig("p", command, cwd=folder / "cwd", start=START_METHOD)
             case _:
                 contained = Containment(sha256="0" * 64)
                 plugin = PluginConfig("p", [str(folder / "program")], containment=contained)

@@ -117,8 +117,10 @@ import trio
 
 from meshtrio import mesh
 from meshtrio.config import MeshConfig, PluginConfig
+from tests.support.mesh_processes import START_METHOD
 
-plugin = PluginConfig("p", ["{python}", "slow_to_stop.py", "run"], cwd=Path(sys.argv[2]))
+command = ["{python}", "slow_to_stop.py", "run"]
+plugin = PluginConfig("p", command, cwd=Path(sys.argv[2]), start=START_METHOD)
 
 async def main():
     async with trio.open_nursery() as nursery:

@@ -30,6 +30,7 @@ from tests.support.mesh_processes import (
     ECHO_CLIENT_PROGRAM,
     ECHO_PLUGIN_DIRECTORY,
     ROOT,
+    START_METHOD,
     MeshProcess,
     plugin_table,
     serve_mesh,
@@ -175,6 +176,7 @@ async def test_arguments_and_values_of_plugins_may_be_any_bytes(short_dir: Path)
                     ["{python}", "-c", text, odd],
                     env={"ODD": odd, odd: odd},
                     containment=containment,
+                    start=START_METHOD,
                 )
             ]
         )

@@ -83,10 +83,18 @@ import trio
 from meshtrio import mesh
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.supervisor import events
+from tests.support.mesh_processes import START_METHOD
 
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
-command = ["{python}", "-I", "-S", *sys.argv[3:]]
-plugin = PluginConfig("p", command, cwd=Path(sys.argv[2]), max_restarts=0, ready_timeout=60.0)
+command = ["{python}", *sys.argv[3:]]
+plugin = PluginConfig(
+    "p",
+    command,
+    cwd=Path(sys.argv[2]),
+    max_restarts=0,
+    ready_timeout=60.0,
+    start=START_METHOD,
+)
 
 async def main():
     # Children of the program's own, which end at once and are waited for much later.

@@ -24,6 +24,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from meshtrio.errors import PluginDiedError
 from meshtrio.supervisor import events
 from meshtrio.transport.tls import make_server_ssl_context
+from tests.support.certificates import Certificates
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.mesh_processes import (
     echo_plugin_table,
@@ -32,7 +33,6 @@ from tests.support.mesh_processes import (
     serve_mesh,
     wait_until,
 )
-from tests.support.network_hosts import Certificates
 from tests.support.otlp_collector import OtlpCollector, ReceivedSpan, run_collector
 
 SENT, RECV = "Sent.echo.v1.EchoService.Echo", "Recv.echo.v1.EchoService.Echo"

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import trio
 
 from meshtrio.config import StartMethod
+from meshtrio.discovery.dns.discovery import DnsDiscovery
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import Instance
@@ -19,6 +20,7 @@ from meshtrio.supervisor.policy.state import InstanceState
 from meshtrio.supervisor.statistics import GROUP_REASON, REPLACEMENT_REASON, InstanceKey
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metric_families import Histogram, Labels, MetricFamily, instance_labels
+from meshtrio.telemetry.metrics.dns_metrics import collect_dns_metrics
 from meshtrio.telemetry.metrics.resource_metrics import ResourceMetrics
 from meshtrio.util.version import VERSION
 
@@ -43,9 +45,10 @@ _PLUGIN_COUNTERS = (
 class MeshMetrics:
     """Counts lifecycle events as they happen, and reads the rest when it is collected."""
 
-    def __init__(self, supervisor: Supervisor, registry: Registry) -> None:
+    def __init__(self, supervisor: Supervisor, registry: Registry, dns: DnsDiscovery) -> None:
         self._supervisor = supervisor
         self._registry = registry
+        self._dns = dns
         self._ready_since: dict[InstanceKey, float] = {}
         self._ready_durations = defaultdict[tuple[str, StartMethod], Histogram](Histogram)
         self._lag = Histogram()
@@ -77,6 +80,7 @@ class MeshMetrics:
         instances = self._supervisor.instances
         return [
             *self._mesh_families(),
+            *collect_dns_metrics(self._dns),
             *self._plugin_families(),
             *self._instance_families(instances),
             *self._resources.collect(instances),
