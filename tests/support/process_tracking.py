@@ -30,20 +30,21 @@ EXIT_TIMEOUT = 60.0
 
 def warden_pids(parent: int) -> list[int]:
     """Return the pids of the wardens of a mesh."""
-    return [
-        pid
-        for pid in child_pids(parent)
-        if b"warden_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return _find_children(parent, b"warden_main")
 
 
 def template_pids(parent: int) -> list[int]:
     """Return the pids of the templates of a mesh."""
-    return [
-        pid
-        for pid in child_pids(parent)
-        if b"template_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return _find_children(parent, b"template_main")
+
+
+def _find_children(parent: int, word: bytes) -> list[int]:
+    found = []
+    for pid in child_pids(parent):
+        with suppress(FileNotFoundError, ProcessLookupError):  # It may end meanwhile.
+            if word in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 @contextmanager

@@ -16,10 +16,12 @@ and those of the template process, which import the standard library only, since
 interpreters of other environments:
 
     template_main     the program: preload, then serve requests
-    preloading        imports modules, and finds what forbids to fork; notices changed code
+    preloading        imports modules, and finds what forbids to fork
+    code_version      notices code that has changed, or that a program would import instead
     parent_clone      fork(2) whose child is a child of the mesh
     forked_child      makes a forked child what it would be after execve(2)
     process_map       shows its own command and environment in /proc
+    compiled_scripts  compiles scripts once
     program_runner    runs the plugin's program as `__main__`
 
 A start, step by step:

@@ -22,6 +22,8 @@ from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 START_TIMEOUT = 5.0
 """Seconds from the request to the begin of the program. A fork and the set-up of a child take
 milliseconds; a working directory on a filesystem that does not respond may take for ever."""
+_CANCELLED_TIMEOUT = 0.2
+"""Seconds that a template has to report a fork if the start is cancelled."""
 _MAX_MESSAGE_LENGTH = 4096
 
 
@@ -29,11 +31,8 @@ class TemplateError(Exception):
     """A process could not be forked; the text says why."""
 
 
-class TemplateExitedError(TemplateError):
-    """The template has exited."""
-
-    def __init__(self) -> None:
-        super().__init__("the template has exited")
+class TemplateFailedError(TemplateError):
+    """The template has exited at the fork, or does not respond."""
 
 
 class StaleTemplateError(TemplateError):
@@ -58,22 +57,24 @@ class ForkStart:
         """Have a process forked, and return it when its program is about to begin.
 
         Raises:
-            TemplateError: That failed; a child that was forked is killed. `TemplateExitedError` and
+            TemplateError: That failed; a child that was forked is killed. `TemplateFailedError` and
                 `StaleTemplateError` tell that another template is needed.
             OSError: No descriptors are left.
 
-        Cancellation: Shielded, for up to `START_TIMEOUT`. A process that was started is returned.
+        Cancellation: A template that has not forked a process within `_CANCELLED_TIMEOUT` is
+            killed. A process that was forked is set up and returned.
         """
-        scope = trio.CancelScope(shield=True, deadline=trio.current_time() + START_TIMEOUT)
-        with ExitStack() as stack, scope:
+        deadline = trio.current_time() + START_TIMEOUT
+        with ExitStack() as stack, trio.CancelScope(deadline=deadline) as scope:
             process, gate = await self._fork(stack)
+            scope.shield = True
             try:
                 await self._let_pass(process, gate)
             except BaseException:
                 _discard(process)
                 raise
             return process
-        raise TemplateError(f"it did not start within {START_TIMEOUT:g} s")
+        raise TemplateFailedError(f"it did not start within {START_TIMEOUT:g} s")
 
     async def _fork(self, stack: ExitStack) -> tuple[PluginProcess, socket.socket]:
         """Have a child forked, which waits at the gate that is returned; `stack` closes it."""
@@ -110,18 +111,26 @@ class ForkStart:
             try:
                 socket.send_fds(self.control, [b"fork"], descriptors)
             except ConnectionError:
-                raise TemplateExitedError from None
+                raise TemplateFailedError("the template has exited") from None
 
     async def _receive_pid(self, gate: socket.socket) -> int:
         """Receive the pid of the child, and verify that it is one of this template's.
 
         Until the child is reaped, which only this process can do, the pid is not reused.
         """
-        kind, _, text = (await _receive(gate)).partition(" ")
+        try:
+            reply = await _receive(gate)
+        except trio.Cancelled:
+            # Nearly always it is forking just now.
+            with trio.move_on_after(_CANCELLED_TIMEOUT, shield=True) as scope:
+                reply = await _receive(gate)
+            if scope.cancelled_caught:
+                raise
+        kind, _, text = reply.partition(" ")
         if kind == "stale":
             raise StaleTemplateError("the code of a module has changed")
         if not kind:
-            raise TemplateExitedError
+            raise TemplateFailedError("the template has exited at a fork")
         if kind != "pid":
             raise TemplateError(text)
         pid = int(text)

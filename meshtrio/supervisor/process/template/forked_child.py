@@ -33,17 +33,24 @@ def _read_environment() -> dict[str, str]:
 _INITIAL_ENVIRONMENT = _read_environment()
 
 
-def become_plugin(request: dict[str, Any]) -> None:
+def become_plugin(request: dict[str, Any], cwd: str | None) -> str:
     """Take on all that the program is to have when it begins, apart from its descriptors.
 
     Args:
         request: `Template.fork` makes it.
+        cwd: The directory that the template was started in, if its modules have changed to another
+            one; None if the program is to begin in that of the request.
+
+    Returns:
+        The directory that an interpreter would have been started in.
 
     Raises:
         OSError: Something could not be set.
     """
     os.setsid()
-    os.chdir(request["cwd"])
+    if cwd is None:
+        os.chdir(request["cwd"])
+        cwd = os.getcwd()
     _set_environment(request["env"], request["command"])
     # Limits in the end: they may forbid what was done before.
     launcher_main.apply_settings(request["settings"])
@@ -51,6 +58,7 @@ def become_plugin(request: dict[str, Any]) -> None:
     sys.orig_argv = request["command"]
     _seed_random()
     gc.enable()
+    return cwd
 
 
 def place_descriptors(streams: list[int], pidfd: int, pidfd_number: int, gate: int) -> int:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
-import struct
-import sys
+import signal
 import threading
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Collection, Sequence
 
 
 class NotForkableError(Exception):
     """This process must not fork; the text says why."""
 
 
-_FILE = struct.Struct("=QQq")
-"""Inode, size and modification time of a file."""
+_THREAD_END_TIMEOUT, _THREAD_END_PAUSE = 0.5, 0.001
 _forks = 0
 """Number of forks that were made by Python code while modules were imported."""
 
@@ -48,7 +48,11 @@ def import_modules(names: Sequence[str], allowed_descriptors: Collection[int]) -
         _exit_if_forked(pid)
         if _forks != forks_before:
             raise NotForkableError(f"{name} forked when it was imported")
-        if problem := find_obstacle(allowed_descriptors):
+        problem = find_obstacle(allowed_descriptors)
+        if problem is not None:
+            gc.collect()  # Collections are off, and garbage may have descriptors.
+            problem = find_obstacle(allowed_descriptors)
+        if problem := problem or _find_shared_state():
             raise NotForkableError(f"{name} {problem} when it was imported")
 
 
@@ -60,55 +64,45 @@ def _exit_if_forked(pid: int) -> None:
 
 def find_obstacle(allowed_descriptors: Collection[int]) -> str | None:
     """Find what forbids to fork, as a predicate in the past tense; None if nothing does."""
-    if len(os.listdir("/proc/self/task")) > 1:
+    if _has_threads():
         names = [each.name for each in threading.enumerate()[1:]]
         return f"started a thread ({', '.join(names) or 'not in Python'})"
-    with contextlib.suppress(ChildProcessError):
+    try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        return "left a child process running"
-    for target in _find_open_files(allowed_descriptors):
-        what = "a socket" if target.startswith("socket:") else target
-        return f"left {what} open"
+    except ChildProcessError:
+        return _find_open_file(allowed_descriptors)
+    return "left a child process running"
+
+
+def _has_threads() -> bool:
+    """Whether there is another thread. One that Python has joined may take a moment to be gone."""
+    end = time.monotonic() + _THREAD_END_TIMEOUT
+    while len(os.listdir("/proc/self/task")) > 1:
+        if threading.active_count() > 1 or time.monotonic() > end:
+            return True
+        time.sleep(_THREAD_END_PAUSE)
+    return False
+
+
+def _find_shared_state() -> str | None:
+    """Find what children would share, or not have, although they have no descriptor of it."""
+    with open("/proc/self/maps") as file:
+        # Locks of multiprocessing are in such memory, too.
+        modes = (line.split(maxsplit=2)[1] for line in file)
+        if any(mode[1] == "w" and mode[3] == "s" for mode in modes):
+            return "mapped memory that all processes would share"
+    timers = signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF
+    if any(any(signal.getitimer(each)) for each in timers):
+        return "left a timer running"
     return None
 
 
-def _find_open_files(allowed_descriptors: Collection[int]) -> Iterator[str]:
-    for name in os.listdir("/proc/self/fd"):
-        # The descriptor of the listing itself is closed by now.
-        if int(name) not in allowed_descriptors:
-            with contextlib.suppress(FileNotFoundError):
-                yield os.readlink(f"/proc/self/fd/{name}")
-
-
-class CodeVersion:
-    """The files of the modules that are imported now, as they are on disk.
-
-    They are compared before each fork. That must not write to the objects of many modules, not even
-    to their reference counts: each page so written is no longer shared with the children.
-    """
-
-    def __init__(self) -> None:
-        files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-        paths = {file for file in files if file} | {os.path.realpath(sys.executable)}
-        self._paths = b"".join(os.fsencode(path) + b"\0" for path in sorted(paths))
-        self._found = self._describe_files()
-
-    def is_current(self) -> bool:
-        """Whether no file has changed. Takes about 1 µs for each."""
-        return self._describe_files() == self._found
-
-    def _describe_files(self) -> bytes:
-        """Describe all files, one after the other, so that each uses the memory of the last."""
-        found, begin = bytearray(), 0
-        while (end := self._paths.find(b"\0", begin)) >= 0:
-            found += _describe_file(self._paths[begin:end])
-            begin = end + 1
-        return bytes(found)
-
-
-def _describe_file(path: bytes) -> bytes:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return bytes(_FILE.size)
-    return _FILE.pack(status.st_ino, status.st_size, status.st_mtime_ns)
+def _find_open_file(allowed_descriptors: Collection[int]) -> str | None:
+    names = [name for name in os.listdir("/proc/self/fd") if int(name) not in allowed_descriptors]
+    if len(names) == 1:  # That of the listing itself, which is closed by now.
+        return None
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(f"/proc/self/fd/{name}")
+            return f"left {'a socket' if target.startswith('socket:') else target} open"
+    return None

@@ -6,122 +6,151 @@ import builtins
 import contextlib
 import hashlib
 import importlib.machinery
+import importlib.util
 import io
+import marshal
 import os
 import runpy
-import stat
 import sys
 import types
-import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING or __package__:
+    from meshtrio.supervisor.process.template.compiled_scripts import (
+        COMPILED_SCRIPTS,
+        compile_program,
+    )
+else:
+    from compiled_scripts import COMPILED_SCRIPTS, compile_program  # see `template_main`
+
 _DIRECTORY = os.path.dirname(os.path.abspath(__file__))
-_MAX_COMPILED_LENGTH = 4 * 1024 * 1024
-"""Bytes of the longest script that a template compiles."""
+_PYC_HEADER_LENGTH = 16
 
 
-class CompiledScripts:
-    """The scripts that this template's children run, compiled once for all of them.
-
-    An interpreter has no cache for scripts, unlike for modules. A child compares the source.
-    """
-
-    def __init__(self) -> None:
-        self._files: dict[str, tuple[int, ...]] = {}
-        self._compiled: dict[str, tuple[bytes, types.CodeType]] = {}
-
-    def prepare(self, script: str) -> None:
-        """Compile a script, unless that has been done since it was changed.
-
-        One that cannot be read or compiled, or not without a warning, is left to the child, which
-        reports that.
-        """
-        try:
-            path = os.path.join(os.getcwd(), script)
-            status = os.stat(path)
-            version = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-            if self._files.get(path) == version:
-                return
-            self._files[path] = version
-            self._compiled.pop(path, None)
-            # Opening a FIFO would wait for a writer.
-            if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_COMPILED_LENGTH:
-                with io.open_code(path) as file:
-                    source = file.read(_MAX_COMPILED_LENGTH)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error")
-                    self._compiled[path] = source, _compile(source, path)
-        except Exception:
-            return
-
-    def is_compiled(self, path: str) -> bool:
-        """Whether a script was compiled, with the contents that it had then."""
-        return path in self._compiled
-
-    def get_code(self, path: str, source: bytes) -> types.CodeType:
-        """Return the code of a script, compiling it if necessary. Raises what that raises."""
-        compiled, code = self._compiled.get(path, (None, None))
-        return code if code is not None and compiled == source else _compile(source, path)
+def find_program_directory(option: str, program: str, cwd: str) -> str:
+    """Return what the interpreter puts in front of `sys.path` for a program."""
+    if option == "-m":
+        return cwd
+    if option == "-c":
+        return ""
+    path = os.path.join(cwd, program)
+    return path if is_importable(path) else os.path.dirname(os.path.realpath(path))
 
 
-COMPILED_SCRIPTS = CompiledScripts()
-
-
-def run_program(option: str, program: str, arguments: list[str], sha256: str | None) -> None:
-    """Run a program to its end, in the working directory.
-
-    Args:
-        option: "-m" for a module, "-c" for code, "" for a script.
-        program: The name of the module, the code, or the path of the script.
-        arguments: What follows in `sys.argv`.
-        sha256: The hash of the script, which is not run if it differs; None for any.
-
-    Raises what the program raises; its traceback is printed without the frames of a template.
-    """
-    main = types.ModuleType("__main__")
-    main.__dict__.update({"__builtins__": builtins, "__annotations__": {}})
-    sys.modules["__main__"] = main
-    sys.argv = [option or program, *arguments]
-    try:
-        if option == "-m":
-            _prepend_path(os.getcwd)
-            run_module: Any = runpy._run_module_as_main  # type: ignore[attr-defined]
-            run_module(program)
-        elif option == "-c":
-            _prepend_path(str)
-            main.__loader__ = importlib.machinery.BuiltinImporter
-            exec(_compile(program, "<string>"), main.__dict__)  # noqa: S102
-        else:
-            _run_script(program, sha256, main)
-    except BaseException:
-        sys.excepthook = _without_own_frames(sys.excepthook)
-        raise
-
-
-def _run_script(script: str, sha256: str | None, main: types.ModuleType) -> None:
-    path = os.path.join(os.getcwd(), script)
-    if not COMPILED_SCRIPTS.is_compiled(path) and _has_importer(path):
-        if sha256 is not None:
-            _read_script(path, sha256)
-        sys.path.insert(0, path)  # Even with -P or -I.
-        run_module: Any = runpy._run_module_as_main  # type: ignore[attr-defined]
-        run_module("__main__", alter_argv=False)
-        return
-    _prepend_path(lambda: os.path.dirname(os.path.realpath(path)))
-    loader = importlib.machinery.SourceFileLoader("__main__", path)
-    main.__dict__.update({"__file__": path, "__cached__": None, "__loader__": loader})
-    source = _read_script(path, sha256)
-    exec(COMPILED_SCRIPTS.get_code(path, source), main.__dict__)  # noqa: S102
-
-
-def _has_importer(path: str) -> bool:
+def is_importable(path: str) -> bool:
     """Whether a program is a folder or a zip file, whose module `__main__` is to be run."""
+    if COMPILED_SCRIPTS.is_compiled(path):
+        return False
     for hook in sys.path_hooks:
         with contextlib.suppress(ImportError):
             hook(path)
             return True
     return False
+
+
+class ProgramRunner:
+    """Runs a program in a child of this template."""
+
+    def __init__(self) -> None:
+        self._search_path: str | None = None
+        self._main_names: list[str] = []
+        """The names of modules that are this template's `__main__`."""
+
+    def note_template(self, search_path: str | None) -> None:
+        """Note what the template has set up for its children, when it is about to serve.
+
+        Args:
+            search_path: The directory of the program, in front of what its modules have then made
+                of `sys.path`; None if programs have different ones.
+        """
+        self._search_path = search_path
+        main = sys.modules["__main__"]
+        self._main_names = [name for name, module in sys.modules.items() if module is main]
+
+    def run(
+        self,
+        option: str,
+        program: str,
+        arguments: list[str],
+        sha256: str | None,
+        cwd: str,
+        directory: str | None = None,
+    ) -> None:
+        """Run a program to its end.
+
+        Args:
+            option: "-m" for a module, "-c" for code, "" for a script.
+            program: The name of the module, the code, or the path of the script.
+            arguments: What follows in `sys.argv`.
+            sha256: The hash of the script, which is not run if it differs; None for any.
+            cwd: The directory that the interpreter was started in.
+            directory: What `find_program_directory` returns for it, if that is known.
+
+        Raises what the program raises; its traceback is printed without the frames of a template.
+        """
+        main = types.ModuleType("__main__")
+        main.__dict__.update({"__builtins__": builtins, "__annotations__": {}})
+        for name in self._main_names:  # multiprocessing has another one.
+            sys.modules[name] = main
+        sys.argv = [option or program, *arguments]
+        if directory is None:
+            directory = find_program_directory(option, program, cwd)
+        self._set_search_path(directory, is_program=directory == os.path.join(cwd, program))
+        try:
+            if option == "-m":
+                _run_module(program)
+            elif option == "-c":
+                main.__loader__ = importlib.machinery.BuiltinImporter
+                exec(compile_program(program, "<string>"), main.__dict__)  # noqa: S102
+            else:
+                _run_script(os.path.join(cwd, program), sha256, main)
+        except BaseException:
+            sys.excepthook = _without_own_frames(sys.excepthook)
+            raise
+
+    def _set_search_path(self, directory: str, *, is_program: bool) -> None:
+        """Put a directory on the search path; `is_program` if it is the program itself."""
+        if sys.flags.safe_path and not is_program:  # -P or -I
+            return
+        if self._search_path is None:
+            sys.path.insert(0, directory)
+        elif self._search_path in sys.path:
+            sys.path[sys.path.index(self._search_path)] = directory
+        # Otherwise a module of the preload has removed it.
+
+
+def _run_module(name: str, **options: Any) -> None:
+    run_module: Any = runpy._run_module_as_main  # type: ignore[attr-defined]
+    run_module(name, **options)
+
+
+def _run_script(path: str, sha256: str | None, main: types.ModuleType) -> None:
+    if is_importable(path):
+        if sha256 is not None:
+            _read_script(path, sha256)
+        _run_module("__main__", alter_argv=False)
+        return
+    source = _read_script(path, sha256)
+    is_compiled = path.endswith(".pyc") or source[:4] == importlib.util.MAGIC_NUMBER
+    loader_type = importlib.machinery.SourceFileLoader
+    if is_compiled:
+        loader_type = importlib.machinery.SourcelessFileLoader  # type: ignore[assignment]
+    loader = loader_type("__main__", path)
+    main.__dict__.update({"__file__": path, "__cached__": None, "__loader__": loader})
+    code = _load_compiled(source) if is_compiled else COMPILED_SCRIPTS.get_code(path, source)
+    exec(code, main.__dict__)  # noqa: S102
+
+
+def _load_compiled(data: bytes) -> types.CodeType:
+    """Load a .pyc file, which the interpreter runs without a look at its source."""
+    if data[:4] != importlib.util.MAGIC_NUMBER:
+        raise RuntimeError("Bad magic number in .pyc file")
+    code = marshal.loads(data[_PYC_HEADER_LENGTH:])  # noqa: S302  as the interpreter does
+    if not isinstance(code, types.CodeType):
+        raise RuntimeError("Bad code object in .pyc file")
+    return code
 
 
 def _read_script(path: str, sha256: str | None) -> bytes:
@@ -134,17 +163,6 @@ def _read_script(path: str, sha256: str | None) -> bytes:
     if sha256 is not None and (found := hashlib.sha256(source).hexdigest()) != sha256:
         _exit(f"{path} has SHA-256 {found}, not {sha256}")
     return source
-
-
-def _compile(source: str | bytes, name: str) -> types.CodeType:
-    code: types.CodeType = compile(source, name, "exec", dont_inherit=True)
-    return code
-
-
-def _prepend_path(find_directory: Callable[[], str]) -> None:
-    """Prepend the directory that programs import from, unless -P or -I forbids that."""
-    if not sys.flags.safe_path:
-        sys.path.insert(0, find_directory())
 
 
 def _exit(text: str) -> NoReturn:

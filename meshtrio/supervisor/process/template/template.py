@@ -37,7 +37,7 @@ from meshtrio.supervisor.process.spawn.signal_dispositions import needs_signal_r
 from meshtrio.supervisor.process.template.fork_start import (
     ForkStart,
     TemplateError,
-    TemplateExitedError,
+    TemplateFailedError,
 )
 from meshtrio.supervisor.process.template.template_key import TemplateKey
 from meshtrio.supervisor.process.template.template_output import TemplateOutput
@@ -84,6 +84,8 @@ class Template:
         self._send_lock = trio.Lock()
         self.was_ready = False
         """Whether it has served."""
+        self._started_at = trio.current_time()
+        self._preload_scope = trio.CancelScope(deadline=self._started_at)
 
     @property
     def is_ready(self) -> bool:
@@ -95,16 +97,19 @@ class Template:
         """Whether it serves no more, or never will."""
         return self.settled.is_set() and not self.is_ready
 
-    async def run(self, preload_timeout: float) -> None:
-        """Start the process, and supervise it until it exits.
+    def allow_imports(self, timeout: float) -> None:
+        """Let the imports take at least that long, in seconds since it was started."""
+        deadline = self._started_at + timeout
+        self._preload_scope.deadline = max(self._preload_scope.deadline, deadline)
 
-        It may take `preload_timeout` seconds to import its modules.
+    async def run(self) -> None:
+        """Start the process, and supervise it until it exits.
 
         Cancellation: Kills the process, which has nothing to do at its end.
         """
         try:
             with self.scope:
-                await self._run(preload_timeout)
+                await self._run()
         except _START_ERRORS as exc:
             self._fail(f"the template could not be started: {exc}")
         except (Exception, BaseExceptionGroup) as exc:
@@ -116,6 +121,10 @@ class Template:
                 raise cancelled from None
         finally:
             self._fail("the template has ended")
+
+    def describe_timeout(self, timeout: float) -> str:
+        """Return the reason why it does not serve if the imports take more than `timeout`."""
+        return f"importing {', '.join(self.key.modules)} took more than {timeout:g} s"
 
     def _fail(self, problem: str) -> None:
         """Set the reason why it does not serve, unless there is one."""
@@ -151,13 +160,14 @@ class Template:
         )
         try:
             return await start.run()
-        except TemplateExitedError as exc:
+        except TemplateFailedError as exc:
             self._fail(str(exc))  # Before `run` notices it.
+            self.scope.cancel()
             raise
 
     # -- the process ---------------------------------------------------------------------------
 
-    async def _run(self, preload_timeout: float) -> None:
+    async def _run(self) -> None:
         identity = RunIdentity(self._launch_id, get_boot_ticks())
         own_socket, socket_of_template = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         own_socket.setblocking(False)
@@ -168,7 +178,7 @@ class Template:
             self._effects.guard.watch(process.pid, process.pidfd)
             self._process = process
             try:
-                await self._supervise(process, own_socket, preload_timeout)
+                await self._supervise(process, own_socket)
             finally:
                 self._fail("the template has exited")
                 with trio.CancelScope(shield=True):
@@ -198,15 +208,13 @@ class Template:
             pass_fds=(control,),
         )
 
-    async def _supervise(
-        self, process: PluginProcess, own_socket: socket.socket, preload_timeout: float
-    ) -> None:
+    async def _supervise(self, process: PluginProcess, own_socket: socket.socket) -> None:
         """Read its output until it exits, and have it serve once it is ready."""
         async with trio.open_nursery() as nursery:
             stdout, stderr = TemplateOutput(self._name), TemplateOutput(self._name)
             nursery.start_soon(read_pipe, process.stdout, stdout, process.leader_exited)
             nursery.start_soon(read_pipe, process.stderr, stderr, process.leader_exited)
-            nursery.start_soon(self._await_ready, own_socket, process, preload_timeout)
+            nursery.start_soon(self._await_ready, own_socket, process)
             await process.wait()
             if self.was_ready and not self.scope.cancel_called:
                 text = "%s (pid %d) exited unexpectedly; the next start by fork gets another one"
@@ -215,12 +223,10 @@ class Template:
         if not self.settled.is_set():
             self._fail(_describe_exit(process, stderr.last_line))
 
-    async def _await_ready(
-        self, own_socket: socket.socket, process: PluginProcess, preload_timeout: float
-    ) -> None:
+    async def _await_ready(self, own_socket: socket.socket, process: PluginProcess) -> None:
         """Wait until the template has imported its modules; end it if that fails."""
         message = b""
-        with trio.move_on_after(preload_timeout) as scope:
+        with self._preload_scope as scope:
             await trio.lowlevel.wait_readable(own_socket)
             message = own_socket.recv(_MAX_MESSAGE_LENGTH)
         if message == b"ready":
@@ -229,9 +235,7 @@ class Template:
             self.settled.set()
             return
         if scope.cancelled_caught:
-            self._fail(
-                f"importing {', '.join(self.key.modules)} took more than {preload_timeout:g} s"
-            )
+            self._fail(self.describe_timeout(scope.deadline - self._started_at))
         elif message:
             self._fail(message.decode(errors="replace"))
         process.kill()

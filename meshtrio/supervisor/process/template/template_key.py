@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,7 +55,9 @@ class TemplateKey:
         if config.preload:
             path = cwd
             if not command.option:
-                path = os.path.dirname(os.path.realpath(Path(cwd, command.program)))
+                program = Path(cwd, command.program)
+                is_archive = program.is_dir() or zipfile.is_zipfile(program)
+                path = str(program) if is_archive else os.path.dirname(os.path.realpath(program))
         return cls(
             command.interpreter,
             _MODULES + config.preload,

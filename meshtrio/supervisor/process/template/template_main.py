@@ -21,11 +21,14 @@ import select
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING or __package__:
     from meshtrio.supervisor.process.template import forked_child, preloading, program_runner
+    from meshtrio.supervisor.process.template.code_version import CodeVersion, HiddenModules
+    from meshtrio.supervisor.process.template.compiled_scripts import COMPILED_SCRIPTS
     from meshtrio.supervisor.process.template.parent_clone import ParentClone
 else:
     # The interpreter may be one without meshtrio, or with another version of it. None of these
@@ -39,14 +42,19 @@ else:
     import forked_child
     import preloading
     import program_runner
+    from code_version import CodeVersion, HiddenModules
+    from compiled_scripts import COMPILED_SCRIPTS
     from parent_clone import ParentClone
 
     sys.path[:] = _path
-    for _name in ("forked_child", "launcher_main", "parent_clone", "preloading", "process_map"):
+    for _name in ("code_version", "compiled_scripts", "forked_child", "launcher_main"):
         del sys.modules[_name]
-    for _name in ("process_marker", "processes", "program_runner"):
+    for _name in ("parent_clone", "preloading", "process_map", "process_marker", "processes"):
         del sys.modules[_name]
+    del sys.modules["program_runner"]
 
+_BEGAN_AT = time.time_ns()
+"""When this process had imported none of the modules that its children share."""
 _REQUEST = ("gate", "content", "stdin", "stdout", "stderr")
 """The descriptors of a request: the socket of this start, a memfd, and the program's streams."""
 _STANDARD_STREAMS = range(3)
@@ -63,6 +71,10 @@ class TemplateProcess:
         self._mesh_pidfd = int(os.environ["MESH_PIDFD"])
         self._allowed = {*_STANDARD_STREAMS, control, self._mesh_pidfd}
         self._mesh_pid = mesh_pid
+        self._hidden_modules = HiddenModules()
+        self._directories: dict[tuple[str, str], str] = {}
+        """The directories of programs, by option and program."""
+        self.runner = program_runner.ProgramRunner()
 
     def preload(self, modules: list[str], search_path: str | None) -> None:
         """Import the modules and report the result; exits if this process cannot serve."""
@@ -71,6 +83,7 @@ class TemplateProcess:
             sys.path.insert(0, search_path)
         self._set_killed_at_hangup(is_enabled=True)
         try:
+            self._cwd = os.getcwd()
             if os.getppid() != self._mesh_pid:
                 raise preloading.NotForkableError("the interpreter runs as a child of a wrapper")
             self._clone = ParentClone()
@@ -79,9 +92,11 @@ class TemplateProcess:
             self._set_killed_at_hangup(is_enabled=False)
             self._control.send(str(exc).encode(errors="replace")[:_MAX_MESSAGE_LENGTH])
             os._exit(1)
-        if search_path is not None and not sys.flags.safe_path:
-            sys.path.remove(search_path)
-        self._code = preloading.CodeVersion()
+        # Otherwise programs have different ones.
+        self._has_search_path = search_path is not None
+        self.runner.note_template(None if sys.flags.safe_path else search_path)
+        self._has_changed_cwd = not _is_cwd(self._cwd)
+        self._code = CodeVersion(_BEGAN_AT)
         # Each child lists the directories that it imports from: files may be added until then.
         importlib.invalidate_caches()
         _flush()
@@ -114,32 +129,54 @@ class TemplateProcess:
             message, descriptors, _, _ = socket.recv_fds(self._control, 64, len(_REQUEST))
             if not message:
                 os._exit(0)
-            if len(descriptors) == len(_REQUEST):
-                content = self._fork(*descriptors)
-                if content is not None:
-                    return content
+            if len(descriptors) != len(_REQUEST):
+                print("no descriptors are left", file=sys.stderr, flush=True)
+                os._exit(1)  # There may be no gate to report it.
+            content = self._fork(*descriptors)
+            if content is not None:
+                return content
             for descriptor in descriptors:
                 os.close(descriptor)
 
     def _fork(self, gate: int, content: int, *streams: int) -> dict[str, Any] | None:
         """Fork, and report that on the gate; return the request's content in the child."""
-        problem = preloading.find_obstacle({*self._allowed, gate, content, *streams})
-        if problem is not None:
-            reply = f"error the template {problem} after its imports"
-        elif not self._code.is_current():
-            reply = "stale"
-        else:
-            try:
+        try:
+            reply = self._find_refusal({*self._allowed, gate, content, *streams})
+            if not reply:
                 request = _read_request(content)
+                reply = self._prepare(request)
+            if not reply:
                 pid = self._clone.fork()
                 reply = f"pid {pid}"
-            except OSError as exc:
-                pid, reply = -1, f"error the template cannot fork: {exc.strerror}"
-            if pid == 0:
-                self._start_child(gate, request, list(streams))
-                return request
+                if pid == 0:
+                    self._start_child(gate, request, list(streams))
+                    return request
+        except OSError as exc:
+            reply = f"error the template cannot fork: {exc.strerror}"
         _report(gate, reply)
         return None
+
+    def _find_refusal(self, descriptors: set[int]) -> str:
+        """Return the reply if nothing can be forked any more; "" if it can."""
+        problem = preloading.find_obstacle(descriptors)
+        if problem is not None:
+            return f"error the template {problem} after its imports"
+        return "" if self._code.is_current() else "stale"
+
+    def _prepare(self, request: dict[str, Any]) -> str:
+        """Prepare what children have in common; return the reply if this one is refused."""
+        option, program = key = request["option"], request["program"]
+        is_new = not option and COMPILED_SCRIPTS.prepare(os.path.join(self._cwd, program))
+        if is_new or key not in self._directories:
+            find = program_runner.find_program_directory
+            self._directories[key] = find(option, program, self._cwd)
+        request["directory"] = directory = self._directories[key]
+        if self._has_search_path or sys.flags.safe_path:
+            return ""
+        hidden = self._hidden_modules.find(directory or self._cwd)
+        if hidden is None:
+            return ""
+        return f"error it would import {hidden} from {directory}, instead of the template's"
 
     def _start_child(self, gate: int, request: dict[str, Any], streams: list[int]) -> None:
         """In the child: wait for the mesh, and become the plugin; exits if that fails."""
@@ -149,7 +186,10 @@ class TemplateProcess:
         try:
             number = request["pidfd_number"]
             gate = forked_child.place_descriptors(streams, self._mesh_pidfd, number, gate)
-            forked_child.become_plugin(request)
+            cwd = self._cwd if self._has_changed_cwd else None
+            request["cwd"] = forked_child.become_plugin(request, cwd)
+            if request["cwd"] != self._cwd:  # It was replaced.
+                request["directory"] = None
         except (OSError, ValueError) as exc:
             _report(gate, f"error {exc}")
             os._exit(1)
@@ -167,13 +207,17 @@ class TemplateProcess:
 
 
 def _read_request(content: int) -> dict[str, Any]:
-    """Read a request, and compile the script that it is for. Raises OSError."""
-    with open(content, "rb", closefd=False) as file:
-        file.seek(0)
-        request: dict[str, Any] = json.load(file)
-    if not request["option"]:
-        program_runner.COMPILED_SCRIPTS.prepare(request["program"])
+    """Read a request. Raises OSError."""
+    data = os.pread(content, os.fstat(content).st_size, 0)
+    request: dict[str, Any] = json.loads(data)
     return request
+
+
+def _is_cwd(path: str) -> bool:
+    try:
+        return os.getcwd() == path
+    except OSError:  # It was removed.
+        return True
 
 
 def _report(gate: int, text: str) -> None:
@@ -193,8 +237,8 @@ def main() -> None:
     template = TemplateProcess(settings["control"], settings["mesh_pid"])
     template.preload(settings["modules"], settings["search_path"])
     request = template.serve()
-    names = ("option", "program", "arguments", "script_sha256")
-    program_runner.run_program(*map(request.__getitem__, names))
+    names = ("option", "program", "arguments", "script_sha256", "cwd", "directory")
+    template.runner.run(*map(request.__getitem__, names))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,11 @@ import trio
 
 from meshtrio.config import PluginConfig
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
-from meshtrio.supervisor.process.template.fork_start import StaleTemplateError, TemplateError
+from meshtrio.supervisor.process.template.fork_start import (
+    StaleTemplateError,
+    TemplateError,
+    TemplateFailedError,
+)
 from meshtrio.supervisor.process.template.template import Template, TemplateEffects
 from meshtrio.supervisor.process.template.template_key import TemplateKey
 from meshtrio.util.concurrency import start_soon_without_context
@@ -110,19 +114,33 @@ class TemplatePool:
             self._keys[config.name] = key
             self.retain(self._keys)
         content = _make_content(config, key)
+        is_refused = key in self._refusals
         for attempt in range(_MAX_GENERATIONS):
             template = await self._get_template(config, key)
             try:
-                return await template.fork(content, cgroup, env)
+                process = await template.fork(content, cgroup, env)
             except StaleTemplateError:
                 if self._templates.get(key) is template:
                     _log.info("%s: the code of its template has changed; renewing it", config.name)
                     self._end(key)
-            except TemplateError:
-                # Otherwise another template takes no longer than starting it by exec.
-                if attempt or not template.has_ended or self._keys.get(config.name) != key:
+            except TemplateFailedError as exc:
+                # Once, another template takes no longer than starting it by exec. Then it costs
+                # that in addition, at each start.
+                if attempt or is_refused or self._keys.get(config.name) != key:
+                    self._refuse(key, str(exc))
                     raise
-        raise TemplateError("the code of its modules changes again and again")
+            else:
+                self._refusals.pop(key, None)
+                return process
+        problem = "the code of its modules changes again and again"
+        self._refuse(key, problem)
+        raise TemplateError(problem)
+
+    def _refuse(self, key: TemplateKey, problem: str) -> None:
+        """Do not try to fork from such a template for a while."""
+        refusal = self._refusals.setdefault(key, _Refusal(problem))
+        refusal.problem = problem
+        refusal.record_attempt()
 
     async def _get_template(self, config: PluginConfig, key: TemplateKey) -> Template:
         """Return the template once it serves, starting it if necessary.
@@ -137,13 +155,16 @@ class TemplatePool:
             template = self._start(config, key)
         if refusal is not None and not template.settled.is_set():
             raise TemplateError(refusal.problem)
-        await template.settled.wait()
+        # A plugin that takes longer to import the same modules is not ready in time either.
+        template.allow_imports(config.ready_timeout)
+        with trio.move_on_after(config.ready_timeout):
+            await template.settled.wait()
         if template.is_ready:
-            self._refusals.pop(key, None)
             return template
+        if not template.settled.is_set():
+            raise TemplateError(template.describe_timeout(config.ready_timeout))
         if not template.was_ready and key not in self._refusals:
-            self._refusals[key] = _Refusal(template.problem)
-            self._refusals[key].record_attempt()
+            self._refuse(key, template.problem)
         raise TemplateError(template.problem)
 
     def _start(self, config: PluginConfig, key: TemplateKey) -> Template:
@@ -153,8 +174,8 @@ class TemplatePool:
             refusal.record_attempt()
         name = " ".join(["template", *config.preload])
         template = self._templates[key] = Template(key, self._effects, name)
-        # A plugin that takes longer to import the same modules is not ready in time either.
-        start_soon_without_context(self._nursery, template.run, config.ready_timeout)
+        template.allow_imports(config.ready_timeout)
+        start_soon_without_context(self._nursery, template.run)
         return template
 
     def _end(self, key: TemplateKey) -> None:

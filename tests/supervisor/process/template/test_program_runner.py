@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from meshtrio.supervisor.process.template.program_runner import CompiledScripts
+from meshtrio.supervisor.process.template.compiled_scripts import CompiledScripts
 from tests import ROOT
 
 PROGRAM = """
 import sys
-from meshtrio.supervisor.process.template.program_runner import run_program
-run_program("", sys.argv[1], [], sys.argv[2])
+from meshtrio.supervisor.process.template.program_runner import ProgramRunner
+ProgramRunner().run("", sys.argv[1], [], sys.argv[2], "/")
 """
 
 
