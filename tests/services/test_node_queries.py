@@ -10,13 +10,15 @@ from typing import Any
 import purerpc
 import pytest
 import trio
+import trio.testing
 
 from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.client.multicallable import DynamicStub
 from meshtrio.messages import control
-from tests.support.etcd_server import EtcdCluster, run_etcd
+from tests.support.etcd_server import EtcdCluster, in_thread, run_etcd
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.nodes import run_node
+from tests.support.secure_nodes import NodeAuthority, make_secure_tables
 
 
 @pytest.fixture
@@ -99,3 +101,43 @@ async def test_states_of_services_need_no_access_to_the_registry(short_dir: Path
         assert (state.service, state.endpoints[0].address) == ("outside", "tcp:127.0.0.1:1")
         with pytest.raises(purerpc.NotFoundError, match="nonesuch"):
             await stub.ListServiceStates(control.ListServiceStatesRequest(services=["nonesuch"]))
+
+
+async def test_a_node_whose_replies_are_too_large_is_reported(
+    short_dir: Path, etcd: EtcdCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshtrio.services.node_queries._MAX_NODE_REPLIES_SIZE", 500)
+    authority = NodeAuthority(short_dir)
+    folders = [short_dir / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    configs = [make_secure_tables(authority, etcd, folder.name) for folder in folders]
+    async with (
+        run_mesh(configs[0], folders[0]) as a,
+        run_mesh(configs[1], folders[1]),
+        control_of(a) as stub,
+    ):
+        await wait_until_known(stub, "b")
+        (one,) = (await stub.QueryNodes(make_query("GetTree"))).results
+        assert one.problem == ""
+        assert control.Node.FromString(one.replies[0].reply).kind == control.Node.MESH
+        (many,) = (await stub.QueryNodes(make_query(*["GetTree"] * 20))).results
+        assert (many.problem, list(many.replies)) == ("its replies exceed 500 bytes", [])
+
+
+async def test_the_list_of_ignored_keys_is_bounded(short_dir: Path, etcd: EtcdCluster) -> None:
+    async with run_node(short_dir, etcd, "a") as a, control_of(a) as stub:
+
+        def write_garbage() -> None:
+            for number in range(110):
+                etcd.put(f"meshtrio/plugin.echo/{number:03}", "garbage")
+
+        await in_thread(write_garbage)
+        ignored: list[str] = []
+        while len(ignored) < 100:
+            listed = await stub.ListNodes(control.ListNodesRequest())
+            ignored = sorted(listed.discovery.ignored_keys)
+        assert ignored[0] == "meshtrio/plugin.echo/000"
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        listed = await stub.ListNodes(control.ListNodesRequest())
+        assert len(listed.discovery.ignored_keys) == 100
