@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import click
 import purerpc
+from google.protobuf.message import DecodeError
 
 from meshtrio.cli.json_output import to_plain
 from meshtrio.cli.mesh_client import run_with_channel
@@ -61,9 +62,7 @@ async def _ask_all_nodes(channel: Channel, calls: Sequence[NodeCall]) -> list[No
     reply = await stub.QueryNodes(control.QueryNodesRequest(calls=messages))
     own, error = await _ask_this_mesh(stub, calls)
     answers = [NodeAnswer(reply.this_node, own, is_this_mesh=True)]
-    for each in reply.results:
-        parsed = list(map(_parse_reply, each.replies, calls))
-        answers.append(NodeAnswer(each.node, parsed, each.problem))
+    answers += [_make_answer(each, calls) for each in reply.results]
     is_unknown = all(reply is None for each in answers for reply in each.replies)
     if error is not None and is_unknown and not any(each.problem for each in answers):
         raise error
@@ -82,6 +81,15 @@ async def _ask_this_mesh(
             replies.append(None)
             error = exc
     return replies, error
+
+
+def _make_answer(result: control.NodeResult, calls: Sequence[NodeCall]) -> NodeAnswer:
+    try:
+        replies = [*map(_parse_reply, result.replies, calls)]
+    except DecodeError as exc:
+        # The mesh passes on what the node has sent.
+        return NodeAnswer(result.node, (), f"its reply is malformed: {exc}")
+    return NodeAnswer(result.node, replies, result.problem)
 
 
 def _parse_reply(reply: control.NodeReply, call: NodeCall) -> Any:
