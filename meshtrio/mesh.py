@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Unpack
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import attrs
 import trio
@@ -57,6 +57,9 @@ from meshtrio.util.errors import UsageError
 from meshtrio.util.log_level import LogLevel
 from meshtrio.util.no_public_constructor import NoPublicConstructor, create
 from meshtrio.util.tls_config import ClientTlsConfig
+
+if TYPE_CHECKING:
+    from meshtrio.cluster.node import Node
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -322,14 +325,15 @@ async def main(
         operations = Operations(supervisor)
         log_levels = LogLevelController(supervisor, registry, operations)
         supervisor.subscribe(log_levels.on_event)
+        node = _make_node(config, registry)
         try:
             async with (
-                mesh_telemetry(supervisor, registry, dns) as metrics,
+                mesh_telemetry(supervisor, registry, dns, node) as metrics,
                 background_service(dns.run),
                 MeshServer(
-                    supervisor, registry, operations, event_log, log_levels, metrics
+                    supervisor, registry, operations, event_log, log_levels, metrics, node
                 ).running(claim),
-                _joined_to_others(config, registry),
+                _joined_to_others(node),
                 open_collapsing_nursery() as nursery,
             ):
                 await nursery.start(supervisor.run)
@@ -339,16 +343,23 @@ async def main(
             _log.info("mesh stopped: %s", supervisor.shutdown_report)
 
 
-@asynccontextmanager
-async def _joined_to_others(config: MeshConfig, registry: Registry) -> AsyncIterator[None]:
-    """Be a node during the block, if the config says so, and until all plugins have stopped."""
+def _make_node(config: MeshConfig, registry: Registry) -> Node | None:
+    """Make this mesh a node if the config says so."""
     if not config.discovery.etcd:
-        yield
-        return
+        return None
     # Most meshes need neither it nor the client of etcd.
     from meshtrio.cluster.node import Node
 
-    async with background_service(Node(config.discovery, registry).run):
+    return Node(config.discovery, registry)
+
+
+@asynccontextmanager
+async def _joined_to_others(node: Node | None) -> AsyncIterator[None]:
+    """Be a node during the block, if this mesh is one, and until all plugins have stopped."""
+    if node is None:
+        yield
+        return
+    async with background_service(node.run):
         yield
 
 

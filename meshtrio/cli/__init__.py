@@ -56,6 +56,7 @@ _SECTIONS = {
         "logs": "Print the output of plugins.",
         "trace": "Print calls as they end.",
         "services": "List services and their endpoints.",
+        "nodes": "List the nodes of etcd, and how this mesh follows it.",
     },
     "Control a running mesh": {
         "start": "Start the stopped instances of a plugin or group.",

@@ -10,6 +10,13 @@ from typing import Any
 import click
 
 from meshtrio.cli import formatting
+from meshtrio.cli.all_nodes import (
+    NodeCall,
+    all_nodes_option,
+    ask_all_nodes,
+    exit_with_problems,
+    to_plain_answers,
+)
 from meshtrio.cli.json_output import print_json, to_plain
 from meshtrio.cli.mesh_client import run_with_control, run_with_registry
 from meshtrio.cli.options import mesh_options, names_argument, services_argument
@@ -17,59 +24,122 @@ from meshtrio.cli.text_table import print_table
 from meshtrio.messages import control, registry
 from meshtrio.util.text import escape_unprintable
 
+_INSTANCE_COLUMNS = (
+    "NAME", "INSTANCE", "PID", "STATE", "RESTARTS", "UPTIME", "SOCKET", "REASON",
+)  # fmt: skip
+_SERVICE_COLUMNS = ("SERVICE", "ADDRESS", "INSTANCE", "PID", "WEIGHT", "PRIORITY", "NOTE")
 CallsInFlight = Mapping[tuple[str, int], int]
 """Calls in progress, by plugin and instance; only of instances that report them."""
 
 
 @click.command()
 @names_argument
-@mesh_options("Print a JSON list of objects.")
-def ps(names: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
+@mesh_options("Print a JSON list of objects.", all_nodes_option)
+def ps(names: tuple[str, ...], as_json: bool, all_nodes: bool, mesh_socket: Path | None) -> None:
     """List instances with their processes and states: all, or those of the plugins named.
 
     A NAME is a plugin or a group. RESTARTS counts restarts; REASON is how the last process ended,
     or why the instance is not ready.
     """
+    if all_nodes:
+        _print_instances_of_nodes(names, as_json, mesh_socket)
+        return
     request = control.ListInstancesRequest(names=names)
     reply = run_with_control(lambda stub: stub.ListInstances(request), mesh_socket)
     if as_json:
         print_json(reply.instances)
-        return
-    columns = ("NAME", "INSTANCE", "PID", "STATE", "RESTARTS", "UPTIME", "SOCKET", "REASON")
-    rows = (
-        (
-            each.name,
-            each.instance,
-            each.pid if each.HasField("pid") else "-",
-            each.state,
-            each.restarts,
-            formatting.format_duration(each.uptime) if each.HasField("uptime") else "-",
-            each.socket,
-            each.reason,
-        )
-        for each in reply.instances
+    else:
+        print_table(_INSTANCE_COLUMNS, map(_instance_row, reply.instances))
+
+
+def _print_instances_of_nodes(
+    names: tuple[str, ...], as_json: bool, mesh_socket: Path | None
+) -> None:
+    # One for each name, since a node need not know all of them.
+    requests = [
+        control.ListInstancesRequest(names=[name] if name else []) for name in names or [""]
+    ]
+    reply_type = control.ListInstancesResponse
+    calls = [NodeCall("ListInstances", request, reply_type) for request in requests]
+    answers = ask_all_nodes(mesh_socket, *calls)
+    found = [
+        (each.node, instance) for each in answers for instance in _unique_instances(each.replies)
+    ]
+    if as_json:
+        print_json(to_plain_answers(answers, found))
+    else:
+        rows = ((node, *_instance_row(instance)) for node, instance in found)
+        print_table(("NODE", *_INSTANCE_COLUMNS), rows)
+    exit_with_problems(answers)
+
+
+def _unique_instances(replies: Iterable[Any]) -> Iterable[control.Instance]:
+    """Return the instances of several replies; a group and a plugin of it may both be named."""
+    found = [each for reply in replies if reply is not None for each in reply.instances]
+    return {(each.name, each.instance): each for each in found}.values()
+
+
+def _instance_row(instance: control.Instance) -> tuple[Any, ...]:
+    return (
+        instance.name,
+        instance.instance,
+        instance.pid if instance.HasField("pid") else "-",
+        instance.state,
+        instance.restarts,
+        formatting.format_duration(instance.uptime) if instance.HasField("uptime") else "-",
+        instance.socket,
+        instance.reason,
     )
-    print_table(columns, rows)
 
 
 @click.command()
-@mesh_options("Print the tree as one JSON object; instances have ps's fields, and in_flight.")
-def tree(as_json: bool, mesh_socket: Path | None) -> None:
+@mesh_options(
+    "Print the tree as one JSON object; instances have ps's fields, and in_flight.",
+    all_nodes_option,
+)
+def tree(as_json: bool, all_nodes: bool, mesh_socket: Path | None) -> None:
     """Show the supervision tree: the mesh, its groups, their plugins, and the plugins' instances.
 
     Groups are shown with their strategy, plugins with their restart policy and dependencies,
-    instances with their calls in progress if they report them.
+    instances with their calls in progress if they report them. With --all-nodes there is a tree for
+    each node, in JSON a list of them.
     """
+    if all_nodes:
+        _print_trees_of_nodes(as_json, mesh_socket)
+        return
     root, statistics = run_with_control(_fetch_tree, mesh_socket)
-    in_flight = {
-        (each.instance.name, each.instance.instance): each.load.in_flight
-        for each in statistics.instances
-        if each.HasField("load")
-    }
+    in_flight = _get_calls_in_flight(statistics)
     if as_json:
         print_json(_add_calls_in_flight(to_plain(root), in_flight))
     else:
         _print_tree(root, statistics.uptime, in_flight)
+
+
+def _print_trees_of_nodes(as_json: bool, mesh_socket: Path | None) -> None:
+    answers = ask_all_nodes(
+        mesh_socket,
+        NodeCall("GetTree", control.GetTreeRequest(), control.Node),
+        NodeCall("GetStatistics", control.GetStatisticsRequest(), control.Statistics),
+    )
+    found = [(each.node, *each.replies) for each in answers if not each.problem]
+    if as_json:
+        trees = (
+            (node, _add_calls_in_flight(to_plain(root), _get_calls_in_flight(statistics)))
+            for node, root, statistics in found
+        )
+        print_json(to_plain_answers(answers, trees))
+    else:
+        for node, root, statistics in found:
+            _print_tree(root, statistics.uptime, _get_calls_in_flight(statistics), node)
+    exit_with_problems(answers)
+
+
+def _get_calls_in_flight(statistics: control.Statistics) -> CallsInFlight:
+    return {
+        (each.instance.name, each.instance.instance): each.load.in_flight
+        for each in statistics.instances
+        if each.HasField("load")
+    }
 
 
 async def _fetch_tree(stub: Any) -> tuple[control.Node, control.Statistics]:
@@ -93,7 +163,9 @@ def _describe_process(instance: control.Instance) -> str:
     return f", pid {instance.pid}{start}, up {uptime}"
 
 
-def _print_tree(root: control.Node, uptime: float, in_flight: CallsInFlight) -> None:
+def _print_tree(
+    root: control.Node, uptime: float, in_flight: CallsInFlight, mesh_node: str = ""
+) -> None:
     from rich.text import Text
     from rich.tree import Tree
 
@@ -124,7 +196,8 @@ def _print_tree(root: control.Node, uptime: float, in_flight: CallsInFlight) -> 
             text.append(escape_unprintable(f": {instance.reason}"))
         return text
 
-    title = f"mesh {root.name}, up {formatting.format_duration(uptime)}"
+    prefix = f"node {mesh_node}: " if mesh_node else ""
+    title = f"{prefix}mesh {root.name}, up {formatting.format_duration(uptime)}"
     shown = Tree(rich_output.make_text(title), guide_style="dim")
     add(shown, root.nodes)
     rich_output.print_renderable(shown)
@@ -132,28 +205,92 @@ def _print_tree(root: control.Node, uptime: float, in_flight: CallsInFlight) -> 
 
 @click.command()
 @services_argument
-@mesh_options("Print the registry's state of each service, as a JSON list.")
-def services(services: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
+@mesh_options("Print the registry's state of each service, as a JSON list.", all_nodes_option)
+def services(
+    services: tuple[str, ...], as_json: bool, all_nodes: bool, mesh_socket: Path | None
+) -> None:
     """List all services, or those named, with their endpoints.
 
     Endpoints of the lowest PRIORITY are called as long as one of them is ready, in proportion to
-    their WEIGHT. For a service without endpoints, the reason is shown.
+    their WEIGHT. For a service without endpoints, the reason is shown. With --all-nodes each node
+    lists its own endpoints, and this mesh those of nodes that cannot be asked.
     """
+    if all_nodes:
+        _print_services_of_nodes(services, as_json, mesh_socket)
+        return
     found = run_with_registry(partial(_resolve, services), mesh_socket)
     if as_json:
         print_json(found)
-        return
-    columns = ("SERVICE", "ADDRESS", "INSTANCE", "PID", "WEIGHT", "PRIORITY", "NOTE")
-    print_table(columns, (row for state in found for row in _service_rows(state)))
+    else:
+        print_table(_SERVICE_COLUMNS, (row for state in found for row in _service_rows(state)))
 
 
-def _service_rows(state: registry.ServiceState) -> Iterator[tuple[Any, ...]]:
+def _print_services_of_nodes(
+    names: tuple[str, ...], as_json: bool, mesh_socket: Path | None
+) -> None:
+    requests = [
+        control.ListServiceStatesRequest(services=[name] if name else []) for name in names or [""]
+    ]
+    reply_type = control.ListServiceStatesResponse
+    calls = [NodeCall("ListServiceStates", request, reply_type) for request in requests]
+    answers = ask_all_nodes(mesh_socket, *calls)
+    answered = {each.node for each in answers if not each.problem}
+    found = [
+        (each.node, shown)
+        for each in answers
+        for reply in each.replies
+        if reply is not None
+        for state in reply.states
+        for shown in _leave_out_others(state, answered if each.is_this_mesh else None)
+    ]
+    if as_json:
+        print_json(to_plain_answers(answers, found))
+    else:
+        rows = (row for node, state in found for row in _service_rows(state, node))
+        print_table(("NODE", *_SERVICE_COLUMNS), rows)
+    exit_with_problems(answers)
+
+
+def _leave_out_others(
+    state: registry.ServiceState, others: set[str] | None
+) -> list[registry.ServiceState]:
+    """Return a service without the endpoints that other nodes list; [] if it has no other.
+
+    `others` are the nodes that list theirs; None for all.
+    """
+    kept = [
+        each
+        for each in state.endpoints
+        if not each.node or (others is not None and each.node not in others)
+    ]
+    if state.endpoints and not kept:
+        return []
+    shown = registry.ServiceState()
+    shown.CopyFrom(state)
+    del shown.endpoints[:]
+    shown.endpoints.extend(kept)
+    return [shown]
+
+
+def _service_rows(
+    state: registry.ServiceState, mesh_node: str | None = None
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a service; those of a node begin with its name."""
     if not state.endpoints:
-        yield state.service, *"-----", describe_unavailable(state)
+        start = () if mesh_node is None else (mesh_node,)
+        yield *start, state.service, *"-----", describe_unavailable(state)
     for each in sorted(state.endpoints, key=lambda e: (e.priority, e.instance, e.address)):
-        note = "TLS" if each.HasField("tls") else ""
-        pid = each.pid or "-"
-        yield state.service, each.address, each.instance, pid, each.weight, each.priority, note
+        start = () if mesh_node is None else (each.node or mesh_node,)
+        note = ", ".join(_describe_endpoint(each))
+        numbers = each.instance, each.pid or "-", each.weight, each.priority
+        yield *start, state.service, each.address, *numbers, note
+
+
+def _describe_endpoint(endpoint: registry.Endpoint) -> Iterator[str]:
+    if endpoint.HasField("tls"):
+        yield "TLS"
+    if endpoint.node:
+        yield f"gateway of {endpoint.node}" if endpoint.gateway else f"of {endpoint.node}"
 
 
 async def _resolve(names: Sequence[str], stub: Any) -> list[registry.ServiceState]:

@@ -12,6 +12,7 @@ import purerpc
 import trio
 
 from meshtrio.cli.error_report import MeshRequestError
+from meshtrio.client.channel import Channel
 from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.client.multicallable import DynamicStub
 from meshtrio.errors import NoMeshError
@@ -34,13 +35,12 @@ def run_async(function: Callable[..., Awaitable[T]], *args: Any) -> T:
         raise collapse_group(group) from None
 
 
-def _run_with_stub(
-    service: Any,
-    function: Callable[[Any], Awaitable[T]],
+def run_with_channel(
+    function: Callable[[Channel], Awaitable[T]],
     mesh_socket: Path | None,
     timeout: float = math.inf,
 ) -> T:
-    """Run `function(stub)` in trio, with a stub of one of the mesh's services.
+    """Run `function(channel)` in trio, with a channel to the mesh's own services.
 
     Raises NoMeshError, MeshRequestError, and TooSlowError after `timeout` seconds.
     """
@@ -56,7 +56,7 @@ def _run_with_stub(
                         f"the mesh at {mesh_socket or find_mesh_socket()} takes connections, but "
                         f"has not answered for {_REPLY_TIMEOUT:g} s: is it stopped?"
                     )
-                return await function(DynamicStub(channel, service))
+                return await function(channel)
 
     try:
         return run_async(run)
@@ -67,6 +67,20 @@ def _run_with_stub(
         raise NoMeshError(f"lost the mesh at {where}: {exc.status.status_message}") from None
     except purerpc.RpcFailedError as exc:
         raise MeshRequestError(exc.status) from None
+
+
+def _run_with_stub(
+    service: Any,
+    function: Callable[[Any], Awaitable[T]],
+    mesh_socket: Path | None,
+    timeout: float = math.inf,
+) -> T:
+    """As `run_with_channel`, with a stub of one of the mesh's services."""
+
+    async def run(channel: Channel) -> T:
+        return await function(DynamicStub(channel, service))
+
+    return run_with_channel(run, mesh_socket, timeout)
 
 
 run_with_control = partial(_run_with_stub, control.DESCRIPTOR.services_by_name["Control"])

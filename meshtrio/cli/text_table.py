@@ -20,7 +20,7 @@ STATE_STYLES = {
 NUMERIC_COLUMNS = frozenset(
     (
         *("INSTANCE", "PID", "RESTARTS", "UPTIME", "CALLS/S", "FAILED/S", "MEDIAN", "P99"),
-        *("IN FLIGHT", "CPU %", "MEMORY", "WEIGHT", "PRIORITY"),
+        *("IN FLIGHT", "CPU %", "MEMORY", "WEIGHT", "PRIORITY", "ENDPOINTS"),
     )
 )
 """Titles of columns that are right-aligned."""

@@ -36,6 +36,13 @@ class Follower:
         self._absent: dict[str, trio.CancelScope] = {}
         """Scopes of the tasks that remove services without endpoints."""
         self._problem_log = OncePerReasonLogger(_log)
+        self._confirmed_at = trio.current_time()
+        self._has_connected = False
+
+    @property
+    def lag(self) -> float:
+        """Seconds since etcd last confirmed what is known, or since the start if it has not."""
+        return trio.current_time() - self._confirmed_at
 
     async def run(self, client: EtcdClient) -> None:
         """Follow etcd until cancelled; the endpoints stay."""
@@ -43,6 +50,11 @@ class Follower:
             await client.watch_prefix(f"{self._prefix}/", self._on_change, self._on_status)
 
     def _on_status(self, status: WatchStatus) -> None:
+        self._confirmed_at = trio.current_time() - status.lag
+        if status.connected and not self._has_connected:
+            # Losses, and the end of each, are logged by the client.
+            _log.info("following etcd at %s", status.member)
+            self._has_connected = True
         self.status = status
 
     def _on_change(self, change: PrefixChange) -> None:
@@ -50,6 +62,7 @@ class Follower:
             StoredEntry(each.key, each.value, each.create_revision, each.lease)
             for each in change.puts
         ]
+        self._confirmed_at = trio.current_time()
         nodes = dict(self._services.nodes)
         changed = self._services.apply(puts, change.deletes, is_snapshot=change.is_snapshot)
         for name in self._services.nodes.keys() - nodes.keys():

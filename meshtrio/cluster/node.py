@@ -10,6 +10,7 @@ from meshtrio.cluster.follower import Follower
 from meshtrio.cluster.password import read_password
 from meshtrio.cluster.publisher import Publisher
 from meshtrio.config import DiscoveryConfig
+from meshtrio.discovery.etcd_entries import NodeEntry
 from meshtrio.discovery.node_services import NodeServices
 from meshtrio.discovery.registry import Registry
 from meshtrio.etcd import LeaseKeeper, LeaseStatus, open_client
@@ -62,8 +63,31 @@ class Node:
                     await self.follower.has_snapshot.wait()
                 task_status.started()
 
+    @property
+    def is_registered(self) -> bool:
+        """Whether other nodes find this one's endpoints."""
+        return self.publisher is not None and self.publisher.is_registered
+
+    @property
+    def registration_problem(self) -> str:
+        """Why this node is not registered, or its keys not up to date; "" if they are."""
+        if self.publisher is None or self.keeper is None:
+            return "the mesh is starting"
+        if self.keeper.lease_id is None:
+            return self.lease_status.problem or "it has no lease yet"
+        if self.publisher.problem or self.is_registered:
+            return self.publisher.problem
+        return "its key is being put"
+
+    def is_this_mesh(self, entry: NodeEntry) -> bool:
+        """Return whether an entry of etcd is this mesh's, and not another one's of its name."""
+        return self.publisher is not None and entry.id == self.publisher.run_id
+
     def _on_lease_status(self, status: LeaseStatus) -> None:
-        self.lease_status = status
+        before, self.lease_status = self.lease_status.lease_id, status
+        if before is not None and status.lease_id != before:
+            text = "node %s has lost its lease, %016x; registering with another one"
+            _log.warning(text, self.config.node_name, before)
 
     def _on_nodes_changed(self) -> None:
         assert self.publisher is not None

@@ -18,7 +18,7 @@ from meshtrio.discovery.registry import Registry
 from meshtrio.etcd import EtcdClient, EtcdError, EtcdLeaseNotFoundError, KeyValue, LeaseKeeper
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.concurrency import open_collapsing_nursery
-from meshtrio.util.log_once import ReasonChangeLogger
+from meshtrio.util.log_once import OncePerReasonLogger
 from meshtrio.util.shared_rng import RNG
 from meshtrio.util.version import VERSION
 
@@ -46,22 +46,30 @@ class Publisher:
     ) -> None:
         """Publish nothing until `run`; `stored` has this node's keys, as etcd reports them."""
         self.problem = ""
-        """Why this node is not registered; "" if it is."""
+        """Why this node is not registered, or its keys not up to date; "" if they are."""
+        self.run_id = secrets.token_hex(8)
+        """Identifies the run of this mesh in its node's value."""
         self.claim_event = trio.Event()
         """Set to try at once to claim the name: its key may have been deleted."""
-        self._config, self._registry = config, registry
+        self._config, self._registry, self._name = config, registry, config.node_name
         self._client, self._keeper, self._stored = client, keeper, stored
-        self._run_id = secrets.token_hex(8)
         self._since = time.time()
         self._published: dict[str, bytes] = {}
         """The values of keys that were put with the current lease."""
         self._keys_by_service: dict[str, set[str]] = {}
         self._changed = registry.follow_changes()
         self._is_claimed = False
+        self._lease: int | None = None
+        """The lease to publish with."""
         self._idle = trio.Event()
         """Set when etcd has what the registry has."""
         self._failures = 0
-        self._problem_log = ReasonChangeLogger(_log)
+        self._problem_log = OncePerReasonLogger(_log)
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the node's key is this mesh's, and its lease valid."""
+        return self._is_claimed and self._keeper.lease_id == self._lease is not None
 
     async def run(self) -> None:
         """Publish until cancelled; the end of the lease deletes the keys."""
@@ -119,7 +127,7 @@ class Publisher:
 
     async def _publish_with(self, lease: int) -> None:
         """Publish with a lease until it is lost. Raises EtcdLeaseNotFoundError."""
-        self._is_claimed = False
+        self._is_claimed, self._lease = False, lease
         self._keys_by_service.clear()
         self._changed.services |= set(self._registry.services())
         await self._retry(lease, partial(self._claim, lease))
@@ -138,7 +146,7 @@ class Publisher:
             except EtcdLeaseNotFoundError:
                 raise
             except EtcdError as exc:
-                self._set_problem(str(exc))
+                self._set_problem(str(exc), type(exc).__name__)
                 self._failures += 1
                 await trio.sleep(_BACKOFF.delay(self._failures, RNG))
                 if self._keeper.lease_id != lease:
@@ -148,18 +156,20 @@ class Publisher:
                 self._set_problem("")
                 return
 
-    def _set_problem(self, problem: str) -> None:
+    def _set_problem(self, problem: str, kind: str = "") -> None:
+        """Set the problem, "" for none, and log it if there was none of its kind before."""
         self.problem = problem
         if problem:
-            self._problem_log.log(problem, "this node is not registered: %s", problem)
+            effect = "its keys are not up to date" if self._is_claimed else "it is not registered"
+            self._problem_log.log(kind or problem, "node %s: %s: %s", self._name, effect, problem)
         else:
             self._problem_log.reset()
 
     async def _claim(self, lease: int) -> None:
         """Put the node's key; waits while another mesh has the name. Raises EtcdError."""
-        name, config = self._config.node_name, self._config
+        name, config = self._name, self._config
         entry = NodeEntry(
-            name, config.advertise or "", config.zone, self._run_id, self._since, VERSION
+            name, config.advertise or "", config.zone, self.run_id, self._since, VERSION
         )
         key, value = make_node_key(config.prefix, name), entry.make_value()
         while True:
@@ -168,23 +178,24 @@ class Publisher:
             if other is None:
                 _log.info("registered as node %s", name)
                 return
-            if self._is_own(key, other):
+            stored = self._parse_node(key, other)
+            if stored is not None and stored.id == self.run_id:  # Put with an earlier lease.
                 await self._client.put(key, value, lease)
+                _log.info("registered as node %s again", name)
                 return
-            text = f"another mesh has the name {name!r} ({other.value[:300]!r}); set"
-            self._set_problem(f"{text} [mesh.discovery] node, or end that mesh")
+            self._set_problem(_describe_owner(name, stored))
             with trio.move_on_after(_CLAIM_INTERVAL):
                 await self.claim_event.wait()
             if self._keeper.lease_id != lease:
                 raise EtcdLeaseNotFoundError("claiming the node", "the lease is lost")
 
-    def _is_own(self, key: str, stored: KeyValue) -> bool:
-        """Whether this mesh has put the node's key, with an earlier lease."""
+    def _parse_node(self, key: str, stored: KeyValue) -> NodeEntry | None:
+        """Parse the value of a node's key; None if it is none."""
         try:
             entry = parse_entry(self._config.prefix, key, stored.value)
         except EntryError:
-            return False
-        return isinstance(entry, NodeEntry) and entry.id == self._run_id
+            return None
+        return entry if isinstance(entry, NodeEntry) else None
 
     # -- endpoints -----------------------------------------------------------------------------
 
@@ -235,3 +246,12 @@ class Publisher:
     async def _delete(self, key: str) -> None:
         await self._client.delete(key)
         self._published.pop(key, None)
+
+
+def _describe_owner(name: str, entry: NodeEntry | None) -> str:
+    """Describe why a node's name is taken: by the mesh with this entry, None if it is malformed."""
+    gateway = ""
+    if entry is not None:
+        gateway = f", with the gateway {entry.address}" if entry.address else ", without a gateway"
+    text = f"another mesh has the name {name!r}{gateway}"
+    return f"{text}; set [mesh.discovery] node to another name, or end that mesh"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from meshtrio.discovery.endpoint import OTHER_ZONE_PRIORITY, REMOTE_PRIORITY, Endpoint
@@ -49,7 +49,7 @@ class NodeServices:
         self._changed_own_keys: set[str] = set()
         self.problems: dict[str, str] = {}
         """Why keys are ignored, by key."""
-        self._node_revisions: dict[str, int] = {}
+        self._stored_nodes: dict[str, StoredEntry] = {}
         self._prefix, self._own_node, self._zone, self._tls = prefix, own_node, zone, peer_tls
         self._endpoints: dict[str, _KnownEndpoint] = {}
         self._made: dict[str, Endpoint] = {}
@@ -57,15 +57,25 @@ class NodeServices:
         may have many, of which one changes."""
         self._keys_by_service: defaultdict[str, dict[str, None]] = defaultdict(dict)
         """In the order in which they were found."""
+        self._endpoint_counts = Counter[str]()
 
     @property
     def services(self) -> Iterable[str]:
         """The names of services that other nodes have."""
         return self._keys_by_service.keys()
 
-    def count_endpoints(self, node: str) -> int:
-        """Return the number of a node's endpoints."""
-        return sum(each.entry.node == node for each in self._endpoints.values())
+    def count_endpoints(self) -> dict[str, int]:
+        """Return the number of endpoints in etcd by node, this one included.
+
+        Those of programs that have registered themselves are counted under "".
+        """
+        nodes = dict.fromkeys(self.nodes, 0)
+        return {**nodes, **self._endpoint_counts, self._own_node: len(self.own)}
+
+    def get_node_lease(self, node: str) -> int:
+        """Return the lease of a node's key; 0 if it has none."""
+        stored = self._stored_nodes.get(node)
+        return 0 if stored is None else stored.lease
 
     def apply(
         self, puts: Iterable[StoredEntry], deletes: Iterable[str], *, is_snapshot: bool
@@ -80,7 +90,7 @@ class NodeServices:
             known = {*self._endpoints, *self.problems, *self.own}
             deletes = known - {stored.key for stored in puts}
             self.nodes.clear()
-            self._node_revisions.clear()
+            self._stored_nodes.clear()
         for key in deletes:
             self._remove(key, changed)
         for stored in puts:
@@ -112,7 +122,8 @@ class NodeServices:
                 made.append(endpoint)
         for (node, address), members in gateways.items():
             # Of a node that has left and joined again it is another endpoint.
-            revision = self._node_revisions.get(node, 0)
+            stored = self._stored_nodes.get(node)
+            revision = 0 if stored is None else stored.create_revision
             made.append(self._make(f"{node} of revision {revision} at {address}", members))
         return made
 
@@ -145,12 +156,13 @@ class NodeServices:
             return
         if isinstance(entry, NodeEntry):
             self.nodes[entry.name] = entry
-            self._node_revisions[entry.name] = stored.create_revision
+            self._stored_nodes[entry.name] = stored
         elif entry.node and entry.node == self._own_node:
             self.own[stored.key] = stored
             self._changed_own_keys.add(stored.key)
         else:
             self._endpoints[stored.key] = _KnownEndpoint(entry, stored)
+            self._endpoint_counts[entry.node] += 1
             self._keys_by_service[entry.service][stored.key] = None
             changed.add(entry.service)
 
@@ -161,11 +173,14 @@ class NodeServices:
         found = self._endpoints.pop(key, None)
         self._made.pop(key, None)
         if found is not None:
-            service = found.entry.service
+            service, node = found.entry.service, found.entry.node
             changed.add(service)
+            self._endpoint_counts[node] -= 1
+            if not self._endpoint_counts[node]:
+                del self._endpoint_counts[node]
             del self._keys_by_service[service][key]
             if not self._keys_by_service[service]:
                 del self._keys_by_service[service]
         elif key.startswith(nodes := get_nodes_prefix(self._prefix)):
             self.nodes.pop(key.removeprefix(nodes), None)
-            self._node_revisions.pop(key.removeprefix(nodes), None)
+            self._stored_nodes.pop(key.removeprefix(nodes), None)

@@ -67,7 +67,7 @@ class Cluster:
             except EtcdUnavailableError as exc:
                 self.members.leave(member)
                 failures.append(exc)
-                _log.info("%s", exc)
+                _log.debug("%s", exc)
             else:
                 self.members.prefer(member)
                 return reply

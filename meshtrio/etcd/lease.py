@@ -69,7 +69,7 @@ class LeaseKeeper:
         self._lost = trio.Event()
         """Set, and replaced, when the lease was lost."""
         self._problem_log = OncePerReasonLogger(_log)
-        """Logs each problem once until a renewal succeeds: members fail in turn."""
+        """Logs each kind of problem once until a renewal succeeds: members fail in turn."""
         self._failures = 0
         self.renewals = 0
         """Number of renewals."""
@@ -120,7 +120,7 @@ class LeaseKeeper:
                 try:
                     await self._hold_lease(on_status)
                 except EtcdError as exc:
-                    self._problem_log.log(str(exc), "%s; retrying", exc)
+                    self._problem_log.log(type(exc).__name__, "%s; retrying", exc)
                     on_status(LeaseStatus(self.lease_id, str(exc)))
                 self._failures += 1
                 # Not in the way of another lease if this one was merely revoked.
@@ -139,7 +139,8 @@ class LeaseKeeper:
             while True:
                 await self._renew(stream, operation)
                 if self._failures:
-                    self._failures, self._problem_log = 0, OncePerReasonLogger(_log)
+                    self._failures = 0
+                    self._problem_log.reset()
                     on_status(LeaseStatus(self.lease_id))
                 with trio.move_on_after(self._ttl / 3):
                     await self._lost.wait()

@@ -51,7 +51,7 @@ class PrefixWatch:
         self._operation = f"watching {prefix!r}"
         self._on_change, self._on_status = on_change, on_status
         self._problem_log = OncePerReasonLogger(_log)
-        """Logs each problem once until the watch has recovered: members fail in turn."""
+        """Logs each kind of problem once until the watch has recovered: members fail in turn."""
         self._revision = 0
         """Revision of the view; 0 without one."""
         self._cluster_id = 0
@@ -70,13 +70,11 @@ class PrefixWatch:
                 if self._must_list:
                     await self._list()
                 await self._follow(is_resumed)
-            except EtcdCompactedError as exc:
-                self._must_list = True
-                problem = str(exc)
             except EtcdError as exc:
+                self._must_list |= isinstance(exc, EtcdCompactedError)
+                self._problem_log.log(type(exc).__name__, "%s; retrying", exc)
                 problem = str(exc)
             self._failures += 1
-            self._problem_log.log(problem, "%s; retrying", problem)
             self._report(problem)
             await trio.sleep(_BACKOFF.delay(self._failures, RNG))
 
@@ -132,9 +130,12 @@ class PrefixWatch:
             self._created_at, self._cluster_id = now, decoder.cluster_id
             if self._failures:
                 _log.info("%s again, at %s", self._operation, self._member)
-            self._problem_log = OncePerReasonLogger(_log)
+            self._problem_log.reset()
             self._report("")
-        elif self._failures and now - self._created_at > _STABLE_TIME:
+            return
+        if change is None and decoder.is_created:
+            self._report("")  # The answer to a progress request: nothing has changed until now.
+        if self._failures and now - self._created_at > _STABLE_TIME:
             self._failures = 0
 
     async def _send_requests(

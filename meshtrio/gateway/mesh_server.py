@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -45,6 +46,9 @@ from meshtrio.util.concurrency import background_service, open_collapsing_nurser
 from meshtrio.util.errors import ConfigError, MeshtrioError, UsageError
 from meshtrio.util.log_once import ReasonChangeLogger
 
+if TYPE_CHECKING:
+    from meshtrio.cluster.node import Node
+
 _log = logging.getLogger("meshtrio.mesh")
 
 _CHECK_INTERVAL = 1.0
@@ -72,8 +76,12 @@ class MeshServer:
         event_log: EventLog,
         log_levels: LogLevelController,
         metrics: Metrics | None = None,
+        node: Node | None = None,
     ) -> None:
-        """Initialize the servers; `metrics` is None if metrics are off."""
+        """Initialize the servers.
+
+        `metrics` is None if metrics are off, `node` if the mesh is not one of several.
+        """
         self._supervisor = supervisor
         self._metrics = metrics
         self._load_reports = LoadReports(registry)
@@ -90,7 +98,7 @@ class MeshServer:
             supervisor.config.discovery.prefix,
         )
         control = ControlServicer(
-            supervisor, registry, operations, event_log, self._load_reports, log_levels
+            supervisor, registry, operations, event_log, self._load_reports, log_levels, node
         )
         self._servicers = control, RegistryServicer(registry, lambda: supervisor.config)
         self._call_quota = CallQuota(lambda: supervisor.config.limits.max_calls_per_user)

@@ -1,4 +1,5 @@
 from meshtrio.messages import load as _load_pb2
+from meshtrio.messages import registry as _registry_pb2
 from meshtrio.messages import tap as _tap_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -403,3 +404,124 @@ class WatchedCall(_message.Message):
     missed: int
     silent: bool
     def __init__(self, plugin: _Optional[str] = ..., instance: _Optional[int] = ..., call: _Optional[_Union[_tap_pb2.EndedCall, _Mapping]] = ..., missed: _Optional[int] = ..., silent: bool = ...) -> None: ...
+
+class ListServiceStatesRequest(_message.Message):
+    __slots__ = ("services",)
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    services: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, services: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ListServiceStatesResponse(_message.Message):
+    __slots__ = ("states",)
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    states: _containers.RepeatedCompositeFieldContainer[_registry_pb2.ServiceState]
+    def __init__(self, states: _Optional[_Iterable[_Union[_registry_pb2.ServiceState, _Mapping]]] = ...) -> None: ...
+
+class ListNodesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListNodesResponse(_message.Message):
+    __slots__ = ("nodes", "discovery")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    DISCOVERY_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[MeshNode]
+    discovery: DiscoveryStatus
+    def __init__(self, nodes: _Optional[_Iterable[_Union[MeshNode, _Mapping]]] = ..., discovery: _Optional[_Union[DiscoveryStatus, _Mapping]] = ...) -> None: ...
+
+class MeshNode(_message.Message):
+    __slots__ = ("name", "zone", "address", "endpoints", "lease", "since", "version", "this_mesh")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ZONE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    THIS_MESH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    zone: str
+    address: str
+    endpoints: int
+    lease: str
+    since: float
+    version: str
+    this_mesh: bool
+    def __init__(self, name: _Optional[str] = ..., zone: _Optional[str] = ..., address: _Optional[str] = ..., endpoints: _Optional[int] = ..., lease: _Optional[str] = ..., since: _Optional[float] = ..., version: _Optional[str] = ..., this_mesh: bool = ...) -> None: ...
+
+class DiscoveryStatus(_message.Message):
+    __slots__ = ("node", "prefix", "connected", "problem", "lag", "member", "revision", "registered", "registration_problem", "lease", "lease_renewals", "lease_losses", "ignored_keys")
+    class IgnoredKeysEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    LAG_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    REGISTERED_FIELD_NUMBER: _ClassVar[int]
+    REGISTRATION_PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    LEASE_RENEWALS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_LOSSES_FIELD_NUMBER: _ClassVar[int]
+    IGNORED_KEYS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    prefix: str
+    connected: bool
+    problem: str
+    lag: float
+    member: str
+    revision: int
+    registered: bool
+    registration_problem: str
+    lease: str
+    lease_renewals: int
+    lease_losses: int
+    ignored_keys: _containers.ScalarMap[str, str]
+    def __init__(self, node: _Optional[str] = ..., prefix: _Optional[str] = ..., connected: bool = ..., problem: _Optional[str] = ..., lag: _Optional[float] = ..., member: _Optional[str] = ..., revision: _Optional[int] = ..., registered: bool = ..., registration_problem: _Optional[str] = ..., lease: _Optional[str] = ..., lease_renewals: _Optional[int] = ..., lease_losses: _Optional[int] = ..., ignored_keys: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class QueryNodesRequest(_message.Message):
+    __slots__ = ("calls", "nodes")
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    calls: _containers.RepeatedCompositeFieldContainer[NodeCall]
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, calls: _Optional[_Iterable[_Union[NodeCall, _Mapping]]] = ..., nodes: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class NodeCall(_message.Message):
+    __slots__ = ("method", "request")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    request: bytes
+    def __init__(self, method: _Optional[str] = ..., request: _Optional[bytes] = ...) -> None: ...
+
+class QueryNodesResponse(_message.Message):
+    __slots__ = ("results", "this_node")
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    THIS_NODE_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[NodeResult]
+    this_node: str
+    def __init__(self, results: _Optional[_Iterable[_Union[NodeResult, _Mapping]]] = ..., this_node: _Optional[str] = ...) -> None: ...
+
+class NodeResult(_message.Message):
+    __slots__ = ("node", "replies", "problem")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    replies: _containers.RepeatedCompositeFieldContainer[NodeReply]
+    problem: str
+    def __init__(self, node: _Optional[str] = ..., replies: _Optional[_Iterable[_Union[NodeReply, _Mapping]]] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class NodeReply(_message.Message):
+    __slots__ = ("reply",)
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    reply: bytes
+    def __init__(self, reply: _Optional[bytes] = ...) -> None: ...

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 import purerpc
@@ -17,6 +17,7 @@ import trio
 from meshtrio.config import ConfigSource, LogLevel
 from meshtrio.config.async_loading import load_in_thread
 from meshtrio.discovery.registry import Registry
+from meshtrio.discovery.registry_messages import state_to_message
 from meshtrio.errors import PluginFailedError
 from meshtrio.messages import control
 from meshtrio.rpc.context import ServerContext
@@ -26,6 +27,8 @@ from meshtrio.services.event_log import EventLog, LoggedLine
 from meshtrio.services.load import parse_interval
 from meshtrio.services.load_reports import LoadReports
 from meshtrio.services.log_level_controller import LogLevelController
+from meshtrio.services.node_listing import make_node_list, require_node
+from meshtrio.services.node_queries import query_nodes
 from meshtrio.services.tap_client import tap_instances
 from meshtrio.supervisor.log_line import parse_line
 from meshtrio.supervisor.operations import Operations
@@ -39,6 +42,9 @@ from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.transport.peer import Peer
 from meshtrio.util.errors import ConfigError, UnknownNameError, UsageError
 from meshtrio.util.text import replace_surrogates
+
+if TYPE_CHECKING:
+    from meshtrio.cluster.node import Node
 
 # The methods have their names from the proto.
 # ruff: noqa: N802
@@ -64,6 +70,8 @@ class ControlServicer:
     _event_log: EventLog
     _load_reports: LoadReports
     _log_levels: LogLevelController
+    _node: Node | None
+    """This mesh as one of several; None if it is none."""
     _cached_usage: Mapping[int, ResourceUsage] = {}
     _usage_expires_at: float = -math.inf
     _cached_pss: Mapping[int, int] = {}
@@ -193,6 +201,22 @@ class ControlServicer:
                 self._cached_pss = await read_pss_by_group(pids)
                 self._pss_expires_at = trio.current_time() + _USAGE_CACHE_TTL
         return self._cached_pss
+
+    async def ListServiceStates(self, request: Any) -> Any:
+        states = []
+        for name in request.services or self._registry.services():
+            if request.services or self._registry.has_service(name):
+                states.append(state_to_message(name, self._registry.resolve(name)))
+            await trio.lowlevel.checkpoint()  # There may be thousands.
+        return control.ListServiceStatesResponse(states=states)
+
+    # -- nodes -------------------------------------------------------------------------------
+
+    async def ListNodes(self, _request: Any) -> Any:
+        return make_node_list(require_node(self._node))
+
+    async def QueryNodes(self, request: Any) -> Any:
+        return await query_nodes(require_node(self._node), request)
 
     # -- operations --------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from meshtrio.discovery.dns.discovery import DnsDiscovery
 from meshtrio.discovery.registry import Registry
@@ -16,14 +17,19 @@ from meshtrio.telemetry.setup import Telemetry
 from meshtrio.util.concurrency import background_service
 from meshtrio.util.errors import UsageError
 
+if TYPE_CHECKING:
+    from meshtrio.cluster.node import Node
+
 _log = logging.getLogger("meshtrio.mesh")
 
 
 @asynccontextmanager
 async def mesh_telemetry(
-    supervisor: Supervisor, registry: Registry, dns: DnsDiscovery
+    supervisor: Supervisor, registry: Registry, dns: DnsDiscovery, node: Node | None = None
 ) -> AsyncIterator[Metrics | None]:
     """Measure, trace and log the calls of the block, and the mesh itself, as its config says.
+
+    `node` is None if the mesh is not one of several.
 
     Yields:
         The metrics of the process, None if they are off.
@@ -67,6 +73,10 @@ async def mesh_telemetry(
             from meshtrio.services.metrics_collector import MetricsCollector
 
             sources, sample = [mesh_metrics.collect, metrics.collect], mesh_metrics.sample
+            if node is not None:
+                from meshtrio.telemetry.metrics.discovery_metrics import DiscoveryMetrics
+
+                sources.append(DiscoveryMetrics(node).collect)
             collector = MetricsCollector(supervisor, registry, sources, sample)
             try:
                 await telemetry.serve_metrics(config.metrics, collector.collect)

@@ -23,6 +23,10 @@ class OncePerReasonLogger:
             self._logged.add(reason)
             self._logger.warning(message, *args)
 
+    def reset(self) -> None:
+        """Forget all reasons: the failure is over."""
+        self._logged.clear()
+
 
 class ReasonChangeLogger:
     """Logs a message if its reason differs from that of the message before it.

@@ -26,6 +26,7 @@ NEEDED = {
     "docs/how-to/another-language.md": "node",
     "docs/how-to/grpcurl.md": "go",
     "docs/how-to/metrics.md": "curl",
+    "docs/how-to/several-hosts.md": "etcd",
     "docs/how-to/systemd.md": "systemd-analyze",
     "examples/go-service/README.md": "go",
     "examples/monitoring/README.md": "prometheus",

@@ -13,11 +13,13 @@ from typing import Any
 
 import attrs
 
+from tests.support.etcd_server import EtcdCluster, run_etcd
 from tests.support.mesh_processes import (
     MeshProcess,
     echo_plugin_table,
     plugin_table,
     serve_mesh,
+    to_toml,
     wait_until,
 )
 from tests.support.ports import find_free_port
@@ -47,7 +49,7 @@ READY_INSTANCES = 13
 """Instances that get ready."""
 
 
-def make_config(metrics: str, trigger_file: Path) -> str:
+def make_config(metrics: str, trigger_file: Path, etcd: EtcdCluster) -> str:
     def unruly(name: str, vice: str, **settings: Any) -> str:
         return plugin_table(
             name, "-S", "misbehaving.py", vice, env={"GO": str(trigger_file)}, **settings
@@ -57,6 +59,7 @@ def make_config(metrics: str, trigger_file: Path) -> str:
     return "\n".join(
         [
             f'[mesh.telemetry]\nmetrics = "{metrics}"\nexperimental = true\n',
+            f'[mesh.discovery]\netcd = {to_toml(etcd.endpoints)}\nnode = "monitored"\nttl = 5\n',
             echo_plugin_table("steady", start="fork", liveness={"interval": 0.5}),
             echo_plugin_table("victim", instances=2, backoff=quick),
             plugin_table("troubled", "failing_echo.py"),
@@ -77,7 +80,10 @@ def make_config(metrics: str, trigger_file: Path) -> str:
 
 
 EXPECTED_ALERTS: dict[str, set[str]] = {
-    "": {"MeshtrioAbsent", "MeshtrioLoopLate", "MeshtrioDescriptorsShort"},
+    "": {
+        *("MeshtrioAbsent", "MeshtrioLoopLate", "MeshtrioDescriptorsShort"),
+        *("MeshtrioDiscoveryNotConnected", "MeshtrioNodeNotRegistered", "MeshtrioLeaseLost"),
+    },
     "victim": {"MeshtrioInstanceKilled"},
     "stuck": {"MeshtrioHealthChecksFail", "MeshtrioInstanceKilledByMesh"},
     "frozen": {"MeshtrioMetricsMissing"},
@@ -125,13 +131,14 @@ def run_monitored_mesh(folder: Path) -> Iterator[MonitoringRun]:
     go = folder / "go"
     with (
         prometheus.run(),
-        serve_mesh(folder, make_config(metrics, go), min_ready=READY_INSTANCES) as mesh,
+        run_etcd() as etcd,
+        serve_mesh(folder, make_config(metrics, go, etcd), min_ready=READY_INSTANCES) as mesh,
     ):
         prometheus.wait_for_alerts({("MeshtrioAbsent", "")})
         _call(mesh)  # What begins with its first event has no rate of it.
         prometheus.set_target(metrics)
         wait_until(lambda: prometheus.query("sum(mesh_plugin_exits_total) == 0"))
-        after_the_kill = _inject_faults(mesh, prometheus, go)
+        after_the_kill = _inject_faults(mesh, prometheus, go, etcd)
         at = prometheus.wait_for_scrape()
         exposed = http_get(f"http://{metrics}/metrics")[1].decode()
         fired = prometheus.fired_alerts(at)
@@ -146,7 +153,9 @@ def run_monitored_mesh(folder: Path) -> Iterator[MonitoringRun]:
         )
 
 
-def _inject_faults(mesh: MeshProcess, prometheus: Prometheus, trigger_file: Path) -> set[Alert]:
+def _inject_faults(
+    mesh: MeshProcess, prometheus: Prometheus, trigger_file: Path, etcd: EtcdCluster
+) -> set[Alert]:
     """Inject all faults; returns the first alerts for the plugin that is killed."""
     pids = {row["name"]: row["pid"] for row in mesh.ps()}
     with _suspend(mesh.process.pid):
@@ -154,6 +163,7 @@ def _inject_faults(mesh: MeshProcess, prometheus: Prometheus, trigger_file: Path
     wait_until(lambda: prometheus.query('up{job="meshtrio"} == 1'))
     os.kill(pids["victim"], signal.SIGKILL)
     trigger_file.touch()
+    etcd.members[0].kill()
     os.kill(pids["stuck"], signal.SIGSTOP)
     killed = wait_until(lambda: {a for a in prometheus.firing_alerts() if a[1] == "victim"})
     assert mesh.run_command("restart", "deaf").returncode == 0
