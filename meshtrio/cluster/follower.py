@@ -69,8 +69,10 @@ class Follower:
             _log.info("node %s has joined", name)
         for name in nodes.keys() - self._services.nodes.keys():
             _log.info("node %s has left", name)
-        for key, problem in self._services.problems.items():
-            self._problem_log.log((key, problem), "etcd: ignoring key %s: %s", key, problem)
+        for stored in puts:
+            key, problem = stored.key, self._services.problems.get(stored.key)
+            if problem is not None:
+                self._problem_log.log((key, problem), "etcd: ignoring key %s: %s", key, problem)
         for service in sorted(changed):
             self._update(service)
         self.has_snapshot.set()
