@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from meshtrio.config import MeshConfig, PluginConfig, StartMethod
+from meshtrio.discovery.dns.discovery import DnsDiscovery
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor.events import Ready
 from meshtrio.telemetry.metrics.mesh_metrics import MeshMetrics
@@ -44,7 +45,8 @@ async def test_durations_until_ready_are_counted_by_start_and_once_for_each_proc
         PluginConfig("q", ["{python}", "x"], start=StartMethod.FORK),
     ]
     supervisor = make_supervisor(*plugins)
-    metrics = MeshMetrics(supervisor, Registry())
+    registry = Registry()
+    metrics = MeshMetrics(supervisor, registry, DnsDiscovery(registry))
     assert count_ready(metrics) == {("p", "exec"): 0, ("q", "fork"): 0}
     fork, exec_ = StartMethod.FORK, StartMethod.EXEC
     metrics.on_event(Ready("q", 0, pid=1, startup_time=0.1, start=fork))
