@@ -91,5 +91,4 @@ class Node:
 
     def _on_nodes_changed(self) -> None:
         assert self.publisher is not None
-        if self.config.node_name not in self.services.nodes:
-            self.publisher.claim_event.set()
+        self.publisher.on_nodes_changed(self.services.nodes.get(self.config.node_name))

@@ -59,6 +59,8 @@ class Publisher:
         self._keys_by_service: dict[str, set[str]] = {}
         self._changed = registry.follow_changes()
         self._is_claimed = False
+        self._is_seen = False
+        """Whether etcd has reported the node's key since it was claimed."""
         self._lease: int | None = None
         """The lease to publish with."""
         self._idle = trio.Event()
@@ -84,11 +86,25 @@ class Publisher:
                 self._keeper.mark_lost(lease)
             finally:
                 self._published.clear()
-                self._idle = trio.Event()
+                self._is_claimed, self._idle = False, trio.Event()
 
     async def _cancel_at_next_lease(self, lease: int, scope: trio.CancelScope) -> None:
         await self._keeper.wait_for_lease(other_than=lease)
         scope.cancel()
+
+    def on_nodes_changed(self, entry: NodeEntry | None) -> None:
+        """Follow the key of this node, as etcd reports it; None if it is gone.
+
+        Somebody may have deleted it, or another mesh have taken it.
+        """
+        is_own = entry is not None and entry.id == self.run_id
+        if entry is None:
+            self.claim_event.set()
+        if is_own:
+            self._is_seen = True
+        elif self._is_claimed and self._is_seen and self._lease is not None:
+            # With another lease the name is claimed anew.
+            self._keeper.mark_lost(self._lease)
 
     def on_own_keys_changed(self, keys: Iterable[str]) -> None:
         """Compare what etcd reports of this node's keys with what it is to have.
@@ -127,7 +143,8 @@ class Publisher:
 
     async def _publish_with(self, lease: int) -> None:
         """Publish with a lease until it is lost. Raises EtcdLeaseNotFoundError."""
-        self._is_claimed, self._lease = False, lease
+        self._is_claimed = self._is_seen = False
+        self._lease = lease
         self._keys_by_service.clear()
         self._changed.services |= set(self._registry.services())
         await self._retry(lease, partial(self._claim, lease))

@@ -227,6 +227,19 @@ async def test_keys_return_with_another_lease_when_theirs_is_revoked(
         )
 
 
+async def test_a_node_whose_own_key_was_deleted_claims_its_name_again(
+    short_dir: Path, etcd: EtcdCluster
+) -> None:
+    names = (".nodes/a", "plugin.echo/a/0")
+    async with watch_keys(etcd) as view, run_node(short_dir, etcd, "a", make_echo_plugin()):
+        await view.wait_for_names(*names)
+        before = view.keys["meshtrio/.nodes/a"].create_revision
+        await in_thread(lambda: etcd.delete("meshtrio/.nodes/a"))
+        await view.wait_until(
+            lambda keys: len(keys) == 2 and keys["meshtrio/.nodes/a"].create_revision > before
+        )
+
+
 @pytest.mark.parametrize("how", ["deleted", "overwritten", "garbage", "moved to another lease"])
 async def test_keys_that_others_change_are_put_again(
     short_dir: Path, etcd: EtcdCluster, how: str
