@@ -19,9 +19,12 @@ from sphinx.util.nodes import make_refnode
 from sphinx.util.typing import stringify_annotation
 
 import meshtrio
+from meshtrio.cluster import connecting
 from meshtrio.util.no_public_constructor import NoPublicConstructor
 from meshtrio.util.record import FrozenRecordType
 
+# Imported for type checkers only; without it no type of the signature would be resolved.
+vars(connecting)["DiscoveryConfig"] = meshtrio.DiscoveryConfig
 _ALIASES = ("Interceptor", "ServerInterceptor")
 _PREFIXES = ("meshtrio.", "meshtrio.mesh.", "meshtrio.plugin.")
 """What docstrings leave out of public names."""

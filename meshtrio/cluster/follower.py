@@ -18,6 +18,9 @@ _ABSENCE_TIMEOUT = 60.0
 """Seconds for which callers wait for a service after its last endpoint is gone: its nodes may be
 restarting its plugin, or be restarted themselves."""
 
+_MAX_SHOWN_LENGTH = 200
+"""Characters of a key in the log."""
+
 
 class Follower:
     """Sets the endpoints of other nodes in a registry."""
@@ -69,8 +72,11 @@ class Follower:
             _log.info("node %s has joined", name)
         for name in nodes.keys() - self._services.nodes.keys():
             _log.info("node %s has left", name)
-        for key, problem in self._services.problems.items():
-            self._problem_log.log((key, problem), "etcd: ignoring key %s: %s", key, problem)
+        for stored in puts:
+            if (problem := self._services.get_problem(stored.key)) is not None:
+                shown = stored.key[:_MAX_SHOWN_LENGTH]
+                text = "etcd: ignoring key %r: %s"
+                self._problem_log.log((shown, problem), text, shown, problem)
         for service in sorted(changed):
             self._update(service)
         self.has_snapshot.set()

@@ -14,7 +14,7 @@ from meshtrio.config.validators import between, parsed_by, require, to_strings
 from meshtrio.util.address import Address
 from meshtrio.util.tls_config import ClientTlsConfig
 
-_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}(?<!/)")
 _MIN_TTL, _MAX_TTL = 2, 3600
 _WILDCARD_HOSTS = ("0.0.0.0", "::")  # noqa: S104 - nothing is bound here
@@ -64,7 +64,7 @@ class DiscoveryConfig:
     )
     """What all keys begin with: `<prefix>/<service>/<node>/<instance>`."""
     node: str | None = attrs.field(
-        default=None, validator=require(_NODE_NAME.fullmatch, "{!r} is not a name of a node")
+        default=None, validator=require(NODE_NAME.fullmatch, "{!r} is not a name of a node")
     )
     """Name of this node, which no other may have at the same time. By default the host's name."""
     zone: str = ""
@@ -98,7 +98,7 @@ class DiscoveryConfig:
             changed = self != DiscoveryConfig()
             return ["discovery: etcd: is required with the other settings"] if changed else []
         problems = []
-        if not _NODE_NAME.fullmatch(self.node_name):
+        if not NODE_NAME.fullmatch(self.node_name):
             text = f"the host's name, {self.node_name!r}, is not a name of a node; set one"
             problems.append(f"discovery: node: {text}")
         if self.advertise is not None and gateway.listen is None:

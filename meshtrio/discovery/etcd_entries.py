@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from meshtrio.config.discovery import NODE_NAME
+from meshtrio.config.validators import check_service_name
 from meshtrio.util.address import Address
 from meshtrio.util.record import FrozenRecord
 
@@ -113,10 +115,14 @@ def parse_entry(prefix: str, key: str, value: bytes) -> EndpointEntry | NodeEntr
     """
     address, metadata = _parse_update(value)
     if key.startswith(get_nodes_prefix(prefix)):
-        return _parse_node(key.removeprefix(get_nodes_prefix(prefix)), address, metadata)
+        name = key.removeprefix(get_nodes_prefix(prefix))
+        if not NODE_NAME.fullmatch(name):
+            raise EntryError("the key has no name of a node")
+        return _parse_node(name, address, metadata)
     service, _, name = key.removeprefix(f"{prefix}/").rpartition("/")
-    if not service or not name:
-        raise EntryError("the key has no name of a service, or of an endpoint")
+    if not name:
+        raise EntryError("the key has no name of an endpoint")
+    _check_service(service)
     if not address:
         raise EntryError("it has no Addr")
     node = _get(metadata, "node", "")
@@ -131,7 +137,17 @@ def parse_entry(prefix: str, key: str, value: bytes) -> EndpointEntry | NodeEntr
         metadata.get("gateway") is True,
     )
     # A program may have metadata of its own with the same names.
-    return entry if node and entry.make_key(prefix) == key else EndpointEntry(service, address)
+    if not NODE_NAME.fullmatch(node) or entry.make_key(prefix) != key:
+        return EndpointEntry(service, address)
+    _check_service(entry.service)
+    return entry
+
+
+def _check_service(name: str) -> None:
+    try:
+        check_service_name(name)
+    except ValueError as exc:
+        raise EntryError(str(exc)) from None
 
 
 def _parse_node(name: str, address: str, metadata: dict[str, Any]) -> NodeEntry:

@@ -18,6 +18,8 @@ from meshtrio.util.tls_config import ClientTlsConfig
 
 _MAX_PROBLEMS = 1000
 """Number of keys with values that cannot be used which are remembered."""
+_MAX_KEY_LENGTH = 1024
+"""Characters of the longest key that is read, and of keys in messages."""
 
 
 class StoredEntry(FrozenRecord):
@@ -48,7 +50,7 @@ class NodeServices:
         """The endpoints of this node, by key."""
         self._changed_own_keys: set[str] = set()
         self.problems: dict[str, str] = {}
-        """Why keys are ignored, by key."""
+        """Why keys are ignored, by key; keys that are too long are truncated."""
         self._stored_nodes: dict[str, StoredEntry] = {}
         self._prefix, self._own_node, self._zone, self._tls = prefix, own_node, zone, peer_tls
         self._endpoints: dict[str, _KnownEndpoint] = {}
@@ -88,7 +90,7 @@ class NodeServices:
         puts, changed = list(puts), set[str]()
         if is_snapshot:
             known = {*self._endpoints, *self.problems, *self.own}
-            deletes = known - {stored.key for stored in puts}
+            deletes = known - {stored.key[:_MAX_KEY_LENGTH] for stored in puts}
             self.nodes.clear()
             self._stored_nodes.clear()
         for key in deletes:
@@ -96,6 +98,10 @@ class NodeServices:
         for stored in puts:
             self._put(stored, changed)
         return changed
+
+    def get_problem(self, key: str) -> str | None:
+        """Return why a key is ignored; None if it is not."""
+        return self.problems.get(key[:_MAX_KEY_LENGTH])
 
     def take_changed_own_keys(self) -> set[str]:
         """Return the keys of this node's endpoints that have changed since the last time."""
@@ -149,10 +155,12 @@ class NodeServices:
     def _put(self, stored: StoredEntry, changed: set[str]) -> None:
         self._remove(stored.key, changed)
         try:
+            if len(stored.key) > _MAX_KEY_LENGTH:
+                raise EntryError(f"the key has {len(stored.key):,} characters")
             entry = parse_entry(self._prefix, stored.key, stored.value)
         except EntryError as exc:
             if len(self.problems) < _MAX_PROBLEMS:
-                self.problems[stored.key] = str(exc)
+                self.problems[stored.key[:_MAX_KEY_LENGTH]] = str(exc)
             return
         if isinstance(entry, NodeEntry):
             self.nodes[entry.name] = entry
@@ -167,7 +175,7 @@ class NodeServices:
             changed.add(entry.service)
 
     def _remove(self, key: str, changed: set[str]) -> None:
-        self.problems.pop(key, None)
+        self.problems.pop(key[:_MAX_KEY_LENGTH], None)
         if self.own.pop(key, None) is not None:
             self._changed_own_keys.add(key)
         found = self._endpoints.pop(key, None)

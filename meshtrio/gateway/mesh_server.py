@@ -95,6 +95,7 @@ class MeshServer:
             ConfiguredServices(supervisor).get,
             gateway_metrics,
             supervisor.config.gateway.max_busy_poll,
+            supervisor.config.discovery.prefix,
         )
         control = ControlServicer(
             supervisor, registry, operations, event_log, self._load_reports, log_levels, node

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
+from urllib.parse import unquote
 
 import attrs
 import purerpc
@@ -45,13 +46,15 @@ class Router:
         configured_services: Callable[[], Mapping[str, Iterable[str]]],
         call_metrics: GatewayMetrics | None = None,
         max_busy_poll: float | None = None,
+        etcd_prefix: str = "",
     ) -> None:
         """Initialize the router; `call_metrics` is None if metrics are off.
 
         `configured_services` returns, by service of the mesh, the gRPC services that the config
         lists for it; the same object while the config is the same. `max_busy_poll` is that of
-        connections to the services.
+        connections to the services. `etcd_prefix` is what the keys of services in etcd begin with.
         """
+        self._etcd_prefix = etcd_prefix
         self.call_metrics = call_metrics
         self.current_time: Callable[[], float] = trio.current_time
         self._registry = registry
@@ -207,7 +210,11 @@ class Router:
         if route.explicit_target is not None:
             return route.explicit_target
         name = route.headers.authority
-        return name if name and self._registry.is_managed(name) else None
+        if not name or self._registry.is_managed(name):
+            return name or None
+        # grpc-go's resolver for etcd:///PREFIX/SERVICE escapes that in the :authority.
+        name = unquote(name).removeprefix(f"{self._etcd_prefix}/")
+        return name if self._registry.is_managed(name) else None
 
     async def get_or_open_channel(self, service: str, *, own_only: bool = False) -> Channel:
         """Return the channel to a service of the mesh, opening it first if necessary.

@@ -305,6 +305,8 @@ async def test_garbage_of_others_harms_nothing_and_is_logged_once(
             etcd.put("meshtrio/plugin.echo/x/0", "garbage")
             etcd.put("meshtrio/plugin.echo/x/1", "x" * 1_000_000)
             etcd.put("meshtrio/.nodes/x", "[]")
+            etcd.put(f"meshtrio/plugin.echo/{'k' * 1_000_000}", '{"Addr":"10.0.0.1:1"}')
+            etcd.put("meshtrio/\x1b[31mred\n/x", '{"Addr":"10.0.0.1:1"}')
             etcd.put(b"meshtrio/plugin.echo/\xff", "garbage")
             etcd.put("meshtrio/", "garbage")
             etcd.put("meshtrio/plugin.other/x", '{"Addr":"10.0.0.1:1"}')
@@ -318,6 +320,8 @@ async def test_garbage_of_others_harms_nothing_and_is_logged_once(
     found = [p for p in problems if "plugin.echo/x/1" in p]
     assert len(found) == 2  # one of each node
     assert "1,000,000 bytes" in found[0]
+    assert any("the key has 1,000,021 characters" in problem for problem in problems)
+    assert all(len(problem) < 500 and problem.isprintable() for problem in problems)
 
 
 async def test_a_mesh_that_was_stopped_for_longer_than_its_lease_joins_again(

@@ -124,3 +124,11 @@ def test_nothing_else_is_raised(name: str, value: bytes) -> None:
     for key in (f"p/{name}", f"{get_nodes_prefix('p')}{name}"):
         with contextlib.suppress(EntryError):
             parse_entry("p", key, value)
+
+
+@pytest.mark.parametrize(
+    "key", ["m/x", "m//x", "m/a b/x", "m/\x1b/x", "m/a/", "m/.nodes/", "m/.nodes/a/b"]
+)
+def test_keys_without_names_are_refused(key: str) -> None:
+    with pytest.raises(EntryError, match="name of"):
+        parse_entry("m", key, b'{"Addr":"h:1"}')
