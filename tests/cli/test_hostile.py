@@ -40,7 +40,7 @@ HOSTILE = str(PLUGINS_DIRECTORY / "terminal_escapes.py")
 CALL = ("call", "plugin.hostile", ECHO_METHOD)
 REPLY = (*CALL, '{"message": "reply"}')
 SHOWN = escape_unprintable(TERMINAL_ESCAPES.rstrip())
-SILENT = ("ps", "tree", "log-level", "top", "drain", "gen", "call of what is registered")
+SILENT = ("ps", "nodes", "tree", "log-level", "top", "drain", "gen", "call of what is registered")
 """Commands that show no text of the plugin while all is well, and are tried all the same."""
 IN_PART = (
     "registered",
@@ -55,6 +55,7 @@ COMMANDS = {
     "logs": ["logs", "hostile", "--since", "1h"],
     "events": ["events"],
     "ps": ["ps"],
+    "nodes": ["nodes"],  # Names of nodes are in tests/cluster/test_node_commands.py.
     "tree": ["tree"],
     "services": ["services", "plugin.dying"],
     "call that fails": [*CALL, "{}"],

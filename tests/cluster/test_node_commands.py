@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from meshtrio.util.text import escape_unprintable
 from tests.support.cli_commands import run_command_ok, run_failing_command, run_json_command
 from tests.support.etcd_server import EtcdCluster, run_etcd
 from tests.support.mesh_processes import (
@@ -120,6 +121,22 @@ def test_keys_that_cannot_be_used_are_listed(nodes: Nodes) -> None:
     (line,) = (each for each in run_command_ok(nodes.a, "nodes").splitlines() if "ignored" in each)
     assert line == "ignored key meshtrio/plugin.echo/x: it is not JSON"
     nodes.etcd.delete("meshtrio/plugin.echo/x")
+
+
+def test_what_others_have_written_to_etcd_does_not_control_the_terminal(nodes: Nodes) -> None:
+    value = {"Op": 0, "Addr": "h:1", "Metadata": {"zone": "x\x1b[31m", "version": "\x9b\n"}}
+    keys = ["meshtrio/.nodes/evil", "meshtrio/plugin.echo/\x1b]0;x\x07"]
+    nodes.etcd.put(keys[0], json.dumps(value))
+    nodes.etcd.put(keys[1], "garbage")
+    wait_until(lambda: "ignored key" in nodes.a.run_command("nodes").stdout)
+    for command in (["nodes"], ["nodes", "--json"]):
+        found = nodes.a.run_command(*command)
+        lines = (found.stdout + found.stderr).split("\n")
+        assert all(escape_unprintable(line) == line for line in lines), found
+        assert any("x\\x1b[31m" in line or "x\\u001b[31m" in line for line in lines), found
+    for key in keys:
+        nodes.etcd.delete(key)
+    wait_until(lambda: "ignored key" not in nodes.a.run_command("nodes").stdout)
 
 
 def test_ps_of_all_nodes(nodes: Nodes) -> None:
