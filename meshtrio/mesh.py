@@ -350,7 +350,7 @@ def _make_node(config: MeshConfig, registry: Registry) -> Node | None:
     # Most meshes need neither it nor the client of etcd.
     from meshtrio.cluster.node import Node
 
-    return Node(config.discovery, registry)
+    return Node(config.discovery.with_peer_tls(config.gateway), registry)
 
 
 @asynccontextmanager

@@ -84,13 +84,21 @@ class DiscoveryConfig:
     """TLS settings of connections to etcd; `https` without them trusts the system's certificate
     authorities."""
     peer_tls: ClientTlsConfig | None = None
-    """TLS settings of connections to gateways and plugins of other nodes; plaintext by default.
-    The certificate is what their access rules see."""
+    """TLS settings of connections to gateways and plugins of other nodes. By default the
+    certificate, the key and the `client_ca` of this node's gateway; plaintext if there is none, or
+    in plaintext. The certificate is what their access rules see."""
 
     @property
     def node_name(self) -> str:
         """The name of this node."""
         return self.node or os.uname().nodename
+
+    def with_peer_tls(self, gateway: GatewayConfig) -> DiscoveryConfig:
+        """Return a copy with the `peer_tls` in force, for a mesh with this gateway."""
+        tls = gateway.tls
+        if self.peer_tls is not None or tls is None or tls.client_ca is None:
+            return self
+        return attrs.evolve(self, peer_tls=ClientTlsConfig(tls.client_ca, tls.certificate, tls.key))
 
     def validate(self, gateway: GatewayConfig) -> list[str]:
         """Return errors in the combination of fields, as "key: reason"."""
