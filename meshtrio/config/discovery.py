@@ -121,9 +121,3 @@ class DiscoveryConfig:
         if self.tls is not None and "http" in schemes:
             problems.append("discovery: tls: is for https:// members")
         return problems
-
-    @property
-    def plaintext_hosts(self) -> list[str]:
-        """Members of etcd off this machine that are called without TLS."""
-        hosts = [urlsplit(url).hostname or "" for url in self.etcd if url.startswith("http:")]
-        return [host for host in hosts if host not in ("localhost", "::1") and host[:4] != "127."]
