@@ -17,6 +17,9 @@ from meshtrio.util.errors import UsageError
 if TYPE_CHECKING:
     from meshtrio.config import DiscoveryConfig
 
+DISCOVERY_VARIABLE = "MESH_DISCOVERY"
+"""Where programs find services that have no mesh on their host: see `connect`."""
+
 
 @asynccontextmanager
 async def connect(
@@ -58,7 +61,7 @@ async def connect(
     if discovery is not None and mesh_socket is not None:
         raise UsageError("mesh.connect takes either mesh_socket or discovery, not both")
     if discovery is None and mesh_socket is None and contract.MESH_SOCKET not in os.environ:
-        discovery = os.environ.get(contract.MESH_DISCOVERY) or None
+        discovery = os.environ.get(DISCOVERY_VARIABLE) or None
     if discovery is None:
         channel_by_mesh = remote_mesh.connect(service, mesh_socket=mesh_socket, **options)
         async with channel_by_mesh as channel:
