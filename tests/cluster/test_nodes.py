@@ -66,7 +66,7 @@ async def connect_to_node(watched: RecordedMesh, node: str) -> AsyncIterator[Cha
 
 
 async def test_programs_everywhere_call_a_plugin_of_another_node(
-    short_dir: Path, etcd: EtcdCluster
+    short_dir: Path, etcd: EtcdCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with (
         run_node(short_dir, etcd, "a", make_echo_plugin()) as a,
@@ -82,6 +82,14 @@ async def test_programs_everywhere_call_a_plugin_of_another_node(
         ):
             for channel in (inside, beside, without):
                 assert await echo(channel) == status.pid
+        monkeypatch.setenv("MESH_DISCOVERY", f"etcd://{host}")
+        async with mesh.connect(SERVICE) as by_environment:
+            assert await echo(by_environment) == status.pid
+        # A plugin of a mesh asks that.
+        monkeypatch.setenv("MESH_SOCKET", str(b.mesh.socket))
+        monkeypatch.setenv("MESH_DISCOVERY", "etcd://nowhere.invalid")
+        async with mesh.connect(SERVICE) as by_mesh:
+            assert await echo(by_mesh) == status.pid
         (endpoint,) = (await b.resolve(SERVICE)).endpoints
         assert (endpoint.node, endpoint.is_gateway, endpoint.priority) == ("a", True, 1)
 
