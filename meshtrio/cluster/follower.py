@@ -66,6 +66,7 @@ class Follower:
             for each in change.puts
         ]
         self._confirmed_at = trio.current_time()
+        self.status = self.status.replace(revision=change.revision)
         nodes = dict(self._services.nodes)
         changed = self._services.apply(puts, change.deletes, is_snapshot=change.is_snapshot)
         for name in self._services.nodes.keys() - nodes.keys():

@@ -56,6 +56,10 @@ class Publisher:
         self._since = time.time()
         self._published: dict[str, bytes] = {}
         """The values of keys that were put with the current lease."""
+        self._in_flight: dict[str, bytes] = {}
+        """The values of keys that are being put."""
+        self._disturbed: set[str] = set()
+        """Those of them that etcd has reported with other values meanwhile, or as deleted."""
         self._keys_by_service: dict[str, set[str]] = {}
         self._changed = registry.follow_changes()
         self._is_claimed = False
@@ -115,6 +119,12 @@ class Publisher:
             return
         for key in keys:
             stored = self._stored.get(key)
+            if key in self._in_flight:
+                # The put may be executed before or after what is reported.
+                is_it = stored is not None and stored.value == self._in_flight[key]
+                if stored is None or not is_it or stored.lease != self._keeper.lease_id:
+                    self._disturbed.add(key)
+                continue
             if stored is None:
                 is_expected = self._published.pop(key, None) is None
             else:
@@ -257,8 +267,16 @@ class Publisher:
         return puts, deletes
 
     async def _put(self, key: str, value: bytes, lease: int) -> None:
-        await self._client.put(key, value, lease)
-        self._published[key] = value
+        self._in_flight[key] = value
+        try:
+            await self._client.put(key, value, lease)
+        finally:
+            del self._in_flight[key]
+        is_certain = key not in self._disturbed
+        self._disturbed.discard(key)
+        self._published[key] = value if is_certain else b""
+        if not is_certain:
+            self._changed.mark(self._get_service(key))
 
     async def _delete(self, key: str) -> None:
         await self._client.delete(key)

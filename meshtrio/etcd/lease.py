@@ -77,7 +77,8 @@ class LeaseKeeper:
     @property
     def losses(self) -> int:
         """Number of leases that were lost: revoked, expired, or not renewed in time."""
-        return self._state.losses
+        has_expired = self._state.granted_id is not None and self.lease_id is None
+        return self._state.losses + has_expired
 
     @property
     def lease_id(self) -> int | None:

@@ -105,12 +105,14 @@ async def test_a_plugins_own_instances_are_called_first_and_again_when_they_retu
         await wait_for_nodes(b, "a")
         await b.wait_for_event(events.Ready)
         (far,), (near,) = a.mesh.instances(), b.mesh.instances()
+        await wait_until_answered_by(channel, near.pid)  # The channel has connected to it.
         assert {await echo(channel) for _ in range(20)} == {near.pid}
         await b.mesh.stop("echo")
         assert {await echo(channel) for _ in range(20)} == {far.pid}
         await b.mesh.start("echo")
         (near,) = b.mesh.instances()
         await wait_until_answered_by(channel, near.pid)
+        assert {await echo(channel) for _ in range(20)} == {near.pid}
 
 
 async def wait_until_answered_by(channel: Channel, pid: int | None) -> None:
