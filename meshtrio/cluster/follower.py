@@ -67,11 +67,12 @@ class Follower:
         ]
         self._confirmed_at = trio.current_time()
         self.status = self.status.replace(revision=change.revision)
-        nodes = dict(self._services.nodes)
+        before = self._services.other_nodes
         changed = self._services.apply(puts, change.deletes, is_snapshot=change.is_snapshot)
-        for name in self._services.nodes.keys() - nodes.keys():
+        after = self._services.other_nodes
+        for name in sorted(after - before):
             _log.info("node %s has joined", name)
-        for name in nodes.keys() - self._services.nodes.keys():
+        for name in sorted(before - after):
             _log.info("node %s has left", name)
         for stored in puts:
             if (problem := self._services.get_problem(stored.key)) is not None:

@@ -159,6 +159,7 @@ class Publisher:
         self._changed.services |= set(self._registry.services())
         await self._retry(lease, partial(self._claim, lease))
         self._is_claimed = True
+        self.on_own_keys_changed(list(self._stored))  # Somebody may have put some meanwhile.
         while True:
             await self._retry(lease, partial(self._write_changes, lease))
             self._idle.set()
@@ -262,7 +263,8 @@ class Publisher:
             values = {key: entry.make_value() for key, entry in entries.items()}
             before = self._keys_by_service.get(service, set())
             puts |= {k: v for k, v in values.items() if self._published.get(k) != v}
-            deletes |= {key for key in before - values.keys() if key in self._published}
+            unwanted = before - values.keys()
+            deletes |= {key for key in unwanted if key in self._published or key in self._stored}
             self._keys_by_service[service] = before | values.keys()
         return puts, deletes
 

@@ -66,6 +66,11 @@ class NodeServices:
         """The names of services that other nodes have."""
         return self._keys_by_service.keys()
 
+    @property
+    def other_nodes(self) -> set[str]:
+        """The names of all nodes but this one."""
+        return self.nodes.keys() - {self._own_node}
+
     def count_endpoints(self) -> dict[str, int]:
         """Return the number of endpoints in etcd by node, this one included.
 

@@ -17,6 +17,7 @@ from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio import mesh
 from meshtrio.client.channel import Channel
+from meshtrio.discovery.etcd_entries import EndpointEntry
 from meshtrio.supervisor import events
 from tests.support.etcd_server import EtcdCluster, in_thread, run_etcd
 from tests.support.in_process_mesh import RecordedMesh
@@ -250,6 +251,23 @@ async def test_a_node_whose_own_key_was_deleted_claims_its_name_again(
         )
 
 
+async def test_keys_that_others_make_in_its_name_are_deleted(
+    short_dir: Path, etcd: EtcdCluster
+) -> None:
+    key = "meshtrio/plugin.echo/a/7"
+
+    def make_key() -> None:
+        value = EndpointEntry("plugin.echo", "tcp:10.0.0.1:1", "a", 7).make_value()
+        etcd.put(key, value)
+
+    make_key()  # Before the node claims its name, and again later.
+    async with watch_keys(etcd) as view, run_node(short_dir, etcd, "a", make_echo_plugin()):
+        await view.wait_for_names(".nodes/a", "plugin.echo/a/0")
+        await in_thread(make_key)
+        await view.wait_until(lambda keys: key in keys)
+        await view.wait_for_names(".nodes/a", "plugin.echo/a/0")
+
+
 @pytest.mark.parametrize("how", ["deleted", "overwritten", "garbage", "moved to another lease"])
 async def test_keys_that_others_change_are_put_again(
     short_dir: Path, etcd: EtcdCluster, how: str
@@ -366,7 +384,7 @@ async def test_a_mesh_that_was_stopped_for_longer_than_its_lease_joins_again(
 
 
 async def test_a_service_that_is_gone_is_waited_for_and_then_unknown(
-    short_dir: Path, etcd: EtcdCluster, autojump_of_absence: None
+    short_dir: Path, etcd: EtcdCluster, short_absence: None
 ) -> None:
     async with run_node(short_dir, etcd, "b") as b:
         async with run_node(short_dir, etcd, "a", make_echo_plugin()):
@@ -380,7 +398,7 @@ async def test_a_service_that_is_gone_is_waited_for_and_then_unknown(
 
 
 @pytest.fixture
-def autojump_of_absence(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_absence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the time for which a service without endpoints is waited for."""
     monkeypatch.setattr("meshtrio.cluster.follower._ABSENCE_TIMEOUT", 1.0)
 
