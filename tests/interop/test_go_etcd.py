@@ -8,42 +8,21 @@ import urllib.request
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.mesh_processes import wait_until
-from tests.support.ports import find_free_port
-from tests.tools import find_debian_tool, find_tool
+from tests.support.etcd_server import run_etcd
+from tests.tools import find_tool
 
 PREFIX = "meshtrio/plugin.echo/"
 
 
 @pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[str]:
+def etcd() -> Iterator[str]:
     """The URL of a running etcd."""
-    clients, peers = (f"http://127.0.0.1:{find_free_port()}" for _ in range(2))
-    command = [find_debian_tool("etcd"), "--data-dir", str(tmp_path / "data")]
-    command += ["--listen-client-urls", clients, "--advertise-client-urls", clients]
-    command += ["--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers]
-    command += ["--initial-cluster", f"default={peers}"]
-    with (tmp_path / "etcd.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    with process:
-        try:
-            wait_until(lambda: is_healthy(clients))
-            yield clients
-        finally:
-            process.kill()
-
-
-def is_healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
-            return bool(json.load(response)["health"] == "true")
-    except OSError:
-        return False
+    with run_etcd() as cluster:
+        yield cluster.endpoints[0]
 
 
 def read_keys(url: str) -> dict[str, Any]:

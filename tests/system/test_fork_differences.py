@@ -170,15 +170,17 @@ async def test_a_replaced_template_is_ended(start: StartMethod, short_dir: Path)
         await wait_for_templates(0)
 
 
-async def test_a_template_that_ends_at_each_fork_costs_no_more_than_once(
+async def test_a_template_that_ends_at_each_fork_is_not_tried_at_each_start(
     start: StartMethod, short_dir: Path
 ) -> None:
-    module = "import os, time; time.sleep(1); os.register_at_fork(before=lambda: os._exit(1))"
+    imports = short_dir / "imports"
+    module = f"import os; open({str(imports)!r}, 'a').write('x')\n"
+    module += "os.register_at_fork(before=lambda: os._exit(1))"
     (short_dir / "mod.py").write_text(module)
     config = make(short_dir, start, "print('up', flush=True)", preload=["mod"])
     async with run_mesh(MeshConfig([config]), short_dir) as watched:
         await watched.wait_for_event(events.LineWritten)
-        await kill_and_wait(watched)
-        began = trio.current_time()
-        await kill_and_wait(watched)
-        assert trio.current_time() - began < 1.5
+        for _ in range(5):
+            await kill_and_wait(watched)
+    # Two for the first start, and perhaps some in the background, with growing pauses.
+    assert start is StartMethod.EXEC or 2 <= len(imports.read_text()) < 6
