@@ -58,7 +58,7 @@ class ForkStart:
 
         Raises:
             TemplateError: That failed; a child that was forked is killed. `TemplateFailedError` and
-                `StaleTemplateError` tell that another template is needed.
+                `StaleTemplateError` report that another template is needed.
             OSError: No descriptors are left.
 
         Cancellation: A template that has not forked a process within `_CANCELLED_TIMEOUT` is
@@ -78,7 +78,7 @@ class ForkStart:
 
     async def _fork(self, stack: ExitStack) -> tuple[PluginProcess, socket.socket]:
         """Have a child forked, which waits at the gate that is returned; `stack` closes it."""
-        pid = None
+        pid, is_sent = None, False
         CHILD_REGISTRY.begin_start()
         try:
             with ExitStack() as pipes, ExitStack() as sent:
@@ -92,14 +92,16 @@ class ForkStart:
                 sent.callback(os.close, null)
                 content = _write_memfd(sent, self.content)
                 await self._send(child_gate.fileno(), content, null, stdout_end, stderr_end)
+                is_sent = True
                 sent.close()
                 pid = await self._receive_pid(gate)
                 pidfd = _open_pidfd(pid)
                 pipes.pop_all()
                 process = PluginProcess(pid, pidfd, stdout, stderr, self.cgroup, StartMethod.FORK)
                 return process, gate
-        except trio.Cancelled:  # It has timed out, and so has not replied in time.
-            self.template.kill()
+        except trio.Cancelled:
+            if is_sent:  # Its child, if it forks one after all, is reaped when it has ended.
+                self.template.kill()
             raise
         finally:
             CHILD_REGISTRY.finish_start(pid)
