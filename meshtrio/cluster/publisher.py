@@ -121,8 +121,8 @@ class Publisher:
             stored = self._stored.get(key)
             if key in self._in_flight:
                 # The put may be executed before or after what is reported.
-                is_it = stored is not None and stored.value == self._in_flight[key]
-                if stored is None or not is_it or stored.lease != self._keeper.lease_id:
+                is_same = stored is not None and stored.value == self._in_flight[key]
+                if stored is None or not is_same or stored.lease != self._keeper.lease_id:
                     self._disturbed.add(key)
                 continue
             if stored is None:

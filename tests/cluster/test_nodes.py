@@ -19,7 +19,7 @@ from meshtrio import mesh
 from meshtrio.client.channel import Channel
 from meshtrio.discovery.etcd_entries import EndpointEntry
 from meshtrio.supervisor import events
-from tests.support.etcd_server import EtcdCluster, in_thread, run_etcd
+from tests.support.etcd_server import EtcdCluster, in_thread, run_etcd, to_base64
 from tests.support.in_process_mesh import RecordedMesh
 from tests.support.mesh_processes import echo_plugin_table, serve_mesh
 from tests.support.nodes import (
@@ -254,18 +254,17 @@ async def test_a_node_whose_own_key_was_deleted_claims_its_name_again(
 async def test_keys_that_others_make_in_its_name_are_deleted(
     short_dir: Path, etcd: EtcdCluster
 ) -> None:
-    key = "meshtrio/plugin.echo/a/7"
-
-    def make_key() -> None:
+    def make_key() -> int:
+        """Make the key, and return the revision of etcd then."""
         value = EndpointEntry("plugin.echo", "tcp:10.0.0.1:1", "a", 7).make_value()
-        etcd.put(key, value)
+        fields = {"key": to_base64("meshtrio/plugin.echo/a/7"), "value": to_base64(value)}
+        return int(etcd.call("kv/put", **fields)["header"]["revision"])
 
     make_key()  # Before the node claims its name, and again later.
     async with watch_keys(etcd) as view, run_node(short_dir, etcd, "a", make_echo_plugin()):
         await view.wait_for_names(".nodes/a", "plugin.echo/a/0")
-        await in_thread(make_key)
-        await view.wait_until(lambda keys: key in keys)
-        await view.wait_for_names(".nodes/a", "plugin.echo/a/0")
+        made_at = await in_thread(make_key)
+        await view.wait_for_names(".nodes/a", "plugin.echo/a/0", after=made_at)
 
 
 @pytest.mark.parametrize("how", ["deleted", "overwritten", "garbage", "moved to another lease"])

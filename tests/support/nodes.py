@@ -68,6 +68,8 @@ class KeyView:
 
     def __init__(self) -> None:
         self.keys: dict[str, KeyValue] = {}
+        self.revision = 0
+        """The revision of etcd that the keys are of."""
         self._changed = trio.Event()
 
     def apply(self, change: Any) -> None:
@@ -76,6 +78,7 @@ class KeyView:
         self.keys |= {each.key: each for each in change.puts}
         for key in change.deletes:
             self.keys.pop(key, None)
+        self.revision = change.revision
         self._changed.set()
         self._changed = trio.Event()
 
@@ -85,10 +88,10 @@ class KeyView:
             while not condition(self.keys):
                 await self._changed.wait()
 
-    async def wait_for_names(self, *names: str) -> None:
-        """Wait until there are exactly these keys, without the prefix."""
+    async def wait_for_names(self, *names: str, after: int = 0) -> None:
+        """Wait until there are exactly these keys, without the prefix, after a revision."""
         expected = {f"meshtrio/{name}" for name in names}
-        await self.wait_until(lambda keys: keys.keys() == expected)
+        await self.wait_until(lambda keys: self.revision > after and keys.keys() == expected)
 
 
 @asynccontextmanager

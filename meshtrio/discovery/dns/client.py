@@ -54,6 +54,7 @@ class DnsClient:
         self._servers = tuple(servers)
         self._resolver: dns.asyncresolver.Resolver | None = None
         self._resolver_read_at = 0.0
+        self._reading = trio.Lock()
         self._limiter = QueryLimiter()
 
     async def lookup(self, target: DnsTarget) -> DnsAnswer:
@@ -69,18 +70,23 @@ class DnsClient:
         return await lookup_hosts(query, [UnresolvedHost(target.name, False, target.port)])
 
     async def _get_resolver(self, server: str) -> dns.asyncresolver.Resolver:
-        now = trio.current_time()
-        if self._resolver is None or now - self._resolver_read_at > _RESOLV_CONF_MAX_AGE:
-            self._resolver_read_at = now
-            self._resolver = await trio.to_thread.run_sync(_read_resolv_conf, self._resolv_conf)
+        resolver = await self._read_settings()
         servers = (server,) if server else self._servers
-        resolver: dns.asyncresolver.Resolver = self._resolver
         if servers:
             resolver = _copy_with_servers(resolver, servers)
         if not resolver.nameservers:
             reason = "no name server is known: /etc/resolv.conf has none, nor has [mesh.dns]"
             raise LookupFailedError(FailureKind.ERROR, reason)
         return resolver
+
+    async def _read_settings(self) -> dns.asyncresolver.Resolver:
+        """Return the settings of resolv.conf, read once for all lookups that wait for them."""
+        async with self._reading:
+            now = trio.current_time()
+            if self._resolver is None or now - self._resolver_read_at > _RESOLV_CONF_MAX_AGE:
+                self._resolver = await trio.to_thread.run_sync(_read_resolv_conf, self._resolv_conf)
+                self._resolver_read_at = now
+            return self._resolver
 
     async def _query(
         self, resolver: dns.asyncresolver.Resolver, name: str, record_type: str
