@@ -63,6 +63,7 @@ class Publisher:
         self._keys_by_service: dict[str, set[str]] = {}
         self._changed = registry.follow_changes()
         self._is_claimed = False
+        self._was_claimed = False
         self._is_seen = False
         """Whether etcd has reported the node's key since it was claimed."""
         self._lease: int | None = None
@@ -204,18 +205,23 @@ class Publisher:
             self.claim_event = trio.Event()
             other = await self._client.create(key, value, lease)
             if other is None:
-                _log.info("registered as node %s", name)
+                self._log_claim()
                 return
             stored = self._parse_node(key, other)
             if stored is not None and stored.id == self.run_id:  # Put with an earlier lease.
                 await self._client.put(key, value, lease)
-                _log.info("registered as node %s again", name)
+                self._log_claim()
                 return
             self._set_problem(_describe_owner(name, stored))
             with trio.move_on_after(_CLAIM_INTERVAL):
                 await self.claim_event.wait()
             if self._keeper.lease_id != lease:
                 raise EtcdLeaseNotFoundError("claiming the node", "the lease is lost")
+
+    def _log_claim(self) -> None:
+        # The key of an earlier lease may have been there still, or have gone with that.
+        _log.info("registered as node %s%s", self._name, " again" if self._was_claimed else "")
+        self._was_claimed = True
 
     def _parse_node(self, key: str, stored: KeyValue) -> NodeEntry | None:
         """Parse the value of a node's key; None if it is none."""
