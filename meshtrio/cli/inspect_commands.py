@@ -87,7 +87,7 @@ def _instance_row(instance: control.Instance) -> tuple[Any, ...]:
         instance.state,
         instance.restarts,
         formatting.format_duration(instance.uptime) if instance.HasField("uptime") else "-",
-        instance.socket,
+        instance.socket or "-",
         instance.reason,
     )
 

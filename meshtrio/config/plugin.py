@@ -14,6 +14,7 @@ import attrs
 from meshtrio import contract
 from meshtrio.config.containment import Containment
 from meshtrio.config.python_command import PythonCommand
+from meshtrio.config.ready import Check, GrpcCheck, parse_check
 from meshtrio.config.telemetry import METRICS_FROM_MESH, check_metrics
 from meshtrio.config.validators import (
     at_least,
@@ -176,6 +177,10 @@ class PluginConfig:
     listen: str | None = attrs.field(default=None, validator=_has_port)
     """`tcp://host:port` to serve on instead of a Unix socket, passed as PLUGIN_LISTEN. Instance n
     has the port plus n, and its successor that plus `instances`."""
+    service: bool | None = None
+    """Whether it serves gRPC, so that clients can call `plugin.<name>`. By default whether `ready`
+    is `"grpc"`. A plugin without a service is supervised like any other, and has no entry in the
+    registry, no route in the gateway and no metrics of calls."""
     services: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
     """Full names of the gRPC services it serves, for the gateway to route calls before the plugin
     is ready, or if it does not serve reflection."""
@@ -218,9 +223,12 @@ class PluginConfig:
     depends_on: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
     """Plugins and groups that this one depends on: an instance of each plugin has to be ready
     before this one is started. Plugins are stopped in reverse order."""
+    ready: str = attrs.field(default="grpc", validator=parsed_by(parse_check))
+    """When a process is ready: `"grpc"`, when its gRPC server reports SERVING; `"started"`, as soon
+    as it was started."""
     ready_timeout: float = attrs.field(default=10.0, validator=is_positive)
-    """Seconds from the start of a process until it has to report SERVING, or else is killed, which
-    is a failure. Time spent waiting for a CPU does not count, up to three times this value."""
+    """Seconds from the start of a process until it has to be ready, or else is killed, which is a
+    failure. Time spent waiting for a CPU does not count, up to three times this value."""
     liveness: Liveness = attrs.field(factory=Liveness)
     """Health checks of a plugin that is ready."""
     inherit_env: tuple[str, ...] | None = attrs.field(
@@ -272,9 +280,21 @@ class PluginConfig:
     that handles SIGQUIT is sent that half a second before, for its stacks, unless this is 0."""
 
     @property
-    def service(self) -> str:
-        """The name that clients connect to."""
+    def service_name(self) -> str:
+        """The name that clients connect to, if it has a service."""
         return f"plugin.{self.name}"
+
+    @property
+    def ready_check(self) -> Check:
+        """What is checked until a process is ready."""
+        return parse_check(self.ready)
+
+    @property
+    def has_service(self) -> bool:
+        """Whether it serves gRPC, for clients to call."""
+        if self.service is not None:
+            return self.service
+        return isinstance(self.ready_check, GrpcCheck)
 
     @property
     def monitors_memory(self) -> bool:
@@ -299,7 +319,19 @@ class PluginConfig:
             )
         if self.backoff.initial > self.backoff.maximum:
             found.append(f"{where}backoff: initial is more than maximum")
+        found += [f"{where}{problem}" for problem in self._check_service()]
         return [*found, *(f"{where}{problem}" for problem in self._check_start())]
+
+    def _check_service(self) -> list[str]:
+        if self.has_service:
+            return []
+        found = []
+        if isinstance(self.ready_check, GrpcCheck):
+            text = '`ready` is "grpc", which checks its gRPC server'
+            found.append(f'service: is false, but {text}; use ready = "started", or another kind')
+        if self.services:
+            found.append("services: is for a plugin with a service, which this one does not have")
+        return found
 
     def _check_start(self) -> list[str]:
         if self.containment.script_sha256 is not None:
@@ -324,7 +356,7 @@ class PluginConfig:
         """Return what processes are started with; a change of it requires a restart."""
         return (
             *(self.command, dict(self.env), self.cwd, self.inherit_env, self.stop_timeout),
-            *(self.start, self.preload),
+            *(self.start, self.preload, self.ready, self.has_service),
             *(self.listen, self.serve_tls, self.tls, self.metrics),
             *(self.max_receive_message_length, self.max_send_message_length, self.max_busy_poll),
             *(self.max_connection_age, self.max_connection_age_grace),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -108,6 +108,7 @@ class Registry:
         self._managers: dict[str, set[Manager]] = {}
         self.connect_failure_watchers: list[Callable[[str, str], None]] = []
         """Called with a service and the id of an endpoint that a client could not connect to."""
+        self._missing_reasons: Mapping[str, str] = {}
         self._removed: set[str] = set()
         """Services that were removed but keep their value for watchers."""
 
@@ -137,6 +138,10 @@ class Registry:
             if not self._services[service].value.endpoints:
                 self._removed.add(service)
                 self._mark_changed(service)
+
+    def explain_missing(self, reasons: Mapping[str, str]) -> None:
+        """Set the errors for services that callers may expect, and that do not exist, by name."""
+        self._missing_reasons = reasons
 
     def set_service_config(self, service: str, service_config: str) -> None:
         """Set the service config for clients, in gRPC's JSON form; "" for the defaults."""
@@ -235,6 +240,9 @@ class Registry:
             endpoints=tuple(each for each in state.endpoints if each.id != endpoint_id),
             exit_infos=(*earlier, exit_info)[-_MAX_EXIT_INFOS:],
         )
+        # The last endpoint of a plugin whose service a reload has taken away.
+        if service in self._missing_reasons and not self._services[service].value.endpoints:
+            self._removed.add(service)
 
     def resolve(self, service: str) -> ServiceState:
         """Return the current state of a service. Raises NotFoundError."""
@@ -244,6 +252,8 @@ class Registry:
 
     def _make_unknown_error(self, service: str) -> purerpc.NotFoundError:
         """Make the error for a service that was neither declared nor registered."""
+        if (reason := self._missing_reasons.get(service)) is not None:
+            return purerpc.NotFoundError(reason)
         known = self.services()
         names = ", ".join(known[:_MAX_LISTED_NAMES]) or "none"
         if len(known) > _MAX_LISTED_NAMES:

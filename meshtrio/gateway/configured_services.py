@@ -29,7 +29,8 @@ class ConfiguredServices:
 def _list_grpc_services(config: MeshConfig) -> Mapping[str, Iterable[str]]:
     services: defaultdict[str, set[str]] = defaultdict(set)
     for plugin in config.plugins:
-        services[plugin.service].update(plugin.services)
+        if plugin.has_service:
+            services[plugin.service_name].update(plugin.services)
     for table in config.services:
         services[table.name].update(table.services)
     return services

@@ -155,7 +155,7 @@ class ControlServicer:
     async def WatchCalls(self, request: Any) -> AsyncIterator[Any]:
         wanted = self._operations.make_filter(request.names)
         found = [each for each in self._supervisor.config.plugins if wanted(each.name)]
-        plugins = {plugin.service: plugin.name for plugin in found}
+        plugins = {plugin.service_name: plugin.name for plugin in found if plugin.has_service}
         async with tap_instances(self._registry, plugins, request.calls) as batches:
             async for batch in batches:
                 for message in batch:

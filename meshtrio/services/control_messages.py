@@ -30,7 +30,7 @@ def make_instance(status: InstanceStatus) -> control.Instance:
         state=status.state.value,
         restarts=status.restarts,
         uptime=status.uptime,
-        socket=replace_surrogates(str(status.socket)),
+        socket="" if status.socket is None else replace_surrogates(str(status.socket)),
         reason=replace_surrogates(status.reason),
         start=None if status.start is None else status.start.value,
         ready_after=status.ready_after,

@@ -38,6 +38,7 @@ _MAX_LEVEL_LENGTH = 64
 
 
 _NOT_READY = CallFailure(FailureKind.UNAVAILABLE, "it is not ready")
+_NO_SERVICE = CallFailure(FailureKind.UNSUPPORTED, "it has no service")
 
 
 @attrs.frozen
@@ -179,7 +180,9 @@ class LogLevelController:
     async def _call_process(self, run: ProcessRun, method: str, request: Any) -> Any:
         """Return the response of a process, or a `CallFailure`."""
         key = (None if run.process is None else run.process.pid, run.number)
-        service = run.config.service
+        if not run.config.has_service:
+            return _NO_SERVICE
+        service = run.config.service_name
         if not self._registry.has_service(service):
             return _NOT_READY  # A reload has removed its plugin during the call before.
         endpoints = self._registry.resolve(service).endpoints

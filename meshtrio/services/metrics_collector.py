@@ -161,16 +161,16 @@ class MetricsCollector:
         """Return one endpoint for each instance: of two during a replacement, the newer one, whose
         counters go on from here."""
         exposed = {
-            plugin.service: plugin.name
+            plugin.service_name: plugin.name
             for plugin in self._supervisor.config.plugins
-            if plugin.metrics == METRICS_FROM_MESH
+            if plugin.has_service and plugin.metrics == METRICS_FROM_MESH
         }
         ready = instances.get_ready_endpoints(self._registry, exposed.__contains__)
         return {(exposed[service], number): ready[service, number] for service, number in ready}
 
     def _collection_families(self, in_flight: Mapping[tuple[str, int], int]) -> list[MetricFamily]:
         """Return the metrics about the collection itself."""
-        plugins = [plugin.name for plugin in self._supervisor.config.plugins]
+        plugins = [each.name for each in self._supervisor.config.plugins if each.has_service]
         calls = {instance_labels(*key): count for key, count in sorted(in_flight.items())}
         return [
             MetricFamily.gauge("mesh.instance.in_flight", "{call}", "Calls under way.", calls),

@@ -107,6 +107,8 @@ def _contract(spec: RunSpec) -> dict[str, str]:
 def _metrics_location(spec: RunSpec) -> str | None:
     """Return where the plugin exposes its metrics, None if it does not."""
     where = spec.config.metrics
+    if not spec.config.has_service:
+        return None
     if where == METRICS_FROM_MESH:
         return None if spec.telemetry.metrics is None else where
     if where == METRICS_OFF:
@@ -127,7 +129,7 @@ def _tracing(spec: RunSpec) -> dict[str, str]:
         "OTEL_TRACES_EXPORTER": "otlp",
         "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
         "OTEL_TRACES_SAMPLER_ARG": f"{spec.telemetry.sampling:g}",
-        "OTEL_SERVICE_NAME": plugin.service,
+        "OTEL_SERVICE_NAME": plugin.service_name,
         "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={spec.number}",
     }
     # A plugin with a collector of its own is configured by its own variables alone.

@@ -17,6 +17,7 @@ from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.probe import HealthCheckResult, NotReadyError
 from meshtrio.supervisor.process.proc import activity
 from meshtrio.supervisor.process.proc.listening_sockets import AcceptQueue
+from meshtrio.supervisor.readiness.checks import HealthChecks
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.concurrency import run_during, sleep_until_tick
@@ -36,6 +37,8 @@ class HealthMonitor:
     """The leader of the process group, which is observed if it does not answer."""
     verifier: ServerVerifier
     """Connects to the address and verifies that the plugin's server answers."""
+    _checks: HealthChecks
+    """How its readiness and liveness are found out."""
     _effects: Effects
     _on_ready: Callable[[], None]
     """Called once, when the process is first ready."""
@@ -72,16 +75,17 @@ class HealthMonitor:
         while True:
             await self._socket_replaced.wait()
             self._socket_replaced = trio.Event()
-            timeout = self._spec.config.liveness.timeout
-            self._on_result(await self._effects.probe.check(timeout, self.verifier.connect))
+            if self._checks.service is not None:
+                timeout = self._spec.config.liveness.timeout
+                self._on_result(await self._checks.service.check(timeout))
 
     async def _wait_ready(self) -> Exit | None:
         """Wait for readiness; time in which the process waited for a CPU does not count."""
         timeout = next_timeout = self._spec.config.ready_timeout
-        extended, probe = 0.0, self._effects.probe
+        extended = 0.0
         while True:
             try:
-                await probe.wait_ready(next_timeout, self.verifier.connect)
+                await self._checks.readiness.wait_ready(next_timeout)
                 return None
             except NotReadyError as exc:
                 found = await self._observe()
@@ -97,11 +101,12 @@ class HealthMonitor:
     async def _check_liveness(self) -> str:
         """Check until the process has to be killed, and return why, as a phrase."""
         config, streak = self._spec.config.liveness, FailureStreak()
-        if not config.interval:
+        liveness = self._checks.liveness
+        if liveness is None or not config.interval:
             await trio.sleep_forever()
         while True:
             await sleep_until_tick(config.interval * _INTERVAL_SLACK, min_delay=config.interval)
-            result = await self._effects.probe.check(config.timeout, self.verifier.connect)
+            result = await liveness.check(config.timeout)
             if result.is_alive:
                 self._last_sample, self._unanswered_checks = None, 0
             elif not result.is_wrong_server:
@@ -139,4 +144,4 @@ class HealthMonitor:
         return activity.compute_activity(before, after), after.accept_queue
 
     async def _observe(self) -> activity.ActivitySample | None:
-        return await self._effects.observe(self._pid, self._spec.address)
+        return await self._effects.observe(self._pid, self._checks.address)

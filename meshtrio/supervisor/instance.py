@@ -42,8 +42,8 @@ class InstanceStatus:
     """How many times it was started again after it had ended by itself."""
     uptime: float | None
     """Seconds since its process was started, None if it has none."""
-    socket: Path
-    """The Unix socket of its active run, or of its next one."""
+    socket: Path | None
+    """The Unix socket of its active run, or of its next one; None if its plugin has no service."""
     reason: str
     """How its last process ended, unless it is ready, and which processes cannot be killed."""
     start: StartMethod | None
@@ -172,6 +172,8 @@ class Instance:
     def status(self, next_socket: Path) -> InstanceStatus:
         """Return its status; `next_socket` is that of its next run, should it have none now."""
         run, process = self.active_run, self.process
+        config = self.config if run is None else run.config
+        socket = next_socket if run is None else run.socket
         reasons = ["" if self.is_ready else self.exit_reason, *map(str, self.unkillable)]
         return InstanceStatus(
             name=self.plugin,
@@ -180,7 +182,7 @@ class Instance:
             pid=process.pid if process is not None else None,
             restarts=self.history.restarts,
             uptime=run.uptime if run is not None and process is not None else None,
-            socket=run.socket if run is not None else next_socket,
+            socket=socket if config.has_service else None,
             reason="; ".join(filter(None, reasons)),
             start=process.start_method if process is not None else None,
             ready_after=run.ready_after if run is not None and process is not None else None,

@@ -223,7 +223,7 @@ class Operations:
 
     def _plugin(self, name: str) -> PluginConfig:
         for plugin in self._supervisor.config.plugins:
-            if name in (plugin.name, plugin.service):
+            if name in (plugin.name, plugin.service_name):
                 return plugin
         known = ", ".join(plugin.name for plugin in self._supervisor.config.plugins) or "none"
         raise UnknownNameError(f"there is no plugin {name!r}; the plugins are: {known}")

@@ -27,6 +27,7 @@ from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.start_failures import EXEC_FAILED_STATUSES
+from meshtrio.supervisor.readiness.checks import make_checks
 from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.server_identity import ServerVerifier
@@ -211,6 +212,7 @@ class ProcessRun:
             self._spec,
             process.pid,
             verifier,
+            make_checks(self._spec, self._effects.probe, verifier.connect),
             self._effects,
             on_ready=self._mark_ready,
             on_result=self._on_check_result,

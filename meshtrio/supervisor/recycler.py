@@ -76,6 +76,7 @@ def find_replace_reason(instance: Instance, effects: Effects) -> str:
             return f"it is {run.uptime:.0f} s old"
     if config.renew_above is not None and run.rss > config.renew_above:
         return f"it uses {run.rss:,} bytes of memory"
-    if config.listen is None and effects.is_socket_removed(run.socket):
+    uses_socket = config.has_service and config.listen is None
+    if uses_socket and effects.is_socket_removed(run.socket):
         return f"its socket {run.socket} was removed"
     return ""

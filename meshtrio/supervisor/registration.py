@@ -17,7 +17,8 @@ from meshtrio.supervisor.run_spec import RunSpec
 class Registration:
     """Registers the endpoint of a run, and reports to its callers how it ended.
 
-    Each time that a run becomes ready it is a new endpoint, with an id of its own.
+    Each time that a run becomes ready it is a new endpoint, with an id of its own. A plugin without
+    a service has no entry.
     """
 
     _registry: Registry
@@ -34,6 +35,8 @@ class Registration:
     def register(self, server_uid: int | None) -> None:
         """Make the run available to callers."""
         self._times_ready += 1
+        if not self._spec.config.has_service:
+            return
         endpoint = Endpoint(
             id=self._endpoint_id,
             address=self._spec.address,
@@ -42,11 +45,12 @@ class Registration:
             tls=self._spec.config.tls,
             server_uid=server_uid,
         )
-        self._registry.register(self._spec.config.service, endpoint)
+        self._registry.register(self._spec.config.service_name, endpoint)
 
     async def withdraw(self) -> None:
         """Wait until other nodes know that it is deregistered, for a second at most."""
-        await self._registry.withdraw()
+        if self._spec.config.has_service:
+            await self._registry.withdraw()
 
     def deregister(self, reason: str, exit: Exit | None = None) -> None:
         """Remove the run from the registry, or add how it ended to an earlier removal.
@@ -54,6 +58,8 @@ class Registration:
         A run that was never registered has exit info too: callers learn from it why there is no
         endpoint. `reason` is a phrase that follows "instance 0 (pid 4711)".
         """
+        if not self._spec.config.has_service:
+            return
         process, ended = f" (pid {self.pid})" if self.pid else "", exit or Exit()
         exit_info = ExitInfo(
             endpoint_id=self._endpoint_id,
@@ -64,4 +70,4 @@ class Registration:
             launch_id=self._spec.launch_id,
         )
         with contextlib.suppress(purerpc.NotFoundError):  # Removed by a reload, and evicted.
-            self._registry.deregister(self._spec.config.service, exit_info)
+            self._registry.deregister(self._spec.config.service_name, exit_info)

@@ -119,6 +119,7 @@ class Supervisor:
             if level is not old_level:
                 self._emit(instance, events.LogLevelSet, level=level)
         services = _declared_services(config)
+        self._registry.explain_missing(_explain_missing_services(config))
         for service in sorted(services):
             self._registry.add_service(service)
         static.apply_service_tables(self._registry, before.services, config.services)
@@ -391,4 +392,15 @@ class Supervisor:
 
 def _declared_services(config: MeshConfig) -> set[str]:
     """Return the services of the plugins and the tables of a config."""
-    return {plugin.service for plugin in config.plugins} | {each.name for each in config.services}
+    plugins = {plugin.service_name for plugin in config.plugins if plugin.has_service}
+    return plugins | {each.name for each in config.services}
+
+
+def _explain_missing_services(config: MeshConfig) -> dict[str, str]:
+    """Return what callers of the plugins without a service are told, by the name of that."""
+    return {
+        plugin.service_name: f"plugin {plugin.name} has no service: its config says so, or has a "
+        '`ready` other than "grpc" without `service = true`'
+        for plugin in config.plugins
+        if not plugin.has_service
+    }

@@ -80,7 +80,7 @@ def test_defaults_are_those_of_the_classes(full: MeshConfig, tmp_path: Path) -> 
 def test_the_command_is_resolved(full: MeshConfig, tmp_path: Path) -> None:
     program = str(tmp_path / "sub" / "program")
     assert full.plugins[0].argv() == [program, "--flag", sys.executable]
-    assert full.plugins[0].service == "plugin.full"
+    assert full.plugins[0].service_name == "plugin.full"
 
 
 def test_an_empty_file_is_an_empty_mesh(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from meshtrio.config import Liveness, PluginConfig, TelemetryConfig
 from meshtrio.supervisor.health_monitor import HealthMonitor
 from meshtrio.supervisor.policy.diagnosis import Condition
 from meshtrio.supervisor.probe import HealthCheckResult
+from meshtrio.supervisor.readiness.checks import make_checks
 from meshtrio.supervisor.run_spec import RunSpec
 from tests.support.fake_processes import FakeEffects
 
@@ -55,6 +56,7 @@ def make_monitor(
         spec,
         1,
         verifier,
+        make_checks(spec, effects.probe, verifier.connect),
         effects,
         lambda: None,
         lambda result: results.append((trio.current_time(), result)),

@@ -15,7 +15,7 @@ from tests.support.fake_processes import make_plugin_config
 def test_the_end_of_a_run_whose_service_was_removed_and_evicted_is_no_error() -> None:
     config = make_plugin_config("a")
     registry = Registry()
-    registry.add_service(config.service)
+    registry.add_service(config.service_name)
     spec = RunSpec(
         config=config,
         number=0,
@@ -26,7 +26,7 @@ def test_the_end_of_a_run_whose_service_was_removed_and_evicted_is_no_error() ->
     )
     registration = Registration(registry, spec)
     registration.register(None)
-    registry.remove_service(config.service)
+    registry.remove_service(config.service_name)
     registration.deregister("is being stopped")
     for number in range(300):
         registry.register(f"s{number}", Endpoint("e", "unix:/e"))
@@ -34,4 +34,4 @@ def test_the_end_of_a_run_whose_service_was_removed_and_evicted_is_no_error() ->
     revision = registry.revision
     registration.deregister("was stopped")
     assert registry.revision == revision
-    assert config.service not in registry.services()
+    assert config.service_name not in registry.services()
