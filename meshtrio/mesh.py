@@ -51,6 +51,7 @@ from meshtrio.supervisor.process.output.output_lines import OutputLine
 from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import MeshStatistics
 from meshtrio.supervisor.supervisor import Supervisor
+from meshtrio.systemd.listen_fds import PassedSockets
 from meshtrio.telemetry.logs.event_logger import log_event
 from meshtrio.util.concurrency import background_service, open_collapsing_nursery, require_trio
 from meshtrio.util.errors import UsageError
@@ -60,6 +61,7 @@ from meshtrio.util.tls_config import ClientTlsConfig
 
 if TYPE_CHECKING:
     from meshtrio.cluster.node import Node
+    from meshtrio.systemd.service_manager import ServiceManager
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -272,6 +274,23 @@ class Mesh(metaclass=NoPublicConstructor):
         """
         return await self._operations.reload(config)
 
+    async def reload_file(self) -> ReloadResult:
+        """Read the file that the config of `main` was read from again, and apply it like `reload`.
+
+        Cancellation:
+            As with `reload`.
+
+        Raises:
+            ConfigError: The file cannot be read, or as with `reload`. Nothing has changed.
+            UsageError: The config was not read from a file, or as with `reload`.
+            PluginFailedError: As with `reload`.
+        """
+        source = self.config.source
+        if source is None:
+            raise UsageError("this mesh was not started from a config file; use reload(config)")
+        load = partial(load_in_thread, source.path, runtime_dir=source.runtime_dir)
+        return await self._operations.load_and_reload(load)
+
     async def set_log_level(self, name: str, level: LogLevel | str) -> tuple[PluginLevel, ...]:
         """Set the level from which on a plugin's or a group's programs log, until a reload.
 
@@ -310,12 +329,30 @@ async def main(
         MeshFailedError: A plugin's failure was escalated to the mesh. All plugins are stopped.
     """
     require_trio("mesh.main")
+    await run_service(config, None, task_status=task_status)
+
+
+async def run_service(
+    config: MeshConfig | Path | str,
+    manager: ServiceManager | None,
+    *,
+    task_status: trio.TaskStatus[Mesh] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a mesh like `main`, as the service of a service manager, if one is given.
+
+    A mesh that is a part of another program must not use what systemd has given to that program.
+
+    Raises what `main` does, and:
+        UsageError: A socket that the manager has passed cannot be used.
+    """
     if not isinstance(config, MeshConfig):
         config = await load_in_thread(config)
     directory.validate(config)
     check_dns_installed(config)
     folder = directory.resolve_runtime_dir(config)
-    with claim_runtime_dir(folder) as claim:
+    sockets = PassedSockets() if manager is None else manager.sockets
+    sockets.check(config)
+    with claim_runtime_dir(folder, keep_mesh_socket=sockets.mesh is not None) as claim:
         await kill_earlier_runs(claim)
         registry, event_log = Registry(), EventLog()
         supervisor = Supervisor(config, registry, folder, [log_event, event_log.on_event])
@@ -323,16 +360,20 @@ async def main(
         dns.apply_config(config)
         supervisor.config_watchers.append(dns.apply_config)
         operations = Operations(supervisor)
+        if manager is not None:
+            manager.watch(supervisor, operations)
         log_levels = LogLevelController(supervisor, registry, operations)
         supervisor.subscribe(log_levels.on_event)
         node = _make_node(config, registry)
         try:
             async with (
-                mesh_telemetry(supervisor, registry, dns, node) as metrics,
+                mesh_telemetry(
+                    supervisor, registry, dns, node, listener=sockets.metrics
+                ) as metrics,
                 background_service(dns.run),
                 MeshServer(
                     supervisor, registry, operations, event_log, log_levels, metrics, node
-                ).running(claim),
+                ).running(claim, sockets.mesh, sockets.gateway),
                 _joined_to_others(node),
                 open_collapsing_nursery() as nursery,
             ):

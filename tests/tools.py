@@ -36,6 +36,7 @@ DEBIAN_PACKAGES = {
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "systemd-analyze": "systemd",
+    "systemd-socket-activate": "systemd",
     "tmux": "tmux",
 }
 """Programs, and the packages that bring them."""

@@ -18,7 +18,6 @@ from watchfiles import Change, DefaultFilter, awatch
 
 from meshtrio.cli.formatting import describe_changes
 from meshtrio.config import ConfigSource
-from meshtrio.config.async_loading import load_in_thread
 from meshtrio.mesh import Mesh
 from meshtrio.runtime_dir import directory
 from meshtrio.supervisor.policy.state import InstanceState
@@ -95,8 +94,7 @@ class _Worker:
 
 async def _reload(mesh: Mesh, source: ConfigSource) -> None:
     try:
-        config = await load_in_thread(source.path, runtime_dir=source.runtime_dir)
-        reloaded = await mesh.reload(config)
+        reloaded = await mesh.reload_file()
     except ConfigError as exc:
         for problem in exc.problems:
             _log.error("%s", problem)

@@ -26,6 +26,7 @@ from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
 from meshtrio.supervisor.process.cleanup.reparented import become_subreaper
 from meshtrio.supervisor.process.proc.resource_usage import read_own_rss
 from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY
+from meshtrio.systemd.service_manager import ServiceManager
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.errors import UsageError
@@ -77,6 +78,8 @@ def serve(
     The log goes to stderr: lifecycle events, and the output of plugins. The exit status is 0 after
     a stop signal, and 1 if a plugin's failure was escalated to the mesh.
     """
+    # First, since systemd's descriptors are known by their numbers.
+    manager = ServiceManager.from_environment()
     config = load_and_check(config_file, runtime_dir)
     if metrics is not None:
         try:
@@ -90,12 +93,12 @@ def serve(
         format=LogFormat(log_format) if log_format else config.log.format,
         level=LogLevel(log_level) if log_level else config.log.level,
     )
-    with log_to_descriptor(sys.stderr.fileno(), log), _log_failures(log):
+    with log_to_descriptor(sys.stderr.fileno(), log), _log_failures(log), manager.connected():
         for warning in find_warnings(config):
             _log.warning("%s", warning)
         DESCRIPTOR_LIMIT.raise_to_hard_limit()
         MALLOC_TUNING.enable()
-        trio.run(_serve, config, reload)
+        trio.run(_serve, config, manager, reload)
 
 
 @contextmanager
@@ -116,13 +119,13 @@ def _log_failures(log: LogConfig) -> Iterator[None]:
         raise click.exceptions.Exit(status) from None
 
 
-async def _serve(config: MeshConfig, reload: bool) -> None:
+async def _serve(config: MeshConfig, manager: ServiceManager, reload: bool) -> None:
     CHILD_REGISTRY.is_exclusive = True
     become_subreaper()
     with stop_signals(ignore_afterwards=True) as signals:
         async with open_collapsing_nursery() as signal_tasks:
             async with open_collapsing_nursery() as nursery:
-                running = await nursery.start(mesh.main, config)
+                running = await nursery.start(mesh.run_service, config, manager)
                 gc.freeze()  # Collections look at what is created from here on, and are shorter.
                 nursery.start_soon(trim_heap_periodically)
                 signal_tasks.start_soon(stop_on_mesh_exit)

@@ -40,7 +40,7 @@ from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
-from meshtrio.transport.listener import tcp_listener, unix_listener
+from meshtrio.transport.listener import PassedListener, tcp_listener, unix_listener
 from meshtrio.transport.tls import make_server_ssl_context
 from meshtrio.util.concurrency import background_service, open_collapsing_nursery, sleep_until_tick
 from meshtrio.util.errors import ConfigError, MeshtrioError, UsageError
@@ -104,8 +104,16 @@ class MeshServer:
         self._call_quota = CallQuota(lambda: supervisor.config.limits.max_calls_per_user)
 
     @asynccontextmanager
-    async def running(self, claim: ClaimedRuntimeDir) -> AsyncIterator[None]:
+    async def running(
+        self,
+        claim: ClaimedRuntimeDir,
+        mesh_socket: PassedListener | None = None,
+        gateway: PassedListener | None = None,
+    ) -> AsyncIterator[None]:
         """Serve during the block, and until it has exited.
+
+        `mesh_socket` and `gateway` are listening sockets that a service manager has passed, of
+        those that it has; they are closed.
 
         Raises:
             UsageError: A socket or port cannot be bound.
@@ -115,12 +123,17 @@ class MeshServer:
             background_service(self._router.run),
             background_service(self._load_reports.run),
             background_service(self._log_levels.run),
-            background_service(self._serve_sockets, claim),
+            background_service(self._serve_sockets, claim, mesh_socket, gateway),
         ):
             yield
 
     async def _serve_sockets(
-        self, claim: ClaimedRuntimeDir, *, task_status: trio.TaskStatus[None]
+        self,
+        claim: ClaimedRuntimeDir,
+        mesh_socket: PassedListener | None,
+        gateway: PassedListener | None,
+        *,
+        task_status: trio.TaskStatus[None],
     ) -> None:
         """Serve on the mesh socket and the gateway's port; both are shut down concurrently."""
         config = self._supervisor.config.gateway
@@ -132,13 +145,17 @@ class MeshServer:
                 text = f"mesh: gateway: tls: cannot be used: {exc.strerror or exc}"
                 raise ConfigError([text]) from None
         async with open_collapsing_nursery() as nursery:
-            await nursery.start(self._serve_mesh_socket, claim)
+            await nursery.start(self._serve_mesh_socket, claim, mesh_socket)
             if config.listen is not None:
-                await nursery.start(self._serve_port, config, context)
+                await nursery.start(self._serve_port, config, context, gateway)
             task_status.started()
 
     async def _serve_mesh_socket(
-        self, claim: ClaimedRuntimeDir, *, task_status: trio.TaskStatus[None]
+        self,
+        claim: ClaimedRuntimeDir,
+        passed: PassedListener | None,
+        *,
+        task_status: trio.TaskStatus[None],
     ) -> None:
         """Serve on the mesh socket until cancelled, then shut the server down.
 
@@ -153,12 +170,15 @@ class MeshServer:
         with ExitStack() as stack:
             bound = ExitStack()
             stack.callback(lambda: bound.close())
-            async with background_service(server.serve, bound.enter_context(unix_listener(path))):
+            listener = bound.enter_context(unix_listener(path) if passed is None else passed)
+            async with background_service(server.serve, listener):
                 task_status.started()
                 try:
                     while True:
                         await _wait_until_lost(path, claim, self._is_shared)
                         _log.error("mesh socket %s was removed; recreating", path)
+                        # Also if it was systemd's: no client reaches that any more.
+                        claim.keep_mesh_socket = False
                         previous, bound = bound, ExitStack()
                         # The server closes the previous socket when it moves.
                         with previous:
@@ -175,6 +195,7 @@ class MeshServer:
         self,
         config: GatewayConfig,
         context: ssl.SSLContext | None,
+        passed: PassedListener | None,
         *,
         task_status: trio.TaskStatus[None],
     ) -> None:
@@ -182,7 +203,9 @@ class MeshServer:
         is_plaintext = config.security is GatewaySecurity.PLAINTEXT
         with ExitStack() as stack:
             try:
-                listener = stack.enter_context(tcp_listener(config.listen))
+                listener = stack.enter_context(
+                    tcp_listener(config.listen) if passed is None else passed
+                )
             except UsageError as exc:
                 raise UsageError(f"[mesh.gateway] listen: {exc}") from None
             timeouts = NETWORK_TIMEOUTS.replace(

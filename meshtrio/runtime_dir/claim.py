@@ -20,16 +20,19 @@ from meshtrio.util.text import replace_surrogates
 class ClaimedRuntimeDir:
     """A runtime dir that this mesh owns: mode 0700, locked, without stale sockets."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keep_mesh_socket: bool = False) -> None:
         """Make the directory if it does not exist, lock it, and remove stale sockets.
+
+        With `keep_mesh_socket` the mesh socket is that of a service manager, and is not removed.
 
         Raises:
             ConfigError: It is in use, others own it or may write to it, or it cannot be made.
         """
         self.path = path
-        self._fd, self._lock_fd = _open_and_lock(path)
+        self.keep_mesh_socket = keep_mesh_socket
+        self._fd, self._lock_fd = _open_and_lock(path, keep_mesh_socket=keep_mesh_socket)
         with descriptors.closing_on_error(self._lock_fd, self._fd):
-            _remove_recorded_sockets(self._fd, self._lock_fd)
+            self._remove_sockets()
             self._write_lock_file(_format_mesh_runs(self._lock_fd))
 
     @property
@@ -53,6 +56,7 @@ class ClaimedRuntimeDir:
         is_same = os.path.sameopenfile(opened, self._fd)
         if not is_same:
             _remove_recorded_sockets(opened, lock)
+            _remove_mesh_socket(opened)
         lines = lock_file.read_sockets(self._lock_fd) if is_same else []
         lines += _format_mesh_runs(self._lock_fd)
         self._close()
@@ -85,11 +89,16 @@ class ClaimedRuntimeDir:
     def release(self) -> None:
         """Remove the sockets and unlock the directory. The lock file stays."""
         if not self.is_lost:
-            _remove_recorded_sockets(self._fd, self._lock_fd)
+            self._remove_sockets()
             with contextlib.suppress(OSError):
                 # The next mesh looks for what could not be killed.
                 lock_file.write_contents(self._lock_fd, _format_mesh_runs(self._lock_fd))
         self._close()
+
+    def _remove_sockets(self) -> None:
+        _remove_recorded_sockets(self._fd, self._lock_fd)
+        if not self.keep_mesh_socket:
+            _remove_mesh_socket(self._fd)
 
     def _close(self) -> None:
         os.close(self._lock_fd)
@@ -97,18 +106,20 @@ class ClaimedRuntimeDir:
 
 
 @contextmanager
-def claim_runtime_dir(path: Path) -> Iterator[ClaimedRuntimeDir]:
+def claim_runtime_dir(path: Path, *, keep_mesh_socket: bool = False) -> Iterator[ClaimedRuntimeDir]:
     """Claim a runtime dir for the block. Raises ConfigError; see `ClaimedRuntimeDir`."""
-    claimed = ClaimedRuntimeDir(path)
+    claimed = ClaimedRuntimeDir(path, keep_mesh_socket=keep_mesh_socket)
     try:
         yield claimed
     finally:
         claimed.release()
 
 
-def _open_and_lock(path: Path, known_fd: int | None = None) -> tuple[int, int]:
+def _open_and_lock(
+    path: Path, known_fd: int | None = None, *, keep_mesh_socket: bool = False
+) -> tuple[int, int]:
     """Open and lock the directory; return its descriptor and the lock file's."""
-    opened = _open_runtime_dir(path, known_fd)
+    opened = _open_runtime_dir(path, known_fd, keep_mesh_socket=keep_mesh_socket)
     with descriptors.closing_on_error(opened):
         try:
             return opened, lock_file.acquire(opened)
@@ -117,11 +128,12 @@ def _open_and_lock(path: Path, known_fd: int | None = None) -> tuple[int, int]:
             raise ConfigError([f"{replace_surrogates(str(path))}: {reason}"]) from None
 
 
-def _open_runtime_dir(path: Path, known_fd: int | None) -> int:
+def _open_runtime_dir(path: Path, known_fd: int | None, *, keep_mesh_socket: bool) -> int:
     """Open the directory; make it if it does not exist.
 
     A directory with content is accepted if it has the lock file of a mesh, or if it is that of the
-    descriptor `known_fd`. Its content is left unchanged. Raises ConfigError.
+    descriptor `known_fd`. A service manager may have put the mesh socket there. Its content is left
+    unchanged. Raises ConfigError.
     """
     what = f"the runtime dir {replace_surrogates(str(path))}"
     try:
@@ -135,7 +147,8 @@ def _open_runtime_dir(path: Path, known_fd: int | None) -> int:
     with descriptors.closing_on_error(opened):
         try:
             is_known = known_fd is not None and os.path.sameopenfile(opened, known_fd)
-            problem = "" if is_known else _find_ownership_problem(opened)
+            expected = {mesh_socket_path(Path()).name} if keep_mesh_socket else set()
+            problem = "" if is_known else _find_ownership_problem(opened, expected)
         except OSError as exc:
             problem = f" cannot be used: {exc.strerror}; {_CHOOSE_ANOTHER_HINT}"
         if problem:
@@ -151,13 +164,13 @@ def _describe_obstacle(path: Path) -> str:
     return f"is not a folder; {_CHOOSE_ANOTHER_HINT}"
 
 
-def _find_ownership_problem(fd: int) -> str:
+def _find_ownership_problem(fd: int, expected: Collection[str]) -> str:
     """Explain why a directory is not ours, else set its mode to 0700. Raises OSError."""
     status = os.fstat(fd)
     if status.st_uid != os.geteuid():
         owner = f"belongs to uid {status.st_uid}, not to this mesh (uid {os.geteuid()})"
         return f" {owner}; {_CHOOSE_ANOTHER_HINT}"
-    found = sorted(os.listdir(fd))
+    found = sorted(set(os.listdir(fd)).difference(expected))
     if found and not lock_file.is_in(fd):
         listed = ", ".join(ascii(replace_surrogates(name)) for name in found[:_MAX_LISTED_NAMES])
         more = len(found) - _MAX_LISTED_NAMES
@@ -200,7 +213,6 @@ def _remove_recorded_sockets(fd: int, lock_fd: int) -> None:
     In a plugin's directory, which another user may change meanwhile, only recorded sockets are
     removed, and the directory if it is empty then. What cannot be removed stays.
     """
-    descriptors.remove_socket(mesh_socket_path(Path()).name, fd)
     for path in map(Path, lock_file.read_sockets(lock_fd)):
         if len(path.parts) == 1:
             descriptors.remove_socket(path.name, fd)
@@ -210,6 +222,10 @@ def _remove_recorded_sockets(fd: int, lock_fd: int) -> None:
             with descriptors.closing_descriptor(own):
                 descriptors.remove_socket(path.name, own, include_symlinks=True)
             os.rmdir(path.parts[0], dir_fd=fd)
+
+
+def _remove_mesh_socket(fd: int) -> None:
+    descriptors.remove_socket(mesh_socket_path(Path()).name, fd)
 
 
 def _format_mesh_runs(lock_fd: int, without: Collection[str] = ()) -> list[str]:

@@ -14,7 +14,7 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.config import ConfigSource, LogLevel
+from meshtrio.config import ConfigSource, LogLevel, MeshConfig
 from meshtrio.config.async_loading import load_in_thread
 from meshtrio.discovery.registry import Registry
 from meshtrio.discovery.registry_messages import state_to_message
@@ -263,8 +263,12 @@ class ControlServicer:
             raise UsageError("this mesh was not started from a config file; give the path of one")
         before = ConfigSource(Path(path)) if source is None else source
         # Without a path it is the file that the mesh was started from, even after other reloads.
-        config = await load_in_thread(path or before.path, runtime_dir=before.runtime_dir)
-        found = await self._operations.reload(attrs.evolve(config, source=source))
+
+        async def load() -> MeshConfig:
+            config = await load_in_thread(path or before.path, runtime_dir=before.runtime_dir)
+            return attrs.evolve(config, source=source)
+
+        found = await self._operations.load_and_reload(load)
         return control.ReloadResponse(**attrs.asdict(found))
 
     def _check_path(self, path: str, peer: Peer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -25,11 +26,17 @@ _log = logging.getLogger("meshtrio.mesh")
 
 @asynccontextmanager
 async def mesh_telemetry(
-    supervisor: Supervisor, registry: Registry, dns: DnsDiscovery, node: Node | None = None
+    supervisor: Supervisor,
+    registry: Registry,
+    dns: DnsDiscovery,
+    node: Node | None = None,
+    *,
+    listener: socket.socket | None = None,
 ) -> AsyncIterator[Metrics | None]:
     """Measure, trace and log the calls of the block, and the mesh itself, as its config says.
 
-    `node` is None if the mesh is not one of several.
+    `node` is None if the mesh is not one of several. Metrics are served on the listening socket if
+    one is given, which is closed.
 
     Yields:
         The metrics of the process, None if they are off.
@@ -79,7 +86,7 @@ async def mesh_telemetry(
                 sources.append(DiscoveryMetrics(node).collect)
             collector = MetricsCollector(supervisor, registry, sources, sample)
             try:
-                await telemetry.serve_metrics(config.metrics, collector.collect)
+                await telemetry.serve_metrics(config.metrics, collector.collect, listener)
             except UsageError as exc:
                 raise UsageError(f"[mesh.telemetry] metrics: {exc}") from None
             _log.info("serving metrics at http://%s/metrics", config.metrics)

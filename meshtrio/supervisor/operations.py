@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 
 import attrs
 import trio
@@ -75,6 +75,8 @@ class Operations:
         self._supervisor = supervisor
         self._plugin_locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         """Locks by plugin; each is held while the plugin's instances are scaled or replaced."""
+        self.report_reload: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered around each reload."""
 
     async def start(self, name: str) -> None:
         """Start the instances that do not run, and wait until all are ready.
@@ -171,6 +173,18 @@ class Operations:
                 everything else is done, with all failures. The new config is in use, and restart
                 policies apply.
         """
+        with self.report_reload():
+            return await self._reload(config)
+
+    async def load_and_reload(self, load: Callable[[], Awaitable[MeshConfig]]) -> ReloadResult:
+        """Reload the config that `load` returns; that it cannot be read is a failed reload, too.
+
+        Raises what `load` and `reload` do.
+        """
+        with self.report_reload():
+            return await self._reload(await load())
+
+    async def _reload(self, config: MeshConfig) -> ReloadResult:
         for fixed in ("runtime_dir", "cgroup", "gateway", "telemetry", "log"):
             if getattr(config, fixed) != getattr(self._supervisor.config, fixed):
                 raise UsageError(f"{fixed} cannot be changed while the mesh runs")

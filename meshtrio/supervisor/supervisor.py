@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -84,6 +85,9 @@ class Supervisor:
         self.config_watchers: list[Callable[[MeshConfig], None]] = []
         """Called with each config once its services are in the registry, and before those that it
         no longer has are removed."""
+        self.on_turn: Callable[[float], float] = lambda _: math.inf
+        """Called in place in each turn of the supervisor loop, with the time; returns when the next
+        turn has to be at the latest. May not raise."""
         self.configure(config)
         self._exited_runs: deque[tuple[Instance, ProcessRun]] = deque()
         self._batch_ids = itertools.count(1)
@@ -249,11 +253,12 @@ class Supervisor:
                 while any(each.is_running for each in self.instances) or not stopping():
                     self._wakeup = trio.Event()
                     wake_at = self._reconcile(runs)
-                    with trio.move_on_at(wake_at):
+                    with trio.move_on_at(min(wake_at, self.on_turn(trio.current_time()))):
                         await self._wakeup.wait()
                     while self._exited_runs:
                         self._handle_exit(*self._exited_runs.popleft())
                     self._reconciled.unpark_all()
+        self.on_turn(trio.current_time())
         self._reconciled.unpark_all()
 
     def _reconcile(self, runs: trio.Nursery) -> float:

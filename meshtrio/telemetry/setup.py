@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -70,11 +71,16 @@ class Telemetry:
         self._stack.enter_context(metrics.install())
         return metrics
 
-    async def serve_metrics(self, address: str, collect: CollectFamilies) -> None:
-        """Serve metrics for Prometheus on `host:port`. Raises UsageError if it cannot be bound."""
+    async def serve_metrics(
+        self, address: str, collect: CollectFamilies, listener: socket.socket | None = None
+    ) -> None:
+        """Serve metrics for Prometheus on `host:port`, or on a listening socket.
+
+        Raises UsageError if the address cannot be bound.
+        """
         from meshtrio.telemetry.metrics.exposition_server import serve_metrics
 
-        service = background_service(serve_metrics, collect, f"tcp:{address}")
+        service = background_service(serve_metrics, collect, f"tcp:{address}", listener)
         await self._stack.enter_async_context(service)
 
 

@@ -2,7 +2,8 @@
 
 Order of calls: `listen`, `run`, then `listen` again to change to another socket, and `stop`. The
 acceptor owns the listening socket from `listen` on. Before `listen` or `stop` closes a socket, the
-connections in its backlog are accepted, so that none of them is reset.
+connections in its backlog are accepted, so that none of them is reset; those of a `PassedListener`
+are left in it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 
 import trio
 
+from meshtrio.transport.listener import PassedListener
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 from meshtrio.util.log_once import ReasonChangeLogger
 
@@ -149,6 +151,10 @@ class Acceptor:
 
     def _close_listener(self, listener: socket.socket) -> None:
         """Close a listening socket without resetting the connections in its backlog."""
+        if isinstance(listener, PassedListener):
+            trio.lowlevel.notify_closing(listener)
+            listener.close()
+            return
         if listener.family == socket.AF_UNIX and os.getpid() == self._owner_pid:
             # Further connects fail with ECONNREFUSED, and the backlog remains; on TCP it would be
             # reset. A forked child must not shut down its parent's socket.

@@ -18,6 +18,25 @@ from meshtrio.util.errors import UsageError
 _BACKLOG = 1024
 
 
+class PassedListener(socket.socket):
+    """A listening socket that another process holds as well, and passes to the next of us.
+
+    It is closed without a shutdown, which would be one for the other process, too, and connections
+    in its backlog are left to the next process that accepts there.
+    """
+
+
+def is_listening(path: Path | str) -> bool:
+    """Return whether a process listens on a Unix socket, or holds it for one."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(os.fspath(path))
+        except OSError as exc:
+            return exc.errno == errno.EAGAIN  # The backlog is full.
+    return True
+
+
 @contextmanager
 def unix_listener(path: Path | str) -> Iterator[socket.socket]:
     """Listen on a Unix socket for the block, and remove its path afterwards.

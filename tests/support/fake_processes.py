@@ -255,14 +255,19 @@ async def make_supervisor(
     plugins: Sequence[PluginConfig],
     scripts: Mapping[str, Iterable[ProcessScript]] | None = None,
     groups: Sequence[GroupConfig] = (),
+    prepare: Callable[[SupervisorHarness], None] = lambda _: None,
 ) -> AsyncIterator[SupervisorHarness]:
-    """Run a supervisor of `plugins` during the block; afterwards no process is left."""
+    """Run a supervisor of `plugins` during the block; afterwards no process is left.
+
+    `prepare` is called before the supervisor runs.
+    """
     effects, registry = FakeEffects(scripts), Registry()
     supervisor = Supervisor(
         MeshConfig(plugins, groups), registry, Path("/run/fake"), effects=effects.make_effects()
     )
     harness = SupervisorHarness(supervisor, effects, registry)
     supervisor.subscribe(harness.on_event)
+    prepare(harness)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         yield harness

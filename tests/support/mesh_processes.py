@@ -153,6 +153,8 @@ def serve_mesh(
     min_ready: int = 0,
     runtime_dir: Path | None = None,
     prefix: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[MeshProcess]:
     """Serve a config for the block; yields once `min_ready` instances are ready.
 
@@ -162,6 +164,8 @@ def serve_mesh(
         min_ready: How many instances to wait for.
         runtime_dir: The mesh's runtime dir; `run` in the folder by default.
         prefix: A command that runs the mesh's, such as setpriv(1) with its options.
+        env: Variables in addition to the environment of the tests.
+        pass_fds: Descriptors that it inherits.
     """
     (folder / "mesh.toml").write_text(config)
     log, runtime_dir = folder / "log", runtime_dir or folder / "run"
@@ -172,6 +176,8 @@ def serve_mesh(
             stdout=out,
             stderr=out,
             start_new_session=True,
+            env={**os.environ, **(env or {})},
+            pass_fds=pass_fds,
         )
     mesh = MeshProcess(process, runtime_dir, log)
     try:

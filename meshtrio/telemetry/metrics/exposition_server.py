@@ -51,16 +51,19 @@ HttpResponse = tuple[int, HttpHeaders, bytes]
 async def serve_metrics(
     collect_families: CollectFamilies,
     listen: str,
+    listener: socket.socket | None = None,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve metrics on "tcp:host:port" until cancelled. Raises UsageError if it cannot be bound.
+    """Serve metrics on "tcp:host:port", or on a listening socket, until cancelled.
+
+    Raises UsageError if the address cannot be bound.
 
     A client is disconnected that sends no request, or reads nothing of the response, for ten
     seconds, or has not read the whole response within a minute.
     """
     limiter, scrapes = trio.CapacityLimiter(_MAX_CONNECTIONS), ScrapeCoalescer(collect_families)
-    with tcp_listener(listen) as sock:
+    with tcp_listener(listen) if listener is None else listener as sock:
 
         async def answer(stream: trio.SocketStream) -> None:
             async with stream:
