@@ -47,6 +47,7 @@ from meshtrio.supervisor.instance import InstanceStatus
 from meshtrio.supervisor.operations import DrainResult, Operations, ReloadResult
 from meshtrio.supervisor.process.cleanup.mesh_exit import wait_for_mesh_exit
 from meshtrio.supervisor.process.cleanup.mesh_run import kill_earlier_runs
+from meshtrio.supervisor.process.cleanup.reparented import receive_orphans
 from meshtrio.supervisor.process.output.output_lines import OutputLine
 from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import MeshStatistics
@@ -315,6 +316,8 @@ async def main(
     directory.validate(config)
     check_dns_installed(config)
     folder = directory.resolve_runtime_dir(config)
+    if config.reap_orphans:
+        receive_orphans()
     with claim_runtime_dir(folder) as claim:
         await kill_earlier_runs(claim)
         registry, event_log = Registry(), EventLog()

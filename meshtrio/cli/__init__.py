@@ -25,6 +25,7 @@ import click
 
 from meshtrio.cli.escaped_stderr import escape_stderr
 from meshtrio.util import standard_streams
+from meshtrio.util.pid_1 import terminate_as_pid_1
 from meshtrio.util.version import VERSION
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def commands() -> None:
 def main() -> None:
     """Run a command. Expected errors are printed as one line each, without a traceback."""
     standard_streams.open_missing_streams()
+    terminate_as_pid_1()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Characters that the encoding lacks are escaped instead of raising an error.

@@ -171,7 +171,7 @@ class Operations:
                 everything else is done, with all failures. The new config is in use, and restart
                 policies apply.
         """
-        for fixed in ("runtime_dir", "cgroup", "gateway", "telemetry", "log"):
+        for fixed in ("runtime_dir", "cgroup", "reap_orphans", "gateway", "telemetry", "log"):
             if getattr(config, fixed) != getattr(self._supervisor.config, fixed):
                 raise UsageError(f"{fixed} cannot be changed while the mesh runs")
         directory.validate(config)
