@@ -52,6 +52,7 @@ _SECTIONS = {
     "Inspect a running mesh": {
         "ps": "List instances with their processes and states.",
         "tree": "Show the supervision tree with each instance's state.",
+        "health": "Check that the mesh and its plugins are ready.",
         "top": "Watch calls, latencies, CPU and memory.",
         "events": "Print lifecycle events of plugins.",
         "logs": "Print the output of plugins.",
