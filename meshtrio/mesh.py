@@ -47,6 +47,7 @@ from meshtrio.supervisor.instance import InstanceStatus
 from meshtrio.supervisor.operations import DrainResult, Operations, ReloadResult
 from meshtrio.supervisor.process.cleanup.mesh_exit import wait_for_mesh_exit
 from meshtrio.supervisor.process.cleanup.mesh_run import kill_earlier_runs
+from meshtrio.supervisor.process.cleanup.reparented import receive_orphans
 from meshtrio.supervisor.process.output.output_lines import OutputLine
 from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import MeshStatistics
@@ -350,6 +351,8 @@ async def run_service(
     directory.validate(config)
     check_dns_installed(config)
     folder = directory.resolve_runtime_dir(config)
+    if config.reap_orphans:
+        receive_orphans()
     sockets = PassedSockets() if manager is None else manager.sockets
     sockets.check(config)
     with claim_runtime_dir(folder, keep_mesh_socket=sockets.mesh is not None) as claim:

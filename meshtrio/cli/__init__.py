@@ -25,6 +25,7 @@ import click
 
 from meshtrio.cli.escaped_stderr import escape_stderr
 from meshtrio.util import standard_streams
+from meshtrio.util.pid_1 import terminate_as_pid_1
 from meshtrio.util.version import VERSION
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ _SECTIONS = {
     "Inspect a running mesh": {
         "ps": "List instances with their processes and states.",
         "tree": "Show the supervision tree with each instance's state.",
+        "health": "Check that the mesh and its plugins are ready.",
         "top": "Watch calls, latencies, CPU and memory.",
         "events": "Print lifecycle events of plugins.",
         "logs": "Print the output of plugins.",
@@ -137,6 +139,7 @@ def commands() -> None:
 def main() -> None:
     """Run a command. Expected errors are printed as one line each, without a traceback."""
     standard_streams.open_missing_streams()
+    terminate_as_pid_1()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Characters that the encoding lacks are escaped instead of raising an error.

@@ -16,13 +16,12 @@ from pathlib import Path
 import trio
 from watchfiles import Change, DefaultFilter, awatch
 
-from meshtrio.cli.formatting import describe_changes
-from meshtrio.config import ConfigSource
+from meshtrio.cli.config_reload import reload_config
 from meshtrio.mesh import Mesh
 from meshtrio.runtime_dir import directory
 from meshtrio.supervisor.policy.state import InstanceState
 from meshtrio.util.concurrency import open_collapsing_nursery, run_during
-from meshtrio.util.errors import ConfigError, MeshtrioError
+from meshtrio.util.errors import MeshtrioError
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -48,7 +47,7 @@ async def reload_on_changes(mesh: Mesh) -> None:
 
     def on_config_changed(paths: set[Path]) -> None:
         if source.path in paths:
-            trigger("", partial(_reload, mesh, source))
+            trigger("", partial(reload_config, mesh))
 
     def on_files_changed(paths: set[Path]) -> None:
         for plugin in mesh.config.plugins:
@@ -90,19 +89,6 @@ class _Worker:
             self._triggered = trio.Event()
             with trio.CancelScope() as self._scope:
                 await self._work()
-
-
-async def _reload(mesh: Mesh, source: ConfigSource) -> None:
-    try:
-        reloaded = await mesh.reload_file()
-    except ConfigError as exc:
-        for problem in exc.problems:
-            _log.error("%s", problem)
-        _log.error("keeping the current config")
-    except MeshtrioError as exc:
-        _log.error("reloading %s: %s", source.path.name, exc)
-    else:
-        _log.info("reloaded %s: %s", source.path.name, "; ".join(describe_changes(reloaded)))
 
 
 async def _restart_plugin(mesh: Mesh, name: str) -> None:

@@ -21,6 +21,7 @@ from meshtrio import mesh
 from meshtrio.cli.check import find_warnings, load_and_check, runtime_dir_option
 from meshtrio.cli.error_report import describe_error
 from meshtrio.cli.serve_log import log_to_descriptor
+from meshtrio.cli.serve_signals import ServeSignals
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
 from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
 from meshtrio.supervisor.process.cleanup.reparented import become_subreaper
@@ -28,6 +29,7 @@ from meshtrio.supervisor.process.proc.resource_usage import read_own_rss
 from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY
 from meshtrio.systemd.service_manager import ServiceManager
 from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.controlling_terminal import ControllingTerminal
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.errors import UsageError
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
@@ -71,9 +73,10 @@ def serve(
     log_format: str | None,
     log_level: str | None,
 ) -> None:
-    """Run the plugins of CONFIG_FILE until Ctrl-C, SIGTERM or SIGHUP, then stop them all.
+    """Run the plugins of CONFIG_FILE until Ctrl-C or SIGTERM, then stop them all.
 
-    A terminal sends SIGHUP when it is closed; under nohup, SIGHUP is ignored.
+    SIGHUP reloads the config, as `meshtrio reload` does; the result is in the log. A closed
+    terminal also sends SIGHUP, and stops the mesh. Under nohup, SIGHUP is ignored.
 
     The log goes to stderr: lifecycle events, and the output of plugins. The exit status is 0 after
     a stop signal, and 1 if a plugin's failure was escalated to the mesh.
@@ -122,6 +125,7 @@ def _log_failures(log: LogConfig) -> Iterator[None]:
 async def _serve(config: MeshConfig, manager: ServiceManager, reload: bool) -> None:
     CHILD_REGISTRY.is_exclusive = True
     become_subreaper()
+    terminal = ControllingTerminal()
     with stop_signals(ignore_afterwards=True) as signals:
         async with open_collapsing_nursery() as signal_tasks:
             async with open_collapsing_nursery() as nursery:
@@ -134,8 +138,7 @@ async def _serve(config: MeshConfig, manager: ServiceManager, reload: bool) -> N
                     from meshtrio.cli.auto_reload import reload_on_changes
 
                     nursery.start_soon(reload_on_changes, running)
-                number = await anext(signals)
-                _log.info("%s: stopping", signal.Signals(number).name)
+                await ServeSignals(running, terminal).run(signals)
                 signal_tasks.start_soon(_report_second_signal, signals)
                 nursery.cancel_scope.cancel()
             signal_tasks.cancel_scope.cancel()
@@ -157,7 +160,9 @@ async def trim_heap_periodically(interval: float = 10.0) -> None:
 
 async def _report_second_signal(signals: AsyncIterator[int]) -> None:
     """Log, on a second stop signal, what the shutdown waits for and how to end it at once."""
-    number = await anext(signals)
+    number: int = signal.SIGHUP
+    while number == signal.SIGHUP:  # It has no effect while the mesh stops.
+        number = await anext(signals)
     name, pid = signal.Signals(number).name, os.getpid()
     text = "%s: still stopping; plugins have their stop_timeout (kill -9 %d ends them all at once)"
     _log.info(text, name, pid)

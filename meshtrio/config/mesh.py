@@ -139,6 +139,13 @@ class MeshConfig:
     its own there, which its children cannot leave, and in which the kernel enforces
     `containment.memory` if the memory controller is available."""
 
+    reap_orphans: bool = False
+    """Whether the mesh's process takes and reaps orphans among its descendants where it is not PID
+    1: processes whose parents have exited, though they may not descend from a plugin. It always
+    does so as PID 1, and `meshtrio serve` for what plugins leave. In a program that embeds the
+    mesh, orphans that lead a session are not reaped, since they may be the program's own children.
+    Cannot be changed by a reload."""
+
     access: Access = attrs.field(factory=Access)
     """Access rules of the mesh socket and of the gateway's port."""
 

@@ -185,7 +185,7 @@ class Operations:
             return await self._reload(await load())
 
     async def _reload(self, config: MeshConfig) -> ReloadResult:
-        for fixed in ("runtime_dir", "cgroup", "gateway", "telemetry", "log"):
+        for fixed in ("runtime_dir", "cgroup", "reap_orphans", "gateway", "telemetry", "log"):
             if getattr(config, fixed) != getattr(self._supervisor.config, fixed):
                 raise UsageError(f"{fixed} cannot be changed while the mesh runs")
         directory.validate(config)

@@ -24,9 +24,10 @@ def stop_signals(*, ignore_afterwards: bool = False) -> Iterator[AsyncIterator[i
     """Receive the numbers of signals that stop a program, during the block.
 
     These are SIGTERM, SIGINT, and SIGHUP, which a closed terminal sends, unless it is ignored as
-    under nohup. The block reacts to the first one. Later ones have no effect: a second Ctrl-C, or a
-    signal to all of a cgroup, must not kill a program that is shutting down. With
-    `ignore_afterwards` they have none after the block either, because the program only has to exit.
+    under nohup; `meshtrio serve` reloads its config for one whose terminal is open. The block
+    reacts to the first one. Later ones have no effect: a second Ctrl-C, or a signal to all of a
+    cgroup, must not kill a program that is shutting down. With `ignore_afterwards` they have none
+    after the block either, because the program only has to exit.
     Must be entered in the main thread.
     """
     numbers = [signal.SIGTERM, signal.SIGINT]

@@ -40,7 +40,17 @@ HOSTILE = str(PLUGINS_DIRECTORY / "terminal_escapes.py")
 CALL = ("call", "plugin.hostile", ECHO_METHOD)
 REPLY = (*CALL, '{"message": "reply"}')
 SHOWN = escape_unprintable(TERMINAL_ESCAPES.rstrip())
-SILENT = ("ps", "nodes", "tree", "log-level", "top", "drain", "gen", "call of what is registered")
+SILENT = (
+    "ps",
+    "nodes",
+    "tree",
+    "log-level",
+    "health",
+    "top",
+    "drain",
+    "gen",
+    "call of what is registered",
+)
 """Commands that show no text of the plugin while all is well, and are tried all the same."""
 IN_PART = (
     "registered",
@@ -62,6 +72,8 @@ COMMANDS = {
     "call": list(REPLY),
     "call without endpoints": ["call", "plugin.dying", ECHO_METHOD, "--timeout=0.5"],
     "log-level": ["log-level", "hostile"],
+    "health": ["health", "hostile"],
+    "health of what is not there": ["health", TERMINAL_ESCAPES],
     "top": ["top", "--once", "--interval=0.1"],
     "drain": ["drain", "dying"],
     "start": ["start", "dying"],

@@ -101,12 +101,6 @@ def test_a_mesh_whose_terminal_has_gone_without_a_word_goes_on(short_dir: Path) 
         assert exit_text(mesh) == "stopped in order"
 
 
-def test_sighup_stops_in_order(short_dir: Path) -> None:
-    with serving(short_dir) as mesh:
-        assert mesh.stop(signal.SIGHUP) == 0
-        assert exit_text(mesh) == "stopped in order"
-
-
 def test_below_nohup_sighup_is_ignored(short_dir: Path) -> None:
     with serving(short_dir, "nohup", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as mesh:
         mesh.process.send_signal(signal.SIGHUP)

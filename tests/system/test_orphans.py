@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +18,15 @@ from tests.support.mesh_processes import (
     ROOT,
     child_pids,
     plugin_table,
+    serve_mesh,
     wait_until,
 )
-from tests.support.process_tracking import has_ended, hold_pidfds, serve_mesh_as_pid_1
+from tests.support.process_tracking import (
+    has_ended,
+    hold_pidfds,
+    require_namespaces,
+    serve_mesh_as_pid_1,
+)
 
 ORPHANING = plugin_table(
     "orphaning",
@@ -63,19 +71,90 @@ def test_as_pid_1_what_was_started_from_outside_is_left_alone(short_dir: Path) -
         enter = ["nsenter", "--target", str(init), "--pid", "--mount"]
         script = "sleep 3600 >&- 2>&- & :"
         subprocess.run([*enter, "setsid", "sh", "-c", script], check=True)
-        (started,) = wait_until(lambda: [pid for pid in child_pids(init) if is_sleeping(pid)])
+        (started,) = wait_until(
+            lambda: [pid for pid in child_pids(init) if is_sleeping(pid, b"3600")]
+        )
         with hold_pidfds([started]) as pidfds:
             wait_until(lambda: "giving up" in log.read_text())
             wait_until(lambda: not zombies(init))
             assert not any(map(has_ended, pidfds.values()))
 
 
-def is_sleeping(pid: int) -> bool:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep")
+def test_as_pid_1_orphans_from_outside_are_reaped(short_dir: Path) -> None:
+    """Of each kind: processes of a double fork, and a leader of a session, as daemons are."""
+    log = short_dir / "log"
+    steady = plugin_table("steady", "-I", "-S", "minimal.py")
+    with serve_mesh_as_pid_1(short_dir, steady) as (process, init):
+        wait_until(lambda: "steady/0: ready" in log.read_text())
+        enter = ["nsenter", "--target", str(init), "--pid", "--mount"]
+        for daemon in ("sleep {} &", "setsid sleep {} &", "(setsid sh -c 'sleep {} & :' &)"):
+            script = f"exec >&- 2>&-\n{daemon.format(0.3)}\n{daemon.format(3600)}\n:"
+            subprocess.run([*enter, "sh", "-c", script], check=True)
+        started = wait_until(lambda: [p for p in child_pids(init) if is_sleeping(p, b"3600")])
+        with hold_pidfds(started) as pidfds:
+            wait_until(lambda: len([p for p in child_pids(init) if is_sleeping(p, b"3600")]) == 3)
+            wait_until(lambda: not zombies(init) and not any(map(is_sleeping, child_pids(init))))
+            assert not any(map(has_ended, pidfds.values()))
+            os.kill(init, signal.SIGTERM)
+            assert process.wait(20) == 0
+        assert "Traceback" not in log.read_text()
+
+
+def test_as_pid_1_sigterm_ends_a_command(short_dir: Path) -> None:
+    """The kernel discards signals that PID 1 does not handle."""
+    require_namespaces()
+    with socket.socket(socket.AF_UNIX) as hung_mesh:
+        hung_mesh.bind(str(short_dir / "mesh.sock"))
+        hung_mesh.listen()
+        hung_mesh.settimeout(60)
+        command = [sys.executable, "-m", "meshtrio", "ps", "--mesh-socket", short_dir / "mesh.sock"]
+        with subprocess.Popen(["unshare", "--pid", "--fork", *command]) as process:
+            connection, _ = hung_mesh.accept()
+            with connection:
+                (init,) = child_pids(process.pid)
+                os.kill(init, signal.SIGTERM)
+                assert process.wait(20) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("reap_orphans", [False, True])
+def test_orphans_that_no_plugin_has_left_are_taken_if_configured(
+    short_dir: Path, reap_orphans: bool
+) -> None:
+    """Of a shell that has started something, and then executes `serve`."""
+    config = f"[mesh]\nreap_orphans = {str(reap_orphans).lower()}\n"
+    os.mkfifo(short_dir / "fifo")
+    # The child leaves an orphan when it has read a line.
+    child = f"(sleep 3600 & echo $! > {short_dir}/pid; read line < {short_dir}/fifo)"
+    prefix = ("sh", "-c", f'{child} & exec "$@"', "sh")
+    with serve_mesh(short_dir, config, prefix=prefix) as mesh:
+        orphan = int(wait_until((short_dir / "pid").read_text))
+        parent = parent_of(orphan)
+        with hold_pidfds([orphan]) as pidfds:
+            (short_dir / "fifo").write_text("go on\n")
+            wait_until(lambda: parent_of(orphan) != parent)
+            assert (parent_of(orphan) == mesh.process.pid) is reap_orphans
+            if reap_orphans:
+                wait_until(lambda: not zombies(mesh.process.pid))  # Its parent is one of them.
+            assert not has_ended(pidfds[orphan], 2.0)
+        if reap_orphans:
+            wait_until(lambda: not zombies(mesh.process.pid))
+        assert mesh.stop() == 0
+
+
+def parent_of(pid: int) -> int:
+    stat = procfs.read_stat(pid)
+    assert stat is not None
+    return stat.ppid
+
+
+def is_sleeping(pid: int, time: bytes = b"0.3") -> bool:
+    with contextlib.suppress(OSError):  # It may end meanwhile.
+        return Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\0%s\0" % time
+    return False
 
 
 EMBEDDED = """
-import ctypes, os, subprocess, sys
+import os, subprocess, sys
 from pathlib import Path
 
 import trio
@@ -85,7 +164,6 @@ from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.supervisor import events
 from tests.support.mesh_processes import START_METHOD
 
-ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 command = ["{python}", *sys.argv[3:]]
 plugin = PluginConfig(
     "p",
@@ -95,6 +173,8 @@ plugin = PluginConfig(
     ready_timeout=60.0,
     start=START_METHOD,
 )
+
+config = MeshConfig([plugin], runtime_dir=sys.argv[1], reap_orphans=True)
 
 async def main():
     # Children of the program's own, which end at once and are waited for much later.
@@ -113,7 +193,7 @@ async def main():
             over.set()
 
     async with trio.open_nursery() as nursery:
-        running = await nursery.start(mesh.main, MeshConfig([plugin], runtime_dir=sys.argv[1]))
+        running = await nursery.start(mesh.main, config)
         running.subscribe(take)
         await over.wait()
         print("over", flush=True)

@@ -155,9 +155,23 @@ def become_subreaper() -> None:
     global _is_subreaper
     if os.getpid() == 1 or ProcessInfo("self").namespace_depth != 1 or _list_child_pids():
         return
+    _is_subreaper = _set_subreaper()
+
+
+def receive_orphans() -> None:
+    """Have orphans among the descendants of this process become its children, if not as PID 1.
+
+    They are reaped when they exit (`zombie_reaper`), and not killed: not all of them descend from
+    plugins.
+    """
+    if os.getpid() != 1 and not _set_subreaper():
+        _log.warning("cannot become the parent of orphans (prctl(2)); reap_orphans has no effect")
+
+
+def _set_subreaper() -> bool:
     import ctypes  # only programs that run a mesh need it
 
-    _is_subreaper = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def _list_child_pids() -> list[int]:

@@ -1,0 +1,127 @@
+"""`meshtrio health`: whether a mesh answers and its plugins are ready, as a container's check."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import attrs
+import click
+import purerpc
+import trio
+
+from meshtrio.cli.error_report import MeshRequestError
+from meshtrio.cli.json_output import print_json
+from meshtrio.cli.mesh_client import run_with_channel
+from meshtrio.cli.options import SecondsRange, mesh_options, names_argument
+from meshtrio.client.channel import Channel
+from meshtrio.client.multicallable import DynamicStub
+from meshtrio.messages import control
+from meshtrio.messages import health as health_messages
+from meshtrio.runtime_dir.trust import find_mesh_socket
+from meshtrio.util.text import escape_unprintable
+
+_DEFAULT_TIMEOUT = 3.0
+"""Seconds in which a healthy mesh has answered, on a busy machine as well."""
+_HEALTH = health_messages.DESCRIPTOR.services_by_name["Health"]
+_CONTROL = control.DESCRIPTOR.services_by_name["Control"]
+_UP_STATES = frozenset({"ready", "attached"})
+_DOWN_STATES = frozenset({"stopped", "exited"})
+"""States of instances that were stopped on request, or have done their work."""
+
+
+@attrs.frozen
+class PluginHealth:
+    """Whether a plugin is ready: at least one of its instances is."""
+
+    name: str
+    ready: bool
+    instances: int
+    """Number of its instances."""
+    ready_instances: int
+    """Number of those that are ready."""
+    reason: str
+    """Why it is not ready; "" if it is."""
+
+
+@click.command()
+@names_argument
+@mesh_options(
+    "Print one JSON object: healthy, reason, plugins.",
+    click.option(
+        "--timeout",
+        type=SecondsRange(min=0, min_open=True),
+        metavar="SECONDS",
+        default=_DEFAULT_TIMEOUT,
+        show_default=True,
+        help="Fail if the mesh has not answered after this time.",
+    ),
+)
+def health(names: tuple[str, ...], timeout: float, as_json: bool, mesh_socket: Path | None) -> None:
+    """Check that the mesh answers and that plugins are ready: all, or those named.
+
+    The exit status is 0 if so, else 1, with the reason in one line: for HEALTHCHECK of a container.
+    A plugin is ready if at least one of its instances is. Without a NAME, which is a plugin or a
+    group, plugins that were stopped, or have ended and are not to run again, are not considered.
+    """
+    plugins: Sequence[PluginHealth] = ()
+    try:
+        instances = _ask(names, timeout, mesh_socket)
+        plugins = list(summarize(instances, with_stopped=bool(names)))
+        reason = describe(plugins)
+    except (trio.TooSlowError, purerpc.DeadlineExceededError):
+        where = mesh_socket or find_mesh_socket()
+        reason = f"the mesh at {where} did not answer within {timeout:g} s"
+    except purerpc.RpcFailedError as exc:
+        reason = exc.status.status_message
+    except MeshRequestError as exc:
+        reason = exc.status.status_message
+    if as_json:
+        found = [attrs.asdict(each) for each in plugins]
+        print_json({"healthy": not reason, "reason": reason, "plugins": found})
+    elif reason:
+        print(f"meshtrio: {escape_unprintable(reason)}", file=sys.stderr)
+    else:
+        print(escape_unprintable(f"healthy: {', '.join(p.name for p in plugins) or 'no plugins'}"))
+    if reason:
+        raise click.exceptions.Exit(1)
+
+
+def _ask(
+    names: Sequence[str], timeout: float, mesh_socket: Path | None
+) -> Sequence[control.Instance]:
+    async def run(channel: Channel) -> Sequence[control.Instance]:
+        reply = await DynamicStub(channel, _HEALTH).Check(health_messages.HealthCheckRequest())
+        if reply.status != health_messages.HealthCheckResponse.SERVING:
+            raise purerpc.FailedPreconditionError("the mesh is stopping")
+        request = control.ListInstancesRequest(names=names)
+        found = await DynamicStub(channel, _CONTROL).ListInstances(request)
+        instances: Sequence[control.Instance] = found.instances
+        return instances
+
+    return run_with_channel(run, mesh_socket, timeout)
+
+
+def summarize(
+    instances: Iterable[control.Instance], *, with_stopped: bool
+) -> Iterator[PluginHealth]:
+    """Yield the health of each plugin that has instances; of those that are down if asked for."""
+    by_plugin: dict[str, list[control.Instance]] = {}
+    for instance in instances:
+        by_plugin.setdefault(instance.name, []).append(instance)
+    for name, found in by_plugin.items():
+        if not with_stopped and all(each.state in _DOWN_STATES for each in found):
+            continue
+        ready = [each for each in found if each.state in _UP_STATES]
+        reasons = dict.fromkeys(
+            f"{each.state}{': ' * bool(each.reason)}{each.reason}" for each in found
+        )
+        reason = "" if ready else ", ".join(reasons)
+        yield PluginHealth(name, bool(ready), len(found), len(ready), reason)
+
+
+def describe(plugins: Iterable[PluginHealth]) -> str:
+    """Describe the plugins that are not ready; "" if all are."""
+    unready = [f"{each.name} is not ready ({each.reason})" for each in plugins if not each.ready]
+    return "; ".join(unready)
