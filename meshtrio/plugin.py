@@ -6,10 +6,10 @@
 Servicers are ordinary purerpc ones. Health, reflection and channelz are served in addition.
 
 The mesh configures a plugin through its environment (`meshtrio.contract`). `serve` reads it, binds
-the socket, and starts, as far as configured: metrics, traces, the binary log, TLS. Then it waits
-for a stop signal or the end of the mesh's process, and drains: health reports NOT_SERVING, new
-calls are refused (GOAWAY), and calls under way have most of `stop_timeout` to finish. Which of them
-did not is reported to the mesh on stderr.
+the socket unless the process has inherited it, and starts, as far as configured: metrics, traces,
+the binary log, TLS. Then it waits for a stop signal or the end of the mesh's process, and drains:
+health reports NOT_SERVING, new calls are refused (GOAWAY), and calls under way have most of
+`stop_timeout` to finish. Which of them did not is reported to the mesh on stderr.
 
 What few plugins need is imported where it is used, since each import delays every plugin's start.
 """
@@ -23,7 +23,7 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from meshtrio.rpc.timeouts import Timeouts, with_configured_ages
 from meshtrio.services.health import HealthServicer
 from meshtrio.services.standard import add_standard_services
 from meshtrio.telemetry import logs
+from meshtrio.transport.inherited_listener import take_inherited_listener
 from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.util import concurrency, standard_streams
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
@@ -198,7 +199,7 @@ async def _serve(
             add_standard_services(server, health, metrics=metrics, log_level=level)
             # The mesh forwards calls of many clients, and their cancellations: no rapid reset.
             server.trusted_pid = _session_parent_pid()
-            with _open_listener() as listener:
+            with _open_listener() as (listener, is_shared):
                 stop = server.on_exit = partial(_drain, server, health)
                 server.owns_process = exits_afterwards
                 async with (
@@ -206,7 +207,8 @@ async def _serve(
                     concurrency.open_collapsing_nursery() as nursery,
                 ):
                     tls = _make_ssl_context()
-                    await nursery.start(partial(server.serve, ssl_context=tls), listener)
+                    serve = partial(server.serve, ssl_context=tls, is_shared=is_shared)
+                    await nursery.start(serve, listener)
                     if exits_afterwards:
                         gc.freeze()  # Collections look at newer objects only, and are shorter.
                     task_status.started()
@@ -278,7 +280,19 @@ def _read_message_length(variable: str) -> int | None:
         return None
 
 
-def _open_listener() -> contextlib.AbstractContextManager[socket.socket]:
+@contextlib.contextmanager
+def _open_listener() -> Iterator[tuple[socket.socket, bool]]:
+    """Listen during the block; yields the socket, and whether other processes share it."""
+    inherited = take_inherited_listener() if "LISTEN_PID" in os.environ else None
+    if inherited is not None:
+        with inherited:
+            yield inherited, True
+    else:
+        with _bind_listener() as listener:
+            yield listener, False
+
+
+def _bind_listener() -> contextlib.AbstractContextManager[socket.socket]:
     if address := os.environ.get(contract.PLUGIN_LISTEN):
         return tcp_listener(address)
     if path := os.environ.get(contract.PLUGIN_SOCKET):

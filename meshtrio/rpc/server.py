@@ -141,6 +141,7 @@ class Server:
         listener: socket.socket,
         *,
         ssl_context: ssl.SSLContext | None = None,
+        is_shared: bool = False,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept and serve connections until cancelled, drained or shut down.
@@ -149,6 +150,8 @@ class Server:
             listener: A listening socket, which the server owns from here on.
             ssl_context: A context for servers, to speak TLS; mutual TLS if it requires a client
                 certificate. Its ALPN protocols are set to h2.
+            is_shared: Whether other processes have the listening socket, too: the connections in
+                its backlog are then left to them.
             task_status: Reports started once connections are accepted.
 
         Raises:
@@ -161,7 +164,7 @@ class Server:
                 async with trio.open_nursery() as nursery:
                     self._nursery, self._ssl_context = nursery, ssl_context
                     channelz_registry.SERVERS[self.trace_node.channelz_id] = self
-                    self.replace_listener(listener)
+                    self.replace_listener(listener, is_shared=is_shared)
                     nursery.start_soon(check_timeouts_forever, self.connections)
                     nursery.start_soon(self._restore_resources_periodically)
                     task_status.started()
@@ -173,13 +176,13 @@ class Server:
             if error is not None:
                 raise error
 
-    def replace_listener(self, listener: socket.socket) -> None:
+    def replace_listener(self, listener: socket.socket, *, is_shared: bool = False) -> None:
         """Accept on another listening socket, which the server owns from here on.
 
         The previous listener is closed; connections that it has accepted remain.
         """
         listener.setblocking(False)
-        self._acceptor.listen(listener)
+        self._acceptor.listen(listener, is_shared=is_shared)
         self.listen_socket = channelz_registry.ListenSocket(listener)
 
     def request_exit(self, error: BaseException) -> None:
@@ -267,7 +270,7 @@ class Server:
         """Stop accepting connections and calls, and let calls in progress finish.
 
         Clients that have connected are served until then, including those that are not accepted
-        yet. When this returns, `serve` has ended its work.
+        yet, unless the listening socket is shared. When this returns, `serve` has ended its work.
 
         Args:
             grace: Seconds for which calls may go on.

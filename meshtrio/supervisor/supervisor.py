@@ -138,6 +138,8 @@ class Supervisor:
     def remove(self, instances: Iterable[Instance]) -> None:
         """Remove instances that have no process."""
         removed = set(instances)
+        for instance in removed:
+            instance.close_unused_sockets()
         self.instances = [instance for instance in self.instances if instance not in removed]
 
     def subscribe(self, subscriber: events.Subscriber) -> None:
@@ -252,6 +254,8 @@ class Supervisor:
                         await self._wakeup.wait()
                     while self._exited_runs:
                         self._handle_exit(*self._exited_runs.popleft())
+                    for instance in self.instances:
+                        instance.close_unused_sockets()
                     self._reconciled.unpark_all()
         self._reconciled.unpark_all()
 
@@ -289,6 +293,9 @@ class Supervisor:
             mesh_socket=self.mesh_socket,
             telemetry=self.config.telemetry,
         )
+        if spec.config.listen_fds:
+            held_socket = instance.held_sockets.get(spec.address)
+            spec = attrs.evolve(spec, held_socket=held_socket)
         run = ProcessRun(
             spec,
             registry=self._registry,

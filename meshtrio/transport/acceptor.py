@@ -2,7 +2,8 @@
 
 Order of calls: `listen`, `run`, then `listen` again to change to another socket, and `stop`. The
 acceptor owns the listening socket from `listen` on. Before `listen` or `stop` closes a socket, the
-connections in its backlog are accepted, so that none of them is reset.
+connections in its backlog are accepted, so that none of them is reset. A listening socket that
+other processes share is only closed: its backlog is theirs.
 """
 
 from __future__ import annotations
@@ -75,13 +76,18 @@ class Acceptor:
         self.spare_descriptors = SpareDescriptors()
         self._failure_log = ReasonChangeLogger(_log, level=logging.ERROR)
         self._is_stopped = False
+        self._is_shared = False
         self._owner_pid = os.getpid()
 
-    def listen(self, listener: socket.socket) -> None:
-        """Accept on this socket from now on, and close the previous one."""
+    def listen(self, listener: socket.socket, *, is_shared: bool = False) -> None:
+        """Accept on this socket from now on, and close the previous one.
+
+        `is_shared`: other processes have the socket, too, or are to have it.
+        """
         previous, self.listener = self.listener, listener
         if previous is not None:
             self._close_listener(previous)
+        self._is_shared = is_shared
 
     async def run(self) -> None:
         """Accept connections until `stop`.
@@ -149,6 +155,10 @@ class Acceptor:
 
     def _close_listener(self, listener: socket.socket) -> None:
         """Close a listening socket without resetting the connections in its backlog."""
+        if self._is_shared:
+            trio.lowlevel.notify_closing(listener)
+            listener.close()
+            return
         if listener.family == socket.AF_UNIX and os.getpid() == self._owner_pid:
             # Further connects fail with ECONNREFUSED, and the backlog remains; on TCP it would be
             # reset. A forked child must not shut down its parent's socket.
