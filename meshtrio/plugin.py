@@ -6,10 +6,10 @@
 Servicers are ordinary purerpc ones. Health, reflection and channelz are served in addition.
 
 The mesh configures a plugin through its environment (`meshtrio.contract`). `serve` reads it, binds
-the socket, and starts, as far as configured: metrics, traces, the binary log, TLS. Then it waits
-for a stop signal or the end of the mesh's process, and drains: health reports NOT_SERVING, new
-calls are refused (GOAWAY), and calls under way have most of `stop_timeout` to finish. Which of them
-did not is reported to the mesh on stderr.
+the socket unless the process has inherited it, and starts, as far as configured: metrics, traces,
+the binary log, TLS. Then it waits for a stop signal or the end of the mesh's process, and drains:
+health reports NOT_SERVING, new calls are refused (GOAWAY), and calls under way have most of
+`stop_timeout` to finish. Which of them did not is reported to the mesh on stderr.
 
 What few plugins need is imported where it is used, since each import delays every plugin's start.
 """
@@ -39,6 +39,7 @@ from meshtrio.rpc.timeouts import Timeouts, with_configured_ages
 from meshtrio.services.health import HealthServicer
 from meshtrio.services.standard import add_standard_services
 from meshtrio.telemetry import logs
+from meshtrio.transport.inherited_listener import take_inherited_listener
 from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.util import concurrency, standard_streams
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
@@ -279,6 +280,8 @@ def _read_message_length(variable: str) -> int | None:
 
 
 def _open_listener() -> contextlib.AbstractContextManager[socket.socket]:
+    if "LISTEN_PID" in os.environ and (inherited := take_inherited_listener()) is not None:
+        return inherited
     if address := os.environ.get(contract.PLUGIN_LISTEN):
         return tcp_listener(address)
     if path := os.environ.get(contract.PLUGIN_SOCKET):

@@ -41,6 +41,7 @@ DEBIAN_PACKAGES = {
 }
 """Programs, and the packages that bring them."""
 GO_PROGRAMS = {
+    "grpc-go-activation": ROOT / "tests" / "interop" / "go_activation",
     "grpc-go-chain": ROOT / "tests" / "interop" / "go_chain",
     "grpc-go-etcd": ROOT / "tests" / "interop" / "go_etcd",
     "grpc-go-flaky": ROOT / "tests" / "interop" / "go_flaky",

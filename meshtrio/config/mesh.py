@@ -243,10 +243,11 @@ def _validate_ports(
     if gateway.listen is not None:
         ranges.append(_PortRange("mesh: gateway: listen", Address.parse(gateway.listen)))
     for plugin in plugins:
-        # Each instance has one port, and its successor another.
+        # Each instance has one port, and its successor another, unless the mesh holds its socket.
         key, count = f"plugin {plugin.name!r}", 2 * plugin.instances
         if plugin.listen is not None:
-            ranges.append(_PortRange(f"{key}: listen", Address.parse(plugin.listen), count))
+            own = plugin.instances if plugin.listen_fds else count
+            ranges.append(_PortRange(f"{key}: listen", Address.parse(plugin.listen), own))
         if plugin.metrics not in (METRICS_FROM_MESH, METRICS_OFF):
             ranges.append(_PortRange(f"{key}: metrics", parse_host_port(plugin.metrics), count))
     found = [

@@ -176,7 +176,12 @@ class PluginConfig:
     processes until the machine runs out of memory."""
     listen: str | None = attrs.field(default=None, validator=_has_port)
     """`tcp://host:port` to serve on instead of a Unix socket, passed as PLUGIN_LISTEN. Instance n
-    has the port plus n, and its successor that plus `instances`."""
+    has the port plus n, and its successor that plus `instances`; with `listen_fds`, the same."""
+    listen_fds: bool = False
+    """Whether the mesh binds the socket of each instance, holds it while the instance is to run,
+    and passes it to each of its processes as descriptor 3 by LISTEN_FDS and LISTEN_PID, as systemd
+    does. Connections wait while there is no process, instead of being refused; see
+    [sockets the mesh holds](../how-to/held-sockets.md)."""
     service: bool | None = None
     """Whether it serves gRPC, so that clients can call `plugin.<name>`. By default whether `ready`
     is `"grpc"`. A plugin without a service is supervised like any other, and has no entry in the
@@ -320,6 +325,11 @@ class PluginConfig:
         if self.backoff.initial > self.backoff.maximum:
             found.append(f"{where}backoff: initial is more than maximum")
         found += [f"{where}{problem}" for problem in self._check_service()]
+        if self.listen_fds and not self.verify_server:
+            found.append(
+                f"{where}listen_fds: requires verify_server; only a process that the mesh starts "
+                "can inherit its socket"
+            )
         return [*found, *(f"{where}{problem}" for problem in self._check_start())]
 
     def _check_service(self) -> list[str]:
@@ -357,7 +367,7 @@ class PluginConfig:
         return (
             *(self.command, dict(self.env), self.cwd, self.inherit_env, self.stop_timeout),
             *(self.start, self.preload, self.ready, self.has_service),
-            *(self.listen, self.serve_tls, self.tls, self.metrics),
+            *(self.listen, self.listen_fds, self.serve_tls, self.tls, self.metrics),
             *(self.max_receive_message_length, self.max_send_message_length, self.max_busy_poll),
             *(self.max_connection_age, self.max_connection_age_grace),
             attrs.evolve(self.containment, memory=None),
@@ -371,9 +381,13 @@ class PluginConfig:
         return Path(self.cwd or ".", command.program)
 
     def instance_address(self, instance: int, slot: int) -> str | None:
-        """Return the TCP address of an instance, of its successor for `slot` 1, or None."""
+        """Return the TCP address of an instance, of its successor for `slot` 1, or None.
+
+        With `listen_fds` both have the same.
+        """
         if self.listen is None:
             return None
+        slot = 0 if self.listen_fds else slot
         return str(self.shift_port(Address.parse(self.listen), instance, slot))
 
     def shift_port(self, base: Address, instance: int, slot: int) -> Address:

@@ -267,7 +267,8 @@ class Server:
         """Stop accepting connections and calls, and let calls in progress finish.
 
         Clients that have connected are served until then, including those that are not accepted
-        yet. When this returns, `serve` has ended its work.
+        yet, unless the listening socket is a `PassedListener`. When this returns, `serve` has ended
+        its work.
 
         Args:
             grace: Seconds for which calls may go on.

@@ -33,21 +33,27 @@ def plugin_socket_path(parent: Path, plugin: PluginConfig, instance: int, slot: 
     """Return the path of an instance's socket.
 
     An instance has two slots, 0 and 1, so that its successor can be started while it still runs. A
-    plugin that runs as another user has a directory of its own for its sockets.
+    socket that the mesh holds has one path, which is neither: `listen_fds` may be changed while the
+    instance runs. A plugin that binds its sockets as another user has a directory for them.
     """
-    name = f"{plugin.name}-{instance}{'.b' if slot else ''}.sock"
-    return parent / (f"{plugin.name}.d" if _runs_as_other_user(plugin) else "") / name
+    suffix = ".held" if plugin.listen_fds else ".b" if slot else ""
+    name = f"{plugin.name}-{instance}{suffix}.sock"
+    return parent / (f"{plugin.name}.d" if _binds_as_other_user(plugin) else "") / name
 
 
 def _runs_as_other_user(plugin: PluginConfig) -> bool:
     return plugin.containment.user is not None or plugin.containment.group is not None
 
 
-def prepare_plugin_socket(runtime_dir: Path, plugin: PluginConfig, socket: Path) -> None:
-    """Prepare the path where a plugin binds its socket, and record the socket in the lock file.
+def _binds_as_other_user(plugin: PluginConfig) -> bool:
+    return _runs_as_other_user(plugin) and not plugin.listen_fds
 
-    For a plugin that runs as another user a directory is made; other users may traverse the runtime
-    dir from then on, but not list it. Does nothing if the runtime dir does not exist.
+
+def prepare_plugin_socket(runtime_dir: Path, plugin: PluginConfig, socket: Path) -> None:
+    """Prepare the path where a plugin's socket is bound, and record the socket in the lock file.
+
+    For a plugin that binds it as another user a directory is made; other users may traverse the
+    runtime dir from then on, but not list it. Does nothing if the runtime dir does not exist.
 
     Raises:
         OSError: Something else exists in place of the directory or the socket.
@@ -62,7 +68,7 @@ def prepare_plugin_socket(runtime_dir: Path, plugin: PluginConfig, socket: Path)
         if os.fstat(runtime_fd).st_uid != os.geteuid():
             text = f"{replace_surrogates(str(runtime_dir))} belongs to another user now"
             raise PermissionError(errno.EPERM, text)
-        is_foreign = _runs_as_other_user(plugin)
+        is_foreign = _binds_as_other_user(plugin)
         if is_foreign:
             socket_fd = _make_plugin_directory(runtime_fd, plugin)
             stack.callback(os.close, socket_fd)

@@ -7,9 +7,11 @@ The variables come in layers, each of which overrides those before it:
    set for the mesh itself, or only those that the plugin's `inherit_env` names;
 3. `HOME`, `USER` and `LOGNAME` of the user that the plugin runs as, if that is not the mesh's;
 4. the plugin's `env`;
-5. the contract between a mesh and its plugins (`meshtrio.contract`), and the telemetry settings.
+5. the contract between a mesh and its plugins (`meshtrio.contract`), the telemetry settings, and
+   those of an inherited listening socket.
 
-`process.cleanup.mesh_run` adds MESH_ID and MESH_PIDFD when the process is started.
+`process.cleanup.mesh_run` adds MESH_ID and MESH_PIDFD when the process is started, and the process
+itself LISTEN_PID, before the program begins.
 
 Telemetry has variables that are not the mesh's alone: OpenTelemetry's (`OTEL_...`) and gRPC's
 `GRPC_BINARY_LOG_FILTER` keep the value that the plugin's `env` gives them.
@@ -45,6 +47,7 @@ def child_environment(
         **_contract(spec),
         **_tracing(spec),
         **_binary_log(spec),
+        **_listen_fds(spec),
     }
 
 
@@ -139,6 +142,13 @@ def _tracing(spec: RunSpec) -> dict[str, str]:
     if COMMON_PREFIX + "HEADERS" in own:
         variables.pop(TRACES_PREFIX + "HEADERS", None)
     return {name: value for name, value in variables.items() if name not in own}
+
+
+def _listen_fds(spec: RunSpec) -> dict[str, str]:
+    """Give the variables of sd_listen_fds(3), apart from LISTEN_PID."""
+    if not spec.config.listen_fds:
+        return {}
+    return {"LISTEN_FDS": "1", "LISTEN_FDNAMES": spec.config.name}
 
 
 def _binary_log(spec: RunSpec) -> dict[str, str]:

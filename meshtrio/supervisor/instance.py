@@ -9,6 +9,7 @@ import attrs
 
 from meshtrio.config import PluginConfig, StartMethod
 from meshtrio.supervisor.event_text import format_last_stderr_line
+from meshtrio.supervisor.held_socket import HeldSockets
 from meshtrio.supervisor.policy.restart import Exit, RestartHistory
 from meshtrio.supervisor.policy.state import InstanceEvent, InstancePhase, InstanceState, next_phase
 from meshtrio.supervisor.process.cleanup.leftover_killer import UnkillableProcess
@@ -106,6 +107,8 @@ class Instance:
     """Processes of it that cannot be killed and still run."""
     line_buffer: LineBuffer = attrs.field(factory=LineBuffer)
     """The last lines that its processes wrote."""
+    held_sockets: HeldSockets = attrs.field(factory=HeldSockets)
+    """The listening socket that its processes inherit, with `listen_fds`."""
     slot: int = 0
     """Which of its two addresses the active run has; a replacement gets the other one."""
 
@@ -128,6 +131,10 @@ class Instance:
     def last_stderr_line(self) -> str:
         """What to append to a message about its last process: the last line of its stderr."""
         return "" if self.last_exit is None else format_last_stderr_line(self.last_exit.stderr_tail)
+
+    def close_unused_sockets(self) -> None:
+        """Close the listening sockets that the mesh holds for it in vain."""
+        self.held_sockets.close_unused(is_down=self.phase.is_final or not self.config.listen_fds)
 
     def apply_config(self, config: PluginConfig) -> None:
         """Use `config` for the next process; its log level applies to the running ones, too."""

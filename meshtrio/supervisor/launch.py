@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -45,20 +46,29 @@ class Launch:
     _env: Mapping[str, str] = attrs.field(factory=dict)
 
     async def prepare(self) -> frozenset[int] | None:
-        """Make room for the socket, and check the port and the executable.
+        """Make room for the socket or bind it, and check the port and the executable.
 
         Returns the users of which the plugin's server has to have one, None for any.
         """
-        spec, config = self._spec, self._spec.config
-        runtime_dir.prepare_plugin_socket(spec.mesh_socket.parent, config, spec.socket)
+        config = self._spec.config
+        await self._prepare_socket()
+        await _check_hashes(config)
+        if (user := config.containment.user) is not None:
+            uid = look_up_user(user).pw_uid
+            # A held socket is the mesh's, until a process calls listen(2).
+            return frozenset({uid, os.geteuid()}) if config.listen_fds else frozenset({uid})
+        return frozenset({os.geteuid(), 0}) if config.verify_server else None
+
+    async def _prepare_socket(self) -> None:
+        spec, config, directory = self._spec, self._spec.config, self._spec.mesh_socket.parent
+        if spec.held_socket is not None:
+            await spec.held_socket.open(directory, config)
+            return
+        runtime_dir.prepare_plugin_socket(directory, config, spec.socket)
         address, is_in_use = spec.listen, self._effects.is_address_in_use
         if address is not None and config.verify_server and await is_in_use(address):
             reason = f"another program answers at {address} already; stop it, or let the plugin"
             raise OSError(errno.EADDRINUSE, f"{reason} have another port (`listen`)")
-        await _check_hashes(config)
-        if (user := config.containment.user) is not None:
-            return frozenset({look_up_user(user).pw_uid})
-        return frozenset({os.geteuid(), 0}) if config.verify_server else None
 
     async def spawn(self) -> PluginProcess:
         """Start the process in its cgroup, by fork if it is to be and can be, else by exec."""
@@ -66,17 +76,21 @@ class Launch:
         cgroups, user = effects.cgroups, config.containment.user
         memory = config.containment.memory
         cgroup = None if cgroups is None else cgroups.create(spec.launch_id, memory)
-        self._command = _build_command(config, cgroup)
+        held = None if spec.held_socket is None else spec.held_socket.fileno
+        self._command = _build_command(config, cgroup, held)
         entry = None if user is None else look_up_user(user)
         self._env = child_environment(spec, inherited=os.environ, user=entry)
         if config.start is StartMethod.FORK and effects.templates is not None:
             shared = shared_environment(config, inherited=os.environ, user=entry)
             process = await effects.templates.fork(
-                config, shared_env=shared, env=self._env, cgroup=cgroup
+                config, shared_env=shared, env=self._env, cgroup=cgroup, listener=held
             )
             if process is not None:
                 return process
-        return await effects.spawn(self._command, env=self._env, cwd=config.cwd, cgroup=cgroup)
+        options: dict[str, Any] = {} if held is None else {"pass_fds": (held,)}
+        return await effects.spawn(
+            self._command, env=self._env, cwd=config.cwd, cgroup=cgroup, **options
+        )
 
     async def make_exit(self, exc: Exception) -> Exit:
         """Make the exit of a process that could not be started because of `exc`."""
@@ -93,15 +107,18 @@ class Launch:
         )
 
 
-def _build_command(config: PluginConfig, cgroup: Path | None) -> list[str]:
+def _build_command(config: PluginConfig, cgroup: Path | None, listener: int | None) -> list[str]:
     """Build the command that is executed: the plugin's own, or the launcher's followed by it.
 
-    The launcher is also needed to reset signals that the child would inherit ignored or blocked.
+    The launcher is also needed to reset signals that the child would inherit ignored or blocked,
+    and for LISTEN_PID, which is the pid of the child.
     """
     containment = config.containment
-    if not containment.needs_launcher and cgroup is None and not needs_signal_reset():
+    needs_launcher = containment.needs_launcher or listener is not None
+    if not needs_launcher and cgroup is None and not needs_signal_reset():
         return config.argv()
-    settings = json.dumps({**attrs.asdict(containment), "cgroup": cgroup and str(cgroup)})
+    own = {"cgroup": cgroup and str(cgroup), "listener": listener}
+    settings = json.dumps({**attrs.asdict(containment), **own})
     return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
 
 

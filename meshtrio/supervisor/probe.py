@@ -17,6 +17,7 @@ from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.messages import health
 from meshtrio.rpc.one_shot_call import ClosedWithoutResponseError, OneShotCall, PeerOverloadedError
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
+from meshtrio.supervisor.acceptance import UnknownAcceptorError
 from meshtrio.supervisor.policy.diagnosis import Condition
 from meshtrio.supervisor.process.proc.activity import read_thread_cpu_wait
 from meshtrio.transport.dial import WrongServerError
@@ -178,6 +179,8 @@ async def _check_once(connect: Connect, progress: _Progress) -> HealthCheckResul
         transport = await _connect(connect, progress)
     except FileNotFoundError:
         return _make_failed_result("it has not bound its socket", Condition.UNREACHABLE)
+    except UnknownAcceptorError as exc:
+        return _make_failed_result(str(exc), Condition.UNREACHABLE)
     except WrongServerError as exc:
         return HealthCheckResult(False, False, exc.reason, is_wrong_server=True)
     except OSError as exc:

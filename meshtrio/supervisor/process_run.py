@@ -165,7 +165,7 @@ class ProcessRun:
 
         Cancellation: Stops the process first, which takes up to its `stop_timeout`.
         """
-        with self._cancel_scope:
+        with self._spec.use_held_socket(), self._cancel_scope:
             await trio.lowlevel.checkpoint_if_cancelled()
             try:
                 await self._launch()
@@ -206,7 +206,12 @@ class ProcessRun:
         self.process, self._registration.pid = process, process.pid
         owner, config = ProcessTree(process.pid, self.launch_id), self.config
         verifier = ServerVerifier(
-            self._spec.address, owner, uids, tls=config.tls, verify_process=config.verify_server
+            self._spec.address,
+            owner,
+            uids,
+            tls=config.tls,
+            verify_process=config.verify_server,
+            held_socket=self._spec.held_socket,
         )
         self._health = HealthMonitor(
             self._spec,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import attrs
 
 from meshtrio.config import PluginConfig, TelemetryConfig
+from meshtrio.supervisor.held_socket import HeldSocket
 
 
 @attrs.frozen(kw_only=True)
@@ -27,6 +29,8 @@ class RunSpec:
     """The mesh's own socket, in its runtime directory."""
     telemetry: TelemetryConfig
     """What the plugin is to measure and trace."""
+    held_socket: HeldSocket | None = None
+    """The listening socket that it inherits, with `listen_fds`."""
     launch_id: str = attrs.field(factory=lambda: secrets.token_hex(8))
     """The id that its processes inherit, by which they are found if they leave their group."""
 
@@ -34,6 +38,10 @@ class RunSpec:
     def listen(self) -> str | None:
         """The TCP address at which it serves; None if it serves at `socket`."""
         return self.config.instance_address(self.number, self.slot)
+
+    def use_held_socket(self) -> AbstractContextManager[object]:
+        """Return the context in which the run has its held socket, if it has one."""
+        return nullcontext() if self.held_socket is None else self.held_socket.used_by_run()
 
     @property
     def address(self) -> str:

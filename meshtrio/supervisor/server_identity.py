@@ -11,6 +11,10 @@ plugin:
   descriptors of one of those processes, since it has changed its user, the socket has to belong to
   one of the users above. Before a process is started, no server may answer at its address.
 
+A socket that the mesh holds for a plugin is the mesh's own, by SO_PEERCRED and by its inode, until
+a process calls listen(2) on it. While two processes have it, one of which replaces the other, the
+connection has to be accepted by a process of the plugin's run; see `acceptance`.
+
 Each health check compares the listener with the one that was verified before, which does not read
 /proc; the file of a Unix socket is in addition checked once a second.
 """
@@ -28,6 +32,8 @@ from pathlib import Path
 import attrs
 import trio
 
+from meshtrio.supervisor.acceptance import AcceptanceCheck
+from meshtrio.supervisor.held_socket import HeldSocket
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
 from meshtrio.supervisor.process.proc import listening_sockets
 from meshtrio.transport.dial import WrongServerError, connect_socket, dial
@@ -38,6 +44,8 @@ from meshtrio.util.tls_config import ClientTlsConfig
 
 _CONNECT_TIMEOUT = 1.0
 """Seconds for which a connection to an address is tried before a process starts there."""
+_ACCEPT_RETRY_DELAY = 0.01
+"""Seconds until the next connection, after one that another process has accepted."""
 _REJECTION_TTL = 1.0
 """Seconds for which the rejection of a listener is cached."""
 _run_in_thread = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
@@ -60,6 +68,8 @@ class ServerVerifier:
     _verify_process: bool = attrs.field(kw_only=True)
     """Whether the server has to be one of the processes."""
     _tls: ClientTlsConfig | None = attrs.field(default=None, kw_only=True)
+    _held_socket: HeldSocket | None = attrs.field(default=None, kw_only=True)
+    """The listening socket that the processes have inherited, if they have."""
     uid: int | None = attrs.field(default=None, init=False)
     """The user that the server was last found to run as; None on TCP and before that."""
     _path: str = attrs.field(init=False)
@@ -71,8 +81,12 @@ class ServerVerifier:
     _last_rejection: tuple[object, str, float] = attrs.field(default=(None, "", 0.0), init=False)
     """The listener that was last rejected, why, and when."""
 
+    _acceptance: AcceptanceCheck = attrs.field(init=False)
+    """Finds out who accepts connections to a held socket."""
+
     def __attrs_post_init__(self) -> None:
         self._path = Address.parse(self._address).path
+        self._acceptance = AcceptanceCheck(self._owner)
 
     @property
     def is_socket_replaced(self) -> bool:
@@ -83,7 +97,26 @@ class ServerVerifier:
         return found is not None and found != self._socket_file_id
 
     async def connect(self) -> Transport:
-        """Connect to the server, as `transport.dial.dial` does; WrongServerError if it is not."""
+        """Connect to the server, as `transport.dial.dial` does; WrongServerError if it is not.
+
+        Raises UnknownAcceptorError if another process may have accepted the connection, which is
+        not known. Waits until the plugin's process accepts one if it has inherited its socket.
+        """
+        held = self._held_socket
+        while True:
+            transport = await self._connect()
+            if held is None:
+                return transport
+            try:
+                if await self._acceptance.wait_accepted(transport.sock, held):
+                    return transport
+            except BaseException:
+                transport.close()
+                raise
+            transport.close()
+            await trio.sleep(_ACCEPT_RETRY_DELAY)
+
+    async def _connect(self) -> Transport:
         # Before connecting, so that a file that replaces the socket afterwards is noticed.
         self._socket_file_id = _get_file_id(self._path) if self._path else None
         transport = await dial(self._address, self._tls, self._uids)
@@ -95,10 +128,12 @@ class ServerVerifier:
         return transport
 
     async def _verify(self, sock: socket.socket) -> None:
+        held = self._held_socket
         if self._path:
             peer = peer_of(sock)
             assert peer.pid is not None
-            if self._verify_process:
+            is_held = held is not None and peer.pid == os.getpid()
+            if self._verify_process and not is_held:
                 await self._verify_listener(peer.pid, partial(self._check_process, peer.pid))
             if self._uids is not None:
                 self.uid = peer.uid
@@ -108,7 +143,8 @@ class ServerVerifier:
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "nothing listens there")
             found = await _run_in_thread(self._find_listeners, host, port)
             inodes = frozenset(each.inode for each in found)
-            await self._verify_listener(inodes, partial(self._check_sockets, found))
+            if held is None or inodes != {held.inode}:
+                await self._verify_listener(inodes, partial(self._check_sockets, found))
 
     async def _verify_listener(self, listener: object, check: Callable[[], str]) -> None:
         """Accept or reject a listener, by `check` unless it is known. Raises WrongServerError."""

@@ -143,6 +143,8 @@ class Supervisor:
     def remove(self, instances: Iterable[Instance]) -> None:
         """Remove instances that have no process."""
         removed = set(instances)
+        for instance in removed:
+            instance.close_unused_sockets()
         self.instances = [instance for instance in self.instances if instance not in removed]
 
     def subscribe(self, subscriber: events.Subscriber) -> None:
@@ -257,6 +259,8 @@ class Supervisor:
                         await self._wakeup.wait()
                     while self._exited_runs:
                         self._handle_exit(*self._exited_runs.popleft())
+                    for instance in self.instances:
+                        instance.close_unused_sockets()
                     self._reconciled.unpark_all()
         self.on_turn(trio.current_time())
         self._reconciled.unpark_all()
@@ -295,6 +299,9 @@ class Supervisor:
             mesh_socket=self.mesh_socket,
             telemetry=self.config.telemetry,
         )
+        if spec.config.listen_fds:
+            held_socket = instance.held_sockets.get(spec.address)
+            spec = attrs.evolve(spec, held_socket=held_socket)
         run = ProcessRun(
             spec,
             registry=self._registry,

@@ -9,6 +9,7 @@ was killed together with its warden has left.
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import logging
 import os
@@ -26,7 +27,9 @@ from meshtrio import contract
 from meshtrio.runtime_dir import lock_file
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir
 from meshtrio.supervisor.process.cleanup import process_marker, zombie_reaper
+from meshtrio.supervisor.process.spawn.launcher_main import FIRST_LISTEN_FD
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
+from meshtrio.util.descriptors import closing_descriptor
 from meshtrio.util.errors import UsageError
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -62,7 +65,7 @@ class MeshRun:
             OSError: There are no descriptors left.
         """
         try:
-            self._pidfd = os.pidfd_open(os.getpid())
+            pidfd = os.pidfd_open(os.getpid())
         except OSError as exc:
             if exc.errno != errno.ENOSYS:
                 raise
@@ -70,6 +73,9 @@ class MeshRun:
             raise UsageError(
                 f"{text}: use Linux 5.4 or newer, without a sandbox that hides it"
             ) from None
+        with closing_descriptor(pidfd):
+            # Not 3, the number that an inherited listening socket has in a plugin.
+            self._pidfd = fcntl.fcntl(pidfd, fcntl.F_DUPFD_CLOEXEC, FIRST_LISTEN_FD + 1)
         try:
             yield
         finally:

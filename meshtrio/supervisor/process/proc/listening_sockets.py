@@ -17,25 +17,18 @@ from itertools import islice
 
 import attrs
 
+from meshtrio.supervisor.process.proc import sock_diag
 from meshtrio.util.address import Address
 
-_NETLINK_SOCK_DIAG = 4
-_SOCK_DIAG_BY_FAMILY = 20
-_ERROR, _DONE = 2, 3
-_REQUEST_DUMP = 0x301
 _LISTEN = 1 << 10
 _SHOW_VFS_AND_QUEUE = 0x2 | 0x10
 _VFS, _QUEUE = 1, 4
-_HEADER = struct.Struct("=IHHII")
 _UNIX_REQUEST = struct.Struct("=BBHIII8x")
 _UNIX_MESSAGE_SIZE = 16
-_ATTRIBUTE = struct.Struct("=HH")
 _PAIR = struct.Struct("=II")
 _INET_REQUEST = struct.Struct("=BBBBI48x")
 _INET_PORT = struct.Struct(">4xH")
 _INET_QUEUE_AT = 56
-_BUFFER_SIZE = 64 * 1024
-_TIMEOUT = 1.0
 _PROC_LISTEN = b"0A"
 _TABLES = ("tcp", "tcp6")
 _WILDCARDS = {4: IPv4Address("0.0.0.0"), 6: IPv6Address("::")}  # noqa: S104 - nothing is bound here
@@ -69,8 +62,8 @@ def read_accept_queue(address: str) -> AcceptQueue | None:
 def _find_by_path(path: str) -> AcceptQueue | None:
     inode = os.stat(path).st_ino & 0xFFFFFFFF
     request = _UNIX_REQUEST.pack(socket.AF_UNIX, 0, 0, _LISTEN, 0, _SHOW_VFS_AND_QUEUE)
-    for message in _netlink_dump(request):
-        found = dict(_split(message[_UNIX_MESSAGE_SIZE:], _ATTRIBUTE))
+    for message in sock_diag.dump(request):
+        found = sock_diag.parse_attributes(message[_UNIX_MESSAGE_SIZE:])
         if _VFS in found and _PAIR.unpack_from(found[_VFS])[0] == inode:
             return AcceptQueue(*_PAIR.unpack_from(found[_QUEUE]))
     return None
@@ -79,33 +72,10 @@ def _find_by_path(path: str) -> AcceptQueue | None:
 def _find_by_port(port: int) -> AcceptQueue | None:
     for family in (socket.AF_INET, socket.AF_INET6):
         request = _INET_REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _LISTEN)
-        for message in _netlink_dump(request):
+        for message in sock_diag.dump(request):
             if _INET_PORT.unpack_from(message)[0] == port:
                 return AcceptQueue(*_PAIR.unpack_from(message, _INET_QUEUE_AT))
     return None
-
-
-def _netlink_dump(request: bytes) -> Iterator[bytes]:
-    """Send a dump request, and yield the payload of each message. Raises OSError."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as sock:
-        sock.settimeout(_TIMEOUT)
-        size = _HEADER.size + len(request)
-        sock.sendto(_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + request, (0, 0))
-        while True:
-            for kind, content in _split(sock.recv(_BUFFER_SIZE), _HEADER):
-                if kind in (_ERROR, _DONE):
-                    return
-                yield content
-
-
-def _split(data: bytes, header: struct.Struct) -> Iterator[tuple[int, bytes]]:
-    """Yield the kind and the content of each message or attribute, whose length is aligned to 4."""
-    while len(data) >= header.size:
-        length, kind, *_ = header.unpack_from(data)
-        if length < header.size:
-            return
-        yield kind, data[header.size : length]
-        data = data[(length + 3) & ~3 :]
 
 
 # -- TCP listeners --

@@ -2,7 +2,8 @@
 
     python -I -S launcher_main.py SETTINGS PROGRAM ARGUMENT...
 
-SETTINGS is JSON: the fields of `ContainmentConfig`, and `cgroup`. Standard library only.
+SETTINGS is JSON: the fields of `ContainmentConfig`, `cgroup`, and the number of the `listener` that
+the plugin is to have as descriptor 3, if any. Standard library only.
 
 The limits apply before the program's first instruction, which the mesh could not ensure by setting
 them from outside. A preexec_fn could, but makes every start ten times as slow.
@@ -23,6 +24,10 @@ _RLIMITS = {
     "cpu": resource.RLIMIT_CPU,
     "core": resource.RLIMIT_CORE,
 }
+
+
+FIRST_LISTEN_FD = 3
+"""SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
 
 def drop_privileges(user: str | None, group: str | None) -> None:
@@ -59,6 +64,17 @@ def apply_settings(settings: dict[str, Any]) -> None:
     drop_privileges(settings["user"], settings["group"])
 
 
+def pass_listener(descriptor: int) -> None:
+    """Pass a listening socket on as sd_listen_fds(3) expects it."""
+    if descriptor == FIRST_LISTEN_FD:
+        os.set_inheritable(descriptor, True)
+    else:
+        os.dup2(descriptor, FIRST_LISTEN_FD)
+        os.close(descriptor)
+    # execve(2) keeps the pid.
+    os.environ["LISTEN_PID"] = str(os.getpid())
+
+
 def reset_signals() -> None:
     """Restore the default disposition of each signal, and unblock all of them.
 
@@ -74,7 +90,10 @@ def reset_signals() -> None:
 def main() -> None:
     settings, *command = sys.argv[1:]
     try:
-        apply_settings(json.loads(settings))
+        values = json.loads(settings)
+        if values.get("listener") is not None:
+            pass_listener(values["listener"])
+        apply_settings(values)
     except (OSError, ValueError, KeyError) as exc:
         sys.exit(f"could not be set up: {exc}")
     reset_signals()

@@ -52,6 +52,8 @@ class ForkStart:
     """What the child is to become, as `forked_child` and `program_runner` read it."""
     cgroup: Path | None
     """The cgroup to put the child in."""
+    listener: int | None = None
+    """The descriptor of the listening socket that it inherits, if it does."""
 
     async def run(self) -> PluginProcess:
         """Have a process forked, and return it when its program is about to begin.
@@ -91,7 +93,9 @@ class ForkStart:
                 null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
                 sent.callback(os.close, null)
                 content = _write_memfd(sent, self.content)
-                await self._send(child_gate.fileno(), content, null, stdout_end, stderr_end)
+                streams = [null, stdout_end, stderr_end]
+                inherited = streams if self.listener is None else [*streams, self.listener]
+                await self._send(child_gate.fileno(), content, *inherited)
                 is_sent = True
                 sent.close()
                 pid = await self._receive_pid(gate)

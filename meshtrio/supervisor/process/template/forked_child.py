@@ -20,8 +20,6 @@ else:
     import process_map
     import process_marker
 
-_STANDARD_STREAMS = 3
-
 
 def _read_environment() -> dict[str, str]:
     """Read the environment that this process was executed with."""
@@ -65,9 +63,9 @@ def place_descriptors(streams: list[int], pidfd: int, pidfd_number: int, gate: i
     """Give descriptors their numbers, and close all others.
 
     Args:
-        streams: Those of stdin, stdout and stderr.
+        streams: Those of stdin, stdout and stderr, and a listening socket that it inherits, if any.
         pidfd: That of the mesh.
-        pidfd_number: The number that it is to have.
+        pidfd_number: The number that it is to have, above that of a listening socket.
         gate: The socket on which the start is reported. It stays open.
 
     Returns:
@@ -76,7 +74,7 @@ def place_descriptors(streams: list[int], pidfd: int, pidfd_number: int, gate: i
     Raises:
         OSError: No descriptors are left.
     """
-    wanted = [*range(_STANDARD_STREAMS), pidfd_number]
+    wanted = [*range(len(streams)), pidfd_number]
     # First to numbers that none of them wants.
     free = max(wanted) + 1
     copies: list[int] = [

@@ -133,7 +133,11 @@ class Template:
         self.settled.set()
 
     async def fork(
-        self, content: Mapping[str, Any], cgroup: Path | None, env: Mapping[str, str]
+        self,
+        content: Mapping[str, Any],
+        cgroup: Path | None,
+        env: Mapping[str, str],
+        listener: int | None = None,
     ) -> PluginProcess:
         """Fork a process that gets the marks of a process run; see `ForkStart.run`.
 
@@ -141,6 +145,7 @@ class Template:
             content: What the child is to become, apart from what is added here.
             cgroup: The cgroup of the process run.
             env: Its environment, without the marks.
+            listener: The descriptor of the listening socket that it inherits, if it does.
 
         Raises:
             TemplateError: That failed.
@@ -155,8 +160,9 @@ class Template:
             template=self._process,
             control=self._control,
             send_lock=self._send_lock,
-            content={**content, **marks},
+            content={**content, **marks, "has_listener": listener is not None},
             cgroup=cgroup,
+            listener=listener,
         )
         try:
             return await start.run()

@@ -56,7 +56,8 @@ else:
 _BEGAN_AT = time.time_ns()
 """When this process had imported none of the modules that its children share."""
 _REQUEST = ("gate", "content", "stdin", "stdout", "stderr")
-"""The descriptors of a request: the socket of this start, a memfd, and the program's streams."""
+"""The descriptors of a request: the socket of this start, a memfd, and the program's streams. A
+listening socket that the program inherits may follow."""
 _STANDARD_STREAMS = range(3)
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _MAX_MESSAGE_LENGTH = 4096
@@ -126,10 +127,10 @@ class TemplateProcess:
             ready = {descriptor for descriptor, _ in poll.poll()}
             if self._mesh_pidfd in ready:
                 os._exit(0)
-            message, descriptors, _, _ = socket.recv_fds(self._control, 64, len(_REQUEST))
+            message, descriptors, _, _ = socket.recv_fds(self._control, 64, len(_REQUEST) + 1)
             if not message:
                 os._exit(0)
-            if len(descriptors) != len(_REQUEST):
+            if len(descriptors) < len(_REQUEST):
                 print("no descriptors are left", file=sys.stderr, flush=True)
                 os._exit(1)  # There may be no gate to report it.
             content = self._fork(*descriptors)
@@ -144,7 +145,8 @@ class TemplateProcess:
             reply = self._find_refusal({*self._allowed, gate, content, *streams})
             if not reply:
                 request = _read_request(content)
-                reply = self._prepare(request)
+                is_complete = len(streams) == len(_STANDARD_STREAMS) + request["has_listener"]
+                reply = self._prepare(request) if is_complete else "error no descriptors are left"
             if not reply:
                 pid = self._clone.fork()
                 reply = f"pid {pid}"
@@ -185,6 +187,8 @@ class TemplateProcess:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._signal_mask)
         try:
             number = request["pidfd_number"]
+            if request["has_listener"]:
+                request["env"]["LISTEN_PID"] = str(os.getpid())
             gate = forked_child.place_descriptors(streams, self._mesh_pidfd, number, gate)
             cwd = self._cwd if self._has_changed_cwd else None
             request["cwd"] = forked_child.become_plugin(request, cwd)

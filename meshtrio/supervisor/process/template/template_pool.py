@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ class TemplatePool:
         shared_env: Mapping[str, str],
         env: Mapping[str, str],
         cgroup: Path | None,
+        listener: int | None = None,
     ) -> PluginProcess | None:
         """Start a process of a plugin by fork; None if it has to be started by exec.
 
@@ -86,12 +88,14 @@ class TemplatePool:
             shared_env: The variables that all of its processes have.
             env: All variables of this one.
             cgroup: Its cgroup, if it has one.
+            listener: The descriptor of the listening socket that it inherits, if it does.
 
         Cancellation: A process that was started is returned.
         """
         try:
             key = TemplateKey.make(config, shared_env)
-            process = await self._fork(config, key, env, cgroup)
+            start = partial(Template.fork, env=env, cgroup=cgroup, listener=listener)
+            process = await self._fork(config, key, start)
         except (TemplateError, OSError) as exc:
             if self._logged.get(config.name) != str(exc):
                 self._logged[config.name] = str(exc)
@@ -108,8 +112,9 @@ class TemplatePool:
             self._end(key)
 
     async def _fork(
-        self, config: PluginConfig, key: TemplateKey, env: Mapping[str, str], cgroup: Path | None
+        self, config: PluginConfig, key: TemplateKey, start: Callable[..., Awaitable[PluginProcess]]
     ) -> PluginProcess:
+        """Fork by `start`, which is called with a template and what the child is to become."""
         if self._keys.get(config.name) != key:
             self._keys[config.name] = key
             self.retain(self._keys)
@@ -118,7 +123,7 @@ class TemplatePool:
         for attempt in range(_MAX_GENERATIONS):
             template = await self._get_template(config, key)
             try:
-                process = await template.fork(content, cgroup, env)
+                process = await start(template, content)
             except StaleTemplateError:
                 if self._templates.get(key) is template:
                     _log.info("%s: the code of its template has changed; renewing it", config.name)
