@@ -32,10 +32,14 @@ DEBIAN_PACKAGES = {
     "dnsmasq": "dnsmasq-base",
     "go": "golang",
     "ip": "iproute2",
+    "nginx": "nginx-light",
     "node": "nodejs",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "redis-cli": "redis-tools",
+    "redis-server": "redis-server",
     "systemd-analyze": "systemd",
+    "systemd-notify": "systemd",
     "tmux": "tmux",
 }
 """Programs, and the packages that bring them."""

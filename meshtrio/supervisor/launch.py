@@ -16,7 +16,8 @@ from pathlib import Path
 
 import attrs
 
-from meshtrio.config import PluginConfig, StartMethod
+from meshtrio.config import PluginConfig, ReplacementOrder, StartMethod
+from meshtrio.config.ready import ServerCheck
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.environment import child_environment, shared_environment
@@ -24,6 +25,7 @@ from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.process.spawn import launcher_main, start_failures
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.signal_dispositions import needs_signal_reset
+from meshtrio.supervisor.readiness.newline import NewlinePipe
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.util.users import look_up_user
 from meshtrio.util.worker_threads import ThreadLimiter
@@ -55,18 +57,33 @@ class Launch:
         if address is not None and config.verify_server and await is_in_use(address):
             reason = f"another program answers at {address} already; stop it, or let the plugin"
             raise OSError(errno.EADDRINUSE, f"{reason} have another port (`listen`)")
+        await self._check_ready_address()
         await _check_hashes(config)
         if (user := config.containment.user) is not None:
             return frozenset({look_up_user(user).pw_uid})
         return frozenset({os.geteuid(), 0}) if config.verify_server else None
 
-    async def spawn(self) -> PluginProcess:
-        """Start the process in its cgroup, by fork if it is to be and can be, else by exec."""
+    async def _check_ready_address(self) -> None:
+        """Check that no other program answers where the plugin is to. Raises OSError."""
+        config, check = self._spec.config, self._spec.ready_check
+        is_first = config.replacement_order is ReplacementOrder.STOP_FIRST
+        if not (is_first and config.verify_server and isinstance(check, ServerCheck)):
+            return
+        address = check.address
+        if not address.is_unix and await self._effects.is_address_in_use(str(address)):
+            reason = f"another program answers at {address} already, the address in `ready`"
+            raise OSError(errno.EADDRINUSE, f"{reason}; stop it, or let the plugin have another")
+
+    async def spawn(self, pipe: NewlinePipe | None = None) -> PluginProcess:
+        """Start the process in its cgroup, by fork if it is to be and can be, else by exec.
+
+        It inherits the writing end of the pipe.
+        """
         spec, config, effects = self._spec, self._spec.config, self._effects
         cgroups, user = effects.cgroups, config.containment.user
         memory = config.containment.memory
         cgroup = None if cgroups is None else cgroups.create(spec.launch_id, memory)
-        self._command = _build_command(config, cgroup)
+        self._command = _build_command(config, cgroup, pipe)
         entry = None if user is None else look_up_user(user)
         self._env = child_environment(spec, inherited=os.environ, user=entry)
         if config.start is StartMethod.FORK and effects.templates is not None:
@@ -76,7 +93,10 @@ class Launch:
             )
             if process is not None:
                 return process
-        return await effects.spawn(self._command, env=self._env, cwd=config.cwd, cgroup=cgroup)
+        options = {} if pipe is None else {"pass_fds": [pipe.write_fd]}
+        return await effects.spawn(
+            self._command, env=self._env, cwd=config.cwd, cgroup=cgroup, **options
+        )
 
     async def make_exit(self, exc: Exception) -> Exit:
         """Make the exit of a process that could not be started because of `exc`."""
@@ -93,15 +113,25 @@ class Launch:
         )
 
 
-def _build_command(config: PluginConfig, cgroup: Path | None) -> list[str]:
+def _build_command(
+    config: PluginConfig, cgroup: Path | None, pipe: NewlinePipe | None
+) -> list[str]:
     """Build the command that is executed: the plugin's own, or the launcher's followed by it.
 
-    The launcher is also needed to reset signals that the child would inherit ignored or blocked.
+    The launcher is also needed to reset signals that the child would inherit ignored or blocked,
+    and to give a descriptor its number.
     """
     containment = config.containment
-    if not containment.needs_launcher and cgroup is None and not needs_signal_reset():
+    is_needed = containment.needs_launcher or cgroup is not None or pipe is not None
+    if not is_needed and not needs_signal_reset():
         return config.argv()
-    settings = json.dumps({**attrs.asdict(containment), "cgroup": cgroup and str(cgroup)})
+    settings = json.dumps(
+        {
+            **attrs.asdict(containment),
+            "cgroup": cgroup and str(cgroup),
+            "renumber": pipe and [pipe.write_fd, pipe.fd],
+        }
+    )
     return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
 
 

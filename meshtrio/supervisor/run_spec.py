@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 
 from meshtrio.config import PluginConfig, TelemetryConfig
+from meshtrio.config.ready import Check, LivenessCheck, ServerCheck
 
 
 @attrs.frozen(kw_only=True)
@@ -29,6 +30,18 @@ class RunSpec:
     """What the plugin is to measure and trace."""
     launch_id: str = attrs.field(factory=lambda: secrets.token_hex(8))
     """The id that its processes inherit, by which they are found if they leave their group."""
+
+    @property
+    def ready_check(self) -> Check:
+        """What is checked until it is ready."""
+        check = self.config.ready_check
+        return check.for_instance(self.number) if isinstance(check, ServerCheck) else check
+
+    @property
+    def liveness_check(self) -> LivenessCheck | None:
+        """What is checked from then on."""
+        check = self.config.liveness_check
+        return check.for_instance(self.number) if isinstance(check, ServerCheck) else check
 
     @property
     def listen(self) -> str | None:

@@ -2,7 +2,8 @@
 
     python -I -S launcher_main.py SETTINGS PROGRAM ARGUMENT...
 
-SETTINGS is JSON: the fields of `ContainmentConfig`, and `cgroup`. Standard library only.
+SETTINGS is JSON: the fields of `ContainmentConfig`, `cgroup`, and perhaps `renumber`, the current
+number of an inherited descriptor and that which it is to have. Standard library only.
 
 The limits apply before the program's first instruction, which the mesh could not ensure by setting
 them from outside. A preexec_fn could, but makes every start ten times as slow.
@@ -43,6 +44,17 @@ def resolve_gid(group: str) -> int:
     return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
 
 
+def renumber_descriptor(current: int, wanted: int) -> None:
+    """Give an inherited descriptor another number; the mesh's pidfd makes room for it."""
+    if current == wanted:
+        return
+    if os.environ.get("MESH_PIDFD") == str(wanted):
+        os.environ["MESH_PIDFD"] = str(copy := os.dup(wanted))
+        os.set_inheritable(copy, True)
+    os.dup2(current, wanted)
+    os.close(current)
+
+
 def apply_settings(settings: dict[str, Any]) -> None:
     if settings["cgroup"] is not None:
         with open(os.path.join(settings["cgroup"], "cgroup.procs"), "w") as file:
@@ -72,9 +84,12 @@ def reset_signals() -> None:
 
 
 def main() -> None:
-    settings, *command = sys.argv[1:]
+    text, *command = sys.argv[1:]
     try:
-        apply_settings(json.loads(settings))
+        settings = json.loads(text)
+        if settings.get("renumber") is not None:
+            renumber_descriptor(*settings["renumber"])
+        apply_settings(settings)
     except (OSError, ValueError, KeyError) as exc:
         sys.exit(f"could not be set up: {exc}")
     reset_signals()
