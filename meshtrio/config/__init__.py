@@ -43,6 +43,7 @@ from meshtrio.config.plugin import EscalationScope as EscalationScope
 from meshtrio.config.plugin import Liveness as Liveness
 from meshtrio.config.plugin import OutputConfig as OutputConfig
 from meshtrio.config.plugin import PluginConfig as PluginConfig
+from meshtrio.config.plugin import ReplacementOrder as ReplacementOrder
 from meshtrio.config.plugin import RestartPolicy as RestartPolicy
 from meshtrio.config.plugin import StartMethod as StartMethod
 from meshtrio.config.static_service import DnsConfig as DnsConfig

@@ -14,7 +14,17 @@ import attrs
 from meshtrio import contract
 from meshtrio.config.containment import Containment
 from meshtrio.config.python_command import PythonCommand
-from meshtrio.config.ready import Check, GrpcCheck, parse_check
+from meshtrio.config.ready import (
+    Check,
+    FdCheck,
+    GrpcCheck,
+    LivenessCheck,
+    ServerCheck,
+    StartedCheck,
+    check_instances,
+    parse_check,
+    parse_liveness_check,
+)
 from meshtrio.config.telemetry import METRICS_FROM_MESH, check_metrics
 from meshtrio.config.validators import (
     at_least,
@@ -35,6 +45,8 @@ from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 PYTHON_PLACEHOLDER = "{python}"
 """Word of a command that stands for the interpreter that the mesh runs on."""
 
+_LISTEN_FD = 3
+"""The descriptor of a listening socket that a process inherits, as in sd_listen_fds(3)."""
 _PLUGIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 check_name = require(
     _PLUGIN_NAME.fullmatch,
@@ -65,6 +77,15 @@ class StartMethod(Enum):
     """The command is executed."""
     FORK = "fork"
     """A template process, which has imported what the program imports, forks."""
+
+
+class ReplacementOrder(Enum):
+    """How the process of an instance is replaced, by `meshtrio restart`, a reload or `max_age`."""
+
+    START_FIRST = "start-first"
+    """The successor is started, and the process stopped once that is ready."""
+    STOP_FIRST = "stop-first"
+    """The process is stopped, and the successor started once it has ended."""
 
 
 class EscalationScope(Enum):
@@ -105,6 +126,10 @@ class Liveness:
     that the mesh could not make, for lack of CPU time or file descriptors, do not count.
     """
 
+    check: str | None = attrs.field(default=None, validator=parsed_by(parse_liveness_check))
+    """What is checked, as for `ready`: `"grpc"`, `"tcp:host:port"`, `"unix:/path"` or
+    `"http://host:port/path"`. By default the same as for `ready`, if it is one of these; otherwise
+    there are no checks."""
     interval: float = attrs.field(default=10.0, validator=at_least(0))
     """Seconds from one check to the next; 0 disables checks."""
     timeout: float = attrs.field(default=5.0, validator=is_positive)
@@ -196,7 +221,8 @@ class PluginConfig:
     """TLS settings of the mesh and its clients when they call it."""
     verify_server: bool = True
     """Whether the server at its address must be one of its processes, and run as the mesh's user or
-    root, to receive calls. Set to false for a command whose server is started by another program,
+    root, to receive calls; and whether the server at an address in `ready` or `liveness.check` must
+    be one of its processes. Set to false for a command whose server is started by another program,
     such as `docker run`. The user of `containment` is verified in any case."""
     env: Mapping[str, str] = attrs.field(factory=dict, validator=parsed_by(_check_env), repr=False)
     """Environment variables of its processes, in addition to those inherited from the mesh.
@@ -229,8 +255,14 @@ class PluginConfig:
     """Plugins and groups that this one depends on: an instance of each plugin has to be ready
     before this one is started. Plugins are stopped in reverse order."""
     ready: str = attrs.field(default="grpc", validator=parsed_by(parse_check))
-    """When a process is ready: `"grpc"`, when its gRPC server reports SERVING; `"started"`, as soon
-    as it was started."""
+    """When a process is ready: `"grpc"`, when its gRPC server reports SERVING; `"fd:N"`, when it
+    has written a newline to descriptor N (s6's notification-fd); `"tcp:host:port"` or
+    `"unix:/path"`, when its server accepts connections there; `"http://host:port/path"`, when its
+    server answers a GET request with a status of 200 to 399; `"started"`, as soon as it was
+    started. Instance n has the port plus n, and `{instance}` in a path stands for its number. With
+    `service = true` its gRPC server has to accept connections, too. See
+    [other programs](../how-to/other-programs.md).
+    """
     ready_timeout: float = attrs.field(default=10.0, validator=is_positive)
     """Seconds from the start of a process until it has to be ready, or else is killed, which is a
     failure. Time spent waiting for a CPU does not count, up to three times this value."""
@@ -244,6 +276,10 @@ class PluginConfig:
     `LISTEN_*`)."""
     containment: Containment = attrs.field(factory=Containment)
     """Resource limits and credentials of its processes."""
+    replace: ReplacementOrder | None = None
+    """Whether its process is replaced by starting the successor first, or by stopping it first, as
+    is necessary if two processes cannot have the same port or files. By default `stop-first` if
+    `ready` has an address, otherwise `start-first`."""
     max_age: float | None = attrs.field(default=None, validator=is_positive)
     """Seconds after which an instance is renewed: a successor is started, and when that is ready
     the instance is stopped."""
@@ -330,7 +366,40 @@ class PluginConfig:
                 f"{where}listen_fds: requires verify_server; only a process that the mesh starts "
                 "can inherit its socket"
             )
+        found += [f"{where}{problem}" for problem in self._check_readiness()]
         return [*found, *(f"{where}{problem}" for problem in self._check_start())]
+
+    @property
+    def liveness_check(self) -> LivenessCheck | None:
+        """What is checked of a process that is ready; None if nothing is."""
+        if self.liveness.check is not None:
+            return parse_liveness_check(self.liveness.check)
+        check = self.ready_check
+        return None if isinstance(check, (StartedCheck, FdCheck)) else check
+
+    @property
+    def replacement_order(self) -> ReplacementOrder:
+        """How a process is replaced."""
+        if self.replace is not None:
+            return self.replace
+        has_address = isinstance(self.ready_check, ServerCheck)
+        return ReplacementOrder.STOP_FIRST if has_address else ReplacementOrder.START_FIRST
+
+    def _check_readiness(self) -> list[str]:
+        found = []
+        if isinstance(self.ready_check, FdCheck) and self.start is StartMethod.FORK:
+            found.append(f'ready: {self.ready} requires start = "exec"')
+        if self.ready_check == FdCheck(_LISTEN_FD) and self.listen_fds:
+            found.append("ready: descriptor 3 is the socket of `listen_fds`; choose another number")
+        if problem := check_instances(self.ready_check, self.instances):
+            found.append(f"ready: {problem}")
+        liveness = self.liveness_check
+        if self.liveness.check is not None and liveness is not None:
+            if problem := check_instances(liveness, self.instances):
+                found.append(f"liveness.check: {problem}")
+            if isinstance(liveness, GrpcCheck) and not self.has_service:
+                found.append("liveness.check: grpc is for a plugin with a service")
+        return found
 
     def _check_service(self) -> list[str]:
         if self.has_service:
@@ -338,7 +407,7 @@ class PluginConfig:
         found = []
         if isinstance(self.ready_check, GrpcCheck):
             text = '`ready` is "grpc", which checks its gRPC server'
-            found.append(f'service: is false, but {text}; use ready = "started", or another kind')
+            found.append(f"service: is false, but {text}; see its other values")
         if self.services:
             found.append("services: is for a plugin with a service, which this one does not have")
         return found

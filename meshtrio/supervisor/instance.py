@@ -224,6 +224,11 @@ class Instance:
             self.replacement = Replacement(reason)
         return self.replacement
 
+    def restart_for_replacement(self) -> None:
+        """Have it stopped and started again, since no replacement may run in addition to it."""
+        self._apply(InstanceEvent.RESTART)
+        self._finish_replacement()
+
     def reset_history(self) -> None:
         """Forget past failures; only the total of restarts is kept."""
         self.history = RestartHistory(restarts=self.history.restarts)

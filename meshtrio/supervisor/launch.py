@@ -13,11 +13,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import attrs
 
-from meshtrio.config import PluginConfig, StartMethod
+from meshtrio.config import PluginConfig, ReplacementOrder, StartMethod
+from meshtrio.config.ready import ServerCheck
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.environment import child_environment, shared_environment
@@ -25,6 +25,7 @@ from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.process.spawn import launcher_main, start_failures
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.signal_dispositions import needs_signal_reset
+from meshtrio.supervisor.readiness.newline import NewlinePipe
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.util.users import look_up_user
 from meshtrio.util.worker_threads import ThreadLimiter
@@ -52,6 +53,7 @@ class Launch:
         """
         config = self._spec.config
         await self._prepare_socket()
+        await self._check_ready_address()
         await _check_hashes(config)
         if (user := config.containment.user) is not None:
             uid = look_up_user(user).pw_uid
@@ -70,14 +72,31 @@ class Launch:
             reason = f"another program answers at {address} already; stop it, or let the plugin"
             raise OSError(errno.EADDRINUSE, f"{reason} have another port (`listen`)")
 
-    async def spawn(self) -> PluginProcess:
-        """Start the process in its cgroup, by fork if it is to be and can be, else by exec."""
+    async def _check_ready_address(self) -> None:
+        """Check that no other program answers where the plugin is to. Raises OSError."""
+        config, check = self._spec.config, self._spec.ready_check
+        is_first = config.replacement_order is ReplacementOrder.STOP_FIRST
+        if not (is_first and config.verify_server and isinstance(check, ServerCheck)):
+            return
+        if config.listen_fds:
+            return  # The mesh itself may listen there.
+        address = check.address
+        if not address.is_unix and await self._effects.is_address_in_use(str(address)):
+            reason = f"another program answers at {address} already, the address in `ready`"
+            raise OSError(errno.EADDRINUSE, f"{reason}; stop it, or let the plugin have another")
+
+    async def spawn(self, pipe: NewlinePipe | None = None) -> PluginProcess:
+        """Start the process in its cgroup, by fork if it is to be and can be, else by exec.
+
+        It inherits the writing end of the pipe.
+        """
         spec, config, effects = self._spec, self._spec.config, self._effects
         cgroups, user = effects.cgroups, config.containment.user
         memory = config.containment.memory
         cgroup = None if cgroups is None else cgroups.create(spec.launch_id, memory)
         held = None if spec.held_socket is None else spec.held_socket.fileno
-        self._command = _build_command(config, cgroup, held)
+        inherited = _list_inherited(held, pipe)
+        self._command = _build_command(config, cgroup, inherited, listens=held is not None)
         entry = None if user is None else look_up_user(user)
         self._env = child_environment(spec, inherited=os.environ, user=entry)
         if config.start is StartMethod.FORK and effects.templates is not None:
@@ -87,7 +106,7 @@ class Launch:
             )
             if process is not None:
                 return process
-        options: dict[str, Any] = {} if held is None else {"pass_fds": (held,)}
+        options = {"pass_fds": [current for current, _ in inherited]} if inherited else {}
         return await effects.spawn(
             self._command, env=self._env, cwd=config.cwd, cgroup=cgroup, **options
         )
@@ -107,18 +126,36 @@ class Launch:
         )
 
 
-def _build_command(config: PluginConfig, cgroup: Path | None, listener: int | None) -> list[str]:
+def _list_inherited(listener: int | None, pipe: NewlinePipe | None) -> list[tuple[int, int]]:
+    """List the descriptors that the process inherits, each with the number that it is to have."""
+    found = [] if listener is None else [(listener, launcher_main.FIRST_LISTEN_FD)]
+    return found if pipe is None else [*found, (pipe.write_fd, pipe.fd)]
+
+
+def _build_command(
+    config: PluginConfig,
+    cgroup: Path | None,
+    inherited: Sequence[tuple[int, int]],
+    *,
+    listens: bool,
+) -> list[str]:
     """Build the command that is executed: the plugin's own, or the launcher's followed by it.
 
     The launcher is also needed to reset signals that the child would inherit ignored or blocked,
-    and for LISTEN_PID, which is the pid of the child.
+    to give descriptors their numbers, and for LISTEN_PID, which is the pid of the child.
     """
     containment = config.containment
-    needs_launcher = containment.needs_launcher or listener is not None
-    if not needs_launcher and cgroup is None and not needs_signal_reset():
+    is_needed = containment.needs_launcher or cgroup is not None or inherited
+    if not is_needed and not needs_signal_reset():
         return config.argv()
-    own = {"cgroup": cgroup and str(cgroup), "listener": listener}
-    settings = json.dumps({**attrs.asdict(containment), **own})
+    settings = json.dumps(
+        {
+            **attrs.asdict(containment),
+            "cgroup": cgroup and str(cgroup),
+            "descriptors": inherited,
+            "listens": listens,
+        }
+    )
     return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
 
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 import attrs
 import trio
 
-from meshtrio.config import MeshConfig, PluginConfig
+from meshtrio.config import MeshConfig, PluginConfig, ReplacementOrder
 from meshtrio.discovery.dns.discovery import check_dns_installed
 from meshtrio.errors import PluginFailedError
 from meshtrio.runtime_dir import directory
@@ -116,7 +116,8 @@ class Operations:
     async def restart(self, name: str) -> None:
         """Replace the processes of the instances one by one; no call is lost.
 
-        Each replacement is ready before the active process is stopped. Instances that do not run
+        Each replacement is ready before the active process is stopped, unless the config says that
+        this is stopped first. Instances that do not run
         are started.
 
         Raises PluginFailedError if a replacement did not get ready, in which case the active
@@ -299,6 +300,8 @@ class Operations:
         await self._supervisor.wait_until(lambda: request.failure is not None and not draining)
         if request.failure:
             raise PluginFailedError(request.failure)
+        if instance.config.replacement_order is ReplacementOrder.STOP_FIRST:
+            await self._wait_ready([instance])
 
     async def _apply_instance_count(self, name: str) -> None:
         """Add or remove instances until there are as many as the config has."""

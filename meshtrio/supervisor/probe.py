@@ -70,26 +70,34 @@ class HealthCheckResult:
     found, until the plugin was observed."""
 
 
-_SERVING = HealthCheckResult(True, True)
+SERVING = HealthCheckResult(True, True)
 _CONNECTING = "it did not accept a connection"
 
 Connect = Callable[[], Awaitable[Transport]]
 """Connects to a server. Raises WrongServerError if it is not the plugin's."""
 
 
+Query = Callable[[Transport], Awaitable[HealthCheckResult]]
+"""Asks a server over a new connection, which it closes."""
+
+
 @attrs.frozen
 class SocketProbe:
-    """Checks health over the plugin's own socket, with a connection for each check."""
+    """Checks health over a plugin's socket, with a connection for each check."""
 
     _read_cpu_wait: Callable[[], float] = read_thread_cpu_wait
     """Returns how long this thread has waited for a CPU so far, in seconds."""
+    _query: Query | None = None
+    """Asks the server; None for gRPC's health check."""
+    _request_name: str = "the health check"
+    """What the server has to answer, for messages."""
 
     async def wait_ready(self, max_time: float, connect: Connect) -> None:
         """Wait until a server is ready. Raises NotReadyError after the timeout."""
         while True:
             progress = _Progress()
             with trio.move_on_after(max_time) as scope:
-                await _poll_until_serving(connect, progress)
+                await self._poll_until_serving(connect, progress)
                 return
             if not _was_stalled(scope):
                 raise NotReadyError(max_time, str(progress))
@@ -105,7 +113,7 @@ class SocketProbe:
             progress = _Progress()
             try:
                 with trio.move_on_after(max_time) as scope:
-                    found = await _check_once(connect, progress)
+                    found = await self._check_once(connect, progress)
                     return attrs.evolve(found, latency=trio.current_time() - started_at)
             except _ProbeResourceError:
                 # Outside the scope, whose end would count as a missing answer.
@@ -115,6 +123,49 @@ class SocketProbe:
                 latency = trio.current_time() - started_at
                 run_delay = self._read_cpu_wait() - waited
                 return _make_timeout_result(progress, max_time, latency, run_delay)
+
+    async def _poll_until_serving(self, connect: Connect, progress: _Progress) -> None:
+        pause = _MIN_POLL_INTERVAL
+        while True:
+            progress.step, progress.step_started_at = _CONNECTING, trio.current_time()
+            try:
+                found = await self._check_once(connect, progress)
+                if found.is_serving:
+                    return
+                progress.last_problem = found.reason
+            except _ProbeResourceError as exc:
+                progress.last_problem = f"the mesh cannot check it ({exc})"
+            progress.step_started_at = math.inf
+            await trio.sleep(pause)
+            pause = min(pause * 1.1, _MAX_POLL_INTERVAL)
+
+    async def _check_once(self, connect: Connect, progress: _Progress) -> HealthCheckResult:
+        """Make one check; `progress` is updated, and valid even if this is cancelled.
+
+        Raises _ProbeResourceError if the mesh lacks descriptors, memory or threads.
+        """
+        try:
+            transport = await _connect(connect, progress)
+        except FileNotFoundError:
+            return make_failed_result("it has not bound its socket", Condition.UNREACHABLE)
+        except UnknownAcceptorError as exc:
+            return make_failed_result(str(exc), Condition.UNREACHABLE)
+        except WrongServerError as exc:
+            return HealthCheckResult(False, False, exc.reason, is_wrong_server=True)
+        except OSError as exc:
+            if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
+                raise _ProbeResourceError(exc.strerror) from None
+            reason = f"its socket refuses connections ({exc.strerror})"
+            # No local port is left (ip_local_port_range); a wrong address is reported so as well.
+            is_mesh_overloaded = exc.errno == errno.EADDRNOTAVAIL
+            condition = Condition.MESH_OVERLOADED if is_mesh_overloaded else Condition.UNREACHABLE
+            return make_failed_result(reason, condition)
+        except RuntimeError as exc:
+            # No thread can be started, for looking up a host or reading TLS files.
+            raise _ProbeResourceError(str(exc)) from None
+        progress.step = f"it accepted a connection but did not answer {self._request_name}"
+        progress.condition = Condition.STUCK
+        return await (self._query or _query_health)(transport)
 
 
 def _make_timeout_result(
@@ -154,56 +205,11 @@ class _Progress:
         return self.step if had_time or not self.last_problem else self.last_problem
 
 
-async def _poll_until_serving(connect: Connect, progress: _Progress) -> None:
-    pause = _MIN_POLL_INTERVAL
-    while True:
-        progress.step, progress.step_started_at = _CONNECTING, trio.current_time()
-        try:
-            found = await _check_once(connect, progress)
-            if found.is_serving:
-                return
-            progress.last_problem = found.reason
-        except _ProbeResourceError as exc:
-            progress.last_problem = f"the mesh cannot check it ({exc})"
-        progress.step_started_at = math.inf
-        await trio.sleep(pause)
-        pause = min(pause * 1.1, _MAX_POLL_INTERVAL)
-
-
-async def _check_once(connect: Connect, progress: _Progress) -> HealthCheckResult:
-    """Make one check; `progress` is updated, and valid even if this is cancelled.
-
-    Raises _ProbeResourceError if the mesh lacks descriptors, memory or threads.
-    """
-    try:
-        transport = await _connect(connect, progress)
-    except FileNotFoundError:
-        return _make_failed_result("it has not bound its socket", Condition.UNREACHABLE)
-    except UnknownAcceptorError as exc:
-        return _make_failed_result(str(exc), Condition.UNREACHABLE)
-    except WrongServerError as exc:
-        return HealthCheckResult(False, False, exc.reason, is_wrong_server=True)
-    except OSError as exc:
-        if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
-            raise _ProbeResourceError(exc.strerror) from None
-        reason = f"its socket refuses connections ({exc.strerror})"
-        # No local port is left (ip_local_port_range); a wrong address is reported so as well.
-        is_mesh_overloaded = exc.errno == errno.EADDRNOTAVAIL
-        condition = Condition.MESH_OVERLOADED if is_mesh_overloaded else Condition.UNREACHABLE
-        return _make_failed_result(reason, condition)
-    except RuntimeError as exc:
-        # No thread can be started, for looking up a host or reading TLS files.
-        raise _ProbeResourceError(str(exc)) from None
-    progress.step = "it accepted a connection but did not answer the health check"
-    progress.condition = Condition.STUCK
-    return await _query_health(transport)
-
-
 async def _query_health(transport: Transport) -> HealthCheckResult:
     try:
         reply = await _HEALTH_CHECK.call(transport)
     except purerpc.UnimplementedError:
-        return _SERVING
+        return SERVING
     except (purerpc.ResourceExhaustedError, CallRefusedError) as exc:
         return _make_busy_result(f"its health check was rejected with {exc.status}")
     except PeerOverloadedError as exc:
@@ -211,12 +217,12 @@ async def _query_health(transport: Transport) -> HealthCheckResult:
     except ConnectionLostError as exc:
         text = f"it accepted a connection and then: {exc.status.status_message}"
         closed = isinstance(exc, ClosedWithoutResponseError)
-        return _make_failed_result(text, Condition.CLOSING if closed else Condition.FAULTY)
+        return make_failed_result(text, Condition.CLOSING if closed else Condition.FAULTY)
     except purerpc.RpcFailedError as exc:
         text = f"its health check failed with {exc.status}"
-        return _make_failed_result(text, Condition.FAULTY)
+        return make_failed_result(text, Condition.FAULTY)
     if reply.status == health.HealthCheckResponse.SERVING:
-        return _SERVING
+        return SERVING
     return HealthCheckResult(True, False, "its health check says NOT_SERVING")
 
 
@@ -235,5 +241,5 @@ def _make_busy_result(reason: str) -> HealthCheckResult:
     return HealthCheckResult(True, False, reason, is_busy=True)
 
 
-def _make_failed_result(reason: str, condition: Condition) -> HealthCheckResult:
+def make_failed_result(reason: str, condition: Condition) -> HealthCheckResult:
     return HealthCheckResult(False, False, reason, condition=condition)

@@ -13,6 +13,7 @@ import attrs
 import trio
 from trio_util import wait_any
 
+from meshtrio.config.ready import FdCheck, StartedCheck
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
@@ -21,16 +22,19 @@ from meshtrio.supervisor.launch import LAUNCH_ERRORS, Launch
 from meshtrio.supervisor.output_reader import OutputReader
 from meshtrio.supervisor.policy.restart import Exit, ExitCause, make_exit
 from meshtrio.supervisor.policy.state import InstanceState, next_run_state
-from meshtrio.supervisor.probe import HealthCheckResult
+from meshtrio.supervisor.probe import Connect, HealthCheckResult
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity, get_boot_ticks
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.start_failures import EXEC_FAILED_STATUSES
-from meshtrio.supervisor.readiness.checks import make_checks
+from meshtrio.supervisor.readiness.checks import HealthChecks
+from meshtrio.supervisor.readiness.factory import CheckSources, make_checks
+from meshtrio.supervisor.readiness.newline import NewlinePipe
 from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.server_identity import ServerVerifier
+from meshtrio.util.address import Address
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
 from meshtrio.util.text import replace_surrogates
 
@@ -194,15 +198,34 @@ class ProcessRun:
 
     async def _launch(self) -> None:
         self._set_state(InstanceState.STARTING)
-        try:
-            uids = await self._launcher.prepare()
-            self.identity = RunIdentity(self.launch_id, get_boot_ticks())
-            process = await self._launcher.spawn()
-        except LAUNCH_ERRORS as exc:
-            self.exit = await self._launcher.make_exit(exc)
-            self._registration.deregister(str(self.exit))
-            self._emit(events.NotStarted, exit=self.exit)
-            return
+        with contextlib.ExitStack() as stack:
+            try:
+                uids = await self._launcher.prepare()
+                pipe = self._open_pipe(stack)
+                self.identity = RunIdentity(self.launch_id, get_boot_ticks())
+                process = await self._launcher.spawn(pipe)
+            except LAUNCH_ERRORS as exc:
+                self.exit = await self._launcher.make_exit(exc)
+                self._registration.deregister(str(self.exit))
+                self._emit(events.NotStarted, exit=self.exit)
+                return
+            await self._run_process(process, uids, pipe)
+
+    def _open_pipe(self, stack: contextlib.ExitStack) -> NewlinePipe | None:
+        """Open the pipe on which the process reports that it is ready, if it is to have one."""
+        check = self._spec.ready_check
+        if not isinstance(check, FdCheck):
+            return None
+        pipe = NewlinePipe(check.fd)
+        stack.enter_context(pipe.opened())
+        return pipe
+
+    async def _run_process(
+        self, process: PluginProcess, uids: frozenset[int] | None, pipe: NewlinePipe | None
+    ) -> None:
+        assert self.identity is not None
+        if pipe is not None:
+            pipe.close_write_end()
         self.process, self._registration.pid = process, process.pid
         owner, config = ProcessTree(process.pid, self.launch_id), self.config
         verifier = ServerVerifier(
@@ -217,7 +240,7 @@ class ProcessRun:
             self._spec,
             process.pid,
             verifier,
-            make_checks(self._spec, self._effects.probe, verifier.connect),
+            self._make_checks(verifier, owner, uids, pipe),
             self._effects,
             on_ready=self._mark_ready,
             on_result=self._on_check_result,
@@ -238,6 +261,28 @@ class ProcessRun:
                 self.identity = attrs.evolve(self.identity, session_end_ticks=get_boot_ticks())
             self.process = None
 
+    def _make_checks(
+        self,
+        verifier: ServerVerifier,
+        owner: ProcessTree,
+        uids: frozenset[int] | None,
+        pipe: NewlinePipe | None,
+    ) -> HealthChecks:
+        def connect_to(address: str) -> Connect:
+            # A program may change its user before it listens. Its process is verified all the same,
+            # and nothing is sent there that another one may not know.
+            allowed = None if Address.parse(address).is_unix else uids
+            verify_process = self.config.verify_server
+            return ServerVerifier(address, owner, allowed, verify_process=verify_process).connect
+
+        sources = CheckSources(
+            probe=self._effects.probe,
+            connect=verifier.connect,
+            connect_to=connect_to,
+            pipe=pipe,
+        )
+        return make_checks(self._spec, sources)
+
     async def _supervise_to_end(
         self, process: PluginProcess, health: HealthMonitor, output_ended: trio.Event
     ) -> None:
@@ -254,7 +299,10 @@ class ProcessRun:
         with trio.move_on_after(_OUTPUT_TIMEOUT, shield=True):
             await output_ended.wait()
         never_ran = process.returncode in EXEC_FAILED_STATUSES
-        if not failure.reason and never_ran and self.ready_at is None:
+        was_ready = self.ready_at is not None and not isinstance(
+            self._spec.ready_check, StartedCheck
+        )
+        if not failure.reason and never_ran and not was_ready:
             problem = await self._effects.diagnose_program(self.config)
             failure = attrs.evolve(failure, reason=problem)
         self.exit = self._make_exit(process, failure)

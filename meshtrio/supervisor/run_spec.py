@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 from meshtrio.config import PluginConfig, TelemetryConfig
+from meshtrio.config.ready import Check, LivenessCheck, ServerCheck
 from meshtrio.supervisor.held_socket import HeldSocket
 
 
@@ -33,6 +34,18 @@ class RunSpec:
     """The listening socket that it inherits, with `listen_fds`."""
     launch_id: str = attrs.field(factory=lambda: secrets.token_hex(8))
     """The id that its processes inherit, by which they are found if they leave their group."""
+
+    @property
+    def ready_check(self) -> Check:
+        """What is checked until it is ready."""
+        check = self.config.ready_check
+        return check.for_instance(self.number) if isinstance(check, ServerCheck) else check
+
+    @property
+    def liveness_check(self) -> LivenessCheck | None:
+        """What is checked from then on."""
+        check = self.config.liveness_check
+        return check.for_instance(self.number) if isinstance(check, ServerCheck) else check
 
     @property
     def listen(self) -> str | None:

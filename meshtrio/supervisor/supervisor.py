@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 import trio
 
-from meshtrio.config import MeshConfig, StartMethod
+from meshtrio.config import MeshConfig, ReplacementOrder, StartMethod
 from meshtrio.discovery import static
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import MeshFailedError
@@ -279,12 +279,21 @@ class Supervisor:
 
     def _reconcile_replacement(self, instance: Instance, runs: trio.Nursery) -> None:
         if instance.phase is InstancePhase.REPLACE_QUEUED:
+            if instance.config.replacement_order is ReplacementOrder.STOP_FIRST:
+                self._restart_for_replacement(instance)
             # A run that drains still has the address of the replacement.
-            if instance.replacement and instance.is_ready and not instance.draining_runs:
+            elif instance.replacement and instance.is_ready and not instance.draining_runs:
                 self._emit(instance, events.Renewing, reason=instance.replacement.reason)
                 instance.launch(self._start_run(instance, 1 - instance.slot, runs))
         elif instance.replacement_run is not None and instance.replacement_run.is_ready:
             instance.promote(_DRAIN_DELAY)
+
+    def _restart_for_replacement(self, instance: Instance) -> None:
+        if instance.replacement is not None and instance.is_ready:
+            reason = f"{instance.replacement.reason}; its process is stopped first"
+            self._emit(instance, events.Renewing, reason=reason)
+            instance.restart_for_replacement()
+            self._wake()
 
     def _socket_path(self, instance: Instance, slot: int) -> Path:
         directory, config = self._directory, instance.config

@@ -14,7 +14,7 @@ from meshtrio.config import Liveness, PluginConfig, TelemetryConfig
 from meshtrio.supervisor.health_monitor import HealthMonitor
 from meshtrio.supervisor.policy.diagnosis import Condition
 from meshtrio.supervisor.probe import HealthCheckResult
-from meshtrio.supervisor.readiness.checks import make_checks
+from meshtrio.supervisor.readiness.factory import CheckSources, make_checks
 from meshtrio.supervisor.run_spec import RunSpec
 from tests.support.fake_processes import FakeEffects
 
@@ -52,11 +52,14 @@ def make_monitor(
     )
     effects = attrs.evolve(FakeEffects().make_effects(), probe=probe)
     verifier: Any = probe.verifier
+    sources = CheckSources(
+        probe=effects.probe, connect=verifier.connect, connect_to=lambda _: verifier.connect
+    )
     return HealthMonitor(
         spec,
         1,
         verifier,
-        make_checks(spec, effects.probe, verifier.connect),
+        make_checks(spec, sources),
         effects,
         lambda: None,
         lambda result: results.append((trio.current_time(), result)),

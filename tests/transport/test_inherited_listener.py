@@ -34,7 +34,8 @@ def take(
     descriptor: int, *, number: int | None = None, code: str = TAKE, **env: str
 ) -> tuple[str, str]:
     """Run the launcher with a socket, `number` in the child; return what the program prints."""
-    settings = {**NO_SETTINGS, "user": None, "group": None, "listener": number or descriptor}
+    settings: dict[str, object] = {**NO_SETTINGS, "user": None, "group": None, "listens": True}
+    settings["descriptors"] = [[number or descriptor, 3]]
     command = [sys.executable, "-I", launcher_main.__file__, json.dumps(settings)]
     if number is not None:
         redirect = f'exec {number}<&{descriptor}; exec "$@"'

@@ -1,4 +1,4 @@
-"""The checks of one process run, and what `HealthMonitor` knows of them."""
+"""What `HealthMonitor` knows of the checks of a process run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Protocol
 import attrs
 import trio
 
-from meshtrio.config.ready import GrpcCheck
-from meshtrio.supervisor.probe import Connect, HealthCheckResult, SocketProbe
-from meshtrio.supervisor.run_spec import RunSpec
+from meshtrio.supervisor.probe import HealthCheckResult
 
 
 class ReadinessCheck(Protocol):
@@ -35,41 +33,16 @@ class HealthChecks:
     liveness: LivenessCheck | None
     """Tells whether it is alive; None if that is not checked, other than by its process."""
     service: LivenessCheck | None
-    """Checks its server when another file has taken the place of its socket; None if it has no
-    service."""
+    """Checks its gRPC server when another file has taken the place of its socket; None if it has
+    no service."""
     address: str = ""
-    """Where its server listens, whose accept queue is looked at if it does not answer; "" if it
-    has none."""
-
-
-@attrs.frozen
-class ServerCheck:
-    """Both checks, by a connection to a server for each."""
-
-    _probe: SocketProbe
-    _connect: Connect
-
-    async def wait_ready(self, max_time: float) -> None:
-        await self._probe.wait_ready(max_time, self._connect)
-
-    async def check(self, max_time: float) -> HealthCheckResult:
-        return await self._probe.check(max_time, self._connect)
+    """The address that `liveness` connects to, whose accept queue shows whether the server is
+    overloaded; "" if it connects to none."""
 
 
 class StartedCheck:
     """A process that was started is ready."""
 
     async def wait_ready(self, max_time: float) -> None:
+        """Return at once."""
         await trio.lowlevel.checkpoint()
-
-
-def make_checks(spec: RunSpec, probe: SocketProbe, connect: Connect) -> HealthChecks:
-    """Make the checks of a process run.
-
-    `connect` connects to its server at `spec.address`, and verifies that it is the plugin's.
-    """
-    if isinstance(spec.config.ready_check, GrpcCheck):
-        check = ServerCheck(probe, connect)
-        return HealthChecks(check, check, check, spec.address)
-    service = ServerCheck(probe, connect) if spec.config.has_service else None
-    return HealthChecks(StartedCheck(), None, service, spec.address if service else "")

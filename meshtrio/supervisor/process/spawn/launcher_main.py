@@ -2,13 +2,15 @@
 
     python -I -S launcher_main.py SETTINGS PROGRAM ARGUMENT...
 
-SETTINGS is JSON: the fields of `ContainmentConfig`, `cgroup`, and the number of the `listener` that
-the plugin is to have as descriptor 3, if any. Standard library only.
+SETTINGS is JSON: the fields of `ContainmentConfig`, `cgroup`, and perhaps `descriptors`, a list of
+the current number of an inherited descriptor and that which it is to have, and `listens`, which
+says that one of them is a listening socket. Standard library only.
 
 The limits apply before the program's first instruction, which the mesh could not ensure by setting
 them from outside. A preexec_fn could, but makes every start ten times as slow.
 """
 
+import fcntl
 import grp
 import json
 import os
@@ -48,6 +50,25 @@ def resolve_gid(group: str) -> int:
     return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
 
 
+def renumber_descriptors(moves: list[list[int]]) -> None:
+    """Give inherited descriptors other numbers; the mesh's pidfd makes room for them.
+
+    `moves`: pairs of the current number and that which it is to have.
+    """
+    wanted = [number for _, number in moves]
+    free = max(wanted) + 1
+    pidfd = os.environ.get("MESH_PIDFD", "")
+    if pidfd.isdecimal() and int(pidfd) in wanted:
+        os.environ["MESH_PIDFD"] = str(fcntl.fcntl(int(pidfd), fcntl.F_DUPFD, free))
+    # First to numbers that none of them wants.
+    copies = [fcntl.fcntl(current, fcntl.F_DUPFD, free) for current, _ in moves]
+    for current, _ in moves:
+        os.close(current)
+    for copy, number in zip(copies, wanted):
+        os.dup2(copy, number)
+        os.close(copy)
+
+
 def apply_settings(settings: dict[str, Any]) -> None:
     if settings["cgroup"] is not None:
         with open(os.path.join(settings["cgroup"], "cgroup.procs"), "w") as file:
@@ -64,17 +85,6 @@ def apply_settings(settings: dict[str, Any]) -> None:
     drop_privileges(settings["user"], settings["group"])
 
 
-def pass_listener(descriptor: int) -> None:
-    """Pass a listening socket on as sd_listen_fds(3) expects it."""
-    if descriptor == FIRST_LISTEN_FD:
-        os.set_inheritable(descriptor, True)
-    else:
-        os.dup2(descriptor, FIRST_LISTEN_FD)
-        os.close(descriptor)
-    # execve(2) keeps the pid.
-    os.environ["LISTEN_PID"] = str(os.getpid())
-
-
 def reset_signals() -> None:
     """Restore the default disposition of each signal, and unblock all of them.
 
@@ -88,12 +98,15 @@ def reset_signals() -> None:
 
 
 def main() -> None:
-    settings, *command = sys.argv[1:]
+    text, *command = sys.argv[1:]
     try:
-        values = json.loads(settings)
-        if values.get("listener") is not None:
-            pass_listener(values["listener"])
-        apply_settings(values)
+        settings = json.loads(text)
+        if moves := settings.get("descriptors"):
+            renumber_descriptors(moves)
+        if settings.get("listens"):
+            # As sd_listen_fds(3) expects it; execve(2) keeps the pid.
+            os.environ["LISTEN_PID"] = str(os.getpid())
+        apply_settings(settings)
     except (OSError, ValueError, KeyError) as exc:
         sys.exit(f"could not be set up: {exc}")
     reset_signals()
