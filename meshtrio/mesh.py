@@ -289,7 +289,11 @@ class Mesh(metaclass=NoPublicConstructor):
         source = self.config.source
         if source is None:
             raise UsageError("this mesh was not started from a config file; use reload(config)")
-        load = partial(load_in_thread, source.path, runtime_dir=source.runtime_dir)
+
+        async def load() -> MeshConfig:
+            config = await load_in_thread(source.path, runtime_dir=source.runtime_dir)
+            return attrs.evolve(config, source=source)
+
         return await self._operations.load_and_reload(load)
 
     async def set_log_level(self, name: str, level: LogLevel | str) -> tuple[PluginLevel, ...]:

@@ -43,11 +43,8 @@ STATUS_3 = "exited with status 3"
             "0 of 1 plugin ready; a/1 is started again: exited with status 3",
         ),
         (
-            [Entry("a", S.STARTING), Entry("b", S.PENDING), Entry("c", S.FAILED, STATUS_3)],
-            (
-                "0 of 3 plugins ready; c failed: exited with status 3; a is starting; "
-                "b waits to be started"
-            ),
+            [Entry("a", S.STARTING), Entry("b", S.PENDING), Entry("c", S.FAILED, "exited with 3")],
+            "0 of 3 plugins ready; c failed: exited with 3; a is starting; b waits to be started",
         ),
         (
             [Entry(name, S.STARTING) for name in "abcde"],

@@ -64,7 +64,7 @@ def renumber_descriptors(moves: list[list[int]]) -> None:
     copies = [fcntl.fcntl(current, fcntl.F_DUPFD, free) for current, _ in moves]
     for current, _ in moves:
         os.close(current)
-    for copy, number in zip(copies, wanted):
+    for copy, number in zip(copies, wanted, strict=True):
         os.dup2(copy, number)
         os.close(copy)
 

@@ -1,0 +1,147 @@
+"""A systemd of its own, as PID 1 of namespaces, with the units of a test and no others."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import ROOT
+from tests.support.mesh_processes import child_pids, wait_until
+from tests.tools import find_debian_tool
+
+_PROGRAM = "/lib/systemd/systemd"
+_UNITS = "/run/systemd/system"
+_INIT = f"""
+set -e
+mount --make-rprivate /
+mount --bind /etc /etc && mount -o remount,bind,ro /etc
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /sys/fs
+mkdir /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mkdir -p {_UNITS}
+printf '[Unit]\\nDefaultDependencies=no\\n' > {_UNITS}/empty.target
+ulimit -n 4096
+exec env -i PATH="$PATH" container=test SYSTEMD_UNIT_PATH={_UNITS} {_PROGRAM} \\
+    --system --unit=empty.target --log-target=console --show-status=0
+"""
+_JOIN = """
+set -e
+mkdir "$1" && mount -t cgroup2 none "$1" && mkdir "$1/$2" && echo 0 > "$1/$2/cgroup.procs"
+shift 2
+exec unshare --mount --pid --fork --cgroup --mount-proc --uts --ipc --net --kill-child \\
+    sh -c "$1" init < /dev/null
+"""
+
+
+class Systemd:
+    """A running systemd. Its services see the file system of the test, except for /run."""
+
+    def __init__(self, pid: int) -> None:
+        self._prefix = ["nsenter", f"--target={pid}", "--all"]
+        version = self.run(_PROGRAM, "--version").stdout
+        self.version = int(version.split()[1])
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command in its namespaces, to the end."""
+        return subprocess.run(
+            [*self._prefix, *command], capture_output=True, text=True, timeout=120, check=check
+        )
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command in its namespaces."""
+        return subprocess.Popen([*self._prefix, *command], stdout=subprocess.PIPE, text=True)
+
+    def systemctl(self, *arguments: str) -> None:
+        done = self.run("systemctl", *arguments, check=False)
+        assert done.returncode == 0, (arguments, done.stderr)
+
+    def add_unit(self, name: str, text: str) -> None:
+        path = f"{_UNITS}/{name}"
+        subprocess.run([*self._prefix, "tee", path], input=text, text=True, check=True, stdout=-3)
+        self.systemctl("daemon-reload")
+
+    def get(self, unit: str, name: str) -> str:
+        """Return a property of a unit."""
+        return self.run("systemctl", "show", "--value", f"--property={name}", unit).stdout.strip()
+
+    def wait_for(self, unit: str, **values: str) -> None:
+        """Wait until properties of a unit have these values."""
+        wait_until(lambda: all(self.get(unit, name) == text for name, text in values.items()))
+
+
+@contextmanager
+def running_systemd() -> Iterator[Systemd]:
+    """Run a systemd for the block; skip the test if this machine has none, or cannot run it."""
+    find_debian_tool("systemd-analyze")
+    missing = [name for name in ("unshare", "nsenter") if shutil.which(name) is None]
+    if os.geteuid() != 0 or missing or not Path(_PROGRAM).exists():
+        pytest.skip("systemd is run in namespaces, by root, with unshare(1) and nsenter(1)")
+    with tempfile.TemporaryDirectory(prefix="mt-systemd-") as folder:
+        mounted, name, log = Path(folder, "cgroup"), f"mt-{os.getpid()}", Path(folder, "log")
+        with log.open("wb") as out:
+            command = ["unshare", "--mount", "sh", "-c", _JOIN, "sh", str(mounted), name, _INIT]
+            process = subprocess.Popen(command, stdout=out, stderr=out)
+        try:
+            yield _wait_until_running(process, log)
+        finally:
+            process.kill()
+            process.wait()
+            _remove_cgroups(Path(folder), name)
+
+
+def _wait_until_running(process: subprocess.Popen[bytes], log: Path) -> Systemd:
+    def find_init() -> int | None:
+        if process.poll() is not None:
+            pytest.skip(f"systemd cannot be run in namespaces here: {log.read_text()[-500:]}")
+        pids = child_pids(process.pid)
+        return (
+            pids[0] if pids and Path(f"/proc/{pids[0]}/comm").read_text() == "systemd\n" else None
+        )
+
+    pid = wait_until(find_init)
+    systemd = Systemd(pid)
+    wait_until(
+        lambda: systemd.run("systemctl", "is-system-running", check=False).stdout == "running\n"
+    )
+    return systemd
+
+
+def _remove_cgroups(folder: Path, name: str) -> None:
+    """Remove the cgroups that the services have left, which are empty once their PID 1 is gone."""
+    mounted = folder / "mnt"
+    mounted.mkdir()
+    subprocess.run(["mount", "-t", "cgroup2", "none", mounted], check=True)
+    try:
+        own = mounted / name
+        wait_until(lambda: "populated 0" in (own / "cgroup.events").read_text())
+        for path, _, _ in os.walk(own, topdown=False):
+            os.rmdir(path)
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+
+
+def mesh_service(folder: Path, *lines: str, program: str = "-m meshtrio") -> str:
+    """Return a unit that serves `mesh.toml` in a folder, with further lines of [Service]."""
+    options = f"{folder}/mesh.toml --runtime-dir {folder}/run"
+    serve = f"{sys.executable} {program} serve {options}"
+    environment = f"PYTHONPATH={ROOT} MESH_SOCKET={folder}/run/mesh.sock"
+    return "\n".join(
+        [
+            "[Unit]\nDefaultDependencies=no\nStartLimitIntervalSec=0\n\n[Service]",
+            f"ExecStart={serve}",
+            f"ExecReload={sys.executable} -m meshtrio reload",
+            f"Environment={environment}",
+            "KillMode=mixed",
+            f"StandardError=append:{folder}/log",
+            *lines,
+            "",
+        ]
+    )

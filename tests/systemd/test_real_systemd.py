@@ -1,0 +1,138 @@
+"""meshtrio serve as a service of a real systemd, which is PID 1 of namespaces of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.mesh_processes import MINIMAL_COMMAND, plugin_table, wait_until
+from tests.support.real_systemd import Systemd, mesh_service, running_systemd
+
+P = plugin_table("p", *MINIMAL_COMMAND)
+_BLOCKING_MESH = """\
+import sys, time
+from meshtrio import mesh
+from meshtrio.cli import main
+from meshtrio.supervisor import events
+def block(event):
+    if isinstance(event, events.Exited):
+        time.sleep(3600)
+mesh.log_event = block
+sys.argv = ["meshtrio", *sys.argv[1:]]
+main()
+"""
+_SLOW = """\
+import runpy, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(float(sys.argv[2])), sys.exit()))
+time.sleep(float(sys.argv[1]))
+runpy.run_path(sys.argv[3], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def systemd() -> Iterator[Systemd]:
+    with running_systemd() as found:
+        yield found
+
+
+def slow_plugin(folder: Path, *, start: float, stop: float) -> str:
+    (folder / "slow.py").write_text(_SLOW)
+    command = ("-I", "-S", str(folder / "slow.py"), str(start), str(stop), MINIMAL_COMMAND[-1])
+    return plugin_table("slow", *command, ready_timeout=60, stop_timeout=60)
+
+
+def test_start_reload_and_stop_that_take_longer_than_the_unit_allows(
+    systemd: Systemd, short_dir: Path
+) -> None:
+    broken = plugin_table("broken", "-c", "raise SystemExit(3)", restart="never")
+    (short_dir / "mesh.toml").write_text(slow_plugin(short_dir, start=5, stop=4) + broken)
+    timeouts = ["Type=notify", "TimeoutStartSec=2", "TimeoutStopSec=2"]
+    systemd.add_unit("mesh.service", mesh_service(short_dir, *timeouts))
+    after = (
+        "[Unit]\nDefaultDependencies=no\nAfter=mesh.service\n"
+        f"[Service]\nType=oneshot\nExecStart=cp {short_dir}/log {short_dir}/seen\n"
+    )
+    systemd.add_unit("after.service", after)
+    systemd.systemctl("start", "mesh.service", "after.service")
+    # What is ordered after the mesh is started once the plugins are ready.
+    assert "ready after" in (short_dir / "seen").read_text()
+    status = systemd.get("mesh.service", "StatusText")
+    assert status == "1 of 2 plugins ready; broken failed: exited with status 3"
+
+    (short_dir / "mesh.toml").write_text(slow_plugin(short_dir, start=4, stop=4) + P)
+    systemd.systemctl("reload", "mesh.service")
+    systemd.wait_for("mesh.service", ActiveState="active", StatusText="2 of 2 plugins ready")
+    (short_dir / "mesh.toml").write_text("[[plugin]]")
+    assert systemd.run("systemctl", "reload", "mesh.service", check=False).returncode == 1
+    systemd.wait_for("mesh.service", ActiveState="active")
+    assert "; the last reload failed: " in systemd.get("mesh.service", "StatusText")
+
+    systemd.systemctl("stop", "mesh.service")
+    assert systemd.get("mesh.service", "Result") == "success"
+    assert systemd.get("mesh.service", "ExecMainStatus") == "0"
+
+
+def test_a_mesh_that_is_stuck_is_restarted(systemd: Systemd, short_dir: Path) -> None:
+    (short_dir / "mesh.toml").write_text(P)
+    (short_dir / "blocking.py").write_text(_BLOCKING_MESH)
+    lines = ["Type=notify", "WatchdogSec=3", "Restart=on-failure", "LimitCORE=0"]
+    unit = mesh_service(short_dir, *lines, program=f"{short_dir}/blocking.py")
+    systemd.add_unit("stuck.service", unit)
+    systemd.systemctl("start", "stuck.service")
+    command = [sys.executable, "-m", "meshtrio", "ps", "--json"]
+    socket_path = f"MESH_SOCKET={short_dir}/run/mesh.sock"
+    rows = systemd.run(
+        "env", f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}", socket_path, *command
+    )
+    assert '"state": "ready"' in rows.stdout
+    systemd.run("pkill", "-KILL", "-f", MINIMAL_COMMAND[-1])
+    systemd.wait_for("stuck.service", NRestarts="1", ActiveState="active")
+    log = (short_dir / "log").read_text()
+    assert "Fatal Python error: Aborted" in log
+    assert " in block\n" in log
+    systemd.systemctl("stop", "stuck.service")
+
+
+def test_connections_wait_while_the_service_restarts(systemd: Systemd, short_dir: Path) -> None:
+    (short_dir / "mesh.toml").write_text(
+        '[mesh.gateway]\nlisten = "tcp:127.0.0.1:7443"\nsecurity = "plaintext"\n'
+        f'[mesh.telemetry]\nmetrics = "127.0.0.1:9464"\n{P}'
+    )
+    sockets = {
+        "mesh": f"ListenStream={short_dir}/run/mesh.sock\nDirectoryMode=0700",
+        "gateway": "ListenStream=127.0.0.1:7443",
+        "metrics": "ListenStream=127.0.0.1:9464",
+    }
+    systemd.add_unit("held.service", mesh_service(short_dir, "Type=notify"))
+    for name, lines in sockets.items():
+        head = "[Unit]\nDefaultDependencies=no\n[Socket]\nService=held.service"
+        systemd.add_unit(f"held-{name}.socket", f"{head}\nFileDescriptorName={name}\n{lines}\n")
+    units = [f"held-{name}.socket" for name in sockets]
+    systemd.systemctl("start", *units)
+    assert systemd.get("held.service", "ActiveState") == "inactive"
+    # The first client has it started, and is answered.
+    assert ask(short_dir / "run" / "mesh.sock") == 4
+    systemd.wait_for("held.service", ActiveState="active")
+    curl = ["curl", "-sS", "--fail", "--max-time", "60", "http://127.0.0.1:9464/metrics"]
+    for _ in range(5):
+        with systemd.start("systemctl", "restart", "held.service") as restart:
+            while restart.poll() is None:
+                assert ask(short_dir / "run" / "mesh.sock") == 4
+        assert restart.returncode == 0
+        assert "mesh" in systemd.run(*curl).stdout
+    systemd.systemctl("stop", *units, "held.service")
+    assert systemd.get("held.service", "Result") == "success"
+
+
+def ask(path: Path) -> int:
+    """Connect, and return the type of the first frame that the server sends."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(60)
+        client.connect(str(path))
+        client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        return client.recv(9)[3]
