@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mesh_processes import MINIMAL_COMMAND, plugin_table, wait_until
+from tests.support.mesh_processes import MINIMAL_COMMAND, plugin_table
 from tests.support.real_systemd import Systemd, mesh_service, running_systemd
 
 P = plugin_table("p", *MINIMAL_COMMAND)
