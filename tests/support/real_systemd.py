@@ -15,36 +15,42 @@ import pytest
 
 from tests import ROOT
 from tests.support.mesh_processes import child_pids, wait_until
+from tests.support.unprivileged import make_interpreter_reachable
 from tests.tools import find_debian_tool
 
 _PROGRAM = "/lib/systemd/systemd"
 _UNITS = "/run/systemd/system"
+_TARGETS = "sysinit basic shutdown sockets network multi-user"
 _INIT = f"""
 set -e
 mount --make-rprivate /
+{{reachable}} true
 mount --bind /etc /etc && mount -o remount,bind,ro /etc
 mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /opt && mkdir /opt/example && mount --bind "$1" /opt/example
 mount -t tmpfs tmpfs /sys/fs
 mkdir /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p {_UNITS}
-printf '[Unit]\\nDefaultDependencies=no\\n' > {_UNITS}/empty.target
+for target in empty {_TARGETS}; do
+    printf '[Unit]\\nDefaultDependencies=no\\n' > {_UNITS}/$target.target
+done
 ulimit -n 4096
 exec env -i PATH="$PATH" container=test SYSTEMD_UNIT_PATH={_UNITS} {_PROGRAM} \\
     --system --unit=empty.target --log-target=console --show-status=0
 """
-_JOIN = """
+_NAMESPACES = "unshare --mount --pid --fork --cgroup --mount-proc --uts --ipc --net --kill-child"
+_JOIN = f"""
 set -e
 mkdir "$1" && mount -t cgroup2 none "$1" && mkdir "$1/$2" && echo 0 > "$1/$2/cgroup.procs"
-shift 2
-exec unshare --mount --pid --fork --cgroup --mount-proc --uts --ipc --net --kill-child \\
-    sh -c "$1" init < /dev/null
+exec {_NAMESPACES} sh -c "$3" init "$4" < /dev/null
 """
 
 
 class Systemd:
     """A running systemd. Its services see the file system of the test, except for /run."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, log: Path) -> None:
+        self._log = log
         self._prefix = ["nsenter", f"--target={pid}", "--all"]
         version = self.run(_PROGRAM, "--version").stdout
         self.version = int(version.split()[1])
@@ -61,10 +67,11 @@ class Systemd:
 
     def systemctl(self, *arguments: str) -> None:
         done = self.run("systemctl", *arguments, check=False)
-        assert done.returncode == 0, (arguments, done.stderr)
+        assert done.returncode == 0, (arguments, done.stderr, self._log.read_text())
 
     def add_unit(self, name: str, text: str) -> None:
         path = f"{_UNITS}/{name}"
+        self.run("mkdir", "-p", os.path.dirname(path))
         subprocess.run([*self._prefix, "tee", path], input=text, text=True, check=True, stdout=-3)
         self.systemctl("daemon-reload")
 
@@ -78,16 +85,18 @@ class Systemd:
 
 
 @contextmanager
-def running_systemd() -> Iterator[Systemd]:
-    """Run a systemd for the block; skip the test if this machine has none, or cannot run it."""
-    find_debian_tool("systemd-analyze")
-    missing = [name for name in ("unshare", "nsenter") if shutil.which(name) is None]
-    if os.geteuid() != 0 or missing or not Path(_PROGRAM).exists():
-        pytest.skip("systemd is run in namespaces, by root, with unshare(1) and nsenter(1)")
+def running_systemd(example: Path) -> Iterator[Systemd]:
+    """Run a systemd for the block; skip the test if this machine has none, or cannot run it.
+
+    For its services, the folder `example` is /opt/example.
+    """
+    _require_namespaces()
     with tempfile.TemporaryDirectory(prefix="mt-systemd-") as folder:
         mounted, name, log = Path(folder, "cgroup"), f"mt-{os.getpid()}", Path(folder, "log")
         with log.open("wb") as out:
-            command = ["unshare", "--mount", "sh", "-c", _JOIN, "sh", str(mounted), name, _INIT]
+            init = _INIT.format(reachable=make_interpreter_reachable())
+            arguments = [str(mounted), name, init, str(example)]
+            command = ["unshare", "--mount", "sh", "-c", _JOIN, "sh", *arguments]
             process = subprocess.Popen(command, stdout=out, stderr=out)
         try:
             yield _wait_until_running(process, log)
@@ -97,17 +106,26 @@ def running_systemd() -> Iterator[Systemd]:
             _remove_cgroups(Path(folder), name)
 
 
+def _require_namespaces() -> None:
+    find_debian_tool("systemd-analyze")
+    program = f"{_NAMESPACES} sh -c 'mount -t tmpfs x /sys/fs && mount -t cgroup2 x /sys/fs'"
+    if os.geteuid() != 0 or not Path(_PROGRAM).exists() or shutil.which("nsenter") is None:
+        pytest.skip("only root, and with systemd and nsenter(1), can run a systemd in namespaces")
+    done = subprocess.run(program, shell=True, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"there are no namespaces with a cgroup2 filesystem here: {done.stderr}")
+
+
 def _wait_until_running(process: subprocess.Popen[bytes], log: Path) -> Systemd:
     def find_init() -> int | None:
-        if process.poll() is not None:
-            pytest.skip(f"systemd cannot be run in namespaces here: {log.read_text()[-500:]}")
+        assert process.poll() is None, log.read_text()
         pids = child_pids(process.pid)
         return (
             pids[0] if pids and Path(f"/proc/{pids[0]}/comm").read_text() == "systemd\n" else None
         )
 
     pid = wait_until(find_init)
-    systemd = Systemd(pid)
+    systemd = Systemd(pid, log)
     wait_until(
         lambda: systemd.run("systemctl", "is-system-running", check=False).stdout == "running\n"
     )

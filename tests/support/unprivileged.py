@@ -31,9 +31,7 @@ def unprivileged_command() -> list[str]:
     if os.geteuid() != 0 or not all(map(shutil.which, ("setpriv", "unshare"))):
         assert not os.environ.get("CI"), "only root, and with setpriv(1), can become somebody else"
         pytest.skip("only root, and with setpriv(1) and unshare(1), can become somebody else")
-    base = Path(sys.base_prefix)
-    closed = [folder for folder in base.parents if not folder.stat().st_mode & 1]
-    reachable = _MOUNT_SCRIPT.format(base=base, closed=closed[-1]) if closed else ""
+    reachable = make_interpreter_reachable()
     script = f'{reachable}exec {_SETPRIV_COMMAND} "$@"'
     command = ["unshare", "--mount", "sh", "-c", script, "sh"]
     imports = [*command, sys.executable, "-c", "import meshtrio.mesh"]
@@ -41,6 +39,13 @@ def unprivileged_command() -> list[str]:
     if done.returncode:
         pytest.skip(f"meshtrio cannot be read by other users: {done.stderr}")
     return command
+
+
+def make_interpreter_reachable() -> str:
+    """Return the start of a script for a mount namespace, after which others can run Python."""
+    base = Path(sys.base_prefix)
+    closed = [folder for folder in base.parents if not folder.stat().st_mode & 1]
+    return _MOUNT_SCRIPT.format(base=base, closed=closed[-1]) if closed else ""
 
 
 def make_setuid_command(folder: Path) -> list[str]:

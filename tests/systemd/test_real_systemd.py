@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.mesh_processes import MINIMAL_COMMAND, plugin_table
+from tests import ROOT
+from tests.docs.blocks import parse_blocks
+from tests.support.mesh_processes import ECHO_PLUGIN_DIRECTORY, MINIMAL_COMMAND, plugin_table
 from tests.support.real_systemd import Systemd, mesh_service, running_systemd
 
 P = plugin_table("p", *MINIMAL_COMMAND)
@@ -35,8 +40,22 @@ runpy.run_path(sys.argv[3], run_name="__main__")
 
 
 @pytest.fixture(scope="module")
-def systemd() -> Iterator[Systemd]:
-    with running_systemd() as found:
+def example() -> Iterator[Path]:
+    """The folder that is /opt/example for systemd, as the how-to has it."""
+    with tempfile.TemporaryDirectory(prefix="mt-") as name:
+        program = Path(name, "venv", "bin", "meshtrio")
+        program.parent.mkdir(parents=True)
+        command = f"PYTHONPATH={ROOT} exec {sys.executable} -B -m meshtrio"
+        program.write_text(f'#!/bin/sh\n{command} "$@"\n')
+        program.chmod(0o755)
+        shutil.copytree(ECHO_PLUGIN_DIRECTORY, name, dirs_exist_ok=True)
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def systemd(example: Path) -> Iterator[Systemd]:
+    with running_systemd(example) as found:
         yield found
 
 
@@ -127,6 +146,50 @@ def test_connections_wait_while_the_service_restarts(systemd: Systemd, short_dir
         assert "mesh" in systemd.run(*curl).stdout
     systemd.systemctl("stop", *units, "held.service")
     assert systemd.get("held.service", "Result") == "success"
+
+
+@pytest.fixture
+def page_files() -> dict[str, str]:
+    """The files of the how-to, by name."""
+    page = ROOT / "docs" / "how-to" / "systemd.md"
+    return {each.attributes: each.text for each in parse_blocks(page) if each.attributes}
+
+
+def test_the_units_of_the_how_to(
+    systemd: Systemd, example: Path, page_files: dict[str, str]
+) -> None:
+    (example / "mesh.toml").write_text(page_files["mesh.toml"])
+    units = ["mesh-gateway.socket", "mesh-metrics.socket", "mesh.service"]
+    for name in units:
+        systemd.add_unit(name, page_files[name])
+    systemd.systemctl("start", *units)
+    assert systemd.get("mesh.service", "StatusText") == "1 of 1 plugin ready"
+    for port in (7443, 9464):
+        assert f"127.0.0.1:{port} " in systemd.run("ss", "-Hlnt").stdout
+    curl = ["curl", "-sS", "--fail", "http://127.0.0.1:9464/metrics"]
+    assert "mesh" in systemd.run(*curl).stdout
+    assert systemd.run("stat", "--format=%a", "/run/meshtrio").stdout == "700\n"
+    call = ("call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}')
+    program, where = "/opt/example/venv/bin/meshtrio", "MESH_SOCKET=/run/meshtrio/mesh.sock"
+    assert "hi" in systemd.run("env", where, program, *call).stdout
+    systemd.systemctl("reload", "mesh.service")
+    systemd.systemctl("restart", "mesh.service")
+    assert "hi" in systemd.run("env", where, program, *call).stdout
+    systemd.systemctl("stop", "mesh.service")
+    assert systemd.get("mesh.service", "Result") == "success"
+
+    # With the mesh socket, too; `meshtrio` is a user that every machine has here.
+    for name in ("mesh.socket", "mesh.service.d/fixed-user.conf"):
+        systemd.add_unit(name, re.sub("User=meshtrio", "User=daemon", page_files[name]))
+    systemd.systemctl("start", "mesh.socket")
+    assert "hi" in systemd.run("env", where, program, *call).stdout
+    systemd.systemctl("restart", "mesh.service")
+    assert "hi" in systemd.run("env", where, program, *call).stdout
+    systemd.systemctl("stop", "mesh.service")
+    assert systemd.run("stat", "--format=%U", "/run/meshtrio/mesh.sock").stdout == "daemon\n"
+    assert "hi" in systemd.run("env", where, program, *call).stdout
+    systemd.systemctl("stop", "mesh.socket", *units)
+    assert systemd.get("mesh.service", "Result") == "success"
 
 
 def ask(path: Path) -> int:
