@@ -74,8 +74,9 @@ SERVICE_MANAGER_VARIABLES = frozenset(
     }
 )
 """Variables that systemd sets for the process that it starts, which is the mesh. A plugin that used
-them would report to systemd as the mesh. Plugins get them only if their `inherit_env` or `env`
-names them."""
+them would report to systemd as the mesh. `meshtrio serve` removes them from its environment. A
+program that embeds a mesh has them, and plugins get them only if their `inherit_env` or `env` names
+them."""
 
 TARGET_METADATA_KEY = "x-mesh-target"
 """Metadata key whose value is the target service of a call on a mesh socket. It is forwarded with

@@ -273,7 +273,7 @@ class PluginConfig:
     )
     """Names of the mesh's environment variables that it inherits, in addition to `env`. By default
     all of them, except for those of systemd's protocols (`NOTIFY_SOCKET`, `WATCHDOG_*`,
-    `LISTEN_*`)."""
+    `LISTEN_*`), which `meshtrio serve` keeps to itself in any case."""
     containment: Containment = attrs.field(factory=Containment)
     """Resource limits and credentials of its processes."""
     replace: ReplacementOrder | None = None

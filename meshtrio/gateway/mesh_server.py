@@ -307,8 +307,10 @@ async def _wait_until_lost(
         try:
             found = os.lstat(path)
             own_stat = own_stat or found
-            if claim.is_lost or not os.path.samestat(found, own_stat):
+            if not os.path.samestat(found, own_stat):
                 return
+            if claim.is_lost:
+                claim.recreate()  # Only the lock file was removed.
             if is_shared() is not applied_shared:
                 applied_shared = is_shared()
                 _set_mode(path, own_stat, claim, applied_shared)
@@ -317,4 +319,6 @@ async def _wait_until_lost(
         except OSError as exc:
             text = "cannot check the mesh socket %s: %s; retrying"
             failures.log(str(exc), text, path, exc.strerror)
+        except ConfigError as exc:
+            failures.log(str(exc), "cannot recreate the lock file: %s; retrying", exc)
         await sleep_until_tick(_CHECK_INTERVAL)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from meshtrio.systemd.notify_socket import NotifySocket
 from meshtrio.systemd.readiness import find_unsettled
 from meshtrio.systemd.status_text import describe_mesh, shorten_line
+from meshtrio.util.concurrency import split_cancelled
 from meshtrio.util.errors import unwrap_exception_group
 
 if TYPE_CHECKING:
@@ -77,10 +78,7 @@ class Notifier:
                 return now + _RETRY_DELAY
             next_turn = min(self._extend_timeout(now), self._send_status(now))
         except Exception:
-            # A bug here must not end the mesh.
-            if not self._has_failed:
-                _log.exception("cannot report the state of the mesh to systemd")
-            self._has_failed = True
+            self._log_bug()
             next_turn = now + _STATUS_INTERVAL
         return min(next_turn, self._send_ping(now))
 
@@ -101,7 +99,9 @@ class Notifier:
         try:
             yield
         except (Exception, BaseExceptionGroup) as exc:
-            self._reload_failure = shorten_line(str(unwrap_exception_group(exc)))
+            _, error = split_cancelled(exc)
+            if error is not None:
+                self._reload_failure = shorten_line(str(unwrap_exception_group(error)))
             raise
         else:
             self._reload_failure = ""
@@ -110,6 +110,12 @@ class Notifier:
                 self._reloads -= 1
                 if not self._reloads and not self._is_stopping:
                     self._change_state("READY=1")
+
+    def _log_bug(self) -> None:
+        """Log the current exception, once: a bug in what is reported must not end the mesh."""
+        if not self._has_failed:
+            _log.exception("cannot report the state of the mesh to systemd")
+        self._has_failed = True
 
     # -- state -------------------------------------------------------------------------------
 
@@ -178,7 +184,11 @@ class Notifier:
         return self._next_status
 
     def _status_text(self) -> str:
-        text = describe_mesh(self._supervisor.instances, is_stopping=self._is_stopping)
+        try:
+            text = describe_mesh(self._supervisor.instances, is_stopping=self._is_stopping)
+        except Exception:
+            self._log_bug()
+            return self._sent_status
         if self._reloads:
             text = f"reloading; {text}"
         if self._reload_failure and not self._is_stopping:

@@ -27,13 +27,16 @@ class PassedListener(socket.socket):
 
 
 def is_listening(path: Path | str) -> bool:
-    """Return whether a process listens on a Unix socket, or holds it for one."""
+    """Return whether a process listens on a Unix socket, or holds it for another.
+
+    False only if that is certain: this process may not be allowed to connect.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         try:
             sock.connect(os.fspath(path))
         except OSError as exc:
-            return exc.errno == errno.EAGAIN  # The backlog is full.
+            return exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED)
     return True
 
 

@@ -32,7 +32,14 @@ EXTERNAL_NAMES = frozenset(
         *("to_asyncio", "time_remaining"),  # tractor, grpcio
         *("forbid_extra_keys", "transform_error"),  # cattrs
         *("KillMode", "RuntimeDirectory", "StateDirectory", "TimeoutStopSec"),  # systemd.exec(5)
-        *("DynamicUser", "RestartPreventExitStatus", "LimitNOFILE", "DelegateSubgroup"),
+        *(
+            "DynamicUser",
+            "ExecReload",
+            "TimeoutStartSec",
+            "RestartPreventExitStatus",
+            "LimitNOFILE",
+            "DelegateSubgroup",
+        ),
         *("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"),
         *(
             "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",

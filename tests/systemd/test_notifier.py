@@ -260,6 +260,16 @@ async def test_changes_of_state_are_sent_again_in_order(autojump_clock: MockCloc
         assert 6.2 <= it.states[0][0] <= 6.7
 
 
+async def test_a_reload_that_is_cancelled_has_not_failed(autojump_clock: MockClock) -> None:
+    async with reported_supervisor([]) as it:
+        await it.harness.run_until(1)
+        with trio.move_on_after(1):
+            with it.notifier.reloading():
+                await trio.sleep_forever()
+        assert it.states == [(0, "READY"), (1, "RELOADING"), (2, "READY")]
+        assert it.statuses[-1] == "0 of 0 plugins ready"
+
+
 async def test_a_bug_in_the_report_is_logged_once_and_the_mesh_goes_on(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +279,9 @@ async def test_a_bug_in_the_report_is_logged_once_and_the_mesh_goes_on(
     async with reported_supervisor([make_plugin_config("p")], ping_interval=1) as it:
         await it.harness.run_until(5)
         monkeypatch.setattr("meshtrio.systemd.notifier.describe_mesh", fail)
+        await it.harness.operations.reload(it.harness.supervisor.config)
         await it.harness.run_until(10)
         assert [at for at, _ in it.socket.get("WATCHDOG")][-1] == 10
+        assert [text for _, text in it.states] == ["READY", "RELOADING", "READY"]
         assert caplog.text.count("cannot report the state of the mesh") == 1
         assert it.harness.states() == {"p/0": "ready"}

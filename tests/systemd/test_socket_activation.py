@@ -138,6 +138,21 @@ def test_a_mesh_socket_of_systemd_that_was_removed_is_replaced(
         assert mesh.ps()
 
 
+def test_a_lock_file_that_was_removed_is_made_again(
+    short_dir: Path, sockets: dict[str, socket.socket]
+) -> None:
+    del sockets["gateway"], sockets["metrics"]
+    path, lock = short_dir / "run" / "mesh.sock", short_dir / "run" / "mesh.lock"
+    inode = path.stat().st_ino
+    with serve_mesh_with_sockets(short_dir, P, sockets, min_ready=1) as mesh:
+        lock.unlink()
+        wait_until(lock.exists)
+        assert mesh.ps()
+        assert mesh.stop() == 0
+        assert "error" not in mesh.log
+    assert path.stat().st_ino == inode
+
+
 def listen_at(folder: Path) -> socket.socket:
     return listen_unix(folder / "other.sock")
 
