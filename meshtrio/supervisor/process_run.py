@@ -82,7 +82,7 @@ class ProcessRun:
         self.applied_log_level = config.output.log_level
         """The log level that its process uses: at first, the one in its environment."""
         self.output_reader = OutputReader(config.output, line_buffer, emit)
-        self._spec = spec
+        self.spec = spec
         self._launcher = Launch(spec, effects)
         self._effects = effects
         self._emit = emit
@@ -205,10 +205,10 @@ class ProcessRun:
         self.process, self._registration.pid = process, process.pid
         owner, config = ProcessTree(process.pid, self.launch_id), self.config
         verifier = ServerVerifier(
-            self._spec.address, owner, uids, tls=config.tls, verify_process=config.verify_server
+            self.spec.address, owner, uids, tls=config.tls, verify_process=config.verify_server
         )
         self._health = HealthMonitor(
-            self._spec,
+            self.spec,
             process.pid,
             verifier,
             self._effects,
