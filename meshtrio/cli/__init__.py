@@ -69,6 +69,10 @@ _SECTIONS = {
         "log-level": "Show or set the log level of a plugin.",
         "reload": "Apply the changes in the config file.",
     },
+    "Run by hand": {
+        "attach": "Run a command in the place of an instance, in this terminal.",
+        "env": "Print the environment of an instance's process.",
+    },
     "Call": {"call": "Call a method with JSON, by reflection."},
     "Shell": {"completion": "Print a script that completes commands and names."},
 }
@@ -78,6 +82,7 @@ _MODULES = {
     **dict.fromkeys(("ps", "tree", "services"), "inspect_commands"),
     **dict.fromkeys(("events", "logs", "trace"), "stream_commands"),
     **dict.fromkeys(("gen", "new"), "code_commands"),
+    "env": "attach",
     "completion": "options",
 }
 """Modules of the commands that share one; other commands are in modules of their own names."""

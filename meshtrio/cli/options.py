@@ -19,6 +19,8 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _COMPLETION_TIMEOUT = 1.0
 """Timeout of a completion, in seconds."""
+_MAX_INSTANCE_NUMBER = 2**32 - 1
+"""Maximum of the proto's uint32."""
 
 
 class SecondsRange(click.FloatRange):
@@ -31,7 +33,7 @@ class SecondsRange(click.FloatRange):
         return seconds
 
 
-_mesh_socket_option = click.option(
+mesh_socket_option = click.option(
     "--mesh-socket",
     type=click.Path(path_type=Path),
     help="Socket of the mesh; by default $MESH_SOCKET, else the one in the default runtime dir.",
@@ -57,7 +59,7 @@ def _require_utf8(_: click.Context, __: click.Parameter, value: Any) -> Any:
 def mesh_options(json_help: str, *others: Decorator) -> Decorator:
     """Add the options of each command that asks a mesh: --json, `others`, and --mesh-socket."""
     json_option = click.option("--json", "as_json", is_flag=True, help=json_help)
-    inner_first: tuple[Decorator, ...] = (_mesh_socket_option, *reversed(others), json_option)
+    inner_first: tuple[Decorator, ...] = (mesh_socket_option, *reversed(others), json_option)
     return lambda command: reduce(lambda made, option: option(made), inner_first, command)
 
 
@@ -125,9 +127,23 @@ def _argument(
     )
 
 
+def _parse_instance(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
+    """Parse NAME/N, or NAME for its instance 0."""
+    name, separator, number = _require_utf8(ctx, param, value).partition("/")
+    if not separator:
+        return name, 0
+    is_number = number.isascii() and number.isdecimal()
+    if not is_number or int(number) > _MAX_INSTANCE_NUMBER:
+        raise click.BadParameter(f"{value!r} is not NAME/N with the number of an instance, from 0")
+    return name, int(number)
+
+
 _complete_names = _completer(run_with_control, _fetch_names)
 _complete_services = _completer(run_with_registry, _fetch_services)
 name_argument = _argument("name", _complete_names)
+instance_argument = click.argument(
+    "instance", callback=_parse_instance, shell_complete=_complete_names
+)
 names_argument = _argument("names", _complete_names, "[NAME]...")
 service_argument = _argument("service", _complete_services)
 services_argument = _argument("services", _complete_services, "[SERVICE]...")

@@ -525,3 +525,49 @@ class NodeReply(_message.Message):
     REPLY_FIELD_NUMBER: _ClassVar[int]
     reply: bytes
     def __init__(self, reply: _Optional[bytes] = ...) -> None: ...
+
+class GetEnvironmentRequest(_message.Message):
+    __slots__ = ("name", "instance")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    instance: int
+    def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ...) -> None: ...
+
+class GetEnvironmentResponse(_message.Message):
+    __slots__ = ("variables",)
+    VARIABLES_FIELD_NUMBER: _ClassVar[int]
+    variables: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, variables: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class AttachRequest(_message.Message):
+    __slots__ = ("name", "instance")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    instance: int
+    def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ...) -> None: ...
+
+class AttachUpdate(_message.Message):
+    __slots__ = ("process", "stop_reason")
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    process: AttachedProcess
+    stop_reason: str
+    def __init__(self, process: _Optional[_Union[AttachedProcess, _Mapping]] = ..., stop_reason: _Optional[str] = ...) -> None: ...
+
+class AttachedProcess(_message.Message):
+    __slots__ = ("variables", "command", "directory", "user_id", "group_id", "stop_timeout")
+    VARIABLES_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    STOP_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    variables: _containers.RepeatedScalarFieldContainer[bytes]
+    command: _containers.RepeatedScalarFieldContainer[bytes]
+    directory: bytes
+    user_id: int
+    group_id: int
+    stop_timeout: float
+    def __init__(self, variables: _Optional[_Iterable[bytes]] = ..., command: _Optional[_Iterable[bytes]] = ..., directory: _Optional[bytes] = ..., user_id: _Optional[int] = ..., group_id: _Optional[int] = ..., stop_timeout: _Optional[float] = ...) -> None: ...

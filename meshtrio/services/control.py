@@ -22,6 +22,7 @@ from meshtrio.errors import PluginFailedError
 from meshtrio.messages import control
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
+from meshtrio.services import by_hand
 from meshtrio.services import control_messages as messages
 from meshtrio.services.event_log import EventLog, LoggedLine
 from meshtrio.services.load import parse_interval
@@ -217,6 +218,17 @@ class ControlServicer:
 
     async def QueryNodes(self, request: Any) -> Any:
         return await query_nodes(require_node(self._node), request)
+
+    # -- by hand -----------------------------------------------------------------------------
+
+    async def GetEnvironment(self, message: Any, request: ServerContext) -> Any:
+        return by_hand.get_environment(self._operations, message, request.peer)
+
+    async def Attach(self, message: Any, request: ServerContext) -> AsyncIterator[Any]:
+        updates = by_hand.attach(self._operations, message, request.peer)
+        async with aclosing(updates) as found:
+            async for update in found:
+                yield update
 
     # -- operations --------------------------------------------------------------------------
 

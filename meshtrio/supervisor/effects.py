@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 import trio
 
+from meshtrio import contract
 from meshtrio.config import PluginConfig
 from meshtrio.supervisor.probe import SocketProbe
 from meshtrio.supervisor.process.cleanup import leftover_killer
@@ -60,6 +61,8 @@ class Effects:
     """Starts a process: `MeshRun.spawn`."""
     kill_orphans: Callable[[leftover_killer.RunIdentity], Awaitable[leftover_killer.LeftoverReport]]
     """Kills the processes that a run has left behind."""
+    marks: Mapping[str, str] = attrs.field(factory=dict)
+    """Variables that all processes of the mesh have, by which they are found."""
     probe: SocketProbe = attrs.field(factory=SocketProbe)
     """Checks the health of a plugin's server."""
     observe: Callable[[int, str], Awaitable[ActivitySample | None]] = _observe
@@ -100,6 +103,7 @@ def make_system_effects(directory: Path, cgroup: Path | None = None) -> Effects:
         run_guard=partial(_run_guard, mesh_run, warden, cgroups, templates),
         spawn=mesh_run.spawn,
         kill_orphans=kill_orphans,
+        marks={contract.MESH_ID: mesh_run.id},
         cgroups=cgroups,
         templates=templates,
     )

@@ -146,7 +146,7 @@ def _tracing(spec: RunSpec) -> dict[str, str]:
 
 def _listen_fds(spec: RunSpec) -> dict[str, str]:
     """Give the variables of sd_listen_fds(3), apart from LISTEN_PID."""
-    if not spec.config.listen_fds:
+    if spec.held_socket is None:
         return {}
     return {"LISTEN_FDS": "1", "LISTEN_FDNAMES": spec.config.name}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 
 from meshtrio.config import PluginConfig, StartMethod
+from meshtrio.supervisor.attachment import Attachment
 from meshtrio.supervisor.event_text import format_last_stderr_line
 from meshtrio.supervisor.held_socket import HeldSockets
 from meshtrio.supervisor.policy.restart import Exit, RestartHistory
@@ -85,6 +86,8 @@ class Instance:
     """The run that is to become the active one."""
     draining_runs: list[ProcessRun] = attrs.field(factory=list)
     """Runs that are neither: their end is awaited."""
+    attachment: Attachment | None = None
+    """What holds its place for another process, or is about to; it has no new runs meanwhile."""
     replacement: Replacement | None = None
     """The request to replace the active run, while there is one."""
     replace_failures: int = 0
@@ -151,8 +154,8 @@ class Instance:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has any run."""
-        return bool(self.runs())
+        """Whether it has any run, or another process is in its place."""
+        return self.attachment is not None or bool(self.runs())
 
     @property
     def is_starting(self) -> bool:
@@ -162,12 +165,16 @@ class Instance:
 
     @property
     def is_ready(self) -> bool:
-        """Whether its active run is ready."""
+        """Whether its active run is ready, or the process in its place."""
+        if self.attachment is not None and self.attachment.is_ready:
+            return True
         return self.active_run is not None and self.active_run.is_ready
 
     @property
     def state(self) -> InstanceState:
         """Its state as it is shown."""
+        if self.attachment is not None and not self.runs():
+            return InstanceState.ATTACHED
         idle = _IDLE_STATES.get(self.phase, InstanceState.STOPPING)
         return idle if self.active_run is None else self.active_run.state
 
@@ -181,7 +188,10 @@ class Instance:
         run, process = self.active_run, self.process
         config = self.config if run is None else run.config
         socket = next_socket if run is None else run.socket
-        reasons = ["" if self.is_ready else self.exit_reason, *map(str, self.unkillable)]
+        reason = "" if self.is_ready else self.exit_reason
+        if self.attachment is not None:
+            reason = str(self.attachment)
+        reasons = [reason, *map(str, self.unkillable)]
         return InstanceStatus(
             name=self.plugin,
             instance=self.number,
@@ -209,9 +219,28 @@ class Instance:
         """Have it down until `request_start`."""
         self._apply(InstanceEvent.STOP)
         self._cancel_replacement()
+        if self.attachment is not None:
+            self.attachment.revoke(f"{self.name} is to stop")
+
+    def attach(self, attachment: Attachment) -> None:
+        """Have its runs stopped, and no new one before `detach`."""
+        if self.runs():
+            self.request_restart(0)
+        self.attachment, self.batch = attachment, 0
+
+    def detach(self) -> None:
+        """Have it started again at once, unless it is to be down."""
+        self.attachment = None
+        if self.phase.is_waiting:
+            self.start_at = -math.inf
 
     def request_restart(self, batch: int) -> None:
-        """Have it stopped and started again with the others of `batch`, unless it is to be down."""
+        """Have it stopped and started again with the others of `batch`, unless it is to be down.
+
+        Another process in its place is left there.
+        """
+        if self.attachment is not None:
+            return
         self._apply(InstanceEvent.RESTART)
         if self.phase.is_waiting or self.phase.is_restarting:
             self.batch = batch
@@ -297,7 +326,7 @@ class Instance:
         else:
             self.draining_runs.remove(run)
         if self.phase.is_leaving:
-            if not self.is_running:
+            if not self.runs():
                 self.exit_reason = str(run.exit)
                 self._apply(InstanceEvent.ALL_EXITED)
             return False

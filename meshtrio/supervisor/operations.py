@@ -8,8 +8,8 @@ another.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 
 import attrs
 import trio
@@ -18,13 +18,14 @@ from meshtrio.config import MeshConfig, PluginConfig, ReplacementOrder
 from meshtrio.discovery.dns.discovery import check_dns_installed
 from meshtrio.errors import PluginFailedError
 from meshtrio.runtime_dir import directory
+from meshtrio.supervisor.attachment import Attachment, build_environment, without_marks
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.policy.plan import find_unready_dependencies
 from meshtrio.supervisor.policy.restart import Exit
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.output.output_lines import OutputLine
 from meshtrio.supervisor.supervisor import Supervisor
-from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.concurrency import background_service, open_collapsing_nursery
 from meshtrio.util.errors import UnknownNameError, UsageError
 from meshtrio.util.log_level import LogLevel
 
@@ -234,6 +235,48 @@ class Operations:
             and each.active_run.config.process_spec() != wanted[each.plugin]
         )
 
+    # -- one instance ------------------------------------------------------------------------
+
+    def get_environment(self, name: str, number: int) -> dict[str, str]:
+        """Return the environment of an instance's process, or of its next one if it has none.
+
+        The marks by which the mesh recognizes its processes are not in it: a process with them is
+        killed with those of the instance.
+        """
+        instance = self._instance(name, number)
+        run = instance.active_run
+        spec = run.spec if run else self._supervisor.make_spec(instance, instance.slot)
+        return without_marks(build_environment(spec))
+
+    @asynccontextmanager
+    async def attach(self, name: str, number: int, pid: int) -> AsyncIterator[Attachment]:
+        """Hold the place of an instance for the server of a process during the block.
+
+        The block begins once the instance has stopped. While a server of process `pid` or its
+        descendants answers at its address, it is registered.
+
+        Raises:
+            UsageError: Another process holds its place, its address cannot be used, or the mesh or
+                the instance is to stop.
+
+        Cancellation: The instance is started again, if it is to run.
+        """
+        instance = self._instance(name, number)
+        async with (
+            self._supervisor.attach(instance, pid) as attachment,
+            background_service(attachment.run),
+        ):
+            yield attachment
+
+    def _instance(self, name: str, number: int) -> Instance:
+        plugin = self._plugin(name).name
+        found = self._supervisor.instances_of([plugin])
+        for instance in found:
+            if instance.number == number:
+                return instance
+        text = f"has no instance {number}; it has {len(found)} of them, numbered from 0"
+        raise UnknownNameError(f"{plugin} {text}")
+
     # -- parts -------------------------------------------------------------------------------
 
     def _plugin(self, name: str) -> PluginConfig:
@@ -261,7 +304,8 @@ class Operations:
         failed_before = {each: each.failed_starts for each in supervisor.instances}
 
         def is_up(instance: Instance) -> bool:
-            return instance.is_ready and not instance.phase.is_leaving
+            is_ready = instance.is_ready and not instance.phase.is_leaving
+            return is_ready or instance.attachment is not None
 
         def has_failed(instance: Instance) -> bool:
             failed = instance.failed_starts > failed_before.get(instance, 0)
@@ -292,6 +336,8 @@ class Operations:
         )
 
     async def _replace(self, instance: Instance, reason: str) -> None:
+        if instance.attachment is not None:
+            return  # It is started anew when that ends.
         if not instance.is_ready or instance.phase.is_leaving:
             self._supervisor.request_start(instance)
             await self._wait_ready([instance])

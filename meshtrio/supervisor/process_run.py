@@ -87,7 +87,7 @@ class ProcessRun:
         self.applied_log_level = config.output.log_level
         """The log level that its process uses: at first, the one in its environment."""
         self.output_reader = OutputReader(config.output, line_buffer, emit)
-        self._spec = spec
+        self.spec = spec
         self._launcher = Launch(spec, effects)
         self._effects = effects
         self._emit = emit
@@ -169,7 +169,7 @@ class ProcessRun:
 
         Cancellation: Stops the process first, which takes up to its `stop_timeout`.
         """
-        with self._spec.use_held_socket(), self._cancel_scope:
+        with self.spec.use_held_socket(), self._cancel_scope:
             await trio.lowlevel.checkpoint_if_cancelled()
             try:
                 await self._launch()
@@ -213,7 +213,7 @@ class ProcessRun:
 
     def _open_pipe(self, stack: contextlib.ExitStack) -> NewlinePipe | None:
         """Open the pipe on which the process reports that it is ready, if it is to have one."""
-        check = self._spec.ready_check
+        check = self.spec.ready_check
         if not isinstance(check, FdCheck):
             return None
         pipe = NewlinePipe(check.fd)
@@ -229,15 +229,15 @@ class ProcessRun:
         self.process, self._registration.pid = process, process.pid
         owner, config = ProcessTree(process.pid, self.launch_id), self.config
         verifier = ServerVerifier(
-            self._spec.address,
+            self.spec.address,
             owner,
             uids,
             tls=config.tls,
             verify_process=config.verify_server,
-            held_socket=self._spec.held_socket,
+            held_socket=self.spec.held_socket,
         )
         self._health = HealthMonitor(
-            self._spec,
+            self.spec,
             process.pid,
             verifier,
             self._make_checks(verifier, owner, uids, pipe),
@@ -281,7 +281,7 @@ class ProcessRun:
             connect_to=connect_to,
             pipe=pipe,
         )
-        return make_checks(self._spec, sources)
+        return make_checks(self.spec, sources)
 
     async def _supervise_to_end(
         self, process: PluginProcess, health: HealthMonitor, output_ended: trio.Event
@@ -300,7 +300,7 @@ class ProcessRun:
             await output_ended.wait()
         never_ran = process.returncode in EXEC_FAILED_STATUSES
         was_ready = self.ready_at is not None and not isinstance(
-            self._spec.ready_check, StartedCheck
+            self.spec.ready_check, StartedCheck
         )
         if not failure.reason and never_ran and not was_ready:
             problem = await self._effects.diagnose_program(self.config)

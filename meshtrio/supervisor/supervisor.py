@@ -10,7 +10,8 @@ import itertools
 import logging
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from meshtrio.errors import MeshFailedError
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.runtime_dir.paths import mesh_socket_path
 from meshtrio.supervisor import events
+from meshtrio.supervisor.attachment import Attachment
 from meshtrio.supervisor.effects import Effects, make_system_effects
 from meshtrio.supervisor.instance import Instance, InstanceStatus
 from meshtrio.supervisor.policy import restart
@@ -221,6 +223,41 @@ class Supervisor:
         self._check_not_stopping()
         instance.request_start()
 
+    @asynccontextmanager
+    async def attach(self, instance: Instance, pid: int) -> AsyncIterator[Attachment]:
+        """Hold the place of an instance for process `pid` during the block, once it has stopped.
+
+        At the end what was started in its place is killed, and the instance is started again if it
+        is to run.
+
+        Raises:
+            UsageError: Another process holds its place, or the mesh or the instance is to stop.
+        """
+        self._check_not_stopping()
+        if instance.attachment is not None:
+            holder = instance.attachment.pid
+            raise UsageError(f"{instance.name} is attached by pid {holder} already")
+        spec = self.make_spec(instance, instance.slot)
+        attachment = Attachment(
+            spec, pid, registry=self._registry, effects=self._effects, on_change=self._wake
+        )
+        instance.attach(attachment)
+        try:
+            is_revoked = attachment.revoked.is_set
+            await self.wait_until(lambda: not instance.runs() or is_revoked())
+            if is_revoked():
+                raise UsageError(attachment.revoke_reason)
+            # The process in its place binds the address itself.
+            instance.held_sockets.close_unused(is_down=True)
+            _log.info("%s: attached by pid %d", instance.name, pid)
+            yield attachment
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._kill_orphans(instance, attachment.identity)
+            instance.detach()
+            self._wake()
+            _log.info("%s: pid %d is not attached any more", instance.name, pid)
+
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` is true after the supervisor has acted on all requests.
 
@@ -299,8 +336,9 @@ class Supervisor:
         directory, config = self._directory, instance.config
         return runtime_dir.plugin_socket_path(directory, config, instance.number, slot)
 
-    def _start_run(self, instance: Instance, slot: int, runs: trio.Nursery) -> ProcessRun:
-        spec = RunSpec(
+    def make_spec(self, instance: Instance, slot: int) -> RunSpec:
+        """Make the spec of a run that an instance could have now at one of its two addresses."""
+        return RunSpec(
             config=instance.config,
             number=instance.number,
             slot=slot,
@@ -308,6 +346,9 @@ class Supervisor:
             mesh_socket=self.mesh_socket,
             telemetry=self.config.telemetry,
         )
+
+    def _start_run(self, instance: Instance, slot: int, runs: trio.Nursery) -> ProcessRun:
+        spec = self.make_spec(instance, slot)
         if spec.config.listen_fds:
             held_socket = instance.held_sockets.get(spec.address)
             spec = attrs.evolve(spec, held_socket=held_socket)

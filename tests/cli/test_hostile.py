@@ -53,6 +53,8 @@ SILENT = (
 )
 """Commands that show no text of the plugin while all is well, and are tried all the same."""
 IN_PART = (
+    "attach",
+    "env of no instance",
     "registered",
     "new",
     "completion",
@@ -72,6 +74,11 @@ COMMANDS = {
     "call": list(REPLY),
     "call without endpoints": ["call", "plugin.dying", ECHO_METHOD, "--timeout=0.5"],
     "log-level": ["log-level", "hostile"],
+    "env": ["env", "hostile"],
+    "env of what is not there": ["env", TERMINAL_ESCAPES],
+    "env of no instance": ["env", f"hostile/{TERMINAL_ESCAPES}"],
+    "attach": ["attach", "dying", "--", TERMINAL_ESCAPES],
+    "attach to what is not there": ["attach", TERMINAL_ESCAPES],
     "health": ["health", "hostile"],
     "health of what is not there": ["health", TERMINAL_ESCAPES],
     "top": ["top", "--once", "--interval=0.1"],

@@ -128,6 +128,6 @@ def test_its_commands_work_as_pid_1(short_dir: Path) -> None:
         run_inside(init, "meshtrio", "stop", "hello")
         failed = run_inside(init, *check, "hello")
         assert failed.returncode == 1
-        assert failed.stderr == "meshtrio: hello is not ready (stopped)\n"
+        assert failed.stderr.startswith("meshtrio: hello is not ready (stopped")
         os.kill(init, getattr(signal, stop_signal))
         assert process.wait(60) == 0

@@ -110,7 +110,7 @@ def test_the_probes_follow_the_plugin(tmp_path: Path, short_dir: Path) -> None:
     ):
         assert check_health(channel, CONTAINER["readinessProbe"]) == status.SERVING
         # The command of the page, for gateways with TLS.
-        command = ["call", "plugin.echo", "grpc.health.v1.Health/Check", "{}"]
+        command = ["health", "echo"]
         assert mesh.run_command(*command).returncode == 0
         assert mesh.run_command("stop", "echo").returncode == 0
         assert check_health(channel, CONTAINER["readinessProbe"]) == status.NOT_SERVING

@@ -52,6 +52,8 @@ class InstanceState(Enum):
     """The process ended successfully, and the restart policy leaves the instance down."""
     FAILED = "failed"
     """The process failed, and the restart policy leaves the instance down."""
+    ATTACHED = "attached"
+    """A process that the mesh has not started, of `meshtrio attach`, is in the instance's place."""
 
 
 class InstancePhase(Enum):
