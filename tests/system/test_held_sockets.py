@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -316,22 +317,52 @@ def find_free_privileged_port() -> int:
     raise AssertionError("no privileged port is free")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start it as another user")
+def contained_table(folder: Path, **settings: str) -> str:
+    """The same plugin as `nobody`, run by the system's Python, which that user can read."""
+    if not SYSTEM_PYTHON.exists():
+        pytest.skip(f"{SYSTEM_PYTHON} is not there")
+    folder.chmod(0o755)
+    program = folder / "server.py"
+    program.write_text((PLUGINS_DIRECTORY / "held_socket_server.py").read_text())
+    lines = [f"{key} = {value}" for key, value in settings.items()]
+    return "\n".join(
+        [
+            f'[[plugin]]\nname = "p"\ncommand = ["{SYSTEM_PYTHON}", "{program}", "serve"]',
+            f'cwd = "/"\nlisten_fds = true\ncontainment = {{ user = "{NOBODY}" }}',
+            *(*lines, ""),
+        ]
+    )
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start it as another user")
+
+
+@as_root
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv(1) is not there")
+def test_a_successor_that_cannot_be_told_from_its_predecessor_does_not_become_ready(
+    short_dir: Path,
+) -> None:
+    prefix = ["setpriv", "--bounding-set=-sys_ptrace"]
+    config = contained_table(short_dir, ready_timeout="2")
+    with serve_mesh(short_dir, config, min_ready=1, prefix=prefix) as running:
+        (pid,) = running.plugin_pids()
+        done = running.run_command("restart", "p")
+        assert done.returncode == 1
+        assert "the process that it replaces may have answered" in done.stderr
+        assert "the active process keeps running" in done.stderr
+        assert running.plugin_pids() == [pid]
+        assert running.run_command("stop", "p").returncode == 0
+        assert running.run_command("start", "p").returncode == 0
+
+
+@as_root
 @pytest.mark.parametrize("is_tcp", [False, True])
 async def test_a_plugin_without_privileges_serves_where_only_root_may_listen(
     short_dir: Path, is_tcp: bool
 ) -> None:
-    if not SYSTEM_PYTHON.exists():
-        pytest.skip(f"{SYSTEM_PYTHON} is not there")
-    short_dir.chmod(0o755)
-    program = short_dir / "server.py"
-    program.write_text((PLUGINS_DIRECTORY / "held_socket_server.py").read_text())
-    listen = f'listen = "tcp://127.0.0.1:{find_free_privileged_port()}"\n' if is_tcp else ""
-    config = (
-        f'[[plugin]]\nname = "p"\ncommand = ["{SYSTEM_PYTHON}", "{program}", "serve"]\n{listen}'
-        f'cwd = "/"\nlisten_fds = true\ncontainment = {{ user = "{NOBODY}" }}\n'
-    )
-    async with run_mesh(config, short_dir) as watched:
+    port = find_free_privileged_port()
+    settings = {"listen": f'"tcp://127.0.0.1:{port}"'} if is_tcp else {}
+    async with run_mesh(contained_table(short_dir, **settings), short_dir) as watched:
         await watched.wait_for_event(events.Ready)
         await watched.mesh.restart("p")
         pid = pid_of(watched)
