@@ -13,7 +13,7 @@ import socket
 import trio
 
 from meshtrio.supervisor.held_socket import HeldSocket
-from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
+from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree, find_holder
 from meshtrio.supervisor.process.proc.accepted_sockets import find_accepted_inode
 
 _MIN_POLL_INTERVAL, _MAX_POLL_INTERVAL = 0.001, 0.05
@@ -30,6 +30,8 @@ class AcceptanceCheck:
         self._owner = owner
         self._was_accepted = False
         """Whether the run is known to have accepted a connection."""
+        self.lookup_time = 0.0
+        """Seconds that it last took to find out whether one of the processes has a socket."""
 
     async def wait_accepted(self, sock: socket.socket, held: HeldSocket) -> bool:
         """Wait until a connection to `held` is accepted; return whether the run has done that.
@@ -41,7 +43,7 @@ class AcceptanceCheck:
         inode = await _wait_for_inode(sock)
         is_own: bool | None = True
         if held.is_shared:
-            is_own = None if inode is None else await self._is_held(inode)
+            is_own = None if inode is None else await self._is_held(inode, held)
         elif inode is None and not self._was_accepted:
             return True
         if is_own is None and not self._was_accepted:
@@ -53,15 +55,22 @@ class AcceptanceCheck:
         self._was_accepted = self._was_accepted or bool(is_own)
         return is_own is not False
 
-    async def _is_held(self, inode: int) -> bool | None:
+    async def _is_held(self, inode: int, held: HeldSocket) -> bool | None:
         if not inode:
             return True  # The connection is closed: the check will find that.
+        started_at = trio.current_time()
         try:
             return await trio.to_thread.run_sync(
-                self._owner.holds_sockets, [inode], abandon_on_cancel=True
+                self._look_up, inode, tuple(held.trees), abandon_on_cancel=True
             )
         except OSError:
             return None
+        finally:
+            self.lookup_time = trio.current_time() - started_at
+
+    def _look_up(self, inode: int, trees: tuple[ProcessTree, ...]) -> bool | None:
+        holder = find_holder(trees, inode)
+        return self._owner.holds_sockets([inode]) if holder is None else holder == self._owner
 
 
 async def _wait_for_inode(sock: socket.socket) -> int | None:

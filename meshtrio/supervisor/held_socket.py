@@ -20,6 +20,7 @@ import trio
 
 from meshtrio.config import PluginConfig
 from meshtrio.runtime_dir import directory as runtime_dir
+from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
 from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.util.address import Address
 from meshtrio.util.errors import UsageError
@@ -37,6 +38,8 @@ class HeldSocket:
         self._file: os.stat_result | None = None
         """The file of a Unix socket, when it was bound."""
         self._run_count = 0
+        self.trees: set[ProcessTree] = set()
+        """The processes of the runs that have it."""
 
     @property
     def is_shared(self) -> bool:
@@ -107,13 +110,14 @@ class HeldSocket:
         if self._listener is None:
             return False
         if self._path:
-            return self._is_path_own() and not _is_shut_down(self._listener)
+            return self.is_path_own and not _is_shut_down(self._listener)
         return bool(self._listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
-    def _is_path_own(self) -> bool:
-        assert self._file is not None
+    @property
+    def is_path_own(self) -> bool:
+        """Whether the file at the path of a Unix socket is the one that was bound."""
         try:
-            return os.path.samestat(os.lstat(self._path), self._file)
+            return self._file is not None and os.path.samestat(os.lstat(self._path), self._file)
         except OSError:
             return False
 

@@ -246,6 +246,8 @@ class ProcessRun:
             on_result=self._on_check_result,
         )
         self.identity = attrs.evolve(self.identity, session_id=process.pid)
+        trees = set() if self._spec.held_socket is None else self._spec.held_socket.trees
+        trees.add(owner)
         try:
             self._effects.guard.watch(process.pid, process.pidfd)
             self._emit_process_event(events.Starting, launch_id=self.launch_id)
@@ -255,6 +257,7 @@ class ProcessRun:
             if self.exit is None:  # An error came before it was supervised.
                 with trio.CancelScope(shield=True):
                     await process.stop(0)
+            trees.remove(owner)
             # A process that still runs, or is held as a zombie, is guarded until it is reaped.
             process.reap_later(partial(self._effects.guard.unwatch, process.pid))
             if process.is_reaped:

@@ -11,9 +11,10 @@ plugin:
   descriptors of one of those processes, since it has changed its user, the socket has to belong to
   one of the users above. Before a process is started, no server may answer at its address.
 
-A socket that the mesh holds for a plugin is the mesh's own, by SO_PEERCRED and by its inode, until
-a process calls listen(2) on it. While two processes have it, one of which replaces the other, the
-connection has to be accepted by a process of the plugin's run; see `acceptance`.
+A socket that the mesh holds for a plugin is identified by its file, or by its inode on TCP. By
+SO_PEERCRED it is the mesh's, until a process calls listen(2) on it. While two processes have it,
+one of which replaces the other, the connection has to be accepted by a process of the plugin's run;
+see `acceptance`.
 
 Each health check compares the listener with the one that was verified before, which does not read
 /proc; the file of a Unix socket is in addition checked once a second.
@@ -40,12 +41,16 @@ from meshtrio.transport.dial import WrongServerError, connect_socket, dial
 from meshtrio.transport.peer import peer_of
 from meshtrio.transport.transport import Transport
 from meshtrio.util.address import Address
+from meshtrio.util.shared_rng import RNG
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _CONNECT_TIMEOUT = 1.0
 """Seconds for which a connection to an address is tried before a process starts there."""
-_ACCEPT_RETRY_DELAY = 0.01
-"""Seconds until the next connection, after one that another process has accepted."""
+_MIN_ACCEPT_PAUSE, _MAX_ACCEPT_PAUSE = 0.005, 0.1
+"""Maximum seconds until the next connection, after one that another process has accepted: at first,
+and after several."""
+_ACCEPT_PAUSE_FACTOR = 4
+"""Minimum of that pause, as a multiple of the time that it took to find the process."""
 _REJECTION_TTL = 1.0
 """Seconds for which the rejection of a listener is cached."""
 _run_in_thread = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
@@ -102,7 +107,7 @@ class ServerVerifier:
         Raises UnknownAcceptorError if another process may have accepted the connection, which is
         not known. Waits until the plugin's process accepts one if it has inherited its socket.
         """
-        held = self._held_socket
+        held, pause = self._held_socket, _MIN_ACCEPT_PAUSE
         while True:
             transport = await self._connect()
             if held is None:
@@ -114,7 +119,11 @@ class ServerVerifier:
                 transport.close()
                 raise
             transport.close()
-            await trio.sleep(_ACCEPT_RETRY_DELAY)
+            # Finding that out may have taken a look at all processes of the machine. The pause is
+            # random, since two servers in accept(2) take turns, as the checks of both may do.
+            pause = min(1.5 * pause, _MAX_ACCEPT_PAUSE)
+            min_pause = _ACCEPT_PAUSE_FACTOR * self._acceptance.lookup_time
+            await trio.sleep(max(pause * RNG.random(), min_pause))
 
     async def _connect(self) -> Transport:
         # Before connecting, so that a file that replaces the socket afterwards is noticed.
@@ -132,7 +141,7 @@ class ServerVerifier:
         if self._path:
             peer = peer_of(sock)
             assert peer.pid is not None
-            is_held = held is not None and peer.pid == os.getpid()
+            is_held = held is not None and held.is_path_own
             if self._verify_process and not is_held:
                 await self._verify_listener(peer.pid, partial(self._check_process, peer.pid))
             if self._uids is not None:

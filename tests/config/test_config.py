@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from meshtrio.config import (
@@ -296,10 +297,32 @@ def test_where_instances_of_a_plugin_on_tcp_listen() -> None:
     assert [plugin.instance_address(n, place) for place in (0, 1) for n in (0, 1)] == [
         f"tcp:127.0.0.1:{port}" for port in (7000, 7001, 7002, 7003)
     ]
+    held = attrs.evolve(plugin, listen_fds=True)
+    assert [held.instance_address(n, place) for place in (0, 1) for n in (0, 1)] == [
+        f"tcp:127.0.0.1:{port}" for port in (7000, 7001, 7000, 7001)
+    ]
     with pytest.raises(ValueError, match="neither unix"):
         PluginConfig("p", ["true"], listen="7000")
     with pytest.raises(ValueError, match="must be tcp://host:port"):
         PluginConfig("p", ["true"], listen="unix:/run/x")
+
+
+def test_a_held_socket_needs_one_port_for_each_instance() -> None:
+    plugin = PluginConfig("p", ["true"], instances=2, listen="tcp://127.0.0.1:7000")
+    other = PluginConfig("q", ["true"], listen="tcp://127.0.0.1:7002", listen_fds=True)
+    with pytest.raises(ConfigError, match="'q': listen: takes port 7002, and"):
+        MeshConfig([plugin, other])
+    MeshConfig([attrs.evolve(plugin, listen_fds=True), other])
+
+
+def test_a_held_socket_is_not_for_a_server_that_another_program_starts() -> None:
+    with pytest.raises(ConfigError) as caught:
+        MeshConfig([PluginConfig("p", ["true"], listen_fds=True, verify_server=False)])
+    (problem,) = caught.value.problems
+    assert problem == (
+        "plugin 'p': listen_fds: requires verify_server; only a process that the mesh starts can "
+        "inherit its socket"
+    )
 
 
 ACCESS = """

@@ -19,6 +19,7 @@ async def test_no_connection_to_it_is_refused_while_it_is_restarted(
     listen = f"tcp://127.0.0.1:{find_free_port()}" if is_tcp else None
     plugin = held_echo_plugin(find_tool("grpc-go-activation"), "echo", listen=listen)
     counts = await measure_connects(short_dir, restart, plugin, connects=400, restarts=4)
+    # Some may be cut at a replacement as well: grpc-go closes, without GOAWAY, a connection that it
+    # accepts in the instant in which GracefulStop begins.
     assert (counts.refused, len(counts.pids)) == (0, 5)
-    if restart is Restart.ROLLING:
-        assert counts.cut == 0
+    assert counts.answered >= 400

@@ -1,7 +1,8 @@
 """Serves on the socket that it inherits, without meshtrio: `held_socket_server.py MODE [FILE]`.
 
-Modes: `serve`; `once`, which serves if FILE is not there and makes it, and else never accepts; and
-`ignore`, which never accepts. A connection on which `who` is sent is answered with the pid.
+Modes: `serve`; `relisten`, which calls listen(2), as asyncio does; `once`, which serves if FILE is
+not there and makes it, and else never accepts; and `ignore`, which never accepts. A connection on
+which `who` is sent is answered with the pid.
 """
 
 import contextlib
@@ -20,6 +21,8 @@ if mode == "once":
 assert os.environ["LISTEN_PID"] == str(os.getpid())
 assert (os.environ["LISTEN_FDS"], os.environ["LISTEN_FDNAMES"]) == ("1", "p")
 listener = socket.socket(fileno=3)
+if mode == "relisten":
+    listener.listen(100)
 while True:
     connection, _ = listener.accept()
     with connection, contextlib.suppress(ConnectionError):  # The mesh may have closed it.

@@ -35,6 +35,13 @@ def test_a_plugin_without_settings_has_the_contract_alone() -> None:
     assert environment_of(make_plugin()) == PLAIN
 
 
+def test_a_held_socket_is_announced_as_systemd_does() -> None:
+    inherited = {"LISTEN_FDS": "3", "LISTEN_FDNAMES": "mesh", "LISTEN_PID": "1"}
+    held = make_plugin(listen_fds=True, inherit_env=["LISTEN_FDS"], env={"LISTEN_FDNAMES": "x"})
+    expected = {**PLAIN, "LISTEN_FDS": "1", "LISTEN_FDNAMES": "p"}
+    assert environment_of(held, inherited=inherited) == expected
+
+
 def test_each_layer_overrides_those_before() -> None:
     inherited = {"PYTHONUNBUFFERED": "0", "HOME": "/root", "LANG": "C", "MESH_SOCKET": "/outer"}
     found = environment_of(

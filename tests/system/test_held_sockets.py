@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -27,8 +28,9 @@ from tests.support.mesh_processes import (
     serve_mesh,
 )
 from tests.support.ports import find_free_port
-from tests.system.test_server_identity import NOBODY, SYSTEM_PYTHON, as_root
 
+NOBODY = 65534
+SYSTEM_PYTHON = Path("/usr/bin/python3")
 QUICKLY = {"initial": 0.01, "maximum": 0.01}
 
 
@@ -183,6 +185,48 @@ async def test_a_successor_is_not_ready_because_its_predecessor_answers(
         assert (pid_of(watched), await ask_who(address_of(watched))) == (pid, pid)
 
 
+@pytest.mark.parametrize("is_tcp", [False, True])
+async def test_health_checks_go_on_while_a_process_is_replaced(
+    short_dir: Path, is_tcp: bool
+) -> None:
+    """Also if SO_PEERCRED is that of one of the two processes, since they call listen(2)."""
+    liveness = {"interval": 0.05, "failure_threshold": 1}
+    config = held_table("relisten", liveness=liveness, **listen_address(is_tcp))
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
+        for _ in range(3):
+            await watched.mesh.restart("p")
+            with trio.move_on_after(0.3):
+                await watched.wait_for_event(events.Exited)
+        assert len(watched.find_events(events.Ready)) == 4
+        assert not watched.find_events(events.Unready)
+        assert not watched.find_events(events.CheckFailed)
+
+
+async def test_a_reload_may_change_the_address(short_dir: Path) -> None:
+    ports = [find_free_port(), find_free_port()]
+    configs = [held_table("serve", listen=f"tcp://127.0.0.1:{port}") for port in ports]
+    async with run_mesh(configs[0], short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
+        (short_dir / "mesh.toml").write_text(configs[1])
+        changed = load(short_dir / "mesh.toml")
+        await watched.mesh.reload(attrs.evolve(changed, runtime_dir=short_dir / "run"))
+        assert await ask_who(f"tcp:127.0.0.1:{ports[1]}") == pid_of(watched)
+        with pytest.raises(ConnectionRefusedError):
+            await connect_socket(f"tcp:127.0.0.1:{ports[0]}")
+
+
+async def test_a_port_that_is_in_use_is_reported_and_tried_again(short_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"tcp:127.0.0.1:{other.getsockname()[1]}"
+        config = held_table("serve", listen=address)
+        async with run_mesh(config, short_dir) as watched:
+            event = (await watched.wait_for_event(events.NotStarted)).event
+            assert f"{address}: cannot be bound: Address already in use" in str(event)
+            other.close()
+            await watched.wait_for_event(events.Ready)
+
+
 async def test_a_program_that_does_not_use_its_socket_is_not_ready(short_dir: Path) -> None:
     config = held_table("ignore", ready_timeout=0.5)
     async with run_mesh(config, short_dir) as watched:
@@ -273,22 +317,52 @@ def find_free_privileged_port() -> int:
     raise AssertionError("no privileged port is free")
 
 
+def contained_table(folder: Path, **settings: str) -> str:
+    """The same plugin as `nobody`, run by the system's Python, which that user can read."""
+    if not SYSTEM_PYTHON.exists():
+        pytest.skip(f"{SYSTEM_PYTHON} is not there")
+    folder.chmod(0o755)
+    program = folder / "server.py"
+    program.write_text((PLUGINS_DIRECTORY / "held_socket_server.py").read_text())
+    lines = [f"{key} = {value}" for key, value in settings.items()]
+    return "\n".join(
+        [
+            f'[[plugin]]\nname = "p"\ncommand = ["{SYSTEM_PYTHON}", "{program}", "serve"]',
+            f'cwd = "/"\nlisten_fds = true\ncontainment = {{ user = "{NOBODY}" }}',
+            *(*lines, ""),
+        ]
+    )
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start it as another user")
+
+
+@as_root
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv(1) is not there")
+def test_a_successor_that_cannot_be_told_from_its_predecessor_does_not_become_ready(
+    short_dir: Path,
+) -> None:
+    prefix = ["setpriv", "--bounding-set=-sys_ptrace"]
+    config = contained_table(short_dir, ready_timeout="2")
+    with serve_mesh(short_dir, config, min_ready=1, prefix=prefix) as running:
+        (pid,) = running.plugin_pids()
+        done = running.run_command("restart", "p")
+        assert done.returncode == 1
+        assert "the process that it replaces may have answered" in done.stderr
+        assert "the active process keeps running" in done.stderr
+        assert running.plugin_pids() == [pid]
+        assert running.run_command("stop", "p").returncode == 0
+        assert running.run_command("start", "p").returncode == 0
+
+
 @as_root
 @pytest.mark.parametrize("is_tcp", [False, True])
 async def test_a_plugin_without_privileges_serves_where_only_root_may_listen(
     short_dir: Path, is_tcp: bool
 ) -> None:
-    if not SYSTEM_PYTHON.exists():
-        pytest.skip(f"{SYSTEM_PYTHON} is not there")
-    short_dir.chmod(0o755)
-    program = short_dir / "server.py"
-    program.write_text((PLUGINS_DIRECTORY / "held_socket_server.py").read_text())
-    listen = f'listen = "tcp://127.0.0.1:{find_free_privileged_port()}"\n' if is_tcp else ""
-    config = (
-        f'[[plugin]]\nname = "p"\ncommand = ["{SYSTEM_PYTHON}", "{program}", "serve"]\n{listen}'
-        f'cwd = "/"\nlisten_fds = true\ncontainment = {{ user = "{NOBODY}" }}\n'
-    )
-    async with run_mesh(config, short_dir) as watched:
+    port = find_free_privileged_port()
+    settings = {"listen": f'"tcp://127.0.0.1:{port}"'} if is_tcp else {}
+    async with run_mesh(contained_table(short_dir, **settings), short_dir) as watched:
         await watched.wait_for_event(events.Ready)
         await watched.mesh.restart("p")
         pid = pid_of(watched)

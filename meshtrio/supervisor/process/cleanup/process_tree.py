@@ -9,7 +9,8 @@ may overwrite its environment. All of it is for a worker thread.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 
 import attrs
 
@@ -94,6 +95,27 @@ class ProcessTree:
             except OSError:
                 continue  # It has exited.
         return None if hidden else False
+
+
+def find_holder(trees: Collection[ProcessTree], inode: int) -> ProcessTree | None:
+    """Find which of some process runs holds a socket, by the groups and sessions of their leaders.
+
+    That is fast, but does not find processes that belong to a run by other criteria. Returns None
+    if none of them is found to hold it. Raises OSError.
+    """
+    link, count = b"socket:[%d]" % inode, 0
+    for stat in list(procfs.iter_stats()):
+        for tree in trees:
+            if tree.leader_pid not in (stat.pid, stat.pgrp, stat.session):
+                continue
+            with suppress(OSError):  # It has exited, or belongs to another user.
+                for found in _read_descriptor_links(stat.pid):
+                    count += 1
+                    if found == link:
+                        return tree
+                    if count >= _MAX_DESCRIPTORS:
+                        return None
+    return None
 
 
 def _read_descriptor_links(pid: int) -> Iterator[bytes]:
