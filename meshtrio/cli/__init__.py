@@ -65,6 +65,7 @@ _SECTIONS = {
         "drain": "Stop, and report how each instance ended.",
         "scale": "Set the number of instances of a plugin.",
         "log-level": "Show or set the log level of a plugin.",
+        "run": "Run a task, and exit with its exit status.",
         "reload": "Apply the changes in the config file.",
     },
     "Call": {"call": "Call a method with JSON, by reflection."},
@@ -77,6 +78,7 @@ _MODULES = {
     **dict.fromkeys(("events", "logs", "trace"), "stream_commands"),
     **dict.fromkeys(("gen", "new"), "code_commands"),
     "completion": "options",
+    "run": "run",
 }
 """Modules of the commands that share one; other commands are in modules of their own names."""
 

@@ -31,7 +31,7 @@ class SecondsRange(click.FloatRange):
         return seconds
 
 
-_mesh_socket_option = click.option(
+mesh_socket_option = click.option(
     "--mesh-socket",
     type=click.Path(path_type=Path),
     help="Socket of the mesh; by default $MESH_SOCKET, else the one in the default runtime dir.",
@@ -57,7 +57,7 @@ def _require_utf8(_: click.Context, __: click.Parameter, value: Any) -> Any:
 def mesh_options(json_help: str, *others: Decorator) -> Decorator:
     """Add the options of each command that asks a mesh: --json, `others`, and --mesh-socket."""
     json_option = click.option("--json", "as_json", is_flag=True, help=json_help)
-    inner_first: tuple[Decorator, ...] = (_mesh_socket_option, *reversed(others), json_option)
+    inner_first: tuple[Decorator, ...] = (mesh_socket_option, *reversed(others), json_option)
     return lambda command: reduce(lambda made, option: option(made), inner_first, command)
 
 
@@ -111,6 +111,11 @@ def _descendant_names(node: control.Node) -> Iterator[str]:
         yield from _descendant_names(each)
 
 
+async def _fetch_tasks(stub: Any) -> list[str]:
+    tree = await stub.GetTree(control.GetTreeRequest())
+    return [each.name for each in tree.nodes if each.kind == control.Node.TASK]
+
+
 async def _fetch_services(stub: Any) -> list[str]:
     return list((await stub.ListServices(registry.ListServicesRequest())).services)
 
@@ -128,6 +133,7 @@ def _argument(
 _complete_names = _completer(run_with_control, _fetch_names)
 _complete_services = _completer(run_with_registry, _fetch_services)
 name_argument = _argument("name", _complete_names)
+task_argument = _argument("name", _completer(run_with_control, _fetch_tasks))
 names_argument = _argument("names", _complete_names, "[NAME]...")
 service_argument = _argument("service", _complete_services)
 services_argument = _argument("services", _complete_services, "[SERVICE]...")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from meshtrio.config import PluginConfig, StartMethod
+from meshtrio.config import ProgramConfig, StartMethod
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.environment import child_environment, shared_environment
@@ -55,7 +55,7 @@ class Launch:
         if address is not None and config.verify_server and await is_in_use(address):
             reason = f"another program answers at {address} already; stop it, or let the plugin"
             raise OSError(errno.EADDRINUSE, f"{reason} have another port (`listen`)")
-        await _check_hashes(config)
+        await check_hashes(config)
         if (user := config.containment.user) is not None:
             return frozenset({look_up_user(user).pw_uid})
         return frozenset({os.geteuid(), 0}) if config.verify_server else None
@@ -66,7 +66,7 @@ class Launch:
         cgroups, user = effects.cgroups, config.containment.user
         memory = config.containment.memory
         cgroup = None if cgroups is None else cgroups.create(spec.launch_id, memory)
-        self._command = _build_command(config, cgroup)
+        self._command = build_command(config, cgroup)
         entry = None if user is None else look_up_user(user)
         self._env = child_environment(spec, inherited=os.environ, user=entry)
         if config.start is StartMethod.FORK and effects.templates is not None:
@@ -80,20 +80,31 @@ class Launch:
 
     async def make_exit(self, exc: Exception) -> Exit:
         """Make the exit of a process that could not be started because of `exc`."""
-        config = self._spec.config
-        program, command = config.argv()[0], self._command
-        reason = start_failures.explain_start_failure(exc, program, command, self._env)
-        if isinstance(exc, OSError) and exc.errno in start_failures.PROGRAM_ERRNOS:
-            problem = await self._effects.diagnose_program(config)
-            reason = f"{reason}: {problem}" if problem else reason
-        return Exit(
-            reason=f"could not be started: {reason}",
-            explicit_cause=ExitCause.NOT_STARTED,
-            is_resource_exhaustion=start_failures.is_resource_exhaustion(exc),
+        return await make_launch_exit(
+            exc, self._spec.config, self._command, self._env, self._effects
         )
 
 
-def _build_command(config: PluginConfig, cgroup: Path | None) -> list[str]:
+async def make_launch_exit(
+    exc: Exception,
+    config: ProgramConfig,
+    command: Sequence[str],
+    env: Mapping[str, str],
+    effects: Effects,
+) -> Exit:
+    """Make the exit of a process that could not be started with a command because of `exc`."""
+    reason = start_failures.explain_start_failure(exc, config.argv()[0], command, env)
+    if isinstance(exc, OSError) and exc.errno in start_failures.PROGRAM_ERRNOS:
+        problem = await effects.diagnose_program(config)
+        reason = f"{reason}: {problem}" if problem else reason
+    return Exit(
+        reason=f"could not be started: {reason}",
+        explicit_cause=ExitCause.NOT_STARTED,
+        is_resource_exhaustion=start_failures.is_resource_exhaustion(exc),
+    )
+
+
+def build_command(config: ProgramConfig, cgroup: Path | None) -> list[str]:
     """Build the command that is executed: the plugin's own, or the launcher's followed by it.
 
     The launcher is also needed to reset signals that the child would inherit ignored or blocked.
@@ -105,7 +116,7 @@ def _build_command(config: PluginConfig, cgroup: Path | None) -> list[str]:
     return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
 
 
-async def _check_hashes(config: PluginConfig) -> None:
+async def check_hashes(config: ProgramConfig) -> None:
     """Compare the SHA-256 hashes of the executable and of the script with the config's, if any.
 
     The file may still be replaced between this check and execve(2) by a program that may write to
