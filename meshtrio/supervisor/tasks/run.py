@@ -78,7 +78,7 @@ class TaskRun:
         return (self.ended_at or trio.current_time()) - self.started_at
 
     def stop(self) -> None:
-        """Stop it: SIGTERM, then SIGKILL after its `stop_timeout`; `run` returns when it is gone."""
+        """Stop it: SIGTERM, then SIGKILL after `stop_timeout`. `run` returns when it is gone."""
         self.is_stop_requested = True
         self._cancel_scope.cancel()
 
