@@ -37,13 +37,14 @@ from meshtrio.config import (
     RegistryAccessRule,
     Rlimits,
     StaticServiceConfig,
+    TaskConfig,
     TelemetryConfig,
 )
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 
 DOCS = Path(__file__).resolve().parent
-NOT_IN_MESH = frozenset({"plugins", "groups", "services", "source"})
+NOT_IN_MESH = frozenset({"plugins", "groups", "services", "tasks", "source"})
 CONFIG_HEAD = """# The config file
 
 Made by `docs/generate.py` from `meshtrio/config`. `meshtrio check mesh.toml` reports every mistake
@@ -67,12 +68,13 @@ TABLES: tuple[tuple[str, str, type], ...] = (
     ("`[mesh.log]`", "", LogConfig),
     ("`[mesh.telemetry]`", "", TelemetryConfig),
     ("`[[plugin]]`, once for each plugin", "", PluginConfig),
-    ("`backoff` of a plugin", "", Backoff),
+    ("`backoff` of a plugin or task", "", Backoff),
     ("`liveness` of a plugin", "", Liveness),
-    ("`output` of a plugin", "", OutputConfig),
-    ("`containment` of a plugin", "", Containment),
+    ("`output` of a plugin or task", "", OutputConfig),
+    ("`containment` of a plugin or task", "", Containment),
     ("`containment.rlimits`", "", Rlimits),
     ("`[[group]]`, once for each group", "", GroupConfig),
+    ("`[[task]]`, once for each task", "", TaskConfig),
     (
         "`[[service]]`: endpoints the mesh does not run, how services are called",
         "",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from meshtrio.config import Access as Access
     from meshtrio.config import AccessRule as AccessRule
     from meshtrio.config import Containment as Containment
+    from meshtrio.config import Dependency as Dependency
     from meshtrio.config import DiscoveryConfig as DiscoveryConfig
     from meshtrio.config import DnsConfig as DnsConfig
     from meshtrio.config import GatewayConfig as GatewayConfig
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from meshtrio.config import RegistryAccessRule as RegistryAccessRule
     from meshtrio.config import Rlimits as Rlimits
     from meshtrio.config import StaticServiceConfig as StaticServiceConfig
+    from meshtrio.config import TaskConfig as TaskConfig
     from meshtrio.config import TelemetryConfig as TelemetryConfig
     from meshtrio.config import load as load_config  # noqa: F401
     from meshtrio.config.otlp_endpoint import OtlpEndpoint as OtlpEndpoint
@@ -75,6 +77,8 @@ if TYPE_CHECKING:
     from meshtrio.supervisor.process.output.output_lines import OutputLine as OutputLine
     from meshtrio.supervisor.shutdown_report import ShutdownReport as ShutdownReport
     from meshtrio.supervisor.statistics import MeshStatistics as MeshStatistics
+    from meshtrio.supervisor.tasks.task import TaskResult as TaskResult
+    from meshtrio.supervisor.tasks.task import TaskStatus as TaskStatus
     from meshtrio.telemetry.binary_log import open_binary_log as open_binary_log
     from meshtrio.telemetry.logs.formatters import JsonFormatter as JsonFormatter
     from meshtrio.telemetry.logs.formatters import TraceIdFilter as TraceIdFilter
@@ -89,10 +93,10 @@ if TYPE_CHECKING:
     from meshtrio.util.version import VERSION as __version__  # noqa: F401, N811
 
 _CONFIG_CLASSES = (
-    "Access AccessRule Containment DiscoveryConfig DnsConfig GatewayConfig GroupConfig Liveness"
-    " LogConfig"
+    "Access AccessRule Containment Dependency DiscoveryConfig DnsConfig GatewayConfig GroupConfig"
+    " Liveness LogConfig"
     " MeshConfig MeshLimits OutputConfig PluginConfig RegistryAccessRule Rlimits"
-    " StaticServiceConfig TelemetryConfig"
+    " StaticServiceConfig TaskConfig TelemetryConfig"
 )
 _ERRORS = (
     "CallRefusedError ConfigError ConnectionLostError MeshFailedError MeshtrioError NoMeshError"
@@ -121,6 +125,7 @@ _NAMES_OF_MODULES = {
     "supervisor.process.output.output_lines": "OutputLine",
     "supervisor.shutdown_report": "ShutdownReport",
     "supervisor.statistics": "MeshStatistics",
+    "supervisor.tasks.task": "TaskResult TaskStatus",
     "telemetry.binary_log": "open_binary_log",
     "telemetry.logs.formatters": "JsonFormatter TraceIdFilter",
     "telemetry.metrics": "Metrics",

@@ -12,7 +12,7 @@ PLUGIN_TLS_CLIENT_CA = "PLUGIN_TLS_CLIENT_CA"
 """The path of a PEM file with certificate authorities; set if it has to require certificates of
 clients that these have signed."""
 PLUGIN_NAME = "PLUGIN_NAME"
-"""Name of the plugin in the config."""
+"""Name of the plugin, or of the task, in the config."""
 PLUGIN_INSTANCE = "PLUGIN_INSTANCE"
 """The number of the instance: 0, 1, …"""
 MESH_SOCKET = "MESH_SOCKET"

@@ -52,6 +52,7 @@ from meshtrio.supervisor.process.output.output_lines import OutputLine
 from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import MeshStatistics
 from meshtrio.supervisor.supervisor import Supervisor
+from meshtrio.supervisor.tasks.task import TaskResult, TaskStatus
 from meshtrio.systemd.listen_fds import PassedSockets
 from meshtrio.telemetry.logs.event_logger import log_event
 from meshtrio.util.concurrency import background_service, open_collapsing_nursery, require_trio
@@ -166,18 +167,22 @@ class Mesh(metaclass=NoPublicConstructor):
         """Return the status of each instance, in the order of the config."""
         return self._supervisor.statuses()
 
+    def tasks(self) -> tuple[TaskStatus, ...]:
+        """Return the status of each task, in the order of the config."""
+        return self._supervisor.task_statuses()
+
     def statistics(self) -> MeshStatistics:
         """Return the current numbers of the mesh, its groups and its plugins."""
         return self._supervisor.statistics()
 
     def log_lines(self, name: str) -> dict[tuple[str, int], tuple[OutputLine, ...]]:
-        """Return the last lines of output of a plugin's or a group's instances.
+        """Return the last lines of output of a plugin's or a group's instances, or of a task.
 
         Returns:
-            The lines, oldest first, by plugin and instance number.
+            The lines, oldest first, by plugin and instance number, which is 0 for a task.
 
         Raises:
-            UnknownNameError: The mesh has no such plugin or group.
+            UnknownNameError: The mesh has no such plugin, group or task.
         """
         return self._operations.log_lines(name)
 
@@ -204,17 +209,41 @@ class Mesh(metaclass=NoPublicConstructor):
         await self._operations.start(name)
 
     async def stop(self, name: str) -> None:
-        """Stop a plugin or a group, and wait until its processes have ended.
+        """Stop a plugin or a group, or the run of a task, and wait until its processes have ended.
 
-        It stays stopped until `start`, whatever its restart policy.
+        A plugin stays stopped until `start`, whatever its restart policy. A task with a schedule
+        runs again at its next time.
 
         Cancellation:
             Ends the wait only.
 
         Raises:
-            UnknownNameError: The mesh has no such plugin or group.
+            UnknownNameError: The mesh has no such plugin, group or task.
         """
         await self._operations.stop(name)
+
+    async def run_task(
+        self, name: str, on_data: Callable[[str, bytes], None] | None = None
+    ) -> TaskResult:
+        """Run a task now, and wait until it has ended; a failure is not repeated.
+
+        Args:
+            name: Name of the task.
+            on_data: Called synchronously with `stdout` or `stderr` and the bytes that the process
+                writes there.
+
+        Returns:
+            How it ended, also if it has failed.
+
+        Cancellation:
+            Stops the run, and does not wait for its end.
+
+        Raises:
+            UnknownNameError: The mesh has no such task.
+            UsageError: It runs already, or waits for a task or plugin that has failed; or the name
+                is that of a plugin or group.
+        """
+        return await self._operations.run_task(name, on_data)
 
     async def drain(self, name: str) -> tuple[DrainResult, ...]:
         """Stop a plugin or a group like `stop`, and report how each instance ended.

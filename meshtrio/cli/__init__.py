@@ -67,6 +67,7 @@ _SECTIONS = {
         "drain": "Stop, and report how each instance ended.",
         "scale": "Set the number of instances of a plugin.",
         "log-level": "Show or set the log level of a plugin.",
+        "run": "Run a task, and exit with its exit status.",
         "reload": "Apply the changes in the config file.",
     },
     "Run by hand": {
@@ -84,6 +85,7 @@ _MODULES = {
     **dict.fromkeys(("gen", "new"), "code_commands"),
     "env": "attach",
     "completion": "options",
+    "run": "run",
 }
 """Modules of the commands that share one; other commands are in modules of their own names."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from meshtrio.cli.formatting import format_count
-from meshtrio.config import MeshConfig, load
+from meshtrio.config import MeshConfig, ProgramConfig, load
 from meshtrio.discovery.dns.discovery import check_dns_installed
 from meshtrio.runtime_dir import directory
 from meshtrio.telemetry.optional_dependencies import check_extras
@@ -46,10 +46,11 @@ def load_and_check(config_file: Path, folder: Path | None) -> MeshConfig:
 
 def find_warnings(config: MeshConfig) -> list[str]:
     """Return warnings about settings that are valid but probably not intended."""
-    found = (
-        (plugin.name, describe_privilege_change(plugin.program())) for plugin in config.plugins
-    )
-    return [f"plugin {name!r}: {warning}" for name, warning in found if warning]
+    programs: list[tuple[str, ProgramConfig]]
+    programs = [(f"plugin {plugin.name!r}", plugin) for plugin in config.plugins]
+    programs += [(f"task {task.name!r}", task) for task in config.tasks]
+    found = ((name, describe_privilege_change(each.program())) for name, each in programs)
+    return [f"{name}: {warning}" for name, warning in found if warning]
 
 
 @click.command()
@@ -71,13 +72,14 @@ def check(config_file: Path, as_json: bool, runtime_dir: Path | None) -> None:
     warnings, plugins = find_warnings(config), len(config.plugins)
     instances = sum(plugin.instances for plugin in config.plugins)
     if as_json:
-        _print_result(
-            config_file, plugins=plugins, instances=instances, mistakes=[], warnings=warnings
-        )
+        counted = {"plugins": plugins, "instances": instances, "tasks": len(config.tasks)}
+        _print_result(config_file, **counted, mistakes=[], warnings=warnings)
         return
     for warning in warnings:
         click.echo(escape_unprintable(f"{config_file}: warning: {warning}"), err=True)
     counts = f"{format_count(plugins, 'plugin')}, {format_count(instances, 'instance')}"
+    if config.tasks:
+        counts += f", {format_count(len(config.tasks), 'task')}"
     click.echo(escape_unprintable(f"{config_file}: {counts}: no mistakes"))
 
 

@@ -36,10 +36,10 @@ CallsInFlight = Mapping[tuple[str, int], int]
 @names_argument
 @mesh_options("Print a JSON list of objects.", all_nodes_option)
 def ps(names: tuple[str, ...], as_json: bool, all_nodes: bool, mesh_socket: Path | None) -> None:
-    """List instances with their processes and states: all, or those of the plugins named.
+    """List instances and tasks with their processes and states: all, or those named.
 
-    A NAME is a plugin or a group. RESTARTS counts restarts; REASON is how the last process ended,
-    or why the instance is not ready.
+    A NAME is a plugin, a group or a task. RESTARTS counts restarts, of a task the retries of its
+    last run; REASON is how the last process ended, or why the instance is not ready or waits.
     """
     if all_nodes:
         _print_instances_of_nodes(names, as_json, mesh_socket)
@@ -80,16 +80,29 @@ def _unique_instances(replies: Iterable[Any]) -> Iterable[control.Instance]:
 
 
 def _instance_row(instance: control.Instance) -> tuple[Any, ...]:
+    is_task = instance.HasField("task")
     return (
         instance.name,
-        instance.instance,
+        "-" if is_task else instance.instance,
         instance.pid if instance.HasField("pid") else "-",
         instance.state,
         instance.restarts,
         formatting.format_duration(instance.uptime) if instance.HasField("uptime") else "-",
         instance.socket or "-",
-        instance.reason,
+        _describe_task(instance) if is_task else instance.reason,
     )
+
+
+def _describe_task(instance: control.Instance) -> str:
+    """Describe why a task is in its state, its last run, and when it runs next."""
+    task, parts = instance.task, [instance.reason]
+    if task.last_outcome == "completed" and not instance.reason:
+        parts.append(f"completed after {task.last_duration:.2f} s")
+    if task.HasField("next_run"):
+        parts.append(f"next run {formatting.format_time(task.next_run).removesuffix('.000')}")
+    if task.missed:
+        parts.append(f"{formatting.format_count(task.missed, 'run')} missed")
+    return "; ".join(filter(None, parts))
 
 
 @click.command()
@@ -98,11 +111,11 @@ def _instance_row(instance: control.Instance) -> tuple[Any, ...]:
     all_nodes_option,
 )
 def tree(as_json: bool, all_nodes: bool, mesh_socket: Path | None) -> None:
-    """Show the supervision tree: the mesh, its groups, their plugins, and the plugins' instances.
+    """Show the supervision tree: the mesh, its groups, their plugins with instances, and tasks.
 
-    Groups are shown with their strategy, plugins with their restart policy and dependencies,
-    instances with their calls in progress if they report them. With --all-nodes there is a tree for
-    each node, in JSON a list of them.
+    Groups are shown with their strategy, plugins with their restart policy and dependencies, tasks
+    with their schedule, instances with their calls in progress if they report them. With
+    --all-nodes there is a tree for each node, in JSON a list of them.
     """
     if all_nodes:
         _print_trees_of_nodes(as_json, mesh_socket)
@@ -156,7 +169,7 @@ def _add_calls_in_flight(node: dict[str, Any], in_flight: CallsInFlight) -> dict
 
 
 def _describe_process(instance: control.Instance) -> str:
-    start = f", by {instance.start}"
+    start = f", by {instance.start}" if instance.start else ""
     if instance.HasField("ready_after"):
         start += f" in {instance.ready_after:.2g} s"
     uptime = formatting.format_duration(instance.uptime)
@@ -184,7 +197,8 @@ def _print_tree(
 
     def describe(instance: control.Instance) -> Text:
         state = rich_output.make_state_text(instance.state)
-        text = Text(f"{instance.instance} ").append_text(state)
+        is_task = instance.HasField("task")
+        text = Text("" if is_task else f"{instance.instance} ").append_text(state)
         if instance.HasField("pid"):
             text.append(_describe_process(instance))
         if instance.restarts:
@@ -192,8 +206,8 @@ def _print_tree(
         calls = in_flight.get((instance.name, instance.instance))
         if calls is not None:
             text.append(f", {formatting.format_count(calls, 'call')} under way")
-        if instance.reason:
-            text.append(escape_unprintable(f": {instance.reason}"))
+        if reason := _describe_task(instance) if is_task else instance.reason:
+            text.append(escape_unprintable(f": {reason}"))
         return text
 
     prefix = f"node {mesh_node}: " if mesh_node else ""

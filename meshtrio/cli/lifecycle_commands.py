@@ -29,7 +29,9 @@ from meshtrio.util.text import escape_unprintable, replace_surrogates
 
 _EVENT_DELAY = 2.0
 """Seconds after which warnings are printed while an operation is still running."""
-_SETTLED_STATES = frozenset({"ready", "stopped", "exited", "failed", "attached"})
+_SETTLED_STATES = frozenset(
+    {"ready", "stopped", "exited", "failed", "attached", "completed", "scheduled"}
+)
 """Instance states that an operation does not wait to end."""
 
 
@@ -55,6 +57,7 @@ def stop(name: str, **options: Any) -> None:
     """Stop NAME, a plugin or a group, until it is started again, and wait until it has stopped.
 
     Calls in progress may finish within the plugin's stop_timeout; `drain` lists those that did not.
+    Of a task, the present run is stopped; one with a schedule runs again at its next time.
     """
     _run_and_print("Stop", f"stopping {name}", f"stopped {name}", name=name, **options)
 

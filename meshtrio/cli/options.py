@@ -113,6 +113,11 @@ def _descendant_names(node: control.Node) -> Iterator[str]:
         yield from _descendant_names(each)
 
 
+async def _fetch_tasks(stub: Any) -> list[str]:
+    tree = await stub.GetTree(control.GetTreeRequest())
+    return [each.name for each in tree.nodes if each.kind == control.Node.TASK]
+
+
 async def _fetch_services(stub: Any) -> list[str]:
     return list((await stub.ListServices(registry.ListServicesRequest())).services)
 
@@ -144,6 +149,7 @@ name_argument = _argument("name", _complete_names)
 instance_argument = click.argument(
     "instance", callback=_parse_instance, shell_complete=_complete_names
 )
+task_argument = _argument("name", _completer(run_with_control, _fetch_tasks))
 names_argument = _argument("names", _complete_names, "[NAME]...")
 service_argument = _argument("service", _complete_services)
 services_argument = _argument("services", _complete_services, "[SERVICE]...")

@@ -16,6 +16,8 @@ from meshtrio.util.errors import UsageError
 from meshtrio.util.text import escape_unprintable
 
 _READ_SIZE = 65536
+_MAX_WRITE_SIZE = 4096
+"""PIPE_BUF: what a pipe that is writable takes without blocking (pipe(7))."""
 _SPINNER_DELAY = 1.0
 """Seconds until the spinner appears, since what it is shown for may be quick."""
 
@@ -59,7 +61,18 @@ async def wait_stdout_writable() -> None:
 
     A process that blocks in a write would not answer the mesh's PINGs and lose its connection.
     """
-    descriptor = sys.stdout.fileno()
+    await _wait_writable(sys.stdout.fileno())
+
+
+async def write_to_descriptor(descriptor: int, data: bytes) -> None:
+    """Write all bytes to stdout or stderr, without blocking as `wait_stdout_writable` explains."""
+    rest = memoryview(data)
+    while rest:
+        await _wait_writable(descriptor)
+        rest = rest[os.write(descriptor, rest[:_MAX_WRITE_SIZE]) :]
+
+
+async def _wait_writable(descriptor: int) -> None:
     mode = os.fstat(descriptor).st_mode
     # Nothing else blocks, or can be waited for.
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor):

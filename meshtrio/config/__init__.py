@@ -7,9 +7,12 @@ Each class is frozen, and validates its own fields when it is created. What invo
 fields, or several plugins, is checked by `validate` methods, which return errors instead of
 raising; `MeshConfig` calls all of them and raises one ConfigError.
 
-    mesh              MeshConfig, the root: plugins, groups, services, [mesh]; TCP ports
-    plugin, static_service, containment, access, discovery, telemetry
+    mesh              MeshConfig, the root: plugins, groups, services, tasks, [mesh]; TCP ports
+    plugin, task, static_service, containment, access, discovery, telemetry
                       its parts
+    program           what plugins and tasks have in common: the command
+    dependency        what plugins, groups and tasks wait for
+    schedule          cron expressions
     topology          groups, and the graph of membership and dependencies with its errors
     python_command    the parts of a command that runs Python, for `start = "fork"`
     validators        validators of single fields
@@ -33,6 +36,8 @@ from meshtrio.config.access import GatewaySecurity as GatewaySecurity
 from meshtrio.config.access import RegistryAccessRule as RegistryAccessRule
 from meshtrio.config.containment import Containment as Containment
 from meshtrio.config.containment import Rlimits as Rlimits
+from meshtrio.config.dependency import Dependency as Dependency
+from meshtrio.config.dependency import DependencyCondition as DependencyCondition
 from meshtrio.config.discovery import DiscoveryConfig as DiscoveryConfig
 from meshtrio.config.mesh import ConfigSource as ConfigSource
 from meshtrio.config.mesh import LogConfig as LogConfig
@@ -46,8 +51,11 @@ from meshtrio.config.plugin import PluginConfig as PluginConfig
 from meshtrio.config.plugin import ReplacementOrder as ReplacementOrder
 from meshtrio.config.plugin import RestartPolicy as RestartPolicy
 from meshtrio.config.plugin import StartMethod as StartMethod
+from meshtrio.config.program import ProgramConfig as ProgramConfig
+from meshtrio.config.schedule import Schedule as Schedule
 from meshtrio.config.static_service import DnsConfig as DnsConfig
 from meshtrio.config.static_service import StaticServiceConfig as StaticServiceConfig
+from meshtrio.config.task import TaskConfig as TaskConfig
 from meshtrio.config.telemetry import TelemetryConfig as TelemetryConfig
 from meshtrio.config.toml_reader import load as load
 from meshtrio.config.topology import GroupConfig as GroupConfig

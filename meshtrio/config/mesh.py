@@ -15,6 +15,7 @@ from meshtrio.config.access import Access, GatewayConfig
 from meshtrio.config.discovery import DiscoveryConfig
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.static_service import DnsConfig, StaticServiceConfig
+from meshtrio.config.task import TaskConfig
 from meshtrio.config.telemetry import (
     METRICS_FROM_MESH,
     METRICS_OFF,
@@ -33,6 +34,7 @@ _WILDCARD_HOSTS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - nothing is bound 
 _DUPLICATE_HINTS = {
     "plugin": "make it one with more instances, or rename it",
     "group": "make it one with the members of both, or rename it",
+    "task": "rename one of them",
 }
 
 
@@ -41,6 +43,10 @@ def _to_plugins(value: Iterable[PluginConfig]) -> tuple[PluginConfig, ...]:
 
 
 def _to_groups(value: Iterable[GroupConfig]) -> tuple[GroupConfig, ...]:
+    return tuple(value)
+
+
+def _to_tasks(value: Iterable[TaskConfig]) -> tuple[TaskConfig, ...]:
     return tuple(value)
 
 
@@ -110,7 +116,7 @@ class MeshConfig:
     """The config of a whole mesh.
 
     Raises:
-        ConfigError: With every error in the combination of plugins, groups and services.
+        ConfigError: With every error in the combination of plugins, groups, tasks and services.
     """
 
     plugins: tuple[PluginConfig, ...] = attrs.field(converter=_to_plugins, default=())
@@ -119,6 +125,8 @@ class MeshConfig:
     """The groups, each a `[[group]]` table of the file."""
     services: tuple[StaticServiceConfig, ...] = attrs.field(converter=_to_services, default=())
     """The services, each a `[[service]]` table of the file."""
+    tasks: tuple[TaskConfig, ...] = attrs.field(converter=_to_tasks, default=(), kw_only=True)
+    """The tasks, each a `[[task]]` table of the file."""
     runtime_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     """Folder of `mesh.sock` and the plugins' sockets, created with mode 0700 and used by one mesh
     at a time. An existing folder must be empty, or have been a mesh's; with other content it is
@@ -173,11 +181,13 @@ class MeshConfig:
     def __attrs_post_init__(self) -> None:
         problems = find_duplicates("plugin", (plugin.name for plugin in self.plugins))
         problems += find_duplicates("group", (group.name for group in self.groups))
+        problems += find_duplicates("task", (task.name for task in self.tasks))
         problems += self.topology().validate()
         problems += [f"mesh: {problem}" for problem in self.gateway.validate(self.access)]
         problems += [f"mesh: {problem}" for problem in self.discovery.validate(self.gateway)]
         problems += [f"mesh: {problem}" for problem in self.telemetry.validate()]
         problems += [problem for plugin in self.plugins for problem in plugin.validate()]
+        problems += [problem for task in self.tasks for problem in task.validate()]
         together = sum(plugin.instances for plugin in self.plugins)
         if together > self.max_instances:
             text = f"mesh: the plugins have {together} instances together, more than "
@@ -191,8 +201,8 @@ class MeshConfig:
             raise ConfigError(problems)
 
     def topology(self) -> Topology:
-        """Return the graph of plugins and groups."""
-        return Topology(self.plugins, self.groups)
+        """Return the graph of plugins, groups and tasks."""
+        return Topology(self.plugins, self.groups, self.tasks)
 
 
 def find_duplicates(kind: str, names: Iterable[str]) -> list[str]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import re
-import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
 import attrs
 
-from meshtrio import contract
 from meshtrio.config.containment import Containment
-from meshtrio.config.python_command import PythonCommand
+from meshtrio.config.dependency import Dependency, to_dependencies
+from meshtrio.config.program import (
+    COMMAND_METADATA,
+    ProgramConfig,
+    check_command,
+    check_env,
+    check_name,
+)
 from meshtrio.config.ready import (
     Check,
     FdCheck,
@@ -38,22 +41,11 @@ from meshtrio.config.validators import (
 )
 from meshtrio.util.address import Address
 from meshtrio.util.backoff import Backoff
-from meshtrio.util.executable_check import Program
 from meshtrio.util.log_level import LogLevel
 from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 
-PYTHON_PLACEHOLDER = "{python}"
-"""Word of a command that stands for the interpreter that the mesh runs on."""
-
 _LISTEN_FD = 3
 """The descriptor of a listening socket that a process inherits, as in sd_listen_fds(3)."""
-_PLUGIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-check_name = require(
-    _PLUGIN_NAME.fullmatch,
-    "{!r} is not a name: it has up to 64 letters, digits, '-' and '_', and does not begin with a "
-    "sign",
-)
-"""Validates the name of a plugin or group."""
 _has_port = require(
     lambda address: Address.parse(address).port, "must be tcp://host:port, not {!r}"
 )
@@ -103,16 +95,6 @@ def _check_preload(names: tuple[str, ...]) -> None:
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ValueError(f"{name!r} is not the name of a module, as in numpy.linalg")
-
-
-def _check_env(env: Mapping[str, str]) -> None:
-    for key in env:
-        if not key or "=" in key or "\0" in key + env[key]:
-            # What follows "=" may be a secret.
-            name = key.partition("=")[0]
-            raise ValueError(f"{name!r} cannot be the name of an environment variable")
-        if key in contract.MESH_VARIABLES:
-            raise ValueError(f"{key} is set by the mesh")
 
 
 @attrs.frozen
@@ -169,17 +151,13 @@ class OutputConfig:
 
 
 @attrs.frozen
-class PluginConfig:
+class PluginConfig(ProgramConfig):
     """A plugin: a program, and how its processes are run."""
 
     name: str = attrs.field(validator=check_name)
     """Name, of letters, digits, `-` and `_`; clients call the service `plugin.<name>`."""
     command: tuple[str, ...] = attrs.field(
-        converter=to_strings,
-        validator=require(
-            lambda words: words and words[0], 'must name a program, as in ["python", "plugin.py"]'
-        ),
-        metadata={"hint": "it is run without a shell"},
+        converter=to_strings, validator=check_command, metadata=COMMAND_METADATA
     )
     """Program and arguments, run without a shell. The word `{python}` stands for the interpreter
     that the mesh runs on."""
@@ -224,7 +202,7 @@ class PluginConfig:
     root, to receive calls; and whether the server at an address in `ready` or `liveness.check` must
     be one of its processes. Set to false for a command whose server is started by another program,
     such as `docker run`. The user of `containment` is verified in any case."""
-    env: Mapping[str, str] = attrs.field(factory=dict, validator=parsed_by(_check_env), repr=False)
+    env: Mapping[str, str] = attrs.field(factory=dict, validator=parsed_by(check_env), repr=False)
     """Environment variables of its processes, in addition to those inherited from the mesh.
     `PYTHONUNBUFFERED` is 1 unless it is set here or inherited, so that the output of a Python
     program is logged at once."""
@@ -251,9 +229,12 @@ class PluginConfig:
     escalate: EscalationScope = EscalationScope.PLUGIN
     """Where it is escalated that the plugin gave up: nowhere, so that it stays down; to its group;
     or to the mesh, which stops everything and fails."""
-    depends_on: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
-    """Plugins and groups that this one depends on: an instance of each plugin has to be ready
-    before this one is started. Plugins are stopped in reverse order."""
+    depends_on: tuple[Dependency, ...] = attrs.field(default=(), converter=to_dependencies)
+    """What this one waits for before it is started: a list of plugins and groups, of which an
+    instance of each plugin has to be ready, or a table such as `{ migrate = "completed", db =
+    "ready" }`. Completed are a task that has succeeded, and a plugin whose processes have exited
+    successfully, with `restart` as `never` or `on-failure`. Plugins are stopped in reverse order.
+    """
     ready: str = attrs.field(default="grpc", validator=parsed_by(parse_check))
     """When a process is ready: `"grpc"`, when its gRPC server reports SERVING; `"fd:N"`, when it
     has written a newline to descriptor N (s6's notification-fd); `"tcp:host:port"` or
@@ -413,11 +394,8 @@ class PluginConfig:
         return found
 
     def _check_start(self) -> list[str]:
-        if self.containment.script_sha256 is not None:
-            try:
-                self.script()
-            except ValueError as exc:
-                return [f"containment.script_sha256: {exc}"]
+        if problems := self.check_script():
+            return problems
         if self.start is StartMethod.EXEC:
             text = 'preload: is only for start = "fork", by which a template imports it'
             return [text] if self.preload else []
@@ -426,10 +404,6 @@ class PluginConfig:
         except ValueError as exc:
             return [f"command: {exc}"]
         return []
-
-    def python_command(self) -> PythonCommand:
-        """Return the parts of a command that runs Python. Raises ValueError for others."""
-        return PythonCommand.parse(self.argv())
 
     def process_spec(self) -> tuple[object, ...]:
         """Return what processes are started with; a change of it requires a restart."""
@@ -441,13 +415,6 @@ class PluginConfig:
             *(self.max_connection_age, self.max_connection_age_grace),
             attrs.evolve(self.containment, memory=None),
         )
-
-    def script(self) -> Path:
-        """Return the path of the script that Python runs. Raises ValueError if there is none."""
-        command = self.python_command()
-        if command.option:
-            raise ValueError(f"the command runs no script, but {command.option}")
-        return Path(self.cwd or ".", command.program)
 
     def instance_address(self, instance: int, slot: int) -> str | None:
         """Return the TCP address of an instance, of its successor for `slot` 1, or None.
@@ -462,19 +429,3 @@ class PluginConfig:
     def shift_port(self, base: Address, instance: int, slot: int) -> Address:
         """Return the address of an instance, or of its successor, from that of instance 0."""
         return base.replace(port=base.port + instance + slot * self.instances)
-
-    def program(self) -> Program:
-        """Return the program, with what it is looked up and executed with."""
-        inherits = self.inherit_env is None or "PATH" in self.inherit_env
-        inherited = os.environ.get("PATH", os.defpath) if inherits else os.defpath
-        path, is_other_user = self.env.get("PATH", inherited), self.containment.user is not None
-        return Program(self.argv()[0], str(self.cwd or "."), path, is_other_user)
-
-    def argv(self) -> list[str]:
-        """Return the command as it is executed."""
-        program, *arguments = (
-            sys.executable if w == PYTHON_PLACEHOLDER else w for w in self.command
-        )
-        if self.cwd is not None and "/" in program:
-            program = str(self.cwd / program)
-        return [program, *arguments]

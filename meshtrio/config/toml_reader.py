@@ -12,9 +12,11 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import attrs
 
+from meshtrio.config.dependency import Dependency, to_dependencies
 from meshtrio.config.mesh import ConfigSource, MeshConfig, find_duplicates
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.static_service import StaticServiceConfig
+from meshtrio.config.task import TaskConfig
 from meshtrio.config.topology import GroupConfig
 from meshtrio.util.descriptors import read_regular_file
 from meshtrio.util.errors import ConfigError
@@ -32,10 +34,12 @@ T = TypeVar("T")
 
 _MAX_FILE_SIZE = 1024 * 1024
 """Maximum size of a config file, in bytes."""
+_PROGRAMS = (PluginConfig, TaskConfig)
+"""Tables with a command and a working directory."""
 _MAX_ERRORS = 100
 """Number of errors after which the rest of a file is not read."""
 
-_NOT_MESH_KEYS = frozenset({"plugins", "groups", "services", "source"})
+_NOT_MESH_KEYS = frozenset({"plugins", "groups", "services", "tasks", "source"})
 """Fields of MeshConfig that are not keys of [mesh]."""
 _TYPE_NAMES = {
     bool: "true or false",
@@ -104,6 +108,7 @@ class _MeshReader:
         plugins = self._read_tables(root, "plugin", PluginConfig)
         groups = self._read_tables(root, "group", GroupConfig)
         services = self._read_tables(root, "service", StaticServiceConfig)
+        tasks = self._read_tables(root, "task", TaskConfig)
         read_mesh_table = partial(self._read_values, cls=MeshConfig, skip=_NOT_MESH_KEYS)
         values = root.read_object("mesh", read_mesh_table) or {}
         root.reject_unknown_keys()
@@ -113,7 +118,7 @@ class _MeshReader:
         if runtime_dir is not None:
             values["runtime_dir"] = runtime_dir
         try:
-            return MeshConfig(plugins, groups, services, **values)
+            return MeshConfig(plugins, groups, services, tasks=tasks, **values)
         except ConfigError as exc:
             raise ConfigError([f"{self._path}: {p}" for p in exc.problems]) from None
 
@@ -146,12 +151,12 @@ class _MeshReader:
             for key, file in values.items():
                 if isinstance(file, Path) and not file.is_file():
                     reader.add_error(key, f"there is no file {file}")
-        elif cls is PluginConfig and not values.setdefault("cwd", self._directory).is_dir():
+        elif cls in _PROGRAMS and not values.setdefault("cwd", self._directory).is_dir():
             reader.add_error("cwd", f"{values['cwd']} is not a folder")
         if len(self.errors) > before:
             return None
         table = cls(**values)
-        if cls is PluginConfig and (problem := explain_not_executable(table.program())):
+        if cls in _PROGRAMS and (problem := explain_not_executable(table.program())):
             reader.add_error("command", problem)
         return table
 
@@ -193,6 +198,8 @@ class _MeshReader:
             if raw not in allowed:
                 raise MismatchError(f"must be one of {', '.join(allowed)}")
             return target_type(raw)
+        if target_type == tuple[Dependency, ...]:
+            return _convert_dependencies(raw)
         if target_type is Path:
             try:
                 return self._directory / _convert_scalar(Path, raw).expanduser()
@@ -226,6 +233,15 @@ def _convert_collection(target_type: Any, raw: Any) -> Any:
             position = f"number {key}" if kind is list else key
             raise ValueError(f"must be {expected}, but {position} is {_type_name(item)}")
     return tuple(_convert_scalar(item_type, item) for item in raw) if kind is list else raw
+
+
+def _convert_dependencies(raw: Any) -> tuple[Dependency, ...]:
+    """Convert a list of names, or a table of names and conditions."""
+    is_table = isinstance(raw, dict)
+    items = raw.values() if is_table else raw if isinstance(raw, list) else [None]
+    if not all(isinstance(each, str) for each in items):
+        raise MismatchError('must be a list of names, or a table as { db = "ready" }')
+    return to_dependencies(raw)
 
 
 def _display(raw: Any) -> str:

@@ -31,7 +31,7 @@ class GetInstanceRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ...) -> None: ...
 
 class Instance(_message.Message):
-    __slots__ = ("name", "instance", "pid", "state", "restarts", "uptime", "socket", "reason", "start", "ready_after", "resident", "proportional")
+    __slots__ = ("name", "instance", "pid", "state", "restarts", "uptime", "socket", "reason", "start", "ready_after", "resident", "proportional", "task")
     NAME_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +44,7 @@ class Instance(_message.Message):
     READY_AFTER_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_FIELD_NUMBER: _ClassVar[int]
     PROPORTIONAL_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     name: str
     instance: int
     pid: int
@@ -56,7 +57,28 @@ class Instance(_message.Message):
     ready_after: float
     resident: int
     proportional: int
-    def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., restarts: _Optional[int] = ..., uptime: _Optional[float] = ..., socket: _Optional[str] = ..., reason: _Optional[str] = ..., start: _Optional[str] = ..., ready_after: _Optional[float] = ..., resident: _Optional[int] = ..., proportional: _Optional[int] = ...) -> None: ...
+    task: Task
+    def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., restarts: _Optional[int] = ..., uptime: _Optional[float] = ..., socket: _Optional[str] = ..., reason: _Optional[str] = ..., start: _Optional[str] = ..., ready_after: _Optional[float] = ..., resident: _Optional[int] = ..., proportional: _Optional[int] = ..., task: _Optional[_Union[Task, _Mapping]] = ...) -> None: ...
+
+class Task(_message.Message):
+    __slots__ = ("last_outcome", "last_exit_status", "last_signal", "last_duration", "last_ended", "last_success", "next_run", "missed")
+    LAST_OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    LAST_EXIT_STATUS_FIELD_NUMBER: _ClassVar[int]
+    LAST_SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    LAST_DURATION_FIELD_NUMBER: _ClassVar[int]
+    LAST_ENDED_FIELD_NUMBER: _ClassVar[int]
+    LAST_SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_RUN_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    last_outcome: str
+    last_exit_status: int
+    last_signal: int
+    last_duration: float
+    last_ended: float
+    last_success: float
+    next_run: float
+    missed: int
+    def __init__(self, last_outcome: _Optional[str] = ..., last_exit_status: _Optional[int] = ..., last_signal: _Optional[int] = ..., last_duration: _Optional[float] = ..., last_ended: _Optional[float] = ..., last_success: _Optional[float] = ..., next_run: _Optional[float] = ..., missed: _Optional[int] = ...) -> None: ...
 
 class GetTreeRequest(_message.Message):
     __slots__ = ()
@@ -70,10 +92,12 @@ class Node(_message.Message):
         MESH: _ClassVar[Node.Kind]
         GROUP: _ClassVar[Node.Kind]
         PLUGIN: _ClassVar[Node.Kind]
+        TASK: _ClassVar[Node.Kind]
     KIND_UNSPECIFIED: Node.Kind
     MESH: Node.Kind
     GROUP: Node.Kind
     PLUGIN: Node.Kind
+    TASK: Node.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -362,6 +386,38 @@ class SetLogLevelResponse(_message.Message):
     PLUGINS_FIELD_NUMBER: _ClassVar[int]
     plugins: _containers.RepeatedCompositeFieldContainer[PluginLogLevel]
     def __init__(self, plugins: _Optional[_Iterable[_Union[PluginLogLevel, _Mapping]]] = ...) -> None: ...
+
+class RunTaskRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class RunTaskResponse(_message.Message):
+    __slots__ = ("stdout", "stderr", "result", "missed")
+    STDOUT_FIELD_NUMBER: _ClassVar[int]
+    STDERR_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    stdout: bytes
+    stderr: bytes
+    result: TaskResult
+    missed: int
+    def __init__(self, stdout: _Optional[bytes] = ..., stderr: _Optional[bytes] = ..., result: _Optional[_Union[TaskResult, _Mapping]] = ..., missed: _Optional[int] = ...) -> None: ...
+
+class TaskResult(_message.Message):
+    __slots__ = ("outcome", "exit_status", "signal", "text", "duration")
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    EXIT_STATUS_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    DURATION_FIELD_NUMBER: _ClassVar[int]
+    outcome: str
+    exit_status: int
+    signal: int
+    text: str
+    duration: float
+    def __init__(self, outcome: _Optional[str] = ..., exit_status: _Optional[int] = ..., signal: _Optional[int] = ..., text: _Optional[str] = ..., duration: _Optional[float] = ...) -> None: ...
 
 class ReloadRequest(_message.Message):
     __slots__ = ("path",)

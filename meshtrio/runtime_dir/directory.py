@@ -8,7 +8,7 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-from meshtrio.config import MeshConfig, PluginConfig
+from meshtrio.config import MeshConfig, PluginConfig, ProgramConfig
 from meshtrio.contract import MAX_SOCKET_PATH_LENGTH
 from meshtrio.runtime_dir import lock_file
 from meshtrio.runtime_dir.paths import default_runtime_dir, mesh_socket_path
@@ -41,7 +41,7 @@ def plugin_socket_path(parent: Path, plugin: PluginConfig, instance: int, slot: 
     return parent / (f"{plugin.name}.d" if _binds_as_other_user(plugin) else "") / name
 
 
-def _runs_as_other_user(plugin: PluginConfig) -> bool:
+def _runs_as_other_user(plugin: ProgramConfig) -> bool:
     return plugin.containment.user is not None or plugin.containment.group is not None
 
 
@@ -101,9 +101,9 @@ def allow_traversal(fd: int) -> None:
 
 
 def resolve_plugin_uids(config: MeshConfig) -> set[int]:
-    """Return the uids that plugins run as, except for the mesh's own and unknown users."""
+    """Return the uids that plugins and tasks run as, but not the mesh's own and unknown users."""
     found = set()
-    for plugin in config.plugins:
+    for plugin in (*config.plugins, *config.tasks):
         if (user := plugin.containment.user) is not None:
             with contextlib.suppress(KeyError):
                 found.add(look_up_user(user).pw_uid)
@@ -125,17 +125,20 @@ def validate(config: MeshConfig) -> None:
         for path in paths
         if len(os.fsencode(path)) > MAX_SOCKET_PATH_LENGTH
     ]
-    problems += [problem for plugin in config.plugins for problem in _check_identity(plugin)]
+    programs: list[tuple[str, ProgramConfig]]
+    programs = [("plugin", plugin) for plugin in config.plugins]
+    programs += [("task", task) for task in config.tasks]
+    problems += [problem for kind, each in programs for problem in _check_identity(kind, each)]
     problems += _check_access(config)
     if problems:
         raise ConfigError(problems)
 
 
-def _check_identity(plugin: PluginConfig) -> list[str]:
-    """Check that the user that a plugin runs as exists, and that the mesh may change to it."""
+def _check_identity(kind: str, plugin: ProgramConfig) -> list[str]:
+    """Check that the user of a plugin or task exists, and that the mesh may change to it."""
     if not _runs_as_other_user(plugin):
         return []
-    where = f"plugin {plugin.name!r}: containment"
+    where = f"{kind} {plugin.name!r}: containment"
     problems = _check_known(where, plugin.containment.user, plugin.containment.group)
     if not problems and os.geteuid() != 0:
         return [f"{where}: only a mesh that runs as root can start it as another user or group"]

@@ -31,6 +31,8 @@ from meshtrio.services.log_level_controller import LogLevelController
 from meshtrio.services.node_listing import make_node_list, require_node
 from meshtrio.services.node_queries import query_nodes
 from meshtrio.services.tap_client import tap_instances
+from meshtrio.services.task_runs import running_task
+from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.log_line import parse_line
 from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.process.output.output_lines import parse_json_fields
@@ -40,6 +42,7 @@ from meshtrio.supervisor.process.proc.resource_usage import (
     read_usage_by_group,
 )
 from meshtrio.supervisor.supervisor import Supervisor
+from meshtrio.supervisor.tasks.task import Task
 from meshtrio.transport.peer import Peer
 from meshtrio.util.errors import ConfigError, UnknownNameError, UsageError
 from meshtrio.util.text import replace_surrogates
@@ -97,6 +100,8 @@ class ControlServicer:
             if pid is not None and pid in pss:
                 each.proportional = pss[pid]
             instances.append(each)
+        tasks = (each for each in self._supervisor.task_statuses() if wanted(each.name))
+        instances += map(messages.make_task, tasks)
         return control.ListInstancesResponse(instances=instances)
 
     async def GetInstance(self, request: Any) -> Any:
@@ -105,12 +110,16 @@ class ControlServicer:
         for status in found:
             if status.instance == request.instance:
                 return messages.make_instance(status)
+        for task in self._supervisor.task_statuses():
+            if task.name == request.name and not request.instance:
+                return messages.make_task(task)
         text = f"has no instance {request.instance}; it has {len(found)} of them"
         raise purerpc.NotFoundError(f"{request.name} {text}")
 
     async def GetTree(self, request: Any) -> Any:
         mesh = self._supervisor
-        return messages.make_tree(mesh.config, str(mesh.mesh_socket), mesh.statuses())
+        statuses = mesh.statuses(), mesh.task_statuses()
+        return messages.make_tree(mesh.config, str(mesh.mesh_socket), *statuses)
 
     async def WatchEvents(self, request: Any) -> AsyncIterator[Any]:
         is_wanted = self._operations.make_filter(request.names)
@@ -122,10 +131,12 @@ class ControlServicer:
     async def ReadLogs(self, request: Any) -> AsyncIterator[Any]:
         wanted = self._operations.make_filter(request.names)
         epoch = time.time() - trio.current_time()
+        writers: list[Instance | Task] = [*self._supervisor.instances]
+        writers += self._supervisor.tasks.tasks.values()
         with self._event_log.capture_lines() as position:
             past = [
                 LoggedLine(each.plugin, each.number, line)
-                for each in self._supervisor.instances
+                for each in writers
                 if wanted(each.plugin)
                 for line in each.line_buffer.lines()
                 if line.time >= request.since - epoch
@@ -251,6 +262,14 @@ class ControlServicer:
     async def Scale(self, request: Any) -> Any:
         await self._operations.scale(request.name, request.instances)
         return control.ScaleResponse()
+
+    async def RunTask(self, request: Any) -> AsyncIterator[Any]:
+        async with running_task(self._operations, request.name) as output:
+            while True:
+                message = await output.next_message()
+                yield message
+                if message.HasField("result"):
+                    return
 
     async def GetLogLevels(self, request: Any) -> Any:
         wanted = self._operations.make_filter(request.names)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from meshtrio.config import MeshConfig
+from meshtrio.config import MeshConfig, TaskConfig
 from meshtrio.messages import control
 from meshtrio.services.event_log import LoggedEvent
 from meshtrio.services.log_level_controller import PluginLevel
@@ -19,6 +19,7 @@ from meshtrio.supervisor.event_text import describe_event, event_name
 from meshtrio.supervisor.instance import InstanceStatus
 from meshtrio.supervisor.operations import DrainResult
 from meshtrio.supervisor.statistics import PluginStatistics
+from meshtrio.supervisor.tasks.task import TaskResult, TaskStatus
 from meshtrio.util.text import replace_surrogates
 
 
@@ -37,8 +38,47 @@ def make_instance(status: InstanceStatus) -> control.Instance:
     )
 
 
-def make_tree(config: MeshConfig, name: str, statuses: Iterable[InstanceStatus]) -> control.Node:
-    """Make the supervision tree of a mesh; plugins and groups without a group are its children."""
+def make_task(status: TaskStatus) -> control.Instance:
+    """Make the message of a task, which looks like a plugin's only instance."""
+    last = status.last_exit
+    return control.Instance(
+        name=status.name,
+        pid=status.pid,
+        state=status.state.value,
+        restarts=status.retries,
+        uptime=status.uptime,
+        reason=replace_surrogates(status.reason),
+        task=control.Task(
+            last_outcome="" if status.last_outcome is None else status.last_outcome.value,
+            last_exit_status=None if last is None else last.status,
+            last_signal=None if last is None else last.signal,
+            last_duration=status.last_duration,
+            last_ended=status.last_ended_at,
+            last_success=status.last_success_at,
+            next_run=status.next_time,
+            missed=status.missed,
+        ),
+    )
+
+
+def make_task_result(result: TaskResult) -> control.TaskResult:
+    return control.TaskResult(
+        outcome=result.outcome.value,
+        exit_status=result.exit.status,
+        signal=result.exit.signal,
+        text=replace_surrogates(str(result.exit)),
+        duration=result.duration,
+    )
+
+
+def make_tree(
+    config: MeshConfig,
+    name: str,
+    statuses: Iterable[InstanceStatus],
+    tasks: Iterable[TaskStatus] = (),
+) -> control.Node:
+    """Make the supervision tree of a mesh; its children are plugins and groups without a group, and
+    tasks."""
     by_plugin: dict[str, list[InstanceStatus]] = {}
     for status in statuses:
         by_plugin.setdefault(status.name, []).append(status)
@@ -54,7 +94,7 @@ def make_tree(config: MeshConfig, name: str, statuses: Iterable[InstanceStatus])
                 name=member,
                 policy=plugin.restart.value,
                 instances=map(make_instance, by_plugin.get(member, ())),
-                after=plugin.depends_on,
+                after=map(str, plugin.depends_on),
             )
         group = groups[member]
         return control.Node(
@@ -62,12 +102,23 @@ def make_tree(config: MeshConfig, name: str, statuses: Iterable[InstanceStatus])
             name=member,
             policy=group.strategy.value,
             nodes=map(make_node, group.members),
-            after=group.depends_on,
+            after=map(str, group.depends_on),
         )
 
     roots = [each for each in (*plugins, *groups) if topology.group_of(each) is None]
-    nodes = map(make_node, roots)
+    configs = {task.name: task for task in config.tasks}
+    nodes = [*map(make_node, roots), *(_make_task_node(configs[t.name], t) for t in tasks)]
     return control.Node(kind=control.Node.MESH, name=replace_surrogates(name), nodes=nodes)
+
+
+def _make_task_node(task: TaskConfig, status: TaskStatus) -> control.Node:
+    return control.Node(
+        kind=control.Node.TASK,
+        name=task.name,
+        policy="once" if task.schedule is None else task.schedule,
+        instances=[make_task(status)],
+        after=map(str, task.depends_on),
+    )
 
 
 def make_event(number: int, logged_event: LoggedEvent, missed: int) -> control.Event:

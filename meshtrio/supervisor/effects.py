@@ -6,6 +6,7 @@ It is one object, all of whose parts tests can replace; `make_system_effects` ma
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import partial
@@ -17,7 +18,7 @@ import attrs
 import trio
 
 from meshtrio import contract
-from meshtrio.config import PluginConfig
+from meshtrio.config import ProgramConfig
 from meshtrio.supervisor.probe import SocketProbe
 from meshtrio.supervisor.process.cleanup import leftover_killer
 from meshtrio.supervisor.process.cleanup.cgroup import Cgroups
@@ -74,10 +75,12 @@ class Effects:
     """Whether the file of a socket that is bound there has been removed."""
     is_address_in_use: Callable[[str], Awaitable[bool]] = is_address_in_use
     """Whether a server accepts connections at a TCP address."""
-    diagnose_program: Callable[[PluginConfig], Awaitable[str]] = explain_exec_failure
-    """Explains why a plugin's program cannot be executed; "" if there is no reason to be found."""
+    diagnose_program: Callable[[ProgramConfig], Awaitable[str]] = explain_exec_failure
+    """Explains why a program cannot be executed; "" if there is no reason to be found."""
     rng: Random = attrs.field(factory=Random)
     """Randomizes delays and ages."""
+    wall_clock: Callable[[], float] = time.time
+    """Returns the Unix time, for schedules."""
     cgroups: Cgroups | None = None
     """Makes the cgroups of processes, if the config has a cgroup for them."""
     templates: TemplatePool | None = None

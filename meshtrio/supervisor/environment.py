@@ -23,9 +23,10 @@ from __future__ import annotations
 
 import pwd
 from collections.abc import Mapping
+from pathlib import Path
 
 from meshtrio import contract
-from meshtrio.config import PluginConfig
+from meshtrio.config import ProgramConfig, TaskConfig
 from meshtrio.config.otlp_endpoint import COMMON_PREFIX, TRACES_PREFIX
 from meshtrio.config.telemetry import METRICS_FROM_MESH, METRICS_OFF, parse_host_port
 from meshtrio.supervisor.run_spec import RunSpec
@@ -51,8 +52,31 @@ def child_environment(
     }
 
 
+def task_environment(
+    task: TaskConfig,
+    mesh_socket: Path,
+    launch_id: str,
+    *,
+    inherited: Mapping[str, str],
+    user: pwd.struct_passwd | None,
+) -> dict[str, str]:
+    """Build the environment of one process of a task; it serves nothing, but may call plugins."""
+    level = task.output.log_level
+    variables = {
+        contract.PLUGIN_NAME: task.name,
+        contract.MESH_SOCKET: mesh_socket,
+        contract.MESH_LAUNCH_ID: launch_id,
+        contract.PLUGIN_STOP_TIMEOUT: f"{task.stop_timeout:g}",
+        contract.PLUGIN_LOG_LEVEL: level and level.value,
+    }
+    return {
+        **shared_environment(task, inherited=inherited, user=user),
+        **{name: str(value) for name, value in variables.items() if value is not None},
+    }
+
+
 def shared_environment(
-    plugin: PluginConfig, *, inherited: Mapping[str, str], user: pwd.struct_passwd | None
+    plugin: ProgramConfig, *, inherited: Mapping[str, str], user: pwd.struct_passwd | None
 ) -> dict[str, str]:
     """Build the part that all processes of a plugin have, and so a template of it: layers 1 to 4.
 
@@ -69,7 +93,7 @@ def shared_environment(
     }
 
 
-def _inherited(plugin: PluginConfig, inherited: Mapping[str, str]) -> dict[str, str]:
+def _inherited(plugin: ProgramConfig, inherited: Mapping[str, str]) -> dict[str, str]:
     names, withheld = plugin.inherit_env, contract.MESH_VARIABLES
     if names is None:
         withheld |= contract.SERVICE_MANAGER_VARIABLES

@@ -43,6 +43,9 @@ def describe_event(event: events.LifecycleEvent) -> tuple[int, str]:
             return WARNING, f"restarting group {group} ({', '.join(plugins)}) because of it"
         case events.Exited() | events.GaveUp() | events.Stopped():
             return _describe_exit(event)
+        case events.TaskFailed(exit=ended, attempts=attempts):
+            after = f", after {attempts} attempts" if attempts > 1 else ""
+            return ERROR, f"failed: {ended}{after}{format_last_stderr_line(ended.stderr_tail)}"
     severity, text = _TEXTS[type(event)]
     return severity, text.format(event)
 
@@ -63,6 +66,9 @@ _TEXTS: dict[type[events.LifecycleEvent], tuple[int, str]] = {
         WARNING,
         "pid {0.pid} has ended, but {0.tracer} traces it and keeps it as a zombie",
     ),
+    events.TaskCompleted: (INFO, "completed after {0.duration:.2f} s"),
+    events.TaskRetrying: (INFO, "starting again in {0.delay:.2f} s"),
+    events.TaskMissed: (WARNING, "missed {0.count} of its scheduled runs: {0.reason}"),
     events.Stopping: (INFO, "stopping pid {0.pid}"),
     events.LinesDropped: (
         WARNING,

@@ -30,12 +30,12 @@ _LOG_INTERVAL = 60.0
 
 @attrs.frozen
 class LifecycleEvent:
-    """An event of one instance of a plugin."""
+    """An event of one instance of a plugin, or of a task."""
 
     plugin: str
-    """The name of the plugin."""
+    """The name of the plugin or task."""
     instance: int
-    """The number of the instance, from 0."""
+    """The number of the instance, from 0; 0 for a task."""
 
 
 @attrs.frozen
@@ -181,6 +181,44 @@ class Stopped(ProcessEvent):
     """Paths of the calls that it reported as cut when it drained."""
     cut_calls_known: bool = True
     """Whether `cut_calls` is complete: see `operations.DrainResult`."""
+
+
+@attrs.frozen
+class TaskCompleted(LifecycleEvent):
+    """A run of a task has succeeded."""
+
+    duration: float
+    """Seconds from the start of its last process to its end."""
+
+
+@attrs.frozen
+class TaskRetrying(LifecycleEvent):
+    """A process of a task has failed, and another is started."""
+
+    delay: float
+    """Seconds until it is started."""
+    retries_left: int
+    """Number of retries after this one."""
+
+
+@attrs.frozen
+class TaskFailed(LifecycleEvent):
+    """A run of a task has failed, with all of its retries."""
+
+    exit: Exit
+    """How its last process ended."""
+    attempts: int
+    """Number of processes that were started."""
+
+
+@attrs.frozen
+class TaskMissed(LifecycleEvent):
+    """Runs of a task's schedule were left out."""
+
+    count: int
+    """The number of runs."""
+    reason: str
+    """Why, as a phrase."""
 
 
 @attrs.frozen

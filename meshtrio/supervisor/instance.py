@@ -183,15 +183,18 @@ class Instance:
         """The process of its active run, None if it has none."""
         return None if self.active_run is None else self.active_run.process
 
-    def status(self, next_socket: Path) -> InstanceStatus:
-        """Return its status; `next_socket` is that of its next run, should it have none now."""
+    def status(self, next_socket: Path, waiting_reason: str = "") -> InstanceStatus:
+        """Return its status; `next_socket` is that of its next run, should it have none now.
+
+        The reason is what it waits for to have completed, if it does.
+        """
         run, process = self.active_run, self.process
         config = self.config if run is None else run.config
         socket = next_socket if run is None else run.socket
         reason = "" if self.is_ready else self.exit_reason
         if self.attachment is not None:
             reason = str(self.attachment)
-        reasons = [reason, *map(str, self.unkillable)]
+        reasons = [waiting_reason, reason, *map(str, self.unkillable)]
         return InstanceStatus(
             name=self.plugin,
             instance=self.number,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from meshtrio.config import PluginConfig, ReplacementOrder, StartMethod
+from meshtrio.config import ProgramConfig, ReplacementOrder, StartMethod
 from meshtrio.config.ready import ServerCheck
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.effects import Effects
@@ -54,7 +54,7 @@ class Launch:
         config = self._spec.config
         await self._prepare_socket()
         await self._check_ready_address()
-        await _check_hashes(config)
+        await check_hashes(config)
         if (user := config.containment.user) is not None:
             uid = look_up_user(user).pw_uid
             # A held socket is the mesh's, until a process calls listen(2).
@@ -96,7 +96,7 @@ class Launch:
         cgroup = None if cgroups is None else cgroups.create(spec.launch_id, memory)
         held = None if spec.held_socket is None else spec.held_socket.fileno
         inherited = _list_inherited(held, pipe)
-        self._command = _build_command(config, cgroup, inherited, listens=held is not None)
+        self._command = build_command(config, cgroup, inherited, listens=held is not None)
         entry = None if user is None else look_up_user(user)
         self._env = child_environment(spec, inherited=os.environ, user=entry)
         if config.start is StartMethod.FORK and effects.templates is not None:
@@ -113,16 +113,8 @@ class Launch:
 
     async def make_exit(self, exc: Exception) -> Exit:
         """Make the exit of a process that could not be started because of `exc`."""
-        config = self._spec.config
-        program, command = config.argv()[0], self._command
-        reason = start_failures.explain_start_failure(exc, program, command, self._env)
-        if isinstance(exc, OSError) and exc.errno in start_failures.PROGRAM_ERRNOS:
-            problem = await self._effects.diagnose_program(config)
-            reason = f"{reason}: {problem}" if problem else reason
-        return Exit(
-            reason=f"could not be started: {reason}",
-            explicit_cause=ExitCause.NOT_STARTED,
-            is_resource_exhaustion=start_failures.is_resource_exhaustion(exc),
+        return await make_launch_exit(
+            exc, self._spec.config, self._command, self._env, self._effects
         )
 
 
@@ -132,12 +124,31 @@ def _list_inherited(listener: int | None, pipe: NewlinePipe | None) -> list[tupl
     return found if pipe is None else [*found, (pipe.write_fd, pipe.fd)]
 
 
-def _build_command(
-    config: PluginConfig,
+async def make_launch_exit(
+    exc: Exception,
+    config: ProgramConfig,
+    command: Sequence[str],
+    env: Mapping[str, str],
+    effects: Effects,
+) -> Exit:
+    """Make the exit of a process that could not be started with a command because of `exc`."""
+    reason = start_failures.explain_start_failure(exc, config.argv()[0], command, env)
+    if isinstance(exc, OSError) and exc.errno in start_failures.PROGRAM_ERRNOS:
+        problem = await effects.diagnose_program(config)
+        reason = f"{reason}: {problem}" if problem else reason
+    return Exit(
+        reason=f"could not be started: {reason}",
+        explicit_cause=ExitCause.NOT_STARTED,
+        is_resource_exhaustion=start_failures.is_resource_exhaustion(exc),
+    )
+
+
+def build_command(
+    config: ProgramConfig,
     cgroup: Path | None,
-    inherited: Sequence[tuple[int, int]],
+    inherited: Sequence[tuple[int, int]] = (),
     *,
-    listens: bool,
+    listens: bool = False,
 ) -> list[str]:
     """Build the command that is executed: the plugin's own, or the launcher's followed by it.
 
@@ -159,7 +170,7 @@ def _build_command(
     return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
 
 
-async def _check_hashes(config: PluginConfig) -> None:
+async def check_hashes(config: ProgramConfig) -> None:
     """Compare the SHA-256 hashes of the executable and of the script with the config's, if any.
 
     The file may still be replaced between this check and execve(2) by a program that may write to

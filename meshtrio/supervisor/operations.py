@@ -25,6 +25,7 @@ from meshtrio.supervisor.policy.restart import Exit
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.output.output_lines import OutputLine
 from meshtrio.supervisor.supervisor import Supervisor
+from meshtrio.supervisor.tasks.task import Task, TaskResult
 from meshtrio.util.concurrency import background_service, open_collapsing_nursery
 from meshtrio.util.errors import UnknownNameError, UsageError
 from meshtrio.util.log_level import LogLevel
@@ -51,25 +52,26 @@ class DrainResult:
 
 @attrs.frozen
 class ReloadResult:
-    """What a reload changed, by the names of plugins."""
+    """What a reload changed, by the names of plugins and tasks."""
 
     added: tuple[str, ...] = ()
-    """Plugins that are new, and were started."""
+    """Plugins that are new, and were started, and new tasks."""
     removed: tuple[str, ...] = ()
-    """Plugins that the config no longer has, and that were stopped."""
+    """Plugins and tasks that the config no longer has, and that were stopped."""
     restarted: tuple[str, ...] = ()
     """Plugins whose processes were replaced."""
     scaled: tuple[str, ...] = ()
     """Plugins whose number of instances was changed."""
     adjusted: tuple[str, ...] = ()
-    """Plugins whose supervision was changed, and whose processes were not."""
+    """Plugins whose supervision was changed, and whose processes were not; tasks that were changed.
+    """
 
 
 class Operations:
-    """Operations on the plugins of one supervisor.
+    """Operations on the plugins and tasks of one supervisor.
 
-    Names are those of plugins, of their services or of groups; others raise UnknownNameError. All
-    operations raise UsageError if the mesh is stopping.
+    Names are those of plugins, of their services or of groups; others raise UnknownNameError. Only
+    operations that say so accept tasks. All operations raise UsageError if the mesh is stopping.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:
@@ -95,23 +97,94 @@ class Operations:
     async def stop(self, name: str) -> tuple[DrainResult, ...]:
         """Stop all instances and wait until their processes are gone; return how each ended.
 
-        They stay stopped until `start`, whatever their restart policy.
+        They stay stopped until `start`, whatever their restart policy. The present run of a task is
+        stopped; one with a schedule runs again at its next time.
         """
+        task = self._supervisor.tasks.tasks.get(name)
+        if task is not None:
+            return (await self._stop_task(task),)
         return await self._stop_and_wait(self._instances_of(name))
 
-    def make_filter(self, names: Iterable[str]) -> Callable[[str], bool]:
-        """Make a predicate that tells whether a plugin is selected by names.
+    async def run_task(
+        self, name: str, on_data: Callable[[str, bytes], None] | None = None
+    ) -> TaskResult:
+        """Run a task now, and wait for its end; a failure is not repeated.
 
-        Without any all plugins are selected, including those that are added later.
+        Args:
+            name: A task.
+            on_data: Called with `stdout` or `stderr` and what the process writes there.
+
+        Raises:
+            UnknownNameError: There is no such task.
+            UsageError: It runs already, or waits for a task or plugin that has failed.
+
+        Cancellation: The run is stopped; its end is not awaited.
+        """
+        supervisor = self._supervisor
+        if name not in supervisor.tasks.tasks:
+            raise self._make_unknown_task_error(name)
+
+        def find_failure() -> str:
+            task = supervisor.tasks.tasks.get(name)
+            if task is None or not task.is_waiting:
+                return ""
+            return supervisor.explain_dependencies().explain_failure(name)
+
+        if failure := supervisor.explain_dependencies().explain_failure(name):
+            raise UsageError(f"task {name} {failure}")
+        supervisor.check_not_stopping()
+        request = supervisor.tasks.request_run(name, on_data)
+        try:
+            await supervisor.wait_until(lambda: request.result is not None or bool(find_failure()))
+            if request.result is None:
+                raise UsageError(f"task {name} {find_failure()}")
+        finally:
+            supervisor.tasks.cancel(name, request)
+        return request.result
+
+    def _make_unknown_task_error(self, name: str) -> Exception:
+        config = self._supervisor.config
+        if name in (*(each.name for each in config.plugins), *(g.name for g in config.groups)):
+            return UsageError(f"{name} is not a task; `meshtrio start {name}` starts it")
+        known = ", ".join(task.name for task in config.tasks) or "none"
+        return UnknownNameError(f"there is no task {name!r}; the tasks are: {known}")
+
+    async def _stop_task(self, task: Task) -> DrainResult:
+        run = task.run
+        task.request_stop()
+        await self._supervisor.wait_until(lambda: not task.is_running)
+        killed = run is not None and run.was_killed
+        return DrainResult(task.name, 0, None if run is None else run.exit, killed)
+
+    async def _stop_tasks(self, tasks: Sequence[Task]) -> None:
+        """Stop tasks, and those again that are due meanwhile, until none of them runs."""
+        while any(task.is_running or task.is_waiting for task in tasks):
+            for task in tasks:
+                task.request_stop()
+            await self._supervisor.wait_until(lambda: not any(task.is_running for task in tasks))
+
+    def make_filter(self, names: Iterable[str]) -> Callable[[str], bool]:
+        """Make a predicate that tells whether a plugin or task is selected by names.
+
+        Without any all are selected, including those that are added later.
         """
         names = set(names)  # A client may repeat a name a million times.
         if not names:
             return lambda _: True
-        selected = frozenset(plugin for name in names for plugin in self._plugin_names(name))
+        tasks = self._supervisor.tasks.tasks
+        selected = frozenset(
+            found
+            for name in names
+            for found in ((name,) if name in tasks else self._plugin_names(name))
+        )
         return selected.__contains__
 
     def log_lines(self, name: str) -> dict[tuple[str, int], tuple[OutputLine, ...]]:
-        """Return the last lines that each instance wrote, oldest first, by plugin and number."""
+        """Return the last lines that each instance wrote, oldest first, by plugin and number; those
+        of a task by its name and 0."""
+        task = self._supervisor.tasks.tasks.get(name)
+        if task is not None:
+            return {task.key: task.line_buffer.lines()}
         return {each.key: each.line_buffer.lines() for each in self._instances_of(name)}
 
     async def restart(self, name: str) -> None:
@@ -202,10 +275,13 @@ class Operations:
     async def _apply_config(self, config: MeshConfig) -> ReloadResult:
         outdated = self._find_outdated_plugins(config)
         changes = compare_configs(self._supervisor.config, config, outdated)
+        tasks = self._supervisor.tasks.tasks
         for name in changes.removed:
-            removed = self._instances_of(name)
-            await self._stop_and_wait(removed)
-            self._supervisor.remove(removed)
+            if name not in tasks:
+                removed = self._instances_of(name)
+                await self._stop_and_wait(removed)
+                self._supervisor.remove(removed)
+        await self._stop_tasks([tasks[name] for name in changes.removed if name in tasks])
         self._supervisor.configure(config)
         failures: list[str] = []
 
@@ -217,7 +293,8 @@ class Operations:
 
         async with open_collapsing_nursery() as nursery:
             for name in (*changes.added, *changes.scaled):
-                nursery.start_soon(change, self._apply_instance_count, name)
+                if name not in self._supervisor.tasks.tasks:
+                    nursery.start_soon(change, self._apply_instance_count, name)
             for name in changes.restarted:
                 nursery.start_soon(change, self._replace_all, name)
         if failures:
@@ -283,6 +360,8 @@ class Operations:
         for plugin in self._supervisor.config.plugins:
             if name in (plugin.name, plugin.service_name):
                 return plugin
+        if name in self._supervisor.tasks.tasks:
+            raise UsageError(f"{name} is a task; `meshtrio run {name}` runs it")
         known = ", ".join(plugin.name for plugin in self._supervisor.config.plugins) or "none"
         raise UnknownNameError(f"there is no plugin {name!r}; the plugins are: {known}")
 
@@ -314,12 +393,21 @@ class Operations:
 
         def failures() -> list[str]:
             table, dependencies = supervisor.instances, supervisor.dependencies
-            return [_describe_failure(each) for each in instances if has_failed(each)] or [
-                f"{each.name} waits for {_describe_failure(needed[0])}"
-                for each in instances
-                for needed in find_unready_dependencies(each, table, dependencies)
-                if all(map(has_failed, needed))
-            ]
+            return (
+                [_describe_failure(each) for each in instances if has_failed(each)]
+                or [
+                    f"{each.name} waits for {_describe_failure(needed[0])}"
+                    for each in instances
+                    for needed in find_unready_dependencies(each, table, dependencies)
+                    if all(map(has_failed, needed))
+                ]
+                or [
+                    f"{each.name} {failure}"
+                    for each in instances
+                    if each.phase.is_waiting and not each.is_running
+                    if (failure := supervisor.explain_dependencies().explain_failure(each.plugin))
+                ]
+            )
 
         await supervisor.wait_until(lambda: all(map(is_up, instances)) or bool(failures()))
         if failed := failures():
@@ -385,16 +473,28 @@ def _replace_plugins(config: MeshConfig, changed: Iterable[PluginConfig]) -> Mes
 def compare_configs(
     before: MeshConfig, after: MeshConfig, outdated: Collection[str] = ()
 ) -> ReloadResult:
-    """Compare two configs by their plugins; those with an outdated process are restarted. Pure."""
+    """Compare two configs by their plugins and tasks; plugins with an outdated process are
+    restarted. Pure."""
+    tasks_before = {task.name: task for task in before.tasks}
+    tasks = {task.name: task for task in after.tasks}
     old = {plugin.name: plugin for plugin in before.plugins}
     new = {plugin.name: plugin for plugin in after.plugins}
     kept = [n for n in new if n in old and (new[n] != old[n] or n in outdated)]
     restarted = [n for n in kept if n in outdated or new[n].process_spec() != old[n].process_spec()]
     scaled = [n for n in kept if n not in restarted and new[n].instances != old[n].instances]
     return ReloadResult(
-        added=tuple(name for name in new if name not in old),
-        removed=tuple(name for name in old if name not in new),
+        added=(
+            *(name for name in new if name not in old),
+            *(name for name in tasks if name not in tasks_before),
+        ),
+        removed=(
+            *(name for name in old if name not in new),
+            *(name for name in tasks_before if name not in tasks),
+        ),
         restarted=tuple(restarted),
         scaled=tuple(scaled),
-        adjusted=tuple(name for name in kept if name not in (*restarted, *scaled)),
+        adjusted=(
+            *(name for name in kept if name not in (*restarted, *scaled)),
+            *(n for n in tasks if n in tasks_before and tasks[n] != tasks_before[n]),
+        ),
     )

@@ -57,6 +57,9 @@ class OutputReader:
         that were killed, do not."""
         self.log_level = config.log_level
         """The level below which lines are not logged; may change while the process runs."""
+        self.on_data: Callable[[str, bytes], None] | None = None
+        """Called as `on_data(stream, data)` with all that is read, before it is split into lines.
+        """
         self._stderr_lines: deque[str] = deque(maxlen=_MAX_STDERR_LINES)
         self._pipes: list[_OutputPipe] = []
 
@@ -167,6 +170,8 @@ class _OutputPipe:
 
     def feed(self, data: bytes) -> None:
         self._read_at = trio.current_time()
+        if self._reader.on_data is not None:
+            self._reader.on_data(self._stream, data)
         self._splitter.feed(data)
         self.is_flooding = False
         if self._stream == "stderr":

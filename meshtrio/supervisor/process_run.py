@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import signal
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,7 +18,7 @@ from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.health_monitor import HealthMonitor
 from meshtrio.supervisor.launch import LAUNCH_ERRORS, Launch
 from meshtrio.supervisor.output_reader import OutputReader
-from meshtrio.supervisor.policy.restart import Exit, ExitCause, make_exit
+from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.policy.state import InstanceState, next_run_state
 from meshtrio.supervisor.probe import Connect, HealthCheckResult
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity, get_boot_ticks
@@ -28,6 +26,7 @@ from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.start_failures import EXEC_FAILED_STATUSES
+from meshtrio.supervisor.process_end import handle_internal_error, make_process_exit
 from meshtrio.supervisor.readiness.checks import HealthChecks
 from meshtrio.supervisor.readiness.factory import CheckSources, make_checks
 from meshtrio.supervisor.readiness.newline import NewlinePipe
@@ -35,10 +34,6 @@ from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.address import Address
-from meshtrio.util.concurrency import find_exit_exception, split_cancelled
-from meshtrio.util.text import replace_surrogates
-
-_log = logging.getLogger("meshtrio.mesh")
 
 _OUTPUT_TIMEOUT = 0.02
 """Seconds in which the last output of a dead process is read before callers learn of its exit."""
@@ -183,18 +178,7 @@ class ProcessRun:
         self._set_state(InstanceState.ENDED)
 
     def _internal_failure(self, exc: BaseException) -> Exit:
-        """Turn an error of the mesh itself into the failure of this run, and of nothing else.
-
-        Raises what is not an error: cancellation, SystemExit and KeyboardInterrupt.
-        """
-        cancelled, error = split_cancelled(exc)
-        if error is None or find_exit_exception(error) is not None:
-            raise exc
-        _log.error("%s/%d: internal error", self.config.name, self.number, exc_info=error)
-        if cancelled is not None:
-            raise cancelled
-        text = f"was ended by an internal error of the mesh: {type(error).__name__}: {error}"
-        return Exit(reason=replace_surrogates(text), explicit_cause=ExitCause.INTERNAL_ERROR)
+        return handle_internal_error(f"{self.config.name}/{self.number}", exc)
 
     async def _launch(self) -> None:
         self._set_state(InstanceState.STARTING)
@@ -246,7 +230,7 @@ class ProcessRun:
             on_result=self._on_check_result,
         )
         self.identity = attrs.evolve(self.identity, session_id=process.pid)
-        trees = set() if self._spec.held_socket is None else self._spec.held_socket.trees
+        trees = set() if self.spec.held_socket is None else self.spec.held_socket.trees
         trees.add(owner)
         try:
             self._effects.guard.watch(process.pid, process.pidfd)
@@ -362,17 +346,12 @@ class ProcessRun:
         return "was stopped" if exit.is_clean else f"was stopped; it {exit}"
 
     def _make_exit(self, process: PluginProcess, failure: Exit) -> Exit:
-        self.output_reader.read_remaining()
+        made = make_process_exit(
+            process, failure, self.output_reader, self.launch_id, self._effects
+        )
         if process.tracer is not None:
             self._emit_process_event(events.Traced, tracer=str(process.tracer))
-        cgroups = self._effects.cgroups
-        was_killed = process.returncode == -signal.SIGKILL
-        if was_killed and cgroups is not None and cgroups.was_oom_killed(self.launch_id):
-            text = failure.reason or "used more memory than it may"
-            cause = failure.explicit_cause or ExitCause.MEMORY_LIMIT
-            failure = Exit(reason=text, explicit_cause=cause)
-        is_unkillable, tail = not process.has_exited, self.output_reader.stderr_tail
-        return make_exit(process.returncode, failure, is_unkillable=is_unkillable, stderr_tail=tail)
+        return made
 
     # -- health ------------------------------------------------------------------------------
 

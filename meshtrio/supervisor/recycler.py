@@ -10,6 +10,9 @@ import trio
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.policy.state import InstancePhase
+from meshtrio.supervisor.process_run import ProcessRun
+from meshtrio.supervisor.tasks.run import TaskRun
+from meshtrio.supervisor.tasks.task import Task
 from meshtrio.util.concurrency import sleep_until_tick
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -19,30 +22,37 @@ _CHECK_INTERVAL = 1.0
 
 async def recycle_runs(
     list_instances: Callable[[], Sequence[Instance]],
+    list_tasks: Callable[[], Iterable[Task]],
     effects: Effects,
     on_request: Callable[[], None],
 ) -> None:
-    """Check all instances once a second and request replacements, until cancelled.
+    """Check all instances and tasks once a second and request replacements, until cancelled.
 
-    `list_instances` returns those that there are now, and `on_request` is called after a request.
-    A check that raises is logged.
+    `list_instances` and `list_tasks` return those that there are now, and `on_request` is called
+    after a request. A check that raises is logged.
     """
     while True:
         await sleep_until_tick(_CHECK_INTERVAL)
         try:
-            await _check(list_instances(), effects, on_request)
+            await _check(list_instances(), list(list_tasks()), effects, on_request)
         except Exception:
             _log.exception("cannot check which instances to replace")
 
 
 async def _check(
-    instances: Sequence[Instance], effects: Effects, on_request: Callable[[], None]
+    instances: Sequence[Instance],
+    tasks: Sequence[Task],
+    effects: Effects,
+    on_request: Callable[[], None],
 ) -> None:
     with_process = [each for each in instances if each.process is not None]
-    for instance in instances:
-        instance.unkillable = tuple(each for each in instance.unkillable if each.is_running)
-    if any(each.config.monitors_memory for each in with_process):
-        await _check_memory(with_process, effects)
+    owners: list[Instance | Task] = [*instances, *tasks]
+    for owner in owners:
+        owner.unkillable = tuple(each for each in owner.unkillable if each.is_running)
+    limited = [task.run for task in tasks if task.run and task.config.containment.memory]
+    if limited or any(each.config.monitors_memory for each in with_process):
+        runs = [run for instance in with_process for run in instance.runs()]
+        await _check_memory([*runs, *limited], effects)
     for instance in with_process:
         for run in instance.runs():
             run.check_socket()
@@ -51,13 +61,13 @@ async def _check(
             on_request()
 
 
-async def _check_memory(instances: Iterable[Instance], effects: Effects) -> None:
+async def _check_memory(runs: Iterable[ProcessRun | TaskRun], effects: Effects) -> None:
     try:
         rss_by_group = await effects.read_rss_by_group()
     except (OSError, RuntimeError) as exc:
         _log.warning("cannot read the memory usage of plugins: %s", exc)
         return
-    for run in (run for instance in instances for run in instance.runs()):
+    for run in runs:
         if run.process is not None:
             run.record_rss(rss_by_group.get(run.process.pid, 0))
 

@@ -30,7 +30,7 @@ from meshtrio.supervisor.attachment import Attachment
 from meshtrio.supervisor.effects import Effects, make_system_effects
 from meshtrio.supervisor.instance import Instance, InstanceStatus
 from meshtrio.supervisor.policy import restart
-from meshtrio.supervisor.policy.plan import plan
+from meshtrio.supervisor.policy.plan import DependencyStatus, plan
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.process_run import ProcessRun
@@ -38,6 +38,9 @@ from meshtrio.supervisor.recycler import recycle_runs
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics
+from meshtrio.supervisor.tasks.runner import TaskRunner
+from meshtrio.supervisor.tasks.task import Task, TaskStatus
+from meshtrio.supervisor.waiting import DependencyExplainer
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.errors import UsageError
 
@@ -83,6 +86,15 @@ class Supervisor:
             for plugin in config.plugins
             for number in range(plugin.instances)
         ]
+        self.tasks = TaskRunner(
+            self._effects,
+            self.mesh_socket,
+            emit=self._emit,
+            kill_orphans=self._kill_orphans,
+            on_change=self._wake,
+        )
+        """The tasks, which the supervisor loop starts and stops."""
+        self._wakeup = trio.Event()
         self.config = MeshConfig()
         self.config_watchers: list[Callable[[MeshConfig], None]] = []
         """Called with each config once its services are in the registry, and before those that it
@@ -94,7 +106,6 @@ class Supervisor:
         self._exited_runs: deque[tuple[Instance, ProcessRun]] = deque()
         self._batch_ids = itertools.count(1)
         self._recent_group_restarts: restart.GroupRestartTimes = {}
-        self._wakeup = trio.Event()
         self._reconciled = trio.lowlevel.ParkingLot()
         self.shutdown_started = trio.Event()
         """Set when the graceful shutdown of the mesh begins."""
@@ -117,6 +128,8 @@ class Supervisor:
             self._effects.templates.retain(forked)
         self._topology = config.topology()
         self.dependencies = self._topology.dependencies()
+        self._completions = self._topology.completions()
+        self.tasks.configure(config.tasks)
         by_name = {plugin.name: plugin for plugin in config.plugins}
         for instance in self.instances:
             old_level = instance.config.output.log_level
@@ -136,7 +149,7 @@ class Supervisor:
 
     def add(self, instances: Iterable[Instance]) -> None:
         """Add instances, which are started. Raises UsageError if the mesh is stopping."""
-        self._check_not_stopping()
+        self.check_not_stopping()
         order = {plugin.name: place for place, plugin in enumerate(self.config.plugins)}
         self.instances += instances
         self.instances.sort(key=lambda instance: (order[instance.plugin], instance.number))
@@ -162,7 +175,43 @@ class Supervisor:
 
     def statuses(self) -> tuple[InstanceStatus, ...]:
         """Return the status of every instance, in the order of the config."""
-        return tuple(each.status(self._socket_path(each, each.slot)) for each in self.instances)
+        waiting = self.explain_dependencies()
+        return tuple(
+            each.status(
+                self._socket_path(each, each.slot),
+                waiting.explain(each.plugin) if each.phase.is_waiting else "",
+            )
+            for each in self.instances
+        )
+
+    def task_statuses(self) -> tuple[TaskStatus, ...]:
+        """Return the status of every task, in the order of the config."""
+        waiting = self.explain_dependencies()
+        tasks = self.tasks.tasks.values()
+        return tuple(
+            task.status(waiting.explain_all(task.name) if task.is_waiting else "") for task in tasks
+        )
+
+    def dependency_status(self) -> DependencyStatus:
+        """Return which dependencies are met."""
+        by_plugin: defaultdict[str, list[Instance]] = defaultdict(list)
+        for instance in self.instances:
+            by_plugin[instance.plugin].append(instance)
+        exited = {
+            name
+            for name, instances in by_plugin.items()
+            if all(each.phase is InstancePhase.EXITED for each in instances)
+        }
+        return DependencyStatus(
+            self.dependencies,
+            self._completions,
+            ready=frozenset(each.plugin for each in self.instances if each.is_ready),
+            completed=self.tasks.completed | exited,
+        )
+
+    def explain_dependencies(self) -> DependencyExplainer:
+        """Return explanations of the dependencies that are not met."""
+        return DependencyExplainer(self.dependency_status(), self.instances, self.tasks.tasks)
 
     def statistics(self) -> MeshStatistics:
         """Return the numbers of the mesh, its groups and its plugins."""
@@ -184,10 +233,10 @@ class Supervisor:
     # -- life cycle --------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Start every plugin and supervise it until cancelled.
+        """Start every plugin and task and supervise them until cancelled.
 
-        Plugins are stopped in the reverse of the order they are started in. The warden outlives
-        them, so that a mesh killed while it stops leaves no process either.
+        Tasks are stopped first, then plugins in the reverse of the order they are started in. The
+        warden outlives them, so that a mesh killed while it stops leaves no process either.
 
         Raises:
             MeshFailedError: The failure of a plugin was escalated to the mesh.
@@ -197,7 +246,13 @@ class Supervisor:
         """
         async with self._effects.run_guard(), open_collapsing_nursery() as nursery:
             nursery.start_soon(self._supervisor_loop)
-            nursery.start_soon(recycle_runs, lambda: self.instances, self._effects, self._wake)
+            nursery.start_soon(
+                recycle_runs,
+                lambda: self.instances,
+                lambda: self.tasks.tasks.values(),
+                self._effects,
+                self._wake,
+            )
             task_status.started()
             try:
                 await self._failed.wait()
@@ -212,6 +267,7 @@ class Supervisor:
         self.shutdown_started.set()
         for instance in self.instances:
             instance.request_stop()
+        self.tasks.start_shutdown()
         self._wake()
 
     def _report_shutdown(self, event: events.LifecycleEvent) -> None:
@@ -220,7 +276,7 @@ class Supervisor:
 
     def request_start(self, instance: Instance) -> None:
         """Have an instance run. Raises UsageError if the mesh is stopping."""
-        self._check_not_stopping()
+        self.check_not_stopping()
         instance.request_start()
 
     @asynccontextmanager
@@ -233,7 +289,7 @@ class Supervisor:
         Raises:
             UsageError: Another process holds its place, or the mesh or the instance is to stop.
         """
-        self._check_not_stopping()
+        self.check_not_stopping()
         if instance.attachment is not None:
             holder = instance.attachment.pid
             raise UsageError(f"{instance.name} is attached by pid {holder} already")
@@ -266,10 +322,11 @@ class Supervisor:
         self._wake()
         await trio.lowlevel.checkpoint()
         while not condition():
-            self._check_not_stopping()
+            self.check_not_stopping()
             await self._reconciled.park()
 
-    def _check_not_stopping(self) -> None:
+    def check_not_stopping(self) -> None:
+        """Raise UsageError if the mesh is stopping."""
         if self.shutdown_started.is_set():
             raise UsageError("the mesh is stopping")
 
@@ -289,7 +346,7 @@ class Supervisor:
         stopping = self.shutdown_started.is_set
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as runs:
-                while any(each.is_running for each in self.instances) or not stopping():
+                while self._has_runs() or not stopping():
                     self._wakeup = trio.Event()
                     wake_at = self._reconcile(runs)
                     with trio.move_on_at(min(wake_at, self.on_turn(trio.current_time()))):
@@ -298,21 +355,29 @@ class Supervisor:
                         self._handle_exit(*self._exited_runs.popleft())
                     for instance in self.instances:
                         instance.close_unused_sockets()
+                    self.tasks.handle_exits()
                     self._reconciled.unpark_all()
         self.on_turn(trio.current_time())
         self._reconciled.unpark_all()
 
     def _reconcile(self, runs: trio.Nursery) -> float:
         """Start, replace and stop what is due; returns when there is more to do."""
-        now = trio.current_time()
-        todo = plan(self.instances, self.dependencies, now, self.config.max_starting)
-        for instance in todo.stop:
-            instance.terminate(0 if self.shutdown_started.is_set() else _DRAIN_DELAY)
+        now, is_stopping = trio.current_time(), self.shutdown_started.is_set()
+        status = self.dependency_status()
+        wake_at = self.tasks.reconcile(runs, status, is_stopping=is_stopping)
+        blocked = status.find_blocked()
+        todo = plan(self.instances, self.dependencies, now, self.config.max_starting, blocked)
+        # Tasks may use plugins to their end.
+        for instance in () if is_stopping and self.tasks.is_running else todo.stop:
+            instance.terminate(0 if is_stopping else _DRAIN_DELAY)
         for instance in todo.start:
             instance.launch(self._start_run(instance, instance.slot, runs))
         for instance in self.instances:
             self._reconcile_replacement(instance, runs)
-        return todo.wake_at
+        return min(wake_at, todo.wake_at)
+
+    def _has_runs(self) -> bool:
+        return self.tasks.is_running or any(each.is_running for each in self.instances)
 
     def _reconcile_replacement(self, instance: Instance, runs: trio.Nursery) -> None:
         if instance.phase is InstancePhase.REPLACE_QUEUED:
@@ -374,7 +439,7 @@ class Supervisor:
         if not is_unkillable:
             await self._kill_orphans(instance, run.identity)
 
-    async def _kill_orphans(self, instance: Instance, identity: RunIdentity | None) -> None:
+    async def _kill_orphans(self, instance: Instance | Task, identity: RunIdentity | None) -> None:
         """Kill the processes that a run has left behind, and report those that cannot be killed."""
         if identity is None:
             return
@@ -448,7 +513,9 @@ class Supervisor:
         for instance in instances:
             instance.request_restart(batch)
 
-    def _emit(self, instance: Instance, kind: type[events.LifecycleEvent], **values: Any) -> None:
+    def _emit(
+        self, instance: Instance | Task, kind: type[events.LifecycleEvent], **values: Any
+    ) -> None:
         self._subscribers.emit(kind(instance.plugin, instance.number, **values))
 
 

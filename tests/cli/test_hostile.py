@@ -90,6 +90,7 @@ COMMANDS = {
     "stop": ["stop", TERMINAL_ESCAPES],
     "restart": ["restart", TERMINAL_ESCAPES],
     "scale": ["scale", TERMINAL_ESCAPES, "2"],
+    "run": ["run", TERMINAL_ESCAPES],
     "trace": ["trace", TERMINAL_ESCAPES],
     "reload": ["reload", f"/nowhere/{TERMINAL_ESCAPES}"],
     "check": ["check", "hostile.toml"],

@@ -98,6 +98,7 @@ def test_ps_of_a_group_as_json(mesh: MeshProcess, outputs: Outputs) -> None:
         "ready_after": None,
         "resident": None,
         "proportional": None,
+        "task": None,
     }
 
 

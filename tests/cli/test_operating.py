@@ -171,6 +171,7 @@ def test_check_as_json(short_dir: Path) -> None:
         "file": str(path),
         "plugins": 1,
         "instances": 2,
+        "tasks": 0,
         "mistakes": [],
         "warnings": [],
     }

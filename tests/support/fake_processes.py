@@ -17,7 +17,14 @@ from typing import Any
 import attrs
 import trio
 
-from meshtrio.config import GroupConfig, MeshConfig, PluginConfig, StartMethod
+from meshtrio.config import (
+    GroupConfig,
+    MeshConfig,
+    PluginConfig,
+    ProgramConfig,
+    StartMethod,
+    TaskConfig,
+)
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
@@ -131,6 +138,8 @@ class FakeEffects:
         self.cpu_wait = 0.0
         """Seconds that each process has waited for a CPU."""
         self.guarded_pids: set[int] = set()
+        self.wall_time_offset = 0.0
+        """What the wall clock differs by from trio's, in seconds."""
 
     def make_effects(self) -> Effects:
         return Effects(
@@ -145,6 +154,7 @@ class FakeEffects:
             is_address_in_use=self.is_address_in_use,
             diagnose_program=self.diagnose_program,
             observe=self.observe,
+            wall_clock=lambda: trio.current_time() + self.wall_time_offset,
         )
 
     # -- as the guard ------------------------------------------------------------------------
@@ -176,7 +186,7 @@ class FakeEffects:
         await trio.lowlevel.checkpoint()
         return False
 
-    async def diagnose_program(self, config: PluginConfig) -> str:
+    async def diagnose_program(self, config: ProgramConfig) -> str:
         await trio.lowlevel.checkpoint()
         return ""
 
@@ -196,7 +206,8 @@ class FakeEffects:
             raise script.spawn_error
         process = FakeProcess(next(self._pids), script)
         self.processes[name].append(process)
-        self._by_socket[f"unix:{env['PLUGIN_SOCKET']}"] = process
+        if "PLUGIN_SOCKET" in env:  # Tasks have none.
+            self._by_socket[f"unix:{env['PLUGIN_SOCKET']}"] = process
         return process
 
     # -- as the probe ------------------------------------------------------------------------
@@ -240,6 +251,13 @@ class SupervisorHarness:
     def states(self) -> dict[str, str]:
         return {f"{s.name}/{s.instance}": s.state.value for s in self.supervisor.statuses()}
 
+    def task_states(self) -> dict[str, str]:
+        return {status.name: status.state.value for status in self.supervisor.task_statuses()}
+
+    def set_clock(self, unix_time: float) -> None:
+        """Set the wall clock."""
+        self.effects.wall_time_offset = unix_time - trio.current_time()
+
     async def run_until(self, seconds: float) -> None:
         """Wait until `seconds` after the start, and until all tasks wait."""
         await trio.sleep_until(self.started_at + seconds)
@@ -250,11 +268,17 @@ def make_plugin_config(name: str, **settings: Any) -> PluginConfig:
     return PluginConfig(name=name, command=["true"], **settings)
 
 
+def make_task_config(name: str, **settings: Any) -> TaskConfig:
+    return TaskConfig(name=name, command=["true"], **settings)
+
+
 @asynccontextmanager
 async def make_supervisor(
     plugins: Sequence[PluginConfig],
     scripts: Mapping[str, Iterable[ProcessScript]] | None = None,
     groups: Sequence[GroupConfig] = (),
+    tasks: Sequence[TaskConfig] = (),
+    unix_time: float = 0.0,
     prepare: Callable[[SupervisorHarness], None] = lambda _: None,
 ) -> AsyncIterator[SupervisorHarness]:
     """Run a supervisor of `plugins` during the block; afterwards no process is left.
@@ -262,8 +286,12 @@ async def make_supervisor(
     `prepare` is called before the supervisor runs.
     """
     effects, registry = FakeEffects(scripts), Registry()
+    effects.wall_time_offset = unix_time - trio.current_time()
     supervisor = Supervisor(
-        MeshConfig(plugins, groups), registry, Path("/run/fake"), effects=effects.make_effects()
+        MeshConfig(plugins, groups, tasks=tasks),
+        registry,
+        Path("/run/fake"),
+        effects=effects.make_effects(),
     )
     harness = SupervisorHarness(supervisor, effects, registry)
     supervisor.subscribe(harness.on_event)

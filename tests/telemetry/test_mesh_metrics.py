@@ -26,7 +26,11 @@ def make_supervisor(*plugins: PluginConfig) -> Any:
     entries = [SimpleNamespace(name=plugin.name, counts=counts) for plugin in plugins]
     statistics = SimpleNamespace(plugins=entries, uptime=1.0)
     return SimpleNamespace(
-        config=MeshConfig(plugins), statistics=lambda: statistics, instances=(), counters=None
+        config=MeshConfig(plugins),
+        statistics=lambda: statistics,
+        instances=(),
+        counters=None,
+        tasks=SimpleNamespace(tasks={}),
     )
 
 

@@ -2,13 +2,13 @@
 
 Requests change the phases of instances; `plan` finds the starts and stops that may happen now, in
 the order of `depends_on`: a plugin is started once its dependencies are ready, and stopped once
-those of its dependents that are to be stopped have stopped.
+those of its dependents that are to be stopped have stopped. Tasks are started in the same order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import attrs
@@ -60,8 +60,17 @@ class Plan(Generic[E]):
     """When the next start is due, if nothing happens before."""
 
 
-def plan(table: Sequence[E], dependencies: Dependencies, now: float, max_starting: int) -> Plan[E]:
-    """Find what can be done at `now`, with at most `max_starting` instances starting at once."""
+def plan(
+    table: Sequence[E],
+    dependencies: Dependencies,
+    now: float,
+    max_starting: int,
+    blocked: Collection[str] = (),
+) -> Plan[E]:
+    """Find what can be done at `now`, with at most `max_starting` instances starting at once.
+
+    Plugins that are `blocked`, since a task has to complete first, are not started.
+    """
     ready = {entry.plugin for entry in table if entry.is_ready}
     # Batches of which an instance has yet to stop.
     emptying = {
@@ -75,6 +84,7 @@ def plan(table: Sequence[E], dependencies: Dependencies, now: float, max_startin
         if entry.phase.is_waiting
         and not entry.is_running
         and entry.batch not in emptying
+        and entry.plugin not in blocked
         and dependencies.get(entry.plugin, frozenset()) <= ready
     ]
     later = (entry.start_at for entry in startable if entry.start_at > now)
@@ -87,6 +97,95 @@ def plan(table: Sequence[E], dependencies: Dependencies, now: float, max_startin
         start=tuple(due[: max(room, 0)]),
         stop=tuple(e for e in leaving if e.phase.is_stop_queued and e.plugin not in needed),
         wake_at=min(later, default=math.inf),
+    )
+
+
+class TaskView(Protocol):
+    """What planning reads of a task."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is to be started."""
+
+    @property
+    def is_stop_queued(self) -> bool:
+        """Whether its process is to be stopped, and was not yet asked to."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has a process."""
+
+    start_at: float
+    """The earliest time of its start, in seconds of the monotonic clock."""
+
+
+T = TypeVar("T", bound=TaskView)
+
+
+@attrs.frozen
+class TaskPlan(Generic[T]):
+    """What to do next with tasks."""
+
+    start: tuple[T, ...]
+    """The tasks to start now."""
+    stop: tuple[T, ...]
+    """The tasks to stop now."""
+    wake_at: float
+    """When the next start is due, if nothing happens before."""
+
+
+@attrs.frozen
+class DependencyStatus:
+    """Which dependencies are met."""
+
+    dependencies: Dependencies
+    """What has to be ready."""
+    completions: Dependencies
+    """What has to have completed."""
+    ready: frozenset[str]
+    """The plugins of which an instance is ready."""
+    completed: frozenset[str]
+    """The tasks and plugins that have completed."""
+
+    def find_unready(self, name: str) -> frozenset[str]:
+        """Return the plugins that a plugin or task waits for to be ready."""
+        return self.dependencies.get(name, frozenset()) - self.ready
+
+    def find_incomplete(self, name: str) -> frozenset[str]:
+        """Return the plugins and tasks that a plugin or task waits for to have completed."""
+        return self.completions.get(name, frozenset()) - self.completed
+
+    def find_blocked(self) -> frozenset[str]:
+        """Return the plugins and tasks that wait for one to have completed."""
+        return frozenset(name for name in self.completions if self.find_incomplete(name))
+
+
+def plan_tasks(table: Sequence[T], status: DependencyStatus, now: float) -> TaskPlan[T]:
+    """Find which tasks can be started and stopped at `now`.
+
+    A task is stopped once those that depend on it have ended.
+    """
+    startable = [
+        task
+        for task in table
+        if task.is_waiting
+        and not status.find_unready(task.name)
+        and not status.find_incomplete(task.name)
+    ]
+    needed = {
+        name
+        for task in table
+        if task.is_running
+        for name in status.completions.get(task.name, frozenset())
+    }
+    return TaskPlan(
+        start=tuple(task for task in startable if task.start_at <= now),
+        stop=tuple(task for task in table if task.is_stop_queued and task.name not in needed),
+        wake_at=min((t.start_at for t in startable if t.start_at > now), default=math.inf),
     )
 
 

@@ -22,6 +22,7 @@ from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metric_families import Histogram, Labels, MetricFamily, instance_labels
 from meshtrio.telemetry.metrics.dns_metrics import collect_dns_metrics
 from meshtrio.telemetry.metrics.resource_metrics import ResourceMetrics
+from meshtrio.telemetry.metrics.task_metrics import collect_task_metrics
 from meshtrio.util.version import VERSION
 
 _LAG_INTERVAL = 0.25
@@ -83,6 +84,7 @@ class MeshMetrics:
             *collect_dns_metrics(self._dns),
             *self._plugin_families(),
             *self._instance_families(instances),
+            *collect_task_metrics(self._supervisor.tasks.tasks.values()),
             *self._resources.collect(instances),
         ]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from meshtrio.config import PluginConfig
+from meshtrio.config import ProgramConfig
 from meshtrio.util.errors import RESOURCE_EXHAUSTED_ERRNOS
 from meshtrio.util.executable_check import explain_not_executable
 from meshtrio.util.text import replace_surrogates
@@ -60,8 +60,8 @@ def explain_start_failure(
     return replace_surrogates(reason)
 
 
-async def explain_exec_failure(config: PluginConfig) -> str:
-    """Find out what is wrong with a plugin's program or working directory; "" if nothing is found.
+async def explain_exec_failure(config: ProgramConfig) -> str:
+    """Find out what is wrong with a program or working directory; "" if nothing is found.
 
     Cancellation: Shielded, and limited to two seconds, since a filesystem may not respond.
     """
