@@ -34,6 +34,7 @@ from meshtrio.config import (
     PluginConfig,
     Rlimits,
     StaticServiceConfig,
+    TaskConfig,
     TelemetryConfig,
 )
 from meshtrio.grpc.outlier_detection import OutlierDetection
@@ -54,7 +55,8 @@ NUMERIC_CLASSES: tuple[type, ...] = (
     *(Backoff, CircuitBreakerLimits, Containment, GatewayConfig, GroupConfig, HedgingPolicy),
     *(Limits, Liveness, LoadBalancingConfig, MeshConfig, MeshLimits, MethodConfig),
     *(OutlierDetection, OutputConfig, PluginConfig, RetryBudgetConfig, RetryPolicy),
-    *(RetryThrottling, Rlimits, StaticServiceConfig, TelemetryConfig, Timeouts),
+    *(RetryThrottling, Rlimits, StaticServiceConfig, TaskConfig, TelemetryConfig),
+    *(Timeouts,),
 )
 """The classes that users configure limits with."""
 CONSTANT_NAMES = re.compile(r"_?[A-Z_]*(MAX|LIMIT|TIMEOUT|RESERVED|BACKLOG$|HIGH_WATER)[A-Z_]*")

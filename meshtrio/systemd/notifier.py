@@ -129,8 +129,13 @@ class Notifier:
                 self._next_status = -math.inf  # There may be no other turn.
         elif not self._is_started:
             self._were_ready.update(each.key for each in supervisor.instances if each.is_ready)
-            table, dependencies = supervisor.instances, supervisor.dependencies
-            if not find_unsettled(table, dependencies, self._were_ready):
+            explainer = supervisor.explain_dependencies()
+            if not find_unsettled(
+                supervisor.instances,
+                supervisor.dependencies,
+                self._were_ready,
+                lambda plugin: bool(explainer.explain_failure(plugin)),
+            ):
                 self._is_started = True
                 self._change_state("READY=1")
 

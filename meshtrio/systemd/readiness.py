@@ -8,7 +8,7 @@ it again for ever.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
 from meshtrio.config.topology import Dependencies
@@ -48,7 +48,10 @@ I = TypeVar("I", bound=StartingInstance)  # noqa: E741
 
 
 def find_unsettled(
-    instances: Sequence[I], dependencies: Dependencies, were_ready: Collection[tuple[str, int]]
+    instances: Sequence[I],
+    dependencies: Dependencies,
+    were_ready: Collection[tuple[str, int]],
+    is_blocked: Callable[[str], bool] = lambda _: False,
 ) -> list[I]:
     """Find the instances that the start of a mesh waits for.
 
@@ -56,6 +59,7 @@ def find_unsettled(
         instances: The table of instances.
         dependencies: What each plugin waits for.
         were_ready: The keys of instances that have been ready.
+        is_blocked: Tells whether a plugin waits for a task that has failed, for example.
     """
     by_plugin: dict[str, list[I]] = {}
     for instance in instances:
@@ -75,7 +79,8 @@ def find_unsettled(
         if instance.phase.is_final or instance.failed_starts >= _ATTEMPTS:
             return False
         needed = dependencies.get(instance.plugin, frozenset())
-        return instance.is_running or not any(map(is_given_up, needed))
+        is_startable = not any(map(is_given_up, needed)) and not is_blocked(instance.plugin)
+        return instance.is_running or is_startable
 
     return [
         each

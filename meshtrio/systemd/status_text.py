@@ -25,6 +25,7 @@ _PHRASES = {
     InstanceState.STOPPED: "is stopped",
     InstanceState.EXITED: "has ended",
     InstanceState.FAILED: "failed",
+    InstanceState.ATTACHED: "is replaced by hand",
 }
 _REASONED_STATES = (InstanceState.FAILED, InstanceState.BACKOFF, InstanceState.EXITED)
 """States that show how the last process ended; the first of these are shown first."""

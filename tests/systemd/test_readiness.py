@@ -62,3 +62,9 @@ def test_what_is_waited_for(entries: list[Entry], unsettled: list[str]) -> None:
 def test_an_instance_that_was_ready_once_is_not_waited_for_again() -> None:
     entries = [Entry("db", P.BACKOFF), Entry("web", P.BACKOFF)]
     assert find_unsettled(entries, NEEDS, {("db", 0), ("web", 0)}) == []
+
+
+def test_a_plugin_that_waits_for_a_failed_task_is_not_waited_for() -> None:
+    entries = [Entry("db", P.WAITING), Entry("web", P.WAITING), Entry("other", P.WAITING)]
+    found = find_unsettled(entries, NEEDS, (), lambda plugin: plugin == "db")
+    assert [each.plugin for each in found] == ["other"]
