@@ -72,6 +72,17 @@ def test_start_reload_and_stop(short_dir: Path, is_abstract: bool) -> None:
         ]
 
 
+def test_a_plugin_that_waits_for_a_failed_task_does_not_delay_it(short_dir: Path) -> None:
+    address = f"{short_dir}/notify"
+    task = '[[task]]\nname = "migrate"\ncommand = ["false"]\n'
+    web = plugin_table("web", *MINIMAL_COMMAND, depends_on={"migrate": "completed"})
+    with (
+        notification_receiver(address) as received,
+        serve_mesh(short_dir, P + task + web, env={"NOTIFY_SOCKET": address}),
+    ):
+        assert received.wait_for(READY="1")["STATUS"].startswith("1 of 2 plugins ready; web ")
+
+
 def test_a_plugin_that_drains_extends_the_timeout(short_dir: Path) -> None:
     address = f"{short_dir}/notify"
     stubborn = short_dir / "stubborn.py"
