@@ -66,6 +66,7 @@ _SECTIONS = {
         "scale": "Set the number of instances of a plugin.",
         "log-level": "Show or set the log level of a plugin.",
         "reload": "Apply the changes in the config file.",
+        "upgrade": "Execute the mesh's new code; its plugins keep running.",
     },
     "Call": {"call": "Call a method with JSON, by reflection."},
     "Shell": {"completion": "Print a script that completes commands and names."},
@@ -73,6 +74,7 @@ _SECTIONS = {
 _COMMANDS = {name: text for section in _SECTIONS.values() for name, text in section.items()}
 _MODULES = {
     **dict.fromkeys(_SECTIONS["Control a running mesh"], "lifecycle_commands"),
+    "upgrade": "upgrade",
     **dict.fromkeys(("ps", "tree", "services"), "inspect_commands"),
     **dict.fromkeys(("events", "logs", "trace"), "stream_commands"),
     **dict.fromkeys(("gen", "new"), "code_commands"),

@@ -20,17 +20,28 @@ from meshtrio.util.text import replace_surrogates
 class ClaimedRuntimeDir:
     """A runtime dir that this mesh owns: mode 0700, locked, without stale sockets."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, adopted: tuple[int, int] | None = None) -> None:
         """Make the directory if it does not exist, lock it, and remove stale sockets.
+
+        With `adopted`, what `descriptors` has returned, this process has claimed it before it has
+        executed itself again, and nothing is changed.
 
         Raises:
             ConfigError: It is in use, others own it or may write to it, or it cannot be made.
         """
         self.path = path
+        if adopted is not None:
+            self._fd, self._lock_fd = adopted
+            return
         self._fd, self._lock_fd = _open_and_lock(path)
         with descriptors.closing_on_error(self._lock_fd, self._fd):
             _remove_recorded_sockets(self._fd, self._lock_fd)
             self._write_lock_file(_format_mesh_runs(self._lock_fd))
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """The descriptor of the directory, and that of the lock file, which holds the lock."""
+        return self._fd, self._lock_fd
 
     @property
     def is_lost(self) -> bool:
@@ -97,9 +108,11 @@ class ClaimedRuntimeDir:
 
 
 @contextmanager
-def claim_runtime_dir(path: Path) -> Iterator[ClaimedRuntimeDir]:
+def claim_runtime_dir(
+    path: Path, adopted: tuple[int, int] | None = None
+) -> Iterator[ClaimedRuntimeDir]:
     """Claim a runtime dir for the block. Raises ConfigError; see `ClaimedRuntimeDir`."""
-    claimed = ClaimedRuntimeDir(path)
+    claimed = ClaimedRuntimeDir(path, adopted)
     try:
         yield claimed
     finally:

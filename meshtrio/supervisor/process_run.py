@@ -25,16 +25,20 @@ from meshtrio.supervisor.probe import HealthCheckResult
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity, get_boot_ticks
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
+from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monotonic
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.start_failures import EXEC_FAILED_STATUSES
 from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.run_spec import RunSpec
+from meshtrio.supervisor.saved_state import SavedRun
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
 from meshtrio.util.text import replace_surrogates
 
 _log = logging.getLogger("meshtrio.mesh")
 
+_STEADY_STATES = (InstanceState.STARTING, InstanceState.READY, InstanceState.UNREADY)
+"""The states in which a run can be handed over."""
 _OUTPUT_TIMEOUT = 0.02
 """Seconds in which the last output of a dead process is read before callers learn of its exit."""
 
@@ -94,6 +98,62 @@ class ProcessRun:
         """Why the process has to be ended, unless it has ended by itself."""
         self._kill_requested = trio.Event()
         self._cancel_scope = trio.CancelScope()
+        self._uids: frozenset[int] | None = None
+        """The users of which its server has to have one; None for any."""
+        self._server_uid: int | None = None
+        """The user that its server was found to run as before an upgrade."""
+
+    # -- upgrades ----------------------------------------------------------------------------
+
+    def adopt(self, saved: SavedRun) -> None:
+        """Take over the process that the mesh had before it has executed its new code."""
+        self.state = saved.state
+        self.process = PluginProcess.adopt(saved.process)
+        self.identity = RunIdentity(self.launch_id, saved.started_ticks, saved.process.pid)
+        self.started_at = from_monotonic(saved.started_at)
+        self.ready_at = None if saved.ready_at is None else from_monotonic(saved.ready_at)
+        self.rss, self.max_age_factor = saved.rss, saved.max_age_factor
+        self.applied_log_level = saved.applied_log_level
+        self._uids = None if saved.uids is None else frozenset(saved.uids)
+        self._server_uid = saved.server_uid
+        self.output_reader.adopt(saved.process, saved.stderr_lines)
+        self.output_reader.cut_calls.extend(saved.cut_calls)
+        self.output_reader.has_drain_report = saved.has_drain_report
+        self._effects.adopt_marker_limit(self.launch_id, saved.marker_limit)
+        self._registration.pid = saved.process.pid
+        self._registration.times_ready = saved.times_ready
+        if self.is_ready:
+            self._registration.adopt(saved.server_uid)
+
+    def save(self) -> SavedRun | None:
+        """Return what an upgrade hands over; None while its process is started or ended."""
+        process, identity, pipes = self.process, self.identity, self.output_reader.save()
+        is_steady = self.state in _STEADY_STATES and not self.is_kill_requested
+        if process is None or identity is None or pipes is None or self._health is None:
+            return None
+        if not is_steady or self.is_stop_requested or process.leader_exited.is_set():
+            return None
+        return SavedRun(
+            config=self.config,
+            slot=self._spec.slot,
+            launch_id=self.launch_id,
+            socket=self.socket,
+            state=self.state,
+            process=process.save(*pipes),
+            started_at=to_monotonic(self.started_at),
+            ready_at=None if self.ready_at is None else to_monotonic(self.ready_at),
+            started_ticks=identity.started_ticks,
+            marker_limit=self._effects.get_marker_limit(self.launch_id),
+            uids=None if self._uids is None else tuple(self._uids),
+            server_uid=self._health.verifier.uid,
+            times_ready=self._registration.times_ready,
+            rss=self.rss,
+            max_age_factor=self.max_age_factor,
+            applied_log_level=self.applied_log_level,
+            cut_calls=tuple(self.output_reader.cut_calls),
+            has_drain_report=self.output_reader.has_drain_report,
+            stderr_lines=self.output_reader.stderr_lines,
+        )
 
     # -- views -------------------------------------------------------------------------------
 
@@ -192,21 +252,27 @@ class ProcessRun:
         return Exit(reason=replace_surrogates(text), explicit_cause=ExitCause.INTERNAL_ERROR)
 
     async def _launch(self) -> None:
-        self._set_state(InstanceState.STARTING)
-        try:
-            uids = await self._launcher.prepare()
-            self.identity = RunIdentity(self.launch_id, get_boot_ticks())
-            process = await self._launcher.spawn()
-        except LAUNCH_ERRORS as exc:
-            self.exit = await self._launcher.make_exit(exc)
-            self._registration.deregister(str(self.exit))
-            self._emit(events.NotStarted, exit=self.exit)
-            return
+        process = self.process
+        is_adopted = process is not None
+        if process is None:
+            self._set_state(InstanceState.STARTING)
+            try:
+                self._uids = await self._launcher.prepare()
+                self.identity = RunIdentity(self.launch_id, get_boot_ticks())
+                process = await self._launcher.spawn()
+            except LAUNCH_ERRORS as exc:
+                self.exit = await self._launcher.make_exit(exc)
+                self._registration.deregister(str(self.exit))
+                self._emit(events.NotStarted, exit=self.exit)
+                return
+        assert self.identity is not None
         self.process, self._registration.pid = process, process.pid
         owner, config = ProcessTree(process.pid, self.launch_id), self.config
+        address, is_verified = self._spec.address, config.verify_server
         verifier = ServerVerifier(
-            self._spec.address, owner, uids, tls=config.tls, verify_process=config.verify_server
+            address, owner, self._uids, tls=config.tls, verify_process=is_verified
         )
+        verifier.uid = self._server_uid
         self._health = HealthMonitor(
             self._spec,
             process.pid,
@@ -214,11 +280,13 @@ class ProcessRun:
             self._effects,
             on_ready=self._mark_ready,
             on_result=self._on_check_result,
+            was_ready=self.ready_at is not None,
         )
         self.identity = attrs.evolve(self.identity, session_id=process.pid)
         try:
-            self._effects.guard.watch(process.pid, process.pidfd)
-            self._emit_process_event(events.Starting, launch_id=self.launch_id)
+            if not is_adopted:
+                self._effects.guard.watch(process.pid, process.pidfd)
+                self._emit_process_event(events.Starting, launch_id=self.launch_id)
             async with self.output_reader.reading(process) as output_ended:
                 await self._supervise_to_end(process, self._health, output_ended)
         finally:

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,46 @@ from meshtrio.util.address import Address
 from meshtrio.util.errors import UsageError
 
 _BACKLOG = 1024
+
+
+class ListenerTable:
+    """The listening sockets of this process, by address.
+
+    A program that executes itself again inherits them: it takes those that it still has, and closes
+    the others. So no connection is refused.
+    """
+
+    def __init__(self) -> None:
+        self.open: dict[str, socket.socket] = {}
+        """Those that are in use."""
+        self._inherited: dict[str, socket.socket] = {}
+
+    @contextmanager
+    def opened(self, address: str, sock: socket.socket) -> Iterator[None]:
+        """List a socket during the block."""
+        self.open[address] = sock
+        try:
+            yield
+        finally:
+            if self.open.get(address) is sock:
+                del self.open[address]
+
+    def inherit(self, descriptors: Mapping[str, int]) -> None:
+        """Add sockets that this program was executed with, by address."""
+        for address, descriptor in descriptors.items():
+            self._inherited[address] = socket.socket(fileno=descriptor)
+
+    def take_inherited(self, address: str) -> socket.socket | None:
+        """Return the inherited socket of an address, which is the caller's then."""
+        return self._inherited.pop(address, None)
+
+    def close_inherited(self) -> None:
+        """Close the inherited sockets that were not taken."""
+        while self._inherited:
+            self._inherited.popitem()[1].close()
+
+
+LISTENERS = ListenerTable()
 
 
 @contextmanager
@@ -38,14 +78,7 @@ def unix_listener(path: Path | str) -> Iterator[socket.socket]:
     if length > MAX_SOCKET_PATH_LENGTH:
         text = f"{path}: a socket's path may have {MAX_SOCKET_PATH_LENGTH} bytes"
         raise UsageError(f"{text}, this has {length}")
-    _remove_stale_socket(path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        try:
-            # The file gets this mode whatever the umask is.
-            os.fchmod(sock.fileno(), 0o700)
-            sock.bind(path)
-        except OSError as exc:
-            raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None
+    with _open_unix_socket(path) as sock, LISTENERS.opened(f"unix:{path}", sock):
         status, pid = os.lstat(path), os.getpid()
         sock.setblocking(False)
         sock.listen(_BACKLOG)
@@ -56,6 +89,25 @@ def unix_listener(path: Path | str) -> Iterator[socket.socket]:
                 # A forked child must not remove its parent's path.
                 if os.getpid() == pid and os.path.samestat(os.lstat(path), status):
                     os.unlink(path)
+
+
+def _open_unix_socket(path: str) -> socket.socket:
+    """Return the inherited socket of a path, or bind one. Raises UsageError."""
+    inherited = LISTENERS.take_inherited(f"unix:{path}")
+    if inherited is not None:
+        if os.path.lexists(path):
+            return inherited
+        inherited.close()
+    _remove_stale_socket(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # The file gets this mode whatever the umask is.
+        os.fchmod(sock.fileno(), 0o700)
+        sock.bind(path)
+    except OSError as exc:
+        sock.close()
+        raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None
+    return sock
 
 
 def _remove_stale_socket(path: str) -> None:
@@ -90,6 +142,12 @@ def tcp_listener(address: str) -> Iterator[socket.socket]:
     Raises:
         UsageError: The address is malformed or cannot be bound.
     """
+    inherited = LISTENERS.take_inherited(address)
+    if inherited is not None:
+        with inherited, LISTENERS.opened(address, inherited):
+            inherited.setblocking(False)
+            yield inherited
+        return
     try:
         parsed = Address.parse(address)
         family = socket.AF_INET6 if ":" in parsed.host else socket.AF_INET
@@ -100,6 +158,6 @@ def tcp_listener(address: str) -> Iterator[socket.socket]:
         raise UsageError(f"{address}: cannot be bound: {reason}") from None
     except ValueError as exc:
         raise UsageError(f"{address}: cannot be bound: {exc}") from None
-    with sock:
+    with sock, LISTENERS.opened(address, sock):
         sock.setblocking(False)
         yield sock
