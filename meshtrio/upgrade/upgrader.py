@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections.abc import Callable
 
 import attrs
@@ -15,6 +17,7 @@ from meshtrio.upgrade.signal_hold import SignalHold
 from meshtrio.upgrade.state import SavedMesh, SavedProgram
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.errors import UsageError
+from meshtrio.util.processes import ProcessInfo
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -111,6 +114,7 @@ class Upgrader:
             await handover.settle(following)
             self._is_committed, self._answer = True, None
             answer.give()
+            _log.info("upgrade: draining connections")
             async with handover.connections_released(nursery):
                 _log.info("upgrade: executing %s", " ".join(self._program.command))
                 await self._execute(following)
@@ -120,7 +124,7 @@ class Upgrader:
             await self._handover.settle(following)
             await self._try_to_execute(following)
             await trio.sleep(_FINAL_PAUSE)
-        raise UsageError("an upgrade is not possible while processes end again and again")
+        raise UsageError("an upgrade is not possible while processes end again and again, or hang")
 
     async def _try_to_execute(self, following: Execution) -> None:
         """Execute the new program, unless something has come in the way. Raises OSError."""
@@ -133,7 +137,7 @@ class Upgrader:
             self._flush_log(_FLUSH_TIMEOUT)
             # From here on no other task runs.
             saved = self._handover.save(following)
-            if isinstance(saved, SavedMesh):
+            if isinstance(saved, SavedMesh) and not _has_blocked_thread():
                 program = SavedProgram(
                     signal_pipe=hold.pipe,
                     blocked_signals=tuple(sorted(hold.mask)),
@@ -142,6 +146,18 @@ class Upgrader:
                 self._program.execute(attrs.evolve(saved, program=program))
         finally:
             hold.undo()
+
+
+def _has_blocked_thread() -> bool:
+    """Whether a thread is in the kernel and cannot be killed, as by a filesystem that hangs.
+
+    execve(2) would wait for it, and the mesh with it.
+    """
+    with contextlib.suppress(OSError):
+        for thread in os.listdir("/proc/self/task"):
+            if ProcessInfo(f"self/task/{thread}").state == "D":
+                return True
+    return False
 
 
 @attrs.define(eq=False)
