@@ -72,6 +72,7 @@ COMMANDS = {
     "restart": ["restart", TERMINAL_ESCAPES],
     "scale": ["scale", TERMINAL_ESCAPES, "2"],
     "trace": ["trace", TERMINAL_ESCAPES],
+    "upgrade": ["upgrade"],
     "reload": ["reload", f"/nowhere/{TERMINAL_ESCAPES}"],
     "check": ["check", "hostile.toml"],
     "serve": ["serve", "hostile.toml"],
