@@ -38,13 +38,13 @@ from meshtrio.discovery.registry import Registry, watch_service
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.gateway.mesh_server import MeshServer
 from meshtrio.runtime_dir import directory
-from meshtrio.runtime_dir.claim import claim_runtime_dir
+from meshtrio.runtime_dir.claim import ClaimedRuntimeDir, claim_runtime_dir
 from meshtrio.services.event_log import EventLog
 from meshtrio.services.log_level_controller import LogLevelController, PluginLevel
 from meshtrio.services.telemetry_setup import mesh_telemetry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import InstanceStatus
-from meshtrio.supervisor.operations import DrainResult, Operations, ReloadResult
+from meshtrio.supervisor.operations import DrainResult, Execution, Operations, ReloadResult
 from meshtrio.supervisor.process.cleanup.mesh_exit import wait_for_mesh_exit
 from meshtrio.supervisor.process.cleanup.mesh_run import kill_earlier_runs
 from meshtrio.supervisor.process.cleanup.reparented import receive_orphans
@@ -55,15 +55,22 @@ from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.supervisor.tasks.task import TaskResult, TaskStatus
 from meshtrio.systemd.listen_fds import PassedSockets
 from meshtrio.telemetry.logs.event_logger import log_event
+from meshtrio.upgrade.handover import Handover
+from meshtrio.upgrade.program import Program
+from meshtrio.upgrade.upgrader import Upgrader
+from meshtrio.util.background_writer import flush_all
 from meshtrio.util.concurrency import background_service, open_collapsing_nursery, require_trio
-from meshtrio.util.errors import UsageError
+from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
+from meshtrio.util.errors import MeshtrioError, UsageError
 from meshtrio.util.log_level import LogLevel
 from meshtrio.util.no_public_constructor import NoPublicConstructor, create
 from meshtrio.util.tls_config import ClientTlsConfig
 
 if TYPE_CHECKING:
-    from meshtrio.cluster.node import Node
+    from meshtrio.cluster.node import Node, SavedNode
     from meshtrio.systemd.service_manager import ServiceManager
+    from meshtrio.upgrade.adoption import Adoption
+    from meshtrio.upgrade.state import SavedMesh
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -79,6 +86,7 @@ class Mesh(metaclass=NoPublicConstructor):
     _registry: Registry
     _operations: Operations
     _log_levels: LogLevelController
+    _handover: Handover
 
     @property
     def socket(self) -> Path:
@@ -363,18 +371,38 @@ async def main(
         MeshFailedError: A plugin's failure was escalated to the mesh. All plugins are stopped.
     """
     require_trio("mesh.main")
-    await run_service(config, None, task_status=task_status)
+    await run_service(config, task_status=task_status)
+
+
+def make_upgrader(mesh: Mesh, program: Program, execution: Execution) -> Upgrader:
+    """Make what upgrades a mesh, for `meshtrio serve`; requests reach it from now on."""
+    upgrader = Upgrader(
+        mesh._handover,
+        program,
+        execution=execution,
+        descriptor_limit=DESCRIPTOR_LIMIT.original,
+        flush_log=flush_all,
+    )
+    mesh._operations.upgrade_handler = upgrader
+    return upgrader
 
 
 async def run_service(
     config: MeshConfig | Path | str,
-    manager: ServiceManager | None,
+    manager: ServiceManager | None = None,
+    adoption: Adoption | None = None,
     *,
     task_status: trio.TaskStatus[Mesh] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a mesh like `main`, as the service of a service manager, if one is given.
+    """Run a mesh like `main`, as the service of a service manager, and after an upgrade.
 
-    A mesh that is a part of another program must not use what systemd has given to that program.
+    Args:
+        config: As for `main`.
+        manager: What systemd has given to this process. A mesh that is a part of another program
+            must not use it.
+        adoption: What this process has handed over to itself before it has executed this program,
+            if it has.
+        task_status: As for `main`.
 
     Raises what `main` does, and:
         UsageError: A socket that the manager has passed cannot be used.
@@ -386,48 +414,100 @@ async def run_service(
     folder = directory.resolve_runtime_dir(config)
     if config.reap_orphans:
         receive_orphans()
+    saved = None if adoption is None else adoption.saved
+    initial = config if saved is None else saved.initial_config(config)
     sockets = PassedSockets() if manager is None else manager.sockets
+    if saved is not None:
+        sockets = PassedSockets.adopt(saved.passed_sockets)
     sockets.check(config)
-    with claim_runtime_dir(folder, keep_mesh_socket=sockets.mesh is not None) as claim:
-        await kill_earlier_runs(claim)
+    with claim_runtime_dir(
+        folder,
+        None if saved is None else saved.claim,
+        keep_mesh_socket=sockets.mesh is not None,
+    ) as claim:
+        if saved is None:
+            await kill_earlier_runs(claim)
         registry, event_log = Registry(), EventLog()
-        supervisor = Supervisor(config, registry, folder, [log_event, event_log.on_event])
+        if saved is not None:
+            event_log.adopt(saved.events)
+        supervisor = Supervisor(
+            initial,
+            registry,
+            folder,
+            [log_event, event_log.on_event],
+            adopted=None if saved is None else saved.supervisor,
+        )
         dns = DnsDiscovery(registry)
-        dns.apply_config(config)
+        dns.apply_config(initial)
         supervisor.config_watchers.append(dns.apply_config)
         operations = Operations(supervisor)
         if manager is not None:
             manager.watch(supervisor, operations)
         log_levels = LogLevelController(supervisor, registry, operations)
         supervisor.subscribe(log_levels.on_event)
-        node = _make_node(config, registry)
+        node = _make_node(initial, registry, None if saved is None else saved.node)
         try:
             async with (
                 mesh_telemetry(
                     supervisor, registry, dns, node, listener=sockets.metrics
                 ) as metrics,
                 background_service(dns.run),
-                MeshServer(
-                    supervisor, registry, operations, event_log, log_levels, metrics, node
-                ).running(claim, sockets.mesh, sockets.gateway),
+                _serving(
+                    MeshServer(
+                        supervisor, registry, operations, event_log, log_levels, metrics, node
+                    ),
+                    claim,
+                    sockets,
+                    saved,
+                ) as server,
                 _joined_to_others(node),
                 open_collapsing_nursery() as nursery,
             ):
                 await nursery.start(supervisor.run)
+                if adoption is not None:
+                    adoption.commit()
+                    nursery.start_soon(server.registry_servicer.kept.expire)
+                    nursery.start_soon(_apply_config, operations, config, initial)
                 nursery.start_soon(_stop_with_outer_mesh, nursery.cancel_scope)
-                task_status.started(create(Mesh, supervisor, registry, operations, log_levels))
+                handover = Handover(claim, supervisor, operations, server, event_log, sockets, node)
+                parts = supervisor, registry, operations, log_levels, handover
+                task_status.started(create(Mesh, *parts))
         finally:
             _log.info("mesh stopped: %s", supervisor.shutdown_report)
 
 
-def _make_node(config: MeshConfig, registry: Registry) -> Node | None:
+@asynccontextmanager
+async def _serving(
+    server: MeshServer, claim: ClaimedRuntimeDir, sockets: PassedSockets, saved: SavedMesh | None
+) -> AsyncIterator[MeshServer]:
+    """Serve during the block, with the registrations that were handed over."""
+    if saved is not None:
+        server.registry_servicer.next_serial = saved.next_registration
+        server.registry_servicer.kept.adopt(saved.registrations)
+    async with server.running(claim, sockets.mesh, sockets.gateway):
+        yield server
+
+
+async def _apply_config(operations: Operations, config: MeshConfig, initial: MeshConfig) -> None:
+    """Apply what has changed in the config since before an upgrade, as a reload does."""
+    if config == initial:
+        return
+    try:
+        await operations.reload(config)
+    except MeshtrioError as exc:
+        _log.error("applying the config after the upgrade: %s", exc)
+
+
+def _make_node(
+    config: MeshConfig, registry: Registry, adopted: SavedNode | None = None
+) -> Node | None:
     """Make this mesh a node if the config says so."""
     if not config.discovery.etcd:
         return None
     # Most meshes need neither it nor the client of etcd.
     from meshtrio.cluster.node import Node
 
-    return Node(config.discovery.with_peer_tls(config.gateway), registry)
+    return Node(config.discovery.with_peer_tls(config.gateway), registry, adopted)
 
 
 @asynccontextmanager

@@ -69,6 +69,7 @@ _SECTIONS = {
         "log-level": "Show or set the log level of a plugin.",
         "run": "Run a task, and exit with its exit status.",
         "reload": "Apply the changes in the config file.",
+        "upgrade": "Execute the mesh's new code; its plugins keep running.",
     },
     "Run by hand": {
         "attach": "Run a command in the place of an instance, in this terminal.",
@@ -80,6 +81,7 @@ _SECTIONS = {
 _COMMANDS = {name: text for section in _SECTIONS.values() for name, text in section.items()}
 _MODULES = {
     **dict.fromkeys(_SECTIONS["Control a running mesh"], "lifecycle_commands"),
+    "upgrade": "upgrade",
     **dict.fromkeys(("ps", "tree", "services"), "inspect_commands"),
     **dict.fromkeys(("events", "logs", "trace"), "stream_commands"),
     **dict.fromkeys(("gen", "new"), "code_commands"),

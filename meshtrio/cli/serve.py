@@ -23,17 +23,22 @@ from meshtrio.cli.error_report import describe_error
 from meshtrio.cli.serve_log import log_to_descriptor
 from meshtrio.cli.serve_signals import ServeSignals
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
+from meshtrio.supervisor.operations import Execution
 from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
 from meshtrio.supervisor.process.cleanup.reparented import become_subreaper
 from meshtrio.supervisor.process.proc.resource_usage import read_own_rss
 from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY
 from meshtrio.systemd.service_manager import ServiceManager
+from meshtrio.upgrade.adoption import Adoption
+from meshtrio.upgrade.program import Program
+from meshtrio.upgrade.upgrader import Upgrader
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.controlling_terminal import ControllingTerminal
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.errors import UsageError
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
 from meshtrio.util.signals import stop_signals
+from meshtrio.util.version import VERSION
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -55,6 +60,7 @@ read; an attempt takes about 15 ms, in a thread."""
     metavar="HOST:PORT",
     help="Serve Prometheus metrics there, at /metrics; overrides the config.",
 )
+@click.option("--check-upgrade", is_flag=True, hidden=True)
 @click.option(
     "--log-format",
     type=click.Choice([each.value for each in LogFormat]),
@@ -70,27 +76,34 @@ def serve(
     runtime_dir: Path | None,
     reload: bool,
     metrics: str | None,
+    check_upgrade: bool,
     log_format: str | None,
     log_level: str | None,
 ) -> None:
     """Run the plugins of CONFIG_FILE until Ctrl-C or SIGTERM, then stop them all.
 
     SIGHUP reloads the config, as `meshtrio reload` does; the result is in the log. A closed
-    terminal also sends SIGHUP, and stops the mesh. Under nohup, SIGHUP is ignored.
+    terminal also sends SIGHUP, and stops the mesh. Under nohup, SIGHUP is ignored. SIGUSR2 upgrades
+    the mesh, as `meshtrio upgrade` does.
 
     The log goes to stderr: lifecycle events, and the output of plugins. The exit status is 0 after
     a stop signal, and 1 if a plugin's failure was escalated to the mesh.
     """
+    program = Program.of_this_process()
     # First, since systemd's descriptors are known by their numbers.
     manager = ServiceManager.from_environment()
-    config = load_and_check(config_file, runtime_dir)
-    if metrics is not None:
-        try:
-            config = attrs.evolve(config, telemetry=attrs.evolve(config.telemetry, metrics=metrics))
-        except ValueError as exc:
-            raise UsageError(f"--metrics: {exc}") from None
-    if reload and importlib.util.find_spec("watchfiles") is None:
-        raise UsageError("--reload needs watchfiles: pip install 'meshtrio[reload]'")
+    adoption = Adoption.from_environment()
+    if adoption is not None and adoption.saved.uses_saved_config:
+        config = adoption.saved.supervisor.config
+    else:
+        with _fall_back_on_error(adoption, program, is_trial=check_upgrade):
+            config = _load_config(config_file, runtime_dir, metrics)
+            if reload and importlib.util.find_spec("watchfiles") is None:
+                raise UsageError("--reload needs watchfiles: pip install 'meshtrio[reload]'")
+            if adoption is not None:
+                adoption.check(config)
+    if check_upgrade:
+        return
     log = attrs.evolve(
         config.log,
         format=LogFormat(log_format) if log_format else config.log.format,
@@ -99,9 +112,34 @@ def serve(
     with log_to_descriptor(sys.stderr.fileno(), log), _log_failures(log), manager.connected():
         for warning in find_warnings(config):
             _log.warning("%s", warning)
+        if adoption is not None:
+            adoption.begin()
         DESCRIPTOR_LIMIT.raise_to_hard_limit()
         MALLOC_TUNING.enable()
-        trio.run(_serve, config, manager, reload)
+        trio.run(_serve, config, manager, reload, program, adoption)
+
+
+def _load_config(config_file: Path, runtime_dir: Path | None, metrics: str | None) -> MeshConfig:
+    config = load_and_check(config_file, runtime_dir)
+    if metrics is None:
+        return config
+    try:
+        return attrs.evolve(config, telemetry=attrs.evolve(config.telemetry, metrics=metrics))
+    except ValueError as exc:
+        raise UsageError(f"--metrics: {exc}") from None
+
+
+@contextmanager
+def _fall_back_on_error(
+    adoption: Adoption | None, program: Program, *, is_trial: bool
+) -> Iterator[None]:
+    """If an error follows an upgrade, execute the program again with the config from before."""
+    try:
+        yield
+    except Exception as exc:
+        if adoption is not None and not is_trial:
+            adoption.fall_back(program, str(exc))
+        raise
 
 
 @contextmanager
@@ -122,18 +160,33 @@ def _log_failures(log: LogConfig) -> Iterator[None]:
         raise click.exceptions.Exit(status) from None
 
 
-async def _serve(config: MeshConfig, manager: ServiceManager, reload: bool) -> None:
+async def _serve(
+    config: MeshConfig,
+    manager: ServiceManager,
+    reload: bool,
+    program: Program,
+    adoption: Adoption | None,
+) -> None:
     CHILD_REGISTRY.is_exclusive = True
-    become_subreaper()
+    if adoption is None:
+        become_subreaper()
     terminal = ControllingTerminal()
-    with stop_signals(ignore_afterwards=True) as signals:
+    with (
+        stop_signals(ignore_afterwards=True) as signals,
+        trio.open_signal_receiver(signal.SIGUSR2) as upgrade_signals,
+    ):
+        if adoption is not None:
+            adoption.deliver_signals()
         async with open_collapsing_nursery() as signal_tasks:
             async with open_collapsing_nursery() as nursery:
-                running = await nursery.start(mesh.run_service, config, manager)
+                running = await nursery.start(mesh.run_service, config, manager, adoption)
+                upgrader = mesh.make_upgrader(running, program, _get_execution(adoption))
+                nursery.start_soon(upgrader.run)
+                nursery.start_soon(_upgrade_on_signal, upgrader, upgrade_signals)
                 gc.freeze()  # Collections look at what is created from here on, and are shorter.
                 nursery.start_soon(trim_heap_periodically)
                 signal_tasks.start_soon(stop_on_mesh_exit)
-                _log.info("the mesh is up, its socket is %s; Ctrl-C stops it", running.socket)
+                _log_start(running, adoption)
                 if reload:
                     from meshtrio.cli.auto_reload import reload_on_changes
 
@@ -142,6 +195,28 @@ async def _serve(config: MeshConfig, manager: ServiceManager, reload: bool) -> N
                 signal_tasks.start_soon(_report_second_signal, signals)
                 nursery.cancel_scope.cancel()
             signal_tasks.cancel_scope.cancel()
+
+
+def _get_execution(adoption: Adoption | None) -> Execution:
+    return Execution() if adoption is None else adoption.saved.execution
+
+
+def _log_start(running: mesh.Mesh, adoption: Adoption | None) -> None:
+    if adoption is None:
+        _log.info("the mesh is up, its socket is %s; Ctrl-C stops it", running.socket)
+    elif adoption.saved.uses_saved_config:
+        text = "the upgrade has failed: %s; the mesh goes on with the config from before"
+        _log.error(text, adoption.saved.execution.problem)
+    else:
+        text = "the mesh was upgraded from %s to %s; its plugins have kept running"
+        _log.info(text, adoption.saved.version, VERSION)
+
+
+async def _upgrade_on_signal(upgrader: Upgrader, signals: AsyncIterator[int]) -> None:
+    """Upgrade the mesh on SIGUSR2; errors are logged by the upgrader."""
+    async for _ in signals:
+        with suppress(UsageError):
+            await upgrader.request()
 
 
 async def trim_heap_periodically(interval: float = 10.0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import attrs
 import trio
 
 from meshtrio.cluster.follower import Follower
@@ -22,11 +23,26 @@ _FIRST_SNAPSHOT_TIMEOUT = 1.0
 """Seconds for which the start of a mesh waits for etcd."""
 
 
+@attrs.frozen(kw_only=True)
+class SavedNode:
+    """What a node hands over in an upgrade."""
+
+    run_id: str
+    since: float
+    lease: int | None = None
+    expires_at: float = 0.0
+    """When the lease expires unless it is renewed, by CLOCK_BOOTTIME."""
+
+
 class Node:
     """This mesh as one of several; `run` owns its tasks."""
 
-    def __init__(self, config: DiscoveryConfig, registry: Registry) -> None:
+    def __init__(
+        self, config: DiscoveryConfig, registry: Registry, adopted: SavedNode | None = None
+    ) -> None:
+        """Do nothing until `run`; `adopted` is what was handed over in an upgrade."""
         self.config = config
+        self._adopted = adopted
         self.services = NodeServices(config.prefix, config.node_name, config.zone, config.peer_tls)
         """The nodes, and their services."""
         self.follower = Follower(self.services, registry, config.prefix)
@@ -51,6 +67,8 @@ class Node:
         async with client as etcd:
             self.keeper = LeaseKeeper(etcd, config.ttl)
             self.publisher = Publisher(config, self._registry, etcd, self.keeper, self.services.own)
+            if self._adopted is not None:
+                self._adopt(self._adopted, self.keeper, self.publisher)
             self._registry.withdraw = self.publisher.flush
             self.follower.on_own_keys_changed = self.publisher.on_own_keys_changed
             self.follower.on_nodes_changed = self._on_nodes_changed
@@ -62,6 +80,23 @@ class Node:
                 with trio.move_on_after(_FIRST_SNAPSHOT_TIMEOUT):
                     await self.follower.has_snapshot.wait()
                 task_status.started()
+
+    def _adopt(self, saved: SavedNode, keeper: LeaseKeeper, publisher: Publisher) -> None:
+        publisher.run_id, publisher.since = saved.run_id, saved.since
+        if saved.lease is not None:
+            keeper.adopt(saved.lease, saved.expires_at)
+            self.lease_status = LeaseStatus(saved.lease)
+
+    def save(self) -> SavedNode | None:
+        """Return what an upgrade hands over: other nodes see no change of this one."""
+        if self.publisher is None or self.keeper is None:
+            return None
+        return SavedNode(
+            run_id=self.publisher.run_id,
+            since=self.publisher.since,
+            lease=self.keeper.lease_id,
+            expires_at=self.keeper.expires_at,
+        )
 
     @property
     def is_registered(self) -> bool:

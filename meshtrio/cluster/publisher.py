@@ -53,7 +53,8 @@ class Publisher:
         """Set to try at once to claim the name: its key may have been deleted."""
         self._config, self._registry, self._name = config, registry, config.node_name
         self._client, self._keeper, self._stored = client, keeper, stored
-        self._since = time.time()
+        self.since = time.time()
+        """The Unix time at which the mesh was started."""
         self._published: dict[str, bytes] = {}
         """The values of keys that were put with the current lease."""
         self._in_flight: dict[str, bytes] = {}
@@ -198,7 +199,7 @@ class Publisher:
         """Put the node's key; waits while another mesh has the name. Raises EtcdError."""
         name, config = self._name, self._config
         entry = NodeEntry(
-            name, config.advertise or "", config.zone, self.run_id, self._since, VERSION
+            name, config.advertise or "", config.zone, self.run_id, self.since, VERSION
         )
         key, value = make_node_key(config.prefix, name), entry.make_value()
         while True:

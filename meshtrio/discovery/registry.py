@@ -244,6 +244,11 @@ class Registry:
         if service in self._missing_reasons and not self._services[service].value.endpoints:
             self._removed.add(service)
 
+    def restore_exit_infos(self, service: str, infos: tuple[ExitInfo, ...]) -> None:
+        """Set how earlier endpoints of a service have ended, as it was before an upgrade."""
+        if service in self._services:
+            self._update(service, exit_infos=infos)
+
     def resolve(self, service: str) -> ServiceState:
         """Return the current state of a service. Raises NotFoundError."""
         if not self.has_service(service):

@@ -89,6 +89,16 @@ class LeaseKeeper:
         """
         return self._state.get_current(self._clock())
 
+    @property
+    def expires_at(self) -> float:
+        """When the lease expires unless it is renewed, by CLOCK_BOOTTIME."""
+        return self._state.expires_at
+
+    def adopt(self, lease: int, expires_at: float) -> None:
+        """Keep a lease that this process held before it has executed itself again."""
+        now = self._clock()
+        self._state.grant(lease, expires_at - now, now)
+
     async def wait_for_lease(self, other_than: int | None = None) -> int:
         """Wait for a lease other than this one, and return it."""
         while True:

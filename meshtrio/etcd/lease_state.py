@@ -21,6 +21,11 @@ class LeaseState:
         """The lease that was granted and not lost, though it may have expired."""
         return self._lease_id
 
+    @property
+    def expires_at(self) -> float:
+        """When the lease expires unless it is renewed."""
+        return self._expires_at
+
     def get_current(self, now: float) -> int | None:
         """Return the lease, None without one or if it may have expired."""
         return self._lease_id if now < self._expires_at else None

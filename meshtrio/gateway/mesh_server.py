@@ -55,6 +55,9 @@ _CHECK_INTERVAL = 1.0
 """Seconds between two checks of the mesh socket."""
 
 
+_HANDLER_DRAIN_TIMEOUT = 0.3
+"""Seconds for which calls of the mesh's own services may end by themselves before an upgrade; most
+of those that take longer are watches, which clients renew."""
 _BASE_LIMITS = Limits(max_concurrent_streams=256)
 """Limits of a connection: one client must not take all concurrent streams of a plugin."""
 
@@ -100,8 +103,17 @@ class MeshServer:
         control = ControlServicer(
             supervisor, registry, operations, event_log, self._load_reports, log_levels, node
         )
-        self._servicers = control, RegistryServicer(registry, lambda: supervisor.config)
+        self.registry_servicer = RegistryServicer(registry, lambda: supervisor.config)
+        self._servicers = control, self.registry_servicer
         self._call_quota = CallQuota(lambda: supervisor.config.limits.max_calls_per_user)
+        self._servers: list[Server] = []
+
+    async def release_connections(self) -> None:
+        """Have all clients connect again; see `Server.release_connections`."""
+        grace = self._supervisor.config.gateway.drain_timeout
+        async with trio.open_nursery() as nursery:
+            for server in self._servers:
+                nursery.start_soon(server.release_connections, _HANDLER_DRAIN_TIMEOUT, grace)
 
     @asynccontextmanager
     async def running(
@@ -257,6 +269,7 @@ class MeshServer:
             check_access=access_control.get_denial_reason,
             max_busy_poll=config.max_busy_poll,
         )
+        self._servers.append(server)
         get_sources = self._router.service_index.list_reflection_sources
         add_standard_services(
             server, health, get_proxied_sources=get_sources, metrics=self._metrics

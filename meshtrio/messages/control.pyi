@@ -439,6 +439,32 @@ class ReloadResponse(_message.Message):
     adjusted: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, added: _Optional[_Iterable[str]] = ..., removed: _Optional[_Iterable[str]] = ..., restarted: _Optional[_Iterable[str]] = ..., scaled: _Optional[_Iterable[str]] = ..., adjusted: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class UpgradeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UpgradeResponse(_message.Message):
+    __slots__ = ("execution",)
+    EXECUTION_FIELD_NUMBER: _ClassVar[int]
+    execution: Execution
+    def __init__(self, execution: _Optional[_Union[Execution, _Mapping]] = ...) -> None: ...
+
+class GetExecutionRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Execution(_message.Message):
+    __slots__ = ("number", "version", "failures", "problem")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    version: str
+    failures: int
+    problem: str
+    def __init__(self, number: _Optional[int] = ..., version: _Optional[str] = ..., failures: _Optional[int] = ..., problem: _Optional[str] = ...) -> None: ...
+
 class WatchCallsOfRequest(_message.Message):
     __slots__ = ("names", "calls")
     NAMES_FIELD_NUMBER: _ClassVar[int]

@@ -290,6 +290,24 @@ class Server:
             self._serve_scope.cancel()
         return cancelled
 
+    async def release_connections(self, drain_timeout: float, grace: float) -> None:
+        """Have all clients connect again, which `ACCEPT_GATE` lets wait.
+
+        Calls may end by themselves for `drain_timeout` seconds; then those that are left are ended
+        as `shut_down` does.
+
+        Args:
+            drain_timeout: Seconds for calls of handlers.
+            grace: Seconds for which forwarded calls may go on.
+        """
+        with trio.move_on_after(drain_timeout):
+            async with trio.open_nursery() as nursery:
+                for connection in list(self.connections):
+                    nursery.start_soon(connection.drain)
+        async with trio.open_nursery() as nursery:
+            for connection in list(self.connections):
+                nursery.start_soon(connection.shut_down, grace)
+
     async def shut_down(self, grace: float) -> None:
         """Stop accepting connections, end handlers with UNAVAILABLE and refuse waiting calls.
 

@@ -20,20 +20,36 @@ from meshtrio.util.text import replace_surrogates
 class ClaimedRuntimeDir:
     """A runtime dir that this mesh owns: mode 0700, locked, without stale sockets."""
 
-    def __init__(self, path: Path, *, keep_mesh_socket: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        adopted: tuple[int, int] | None = None,
+        *,
+        keep_mesh_socket: bool = False,
+    ) -> None:
         """Make the directory if it does not exist, lock it, and remove stale sockets.
 
-        With `keep_mesh_socket` the mesh socket is that of a service manager, and is not removed.
+        With `adopted`, what `descriptors` has returned, this process has claimed it before it has
+        executed itself again, and nothing is changed. With `keep_mesh_socket` the mesh socket is
+        that of a service manager, and is not removed.
 
         Raises:
             ConfigError: It is in use, others own it or may write to it, or it cannot be made.
         """
         self.path = path
         self.keep_mesh_socket = keep_mesh_socket
+        if adopted is not None:
+            self._fd, self._lock_fd = adopted
+            return
         self._fd, self._lock_fd = _open_and_lock(path, keep_mesh_socket=keep_mesh_socket)
         with descriptors.closing_on_error(self._lock_fd, self._fd):
             self._remove_sockets()
             self._write_lock_file(_format_mesh_runs(self._lock_fd))
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """The descriptor of the directory, and that of the lock file, which holds the lock."""
+        return self._fd, self._lock_fd
 
     @property
     def is_lost(self) -> bool:
@@ -106,9 +122,11 @@ class ClaimedRuntimeDir:
 
 
 @contextmanager
-def claim_runtime_dir(path: Path, *, keep_mesh_socket: bool = False) -> Iterator[ClaimedRuntimeDir]:
+def claim_runtime_dir(
+    path: Path, adopted: tuple[int, int] | None = None, *, keep_mesh_socket: bool = False
+) -> Iterator[ClaimedRuntimeDir]:
     """Claim a runtime dir for the block. Raises ConfigError; see `ClaimedRuntimeDir`."""
-    claimed = ClaimedRuntimeDir(path, keep_mesh_socket=keep_mesh_socket)
+    claimed = ClaimedRuntimeDir(path, adopted, keep_mesh_socket=keep_mesh_socket)
     try:
         yield claimed
     finally:

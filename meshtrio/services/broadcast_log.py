@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from itertools import islice
 from typing import Generic, Self, TypeVar
 
@@ -61,6 +61,12 @@ class BroadcastLog(Generic[T]):
         while len(self._entries) > self._max_entries or self._size > self._max_size:
             self._size -= self._size_of(self._entries.popleft())
         self._entry_added.unpark_all()
+
+    def adopt(self, entries: Iterable[T], last_number: int) -> None:
+        """Continue a log that had these entries at last."""
+        for entry in entries:
+            self.append(entry)
+        self.last_number = max(last_number, self.last_number)
 
     def read_after(self, number: int) -> tuple[list[tuple[int, T]], int]:
         """Return the numbered entries after `number`, and how many of them were dropped."""

@@ -34,7 +34,7 @@ from meshtrio.services.tap_client import tap_instances
 from meshtrio.services.task_runs import running_task
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.log_line import parse_line
-from meshtrio.supervisor.operations import Operations
+from meshtrio.supervisor.operations import Execution, Operations
 from meshtrio.supervisor.process.output.output_lines import parse_json_fields
 from meshtrio.supervisor.process.proc.resource_usage import (
     ResourceUsage,
@@ -46,6 +46,7 @@ from meshtrio.supervisor.tasks.task import Task
 from meshtrio.transport.peer import Peer
 from meshtrio.util.errors import ConfigError, UnknownNameError, UsageError
 from meshtrio.util.text import replace_surrogates
+from meshtrio.util.version import VERSION
 
 if TYPE_CHECKING:
     from meshtrio.cluster.node import Node
@@ -301,6 +302,27 @@ class ControlServicer:
 
         found = await self._operations.load_and_reload(load)
         return control.ReloadResponse(**attrs.asdict(found))
+
+    async def Upgrade(self, message: Any, request: ServerContext) -> Any:
+        if not request.peer.is_own_user_or_root:
+            text = "may not upgrade the mesh; that is for the mesh's own user and root"
+            raise purerpc.PermissionDeniedError(f"access.control: {request.peer} {text}")
+        handler = self._operations.upgrade_handler
+        if handler is None:
+            raise UsageError(
+                "this mesh is embedded in another program, or cannot execute itself again; only a "
+                "mesh that `meshtrio serve` runs can be upgraded"
+            )
+        await handler.request()
+        return control.UpgradeResponse(execution=self._make_execution())
+
+    async def GetExecution(self, request: Any) -> Any:
+        return self._make_execution()
+
+    def _make_execution(self) -> Any:
+        handler = self._operations.upgrade_handler
+        found = Execution() if handler is None else handler.execution
+        return control.Execution(version=VERSION, **attrs.asdict(found))
 
     def _check_path(self, path: str, peer: Peer) -> None:
         """Raise PermissionDeniedError if a peer may not load a file as the config.

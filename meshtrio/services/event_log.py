@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
+from typing import Any
 
 import attrs
 import trio
@@ -12,6 +13,7 @@ import trio
 from meshtrio.services.broadcast_log import BroadcastLog, ReaderThrottle
 from meshtrio.supervisor import events
 from meshtrio.supervisor.process.output.output_lines import OutputLine
+from meshtrio.util.plain_data import PlainDataError, from_plain, to_plain
 
 _MAX_EVENTS = 1000
 """Maximum number of events in the log."""
@@ -41,6 +43,23 @@ class LoggedLine:
     """Number of lines dropped by the output rate limit of the plugin; 0 for a line."""
 
 
+@attrs.frozen(kw_only=True)
+class SavedEvent:
+    """A lifecycle event as plain data."""
+
+    time: float
+    kind: str
+    fields: Mapping[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class SavedEvents:
+    """The events of a log."""
+
+    last_number: int = 0
+    events: tuple[SavedEvent, ...] = ()
+
+
 class EventLog:
     """A subscriber of lifecycle events. Lines are kept only while there is a reader of lines."""
 
@@ -50,6 +69,32 @@ class EventLog:
             _MAX_LINES, _MAX_LINE_CHARACTERS, lambda logged: len(logged.line.text)
         )
         self._event_throttle, self._line_throttle = ReaderThrottle(), ReaderThrottle()
+
+    def adopt(self, saved: SavedEvents) -> None:
+        """Continue the log of events that was handed over in an upgrade.
+
+        Those that this version of the program does not know are left out.
+        """
+        found: list[LoggedEvent] = []
+        for each in saved.events:
+            kind = getattr(events, each.kind, None)
+            if isinstance(kind, type) and issubclass(kind, events.LifecycleEvent):
+                with suppress(PlainDataError):
+                    found.append(LoggedEvent(each.time, from_plain(kind, each.fields)))
+        self._events.adopt(found, saved.last_number)
+
+    def save(self) -> SavedEvents:
+        """Return what an upgrade hands over."""
+        past, _ = self._events.read_after(0)
+        return SavedEvents(
+            last_number=self._events.last_number,
+            events=tuple(
+                SavedEvent(
+                    time=each.time, kind=type(each.event).__name__, fields=to_plain(each.event)
+                )
+                for _, each in past
+            ),
+        )
 
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Append an event or a line."""

@@ -6,7 +6,6 @@ user has, or that the config lists, and may not replace registrations of others.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,6 +28,7 @@ from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.services.broadcast_log import ReaderThrottle
 from meshtrio.services.call_quota import get_user_key
+from meshtrio.services.kept_registrations import KeptRegistrations
 from meshtrio.transport.peer import Peer
 from meshtrio.util.address import Address
 from meshtrio.util.caches import BoundedCache
@@ -218,10 +218,13 @@ class RegistryServicer:
         """Serve a registry; `get_config` returns the current config."""
         self._registry = registry
         self._registrations = Registrations(registry, get_config)
+        self.kept = KeptRegistrations(registry)
+        """Endpoints whose registrars have yet to register them again after an upgrade."""
         self._reader_throttle = ReaderThrottle()
         self._messages = BoundedCache[str, tuple[ServiceState, Any]](_MAX_CACHED_MESSAGES)
         """The last state and its message by service: it is converted once for all watchers."""
-        self._serials = itertools.count(1)
+        self.next_serial = 1
+        """The number of the next registration."""
         self.service = service_from_descriptor(_DESCRIPTOR, self)
 
     async def ListServices(self, request: Any) -> Any:  # noqa: N802 - the method's name
@@ -252,18 +255,21 @@ class RegistryServicer:
         service, endpoint = self._make_endpoint(message, request.peer)
         registrar = "a program" if request.peer.pid is None else f"pid {request.peer.pid}"
         with self._registrations.hold(service, endpoint, request.peer) as registration:
-            self._registry.register(service, endpoint)
+            endpoint = self.kept.take(service, endpoint, request.peer)
             try:
                 yield messages.RegisterResponse(endpoint_id=replace_surrogates(endpoint.id))
                 await registration.revoked.wait()
                 assert registration.error is not None
                 raise registration.error
             finally:
-                what = "is gone" if request.is_client_disconnected else "deregistered it"
-                if registration.error is not None:
-                    what = f"lost it: {registration.error.status.status_message}"
-                reason = f"{endpoint.address} is not registered any more: {registrar} {what}"
-                self._registry.deregister(service, ExitInfo(endpoint.id, reason))
+                if self.kept.is_keeping and registration.error is None:
+                    self.kept.keep(service, endpoint)
+                else:
+                    what = "is gone" if request.is_client_disconnected else "deregistered it"
+                    if registration.error is not None:
+                        what = f"lost it: {registration.error.status.status_message}"
+                    reason = f"{endpoint.address} is not registered any more: {registrar} {what}"
+                    self._registry.deregister(service, ExitInfo(endpoint.id, reason))
 
     def _make_endpoint(self, message: Any, peer: Peer) -> tuple[str, Endpoint]:
         """Make the endpoint of a message. Raises InvalidArgumentError and PermissionDeniedError."""
@@ -281,6 +287,7 @@ class RegistryServicer:
         except ValueError as exc:
             raise purerpc.InvalidArgumentError(f"cannot be registered: {exc}") from None
         # An id is never used again, even if the same endpoint is: exit infos name it.
-        endpoint_id = f"{endpoint.id} #{next(self._serials)}"
+        endpoint_id = f"{endpoint.id} #{self.next_serial}"
+        self.next_serial += 1
         server_uid = None if peer.is_own_user_or_root else peer.uid
         return table.name, endpoint.replace(id=endpoint_id, server_uid=server_uid)

@@ -23,11 +23,13 @@ from meshtrio.supervisor.probe import SocketProbe
 from meshtrio.supervisor.process.cleanup import leftover_killer
 from meshtrio.supervisor.process.cleanup.cgroup import Cgroups
 from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
-from meshtrio.supervisor.process.cleanup.reparented import ReparentedProcesses
+from meshtrio.supervisor.process.cleanup.reparented import ReparentedProcesses, is_subreaper
 from meshtrio.supervisor.process.cleanup.warden import Warden
 from meshtrio.supervisor.process.cleanup.zombie_reaper import run_zombie_reaper
 from meshtrio.supervisor.process.proc.activity import ActivitySample, sample_activity
 from meshtrio.supervisor.process.proc.resource_usage import read_rss_by_group
+from meshtrio.supervisor.process.saved_processes import SavedProcesses
+from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY, ChildProcess
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.signal_dispositions import default_signals_in_children
 from meshtrio.supervisor.process.spawn.start_failures import explain_exec_failure
@@ -85,36 +87,94 @@ class Effects:
     """Makes the cgroups of processes, if the config has a cgroup for them."""
     templates: TemplatePool | None = None
     """Starts processes by fork; None if all are started by exec."""
+    save: Callable[[], SavedProcesses | str] = lambda: "its effects cannot be saved"
+    """Returns what an upgrade hands over, or why there can be none now, as a phrase after "while".
+    """
+    make_marker_limit: Callable[[], int] = lambda: 0
+    """Makes the soft limit that marks a process of the mesh which is none of a plugin."""
+    get_marker_limit: Callable[[str], int] = lambda launch_id: 0
+    """Returns the soft limit that marks a process run, by its launch id."""
+    adopt_marker_limit: Callable[[str, int], None] = lambda launch_id, limit: None
+    """Sets that of a process run that was started before an upgrade."""
 
 
-def make_system_effects(directory: Path, cgroup: Path | None = None) -> Effects:
+def make_system_effects(
+    directory: Path, cgroup: Path | None = None, adopted: SavedProcesses | None = None
+) -> Effects:
     """Make the effects of a mesh with its runtime directory, and the cgroup of its plugins, if any.
+
+    Args:
+        directory: The runtime directory.
+        cgroup: The cgroup of its plugins.
+        adopted: What this process has handed over in an upgrade.
 
     Raises:
         ConfigError: The cgroup cannot be used.
     """
-    mesh_run = MeshRun(directory)
-    warden = Warden(mesh_run, cgroup)
-    cgroups = None if cgroup is None else Cgroups(cgroup, mesh_run.id)
+    mesh_run = MeshRun(directory, None if adopted is None else adopted.mesh_run)
+    warden = Warden(mesh_run, cgroup, None if adopted is None else adopted.warden)
+    lock = None if adopted is None else adopted.cgroup_lock
+    cgroups = None if cgroup is None else Cgroups(cgroup, mesh_run.id, lock)
     kill_orphans = leftover_killer.LeftoverKiller(mesh_run, cgroups).kill_leftovers
     used = TemplateEffects(
         mesh_run=mesh_run, guard=warden, cgroups=cgroups, kill_orphans=kill_orphans
     )
-    templates = TemplatePool(used)
+    templates = TemplatePool(used, () if adopted is None else adopted.templates)
+    reparented = ReparentedProcesses(
+        mesh_run, warden, () if adopted is None else adopted.reparented
+    )
+    for child in () if adopted is None else adopted.deferred:
+        CHILD_REGISTRY.pids.add(child.pid)
+        unwatch = partial(warden.unwatch, child.pid)
+        ChildProcess(child.pid, child.pidfd).reap_later(unwatch)
     return Effects(
         guard=warden,
-        run_guard=partial(_run_guard, mesh_run, warden, cgroups, templates),
+        run_guard=partial(_run_guard, mesh_run, warden, cgroups, templates, reparented),
         spawn=mesh_run.spawn,
         kill_orphans=kill_orphans,
         marks={contract.MESH_ID: mesh_run.id},
         cgroups=cgroups,
         templates=templates,
+        save=partial(_save, mesh_run, warden, cgroups, templates, reparented),
+        make_marker_limit=mesh_run.make_marker_limit,
+        get_marker_limit=mesh_run.run_limits.__getitem__,
+        adopt_marker_limit=mesh_run.run_limits.__setitem__,
+    )
+
+
+def _save(
+    run: MeshRun,
+    warden: Warden,
+    cgroups: Cgroups | None,
+    templates: TemplatePool,
+    reparented: ReparentedProcesses,
+) -> SavedProcesses | str:
+    """See `Effects.save`."""
+    saved_warden, saved_templates = warden.save(), templates.save()
+    if CHILD_REGISTRY.pending_starts:
+        return "a process is being started"
+    if saved_warden is None:
+        return "the warden is restarted"
+    if saved_templates is None:
+        return "a template starts or ends"
+    return SavedProcesses(
+        mesh_run=run.save(),
+        warden=saved_warden,
+        is_subreaper=is_subreaper(),
+        reparented=reparented.save(),
+        deferred=CHILD_REGISTRY.save_deferred(),
+        templates=saved_templates,
+        cgroup_lock=None if cgroups is None else cgroups.lock,
     )
 
 
 @asynccontextmanager
 async def _run_guard(
-    run: MeshRun, warden: Warden, cgroups: Cgroups | None, templates: TemplatePool
+    run: MeshRun,
+    warden: Warden,
+    cgroups: Cgroups | None,
+    templates: TemplatePool,
+    reparented: ReparentedProcesses,
 ) -> AsyncIterator[None]:
     """Run the warden and templates during the block, and reap reparented processes.
 
@@ -125,7 +185,6 @@ async def _run_guard(
             stack.callback(cgroups.close)
         stack.enter_context(default_signals_in_children())
         stack.enter_context(run.hold_pidfd())
-        reparented = ReparentedProcesses(run, warden)
         async with (
             background_service(run_zombie_reaper),
             background_service(warden.run),

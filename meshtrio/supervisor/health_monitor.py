@@ -44,6 +44,8 @@ class HealthMonitor:
     """Called once, when the process is first ready."""
     _on_result: Callable[[HealthCheckResult], None]
     """Called with the result of each liveness check."""
+    _was_ready: bool = attrs.field(default=False, kw_only=True)
+    """Whether the process was ready before an upgrade, which has interrupted its checks."""
     _socket_replaced: trio.Event = attrs.field(factory=trio.Event, init=False)
     _last_sample: activity.ActivitySample | None = attrs.field(default=None, init=False)
     """What its processes had done when it last failed a check; None if it answered the last one."""
@@ -55,12 +57,13 @@ class HealthMonitor:
 
         Does not return while it is healthy, or if liveness checks are turned off.
         """
-        failure = await self._wait_ready()
-        if failure is not None:
-            return failure
-        # The process may have ended with its answer.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._on_ready()
+        if not self._was_ready:
+            failure = await self._wait_ready()
+            if failure is not None:
+                return failure
+            # The process may have ended with its answer.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._on_ready()
         async with run_during(self._check_replaced_socket):
             reason = await self._check_liveness()
         return Exit(reason=reason, explicit_cause=ExitCause.UNHEALTHY)

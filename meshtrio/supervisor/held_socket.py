@@ -21,7 +21,7 @@ import trio
 from meshtrio.config import PluginConfig
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
-from meshtrio.transport.listener import tcp_listener, unix_listener
+from meshtrio.transport.listener import inherited_listener, tcp_listener, unix_listener
 from meshtrio.util.address import Address
 from meshtrio.util.errors import UsageError
 
@@ -93,13 +93,19 @@ class HeldSocket:
                 self._file = os.lstat(self._path)
             else:
                 address = await _look_up(Address.parse(self.address))
-                listener = self._stack.enter_context(tcp_listener(str(address)))
+                listener = self._stack.enter_context(tcp_listener(str(address), key=self.address))
         except UsageError as exc:
             raise OSError(str(exc)) from None
         # As systemd passes sockets. Programs that poll change it; later on the mesh must not, since
         # all processes share this flag.
         listener.setblocking(True)
         self._listener = listener
+
+    def adopt(self) -> None:
+        """Hold the socket that was handed over in an upgrade, if there is one."""
+        self._listener = self._stack.enter_context(inherited_listener(self.address))
+        if self._listener is not None and self._path:
+            self._file = os.lstat(self._path)
 
     def close(self) -> None:
         """Close the mesh's descriptor, and remove the path."""

@@ -14,9 +14,11 @@ from meshtrio.supervisor.held_socket import HeldSockets
 from meshtrio.supervisor.policy.restart import Exit, RestartHistory
 from meshtrio.supervisor.policy.state import InstanceEvent, InstancePhase, InstanceState, next_phase
 from meshtrio.supervisor.process.cleanup.leftover_killer import UnkillableProcess
-from meshtrio.supervisor.process.output.output_lines import LineBuffer
+from meshtrio.supervisor.process.output.output_lines import LineBuffer, OutputLine
+from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monotonic
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process_run import ProcessRun
+from meshtrio.supervisor.saved_state import SavedInstance, SavedLine
 
 _IDLE_STATES = {
     InstancePhase.WAITING: InstanceState.PENDING,
@@ -206,6 +208,57 @@ class Instance:
             reason="; ".join(filter(None, reasons)),
             start=process.start_method if process is not None else None,
             ready_after=run.ready_after if run is not None and process is not None else None,
+        )
+
+    # -- upgrades ----------------------------------------------------------------------------
+
+    def adopt(self, saved: SavedInstance) -> None:
+        """Take over what it was before the mesh has executed its new code, except for its run."""
+        self.phase, self.slot, self.batch = saved.phase, saved.slot, saved.batch
+        self.history = attrs.evolve(
+            saved.history,
+            recent_restarts=tuple(map(from_monotonic, saved.history.recent_restarts)),
+        )
+        self.start_at = from_monotonic(saved.start_at)
+        self.next_replace_at = from_monotonic(saved.next_replace_at)
+        self.replace_failures, self.failed_starts = saved.replace_failures, saved.failed_starts
+        self.last_exit, self.exit_reason = saved.last_exit, saved.exit_reason
+        self.unkillable = saved.unkillable
+        for each in saved.lines:
+            line = OutputLine(from_monotonic(each.time), each.pid, each.stream, each.text)
+            self.line_buffer.append(line, self.config.output.kept)
+
+    def save(self) -> SavedInstance | None:
+        """Return what an upgrade hands over; None while a run is started, replaced or ended."""
+        run = None if self.active_run is None else self.active_run.save()
+        if self.replacement_run is not None or self.draining_runs or self.phase.is_leaving:
+            return None
+        if (run is None) is not (self.active_run is None):
+            return None
+        # The recycler requests a replacement again; an operation would be in progress.
+        is_queued = self.phase is InstancePhase.REPLACE_QUEUED
+        recent = tuple(map(to_monotonic, self.history.recent_restarts))
+        return SavedInstance(
+            plugin=self.plugin,
+            number=self.number,
+            phase=InstancePhase.RUNNING if is_queued else self.phase,
+            slot=self.slot,
+            run=run,
+            history=attrs.evolve(self.history, recent_restarts=recent),
+            start_at=to_monotonic(self.start_at),
+            batch=self.batch,
+            failed_starts=self.failed_starts,
+            last_exit=self.last_exit,
+            exit_reason=self.exit_reason,
+            unkillable=self.unkillable,
+            replace_failures=self.replace_failures,
+            next_replace_at=to_monotonic(self.next_replace_at),
+            lines=tuple(
+                SavedLine(
+                    time=to_monotonic(each.time), pid=each.pid, stream=each.stream, text=each.text
+                )
+                for each in self.line_buffer.lines()
+            ),
         )
 
     # -- requests ----------------------------------------------------------------------------

@@ -7,9 +7,24 @@ another.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from collections import Counter, defaultdict
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
+from typing import Protocol
 
 import attrs
 import trio
@@ -67,6 +82,33 @@ class ReloadResult:
     """
 
 
+@attrs.frozen
+class Execution:
+    """Which execution of its program a mesh is in."""
+
+    number: int = 1
+    """1 for the first one; each upgrade adds 1, and 2 if the new program could not take over."""
+    failures: int = 0
+    """Number of upgrades that have failed after they were accepted."""
+    problem: str = ""
+    """Why the last one of these has failed."""
+
+
+class UpgradeHandler(Protocol):
+    """Upgrades a mesh."""
+
+    @property
+    def execution(self) -> Execution:
+        """The current execution."""
+
+    async def request(self) -> None:
+        """Begin an upgrade, and return once it is certain that the new program can take over.
+
+        Raises:
+            UsageError: It cannot; nothing has changed.
+        """
+
+
 class Operations:
     """Operations on the plugins and tasks of one supervisor.
 
@@ -80,6 +122,30 @@ class Operations:
         """Locks by plugin; each is held while the plugin's instances are scaled or replaced."""
         self.report_reload: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around each reload."""
+        self.in_progress: Counter[str] = Counter()
+        """Operations that are waited for, as phrases."""
+        self._ended = trio.lowlevel.ParkingLot()
+        self.is_upgrading = False
+        """Whether operations are rejected, since an upgrade is about to end them."""
+        self.upgrade_handler: UpgradeHandler | None = None
+        """Upgrades the mesh; None if it cannot be, since it is embedded in another program."""
+
+    @contextmanager
+    def _tracked(self, description: str) -> Iterator[None]:
+        """Count an operation as in progress during the block. Raises UsageError."""
+        if self.is_upgrading:
+            raise UsageError("the mesh is being upgraded; try again")
+        self.in_progress[description] += 1
+        try:
+            yield
+        finally:
+            self.in_progress -= Counter([description])
+            self._ended.unpark_all()
+
+    async def wait_until_idle(self) -> None:
+        """Wait until no operation is in progress."""
+        while self.in_progress:
+            await self._ended.park()
 
     async def start(self, name: str) -> None:
         """Start the instances that do not run, and wait until all are ready.
@@ -90,9 +156,10 @@ class Operations:
         restart policy still applies.
         """
         instances = self._instances_of(name)
-        for instance in instances:
-            self._supervisor.request_start(instance)
-        await self._wait_ready(instances)
+        with self._tracked(f"{name} is started"):
+            for instance in instances:
+                self._supervisor.request_start(instance)
+            await self._wait_ready(instances)
 
     async def stop(self, name: str) -> tuple[DrainResult, ...]:
         """Stop all instances and wait until their processes are gone; return how each ended.
@@ -100,10 +167,11 @@ class Operations:
         They stay stopped until `start`, whatever their restart policy. The present run of a task is
         stopped; one with a schedule runs again at its next time.
         """
-        task = self._supervisor.tasks.tasks.get(name)
-        if task is not None:
-            return (await self._stop_task(task),)
-        return await self._stop_and_wait(self._instances_of(name))
+        with self._tracked(f"{name} is stopped"):
+            task = self._supervisor.tasks.tasks.get(name)
+            if task is not None:
+                return (await self._stop_task(task),)
+            return await self._stop_and_wait(self._instances_of(name))
 
     async def run_task(
         self, name: str, on_data: Callable[[str, bytes], None] | None = None
@@ -197,10 +265,12 @@ class Operations:
         Raises PluginFailedError if a replacement did not get ready, in which case the active
         process keeps running, if the instance was stopped meanwhile, or as `start` does.
         """
-        for plugin in dict.fromkeys(each.plugin for each in self._instances_of(name)):
-            async with self._plugin_locks[plugin]:
-                for instance in self._instances_of(plugin):
-                    await self._replace(instance, "a restart was requested")
+        plugins = dict.fromkeys(each.plugin for each in self._instances_of(name))
+        with self._tracked(f"{name} is restarted"):
+            for plugin in plugins:
+                async with self._plugin_locks[plugin]:
+                    for instance in self._instances_of(plugin):
+                        await self._replace(instance, "a restart was requested")
 
     async def scale(self, name: str, instances: int) -> None:
         """Change the number of instances of a plugin, and wait until they are ready, or gone.
@@ -213,7 +283,12 @@ class Operations:
         plugin = self._plugin(name)
         if instances < 1:
             raise UsageError(f"cannot scale {name} to {instances} instances; `stop` stops them all")
-        async with self._plugin_locks[plugin.name]:
+        with self._tracked(f"{name} is scaled"):
+            await self._scale(plugin, instances)
+
+    async def _scale(self, plugin: PluginConfig, instances: int) -> None:
+        name = plugin.name
+        async with self._plugin_locks[name]:
             scaled = attrs.evolve(self._plugin(name), instances=instances)
             self._supervisor.configure(_replace_plugins(self._supervisor.config, [scaled]))
             await self._apply_instance_count(scaled.name)
@@ -267,6 +342,7 @@ class Operations:
         check_dns_installed(config)
         plugins = (*self._supervisor.config.plugins, *config.plugins)
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._tracked("a config is applied"))
             # In one order, so that two reloads cannot deadlock.
             for name in sorted({plugin.name for plugin in plugins}):
                 await stack.enter_async_context(self._plugin_locks[name])

@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import attrs
@@ -20,6 +20,7 @@ from meshtrio.contract import DRAIN_CUT_CALL, DRAIN_DONE, MAX_LINE_LENGTH
 from meshtrio.supervisor import events
 from meshtrio.supervisor.log_line import parse_line
 from meshtrio.supervisor.process.output import output_lines, pipe_reader
+from meshtrio.supervisor.process.saved_processes import CLOSED, SavedPipe, SavedProcess
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -32,6 +33,7 @@ _PIPE_TIMEOUT = 0.2
 """Seconds for which a pipe is read after the end of the process, if another one holds it open."""
 _TIME_SLICE = 0.001
 """Seconds for which lines are handled before other tasks get a turn."""
+_STREAMS = ("stdout", "stderr")
 _REPORT_PREFIX = '{"meshtrio": '
 _REPORT_PATTERN = re.compile(rb"\{\"meshtrio\": [^\n]*(?:\n|\Z)")
 """Matches a line that may be part of the plugin's drain report. A report is written in one piece,
@@ -62,6 +64,24 @@ class OutputReader:
         """
         self._stderr_lines: deque[str] = deque(maxlen=_MAX_STDERR_LINES)
         self._pipes: list[_OutputPipe] = []
+        self._adopted: dict[str, SavedPipe] = {}
+        """What was read of the pipes before an upgrade, by stream."""
+
+    def adopt(self, saved: SavedProcess, stderr_lines: Iterable[str]) -> None:
+        """Begin with what was read of a process before an upgrade."""
+        self._adopted = {"stdout": saved.stdout, "stderr": saved.stderr}
+        self._stderr_lines.extend(stderr_lines)
+
+    def save(self) -> tuple[SavedPipe, SavedPipe] | None:
+        """Return what an upgrade hands over of stdout and stderr; None before they are read."""
+        found = {pipe.stream: pipe.save() for pipe in self._pipes}
+        found = {**self._adopted, **found}
+        return (found["stdout"], found["stderr"]) if len(found) == len(_STREAMS) else None
+
+    @property
+    def stderr_lines(self) -> tuple[str, ...]:
+        """The last lines of stderr as they were written."""
+        return tuple(self._stderr_lines)
 
     @property
     def stderr_tail(self) -> tuple[str, ...]:
@@ -92,11 +112,19 @@ class OutputReader:
         Cancellation: The output is read to its end even so, for up to 0.2 s after the block.
         """
         all_read = trio.Event()
-        pipes = {"stdout": process.stdout, "stderr": process.stderr}
+        pipes = {
+            stream: pipe
+            for stream, pipe in zip(_STREAMS, (process.stdout, process.stderr), strict=True)
+            if pipe != CLOSED
+        }
+        if not pipes:
+            all_read.set()
 
         async def read(stream: str, pipe: int) -> None:
             limiter = output_lines.RateLimiter(self.config)
             consumer = _OutputPipe(self, process.pid, stream, pipe, limiter)
+            if (saved := self._adopted.pop(stream, None)) is not None:
+                consumer.adopt(saved)
             self._pipes.append(consumer)
             os.set_blocking(pipe, False)  # For `read_remaining`.
             try:
@@ -155,7 +183,8 @@ class _OutputPipe:
 
     _reader: OutputReader
     _pid: int
-    _stream: str
+    stream: str
+    """Either "stdout" or "stderr"."""
     _descriptor: int | None
     """The pipe; None once it is about to be closed."""
     _rate_limiter: output_lines.RateLimiter
@@ -168,13 +197,30 @@ class _OutputPipe:
     _partial_stderr_line: bytes = b""
     """The beginning of a line of stderr whose end was not read yet."""
 
+    def adopt(self, saved: SavedPipe) -> None:
+        """Begin with what was read before an upgrade."""
+        self._read_at = trio.current_time()
+        self._splitter.adopt(saved.data, saved.truncated)
+        self._rate_limiter.dropped = saved.dropped
+        self._partial_stderr_line = saved.partial_stderr_line
+
+    def save(self) -> SavedPipe:
+        data, truncated = self._splitter.save()
+        return SavedPipe(
+            descriptor=CLOSED if self._descriptor is None else self._descriptor,
+            data=data,
+            truncated=truncated,
+            dropped=self._rate_limiter.dropped,
+            partial_stderr_line=self._partial_stderr_line,
+        )
+
     def feed(self, data: bytes) -> None:
         self._read_at = trio.current_time()
         if self._reader.on_data is not None:
-            self._reader.on_data(self._stream, data)
+            self._reader.on_data(self.stream, data)
         self._splitter.feed(data)
         self.is_flooding = False
-        if self._stream == "stderr":
+        if self.stream == "stderr":
             # Before the lines are handled, which may take longer than the wait for the process.
             lines, newline, rest = data.rpartition(b"\n")
             if newline:
@@ -211,13 +257,13 @@ class _OutputPipe:
     def _handle_line(self, line: str, cut: int) -> bool:
         """Keep a line and emit an event for it; returns False if it exceeds the rate limit."""
         reader = self._reader
-        at = line.find(_REPORT_PREFIX) if self._stream == "stderr" else -1
+        at = line.find(_REPORT_PREFIX) if self.stream == "stderr" else -1
         if at >= 0 and reader.handle_report(line[at:]):
             if not at:
                 return True
             line = line[:at]
         now = self._read_at
-        kept = output_lines.OutputLine(now, self._pid, self._stream, line)
+        kept = output_lines.OutputLine(now, self._pid, self.stream, line)
         reader.line_buffer.append(kept, reader.config.kept)
         if not self._rate_limiter.try_acquire(now):
             return False
@@ -225,7 +271,7 @@ class _OutputPipe:
         reader.emit(
             events.LineWritten,
             pid=self._pid,
-            stream=self._stream,
+            stream=self.stream,
             line=line,
             truncated_bytes=cut,
             fields=None if cut else output_lines.parse_json_fields(line),
@@ -237,11 +283,11 @@ class _OutputPipe:
         """Keep all other lines that were read, as one block that counts as dropped."""
         self.is_flooding = True
         data, count = self._splitter.next_block()
-        if self._stream == "stderr":
+        if self.stream == "stderr":
             data, count = self._remove_reports(data, count)
         if count:
             block = output_lines.OutputBlock(
-                trio.current_time(), self._pid, self._stream, data, count
+                trio.current_time(), self._pid, self.stream, data, count
             )
             self._reader.line_buffer.append(block, self._reader.config.kept)
             self._rate_limiter.dropped += count
@@ -262,5 +308,5 @@ class _OutputPipe:
 
     def _emit_dropped(self, now: float = math.inf) -> None:
         if count := self._rate_limiter.drain_dropped(now):
-            values = {"pid": self._pid, "stream": self._stream, "count": count}
+            values = {"pid": self._pid, "stream": self.stream, "count": count}
             self._reader.emit(events.LinesDropped, **values)

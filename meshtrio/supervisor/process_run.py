@@ -24,6 +24,7 @@ from meshtrio.supervisor.probe import Connect, HealthCheckResult
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity, get_boot_ticks
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
+from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monotonic
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.start_failures import EXEC_FAILED_STATUSES
 from meshtrio.supervisor.process_end import handle_internal_error, make_process_exit
@@ -32,9 +33,12 @@ from meshtrio.supervisor.readiness.factory import CheckSources, make_checks
 from meshtrio.supervisor.readiness.newline import NewlinePipe
 from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.run_spec import RunSpec
+from meshtrio.supervisor.saved_state import SavedRun
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.address import Address
 
+_STEADY_STATES = (InstanceState.STARTING, InstanceState.READY, InstanceState.UNREADY)
+"""The states in which a run can be handed over."""
 _OUTPUT_TIMEOUT = 0.02
 """Seconds in which the last output of a dead process is read before callers learn of its exit."""
 
@@ -94,6 +98,64 @@ class ProcessRun:
         """Why the process has to be ended, unless it has ended by itself."""
         self._kill_requested = trio.Event()
         self._cancel_scope = trio.CancelScope()
+        self._uids: frozenset[int] | None = None
+        """The users of which its server has to have one; None for any."""
+        self._server_uid: int | None = None
+        """The user that its server was found to run as before an upgrade."""
+
+    # -- upgrades ----------------------------------------------------------------------------
+
+    def adopt(self, saved: SavedRun) -> None:
+        """Take over the process that the mesh had before it has executed its new code."""
+        self.state = saved.state
+        self.process = PluginProcess.adopt(saved.process)
+        self.identity = RunIdentity(self.launch_id, saved.started_ticks, saved.process.pid)
+        self.started_at = from_monotonic(saved.started_at)
+        self.ready_at = None if saved.ready_at is None else from_monotonic(saved.ready_at)
+        self.rss, self.max_age_factor = saved.rss, saved.max_age_factor
+        self.applied_log_level = saved.applied_log_level
+        self._uids = None if saved.uids is None else frozenset(saved.uids)
+        self._server_uid = saved.server_uid
+        self.output_reader.adopt(saved.process, saved.stderr_lines)
+        self.output_reader.cut_calls.extend(saved.cut_calls)
+        self.output_reader.has_drain_report = saved.has_drain_report
+        self._effects.adopt_marker_limit(self.launch_id, saved.marker_limit)
+        self._registration.pid = saved.process.pid
+        self._registration.times_ready = saved.times_ready
+        if self.is_ready:
+            self._registration.adopt(saved.server_uid)
+
+    def save(self) -> SavedRun | None:
+        """Return what an upgrade hands over; None while its process is started or ended."""
+        process, identity, pipes = self.process, self.identity, self.output_reader.save()
+        is_steady = self.state in _STEADY_STATES and not self.is_kill_requested
+        if self.ready_at is None and isinstance(self.spec.ready_check, FdCheck):
+            return None  # It is to write to a pipe, which is not handed over.
+        if process is None or identity is None or pipes is None or self._health is None:
+            return None
+        if not is_steady or self.is_stop_requested or process.leader_exited.is_set():
+            return None
+        return SavedRun(
+            config=self.config,
+            slot=self.spec.slot,
+            launch_id=self.launch_id,
+            socket=self.socket,
+            state=self.state,
+            process=process.save(*pipes),
+            started_at=to_monotonic(self.started_at),
+            ready_at=None if self.ready_at is None else to_monotonic(self.ready_at),
+            started_ticks=identity.started_ticks,
+            marker_limit=self._effects.get_marker_limit(self.launch_id),
+            uids=None if self._uids is None else tuple(self._uids),
+            server_uid=self._health.verifier.uid,
+            times_ready=self._registration.times_ready,
+            rss=self.rss,
+            max_age_factor=self.max_age_factor,
+            applied_log_level=self.applied_log_level,
+            cut_calls=tuple(self.output_reader.cut_calls),
+            has_drain_report=self.output_reader.has_drain_report,
+            stderr_lines=self.output_reader.stderr_lines,
+        )
 
     # -- views -------------------------------------------------------------------------------
 
@@ -181,10 +243,14 @@ class ProcessRun:
         return handle_internal_error(f"{self.config.name}/{self.number}", exc)
 
     async def _launch(self) -> None:
-        self._set_state(InstanceState.STARTING)
+        process = self.process
         with contextlib.ExitStack() as stack:
+            if process is not None:
+                await self._run_process(process, None, is_adopted=True)
+                return
+            self._set_state(InstanceState.STARTING)
             try:
-                uids = await self._launcher.prepare()
+                self._uids = await self._launcher.prepare()
                 pipe = self._open_pipe(stack)
                 self.identity = RunIdentity(self.launch_id, get_boot_ticks())
                 process = await self._launcher.spawn(pipe)
@@ -193,7 +259,7 @@ class ProcessRun:
                 self._registration.deregister(str(self.exit))
                 self._emit(events.NotStarted, exit=self.exit)
                 return
-            await self._run_process(process, uids, pipe)
+            await self._run_process(process, pipe, is_adopted=False)
 
     def _open_pipe(self, stack: contextlib.ExitStack) -> NewlinePipe | None:
         """Open the pipe on which the process reports that it is ready, if it is to have one."""
@@ -205,36 +271,40 @@ class ProcessRun:
         return pipe
 
     async def _run_process(
-        self, process: PluginProcess, uids: frozenset[int] | None, pipe: NewlinePipe | None
+        self, process: PluginProcess, pipe: NewlinePipe | None, *, is_adopted: bool
     ) -> None:
         assert self.identity is not None
         if pipe is not None:
             pipe.close_write_end()
         self.process, self._registration.pid = process, process.pid
         owner, config = ProcessTree(process.pid, self.launch_id), self.config
+        address, is_verified = self.spec.address, config.verify_server
         verifier = ServerVerifier(
-            self.spec.address,
+            address,
             owner,
-            uids,
+            self._uids,
             tls=config.tls,
-            verify_process=config.verify_server,
+            verify_process=is_verified,
             held_socket=self.spec.held_socket,
         )
+        verifier.uid = self._server_uid
         self._health = HealthMonitor(
             self.spec,
             process.pid,
             verifier,
-            self._make_checks(verifier, owner, uids, pipe),
+            self._make_checks(verifier, owner, pipe),
             self._effects,
             on_ready=self._mark_ready,
             on_result=self._on_check_result,
+            was_ready=self.ready_at is not None,
         )
         self.identity = attrs.evolve(self.identity, session_id=process.pid)
         trees = set() if self.spec.held_socket is None else self.spec.held_socket.trees
         trees.add(owner)
         try:
-            self._effects.guard.watch(process.pid, process.pidfd)
-            self._emit_process_event(events.Starting, launch_id=self.launch_id)
+            if not is_adopted:
+                self._effects.guard.watch(process.pid, process.pidfd)
+                self._emit_process_event(events.Starting, launch_id=self.launch_id)
             async with self.output_reader.reading(process) as output_ended:
                 await self._supervise_to_end(process, self._health, output_ended)
         finally:
@@ -249,16 +319,12 @@ class ProcessRun:
             self.process = None
 
     def _make_checks(
-        self,
-        verifier: ServerVerifier,
-        owner: ProcessTree,
-        uids: frozenset[int] | None,
-        pipe: NewlinePipe | None,
+        self, verifier: ServerVerifier, owner: ProcessTree, pipe: NewlinePipe | None
     ) -> HealthChecks:
         def connect_to(address: str) -> Connect:
             # A program may change its user before it listens. Its process is verified all the same,
             # and nothing is sent there that another one may not know.
-            allowed = None if Address.parse(address).is_unix else uids
+            allowed = None if Address.parse(address).is_unix else self._uids
             verify_process = self.config.verify_server
             return ServerVerifier(address, owner, allowed, verify_process=verify_process).connect
 

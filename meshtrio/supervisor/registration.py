@@ -25,16 +25,21 @@ class Registration:
     _spec: RunSpec
     pid: int = attrs.field(default=0, init=False)
     """The pid of the run's process, 0 before it has one."""
-    _times_ready: int = attrs.field(default=0, init=False)
+    times_ready: int = attrs.field(default=0, init=False)
+    """Number of times that it was registered."""
 
     @property
     def _endpoint_id(self) -> str:
         spec = self._spec
-        return f"{spec.config.name}-{spec.number}-{spec.launch_id}-{self._times_ready}"
+        return f"{spec.config.name}-{spec.number}-{spec.launch_id}-{self.times_ready}"
 
     def register(self, server_uid: int | None) -> None:
         """Make the run available to callers."""
-        self._times_ready += 1
+        self.times_ready += 1
+        self.adopt(server_uid)
+
+    def adopt(self, server_uid: int | None) -> None:
+        """Register it with the id that it had before an upgrade."""
         if not self._spec.config.has_service:
             return
         endpoint = Endpoint(

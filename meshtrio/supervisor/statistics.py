@@ -10,6 +10,7 @@ import attrs
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.policy.state import InstanceState
+from meshtrio.supervisor.saved_state import SavedCounters
 
 REPLACEMENT_REASON, GROUP_REASON = "renewal", "group"
 """The reasons of a restart that no exit has caused; the others are values of `ExitCause`."""
@@ -103,6 +104,23 @@ class LifecycleCounters:
         """Number of health checks that were not answered, by instance."""
         self._by_plugin: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._list_instances = list_instances
+
+    def adopt(self, saved: SavedCounters) -> None:
+        """Continue to count what was counted before an upgrade."""
+        for plugin, counts in saved.by_plugin.items():
+            self._by_plugin[plugin].update(counts)
+        for plugin, number, reason, count in saved.restarts:
+            self.restarts[(plugin, number), reason] += count
+        for plugin, number, count in saved.failed_checks:
+            self.failed_checks[plugin, number] += count
+
+    def save(self) -> SavedCounters:
+        """Return what an upgrade hands over."""
+        return SavedCounters(
+            by_plugin={name: dict(counts) for name, counts in self._by_plugin.items()},
+            restarts=tuple((*key, reason, n) for (key, reason), n in self.restarts.items()),
+            failed_checks=tuple((*key, n) for key, n in self.failed_checks.items()),
+        )
 
     def on_event(self, event: events.LifecycleEvent) -> None:
         """Count an event."""

@@ -33,9 +33,11 @@ from meshtrio.supervisor.policy import restart
 from meshtrio.supervisor.policy.plan import DependencyStatus, plan
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
+from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monotonic
 from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.recycler import recycle_runs
 from meshtrio.supervisor.run_spec import RunSpec
+from meshtrio.supervisor.saved_state import SavedRun, SavedService, SavedSupervisor
 from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics
 from meshtrio.supervisor.tasks.runner import TaskRunner
@@ -63,14 +65,17 @@ class Supervisor:
         directory: Path,
         subscribers: Sequence[events.Subscriber] = (),
         effects: Effects | None = None,
+        adopted: SavedSupervisor | None = None,
     ) -> None:
         """Create a supervisor; nothing is started before `run`.
 
         The registry gets the endpoints of ready instances. The runtime directory has the sockets.
-        `effects` replaces real processes, in tests.
+        `effects` replaces real processes, in tests. `adopted` is what this process has handed over
+        in an upgrade, whose plugins are those of `config`.
         """
         self.mesh_socket = mesh_socket_path(directory)
-        self._effects = effects or make_system_effects(directory, config.cgroup)
+        processes = None if adopted is None else adopted.processes
+        self._effects = effects or make_system_effects(directory, config.cgroup, processes)
         self.counters = LifecycleCounters(lambda: self.instances)
         self.shutdown_report = ShutdownReport()
         """How the mesh has stopped, as far as it has."""
@@ -95,6 +100,11 @@ class Supervisor:
         )
         """The tasks, which the supervisor loop starts and stops."""
         self._wakeup = trio.Event()
+        self._adopted_runs: list[tuple[Instance, ProcessRun]] = []
+        self._cleanups = 0
+        """Number of runs that have ended and whose remains are being killed."""
+        self.starts_paused = False
+        """Whether no process is started, since an upgrade waits for those that start."""
         self.config = MeshConfig()
         self.config_watchers: list[Callable[[MeshConfig], None]] = []
         """Called with each config once its services are in the registry, and before those that it
@@ -107,8 +117,105 @@ class Supervisor:
         self._batch_ids = itertools.count(1)
         self._recent_group_restarts: restart.GroupRestartTimes = {}
         self._reconciled = trio.lowlevel.ParkingLot()
+        if adopted is not None:
+            self._adopt(adopted)
         self.shutdown_started = trio.Event()
         """Set when the graceful shutdown of the mesh begins."""
+
+    # -- upgrades ----------------------------------------------------------------------------
+
+    def _adopt(self, saved: SavedSupervisor) -> None:
+        """Take over the instances and their processes; `run` supervises these."""
+        self._started_at = from_monotonic(saved.started_at)
+        self.counters.adopt(saved.counters)
+        self._recent_group_restarts = {
+            name: tuple(map(from_monotonic, times)) for name, times in saved.group_restarts.items()
+        }
+        self._batch_ids = itertools.count(1 + max((x.batch for x in saved.instances), default=0))
+        for service in saved.services:
+            self._registry.restore_exit_infos(service.name, service.exit_infos)
+        self.tasks.adopt(saved.tasks)
+        plugins = {plugin.name: plugin for plugin in self.config.plugins}
+        self.instances = [Instance(plugins[x.plugin], x.number) for x in saved.instances]
+        for instance, saved_instance in zip(self.instances, saved.instances, strict=True):
+            instance.adopt(saved_instance)
+            self._make_held_socket_of(instance)
+            if saved_instance.run is not None:
+                run = self._make_adopted_run(instance, saved_instance.run)
+                instance.active_run = run
+                self._adopted_runs.append((instance, run))
+
+    def _make_held_socket_of(self, instance: Instance) -> None:
+        if instance.config.listen_fds and not instance.phase.is_final:
+            address = self.make_spec(instance, instance.slot).address
+            instance.held_sockets.get(address).adopt()
+
+    def _make_adopted_run(self, instance: Instance, saved: SavedRun) -> ProcessRun:
+        spec = RunSpec(
+            config=saved.config,
+            number=instance.number,
+            slot=saved.slot,
+            socket=saved.socket,
+            mesh_socket=self.mesh_socket,
+            telemetry=self.config.telemetry,
+            launch_id=saved.launch_id,
+        )
+        run = self._make_run(instance, spec)
+        run.adopt(saved)
+        return run
+
+    def save(self) -> SavedSupervisor | str:
+        """Return what an upgrade hands over, or why there can be none, as a phrase after "while".
+
+        The upgrade has to follow at once, without a checkpoint.
+        """
+        if self.shutdown_started.is_set() or self._failed.is_set():
+            return "the mesh stops"
+        saved = {each: each.save() for each in self.instances}
+        for instance, found in saved.items():
+            if instance.attachment is not None:
+                return f"{instance.name} is {instance.attachment}"
+            if found is None:
+                return f"{instance.name} is {_describe_unsteady(instance)}"
+        if self._exited_runs or self._cleanups:
+            return "the remains of a process are being killed"
+        processes = self._effects.save()
+        if isinstance(processes, str):
+            return processes
+        tasks = self.tasks.save()
+        if isinstance(tasks, str):
+            return tasks
+        states = {name: self._registry.resolve(name) for name in self._registry.services()}
+        return SavedSupervisor(
+            config=self.config,
+            started_at=to_monotonic(self._started_at),
+            processes=processes,
+            instances=tuple(filter(None, saved.values())),
+            services=tuple(
+                SavedService(name=name, exit_infos=state.exit_infos)
+                for name, state in states.items()
+                if state.exit_infos
+            ),
+            group_restarts={
+                name: tuple(map(to_monotonic, times))
+                for name, times in self._recent_group_restarts.items()
+            },
+            tasks=tasks,
+            counters=self.counters.save(),
+        )
+
+    def make_marker_limit(self) -> int:
+        """Make the mark of a process that is to be killed if the mesh dies."""
+        return self._effects.make_marker_limit()
+
+    def pause_starts(self) -> None:
+        """Start no process until `resume_starts`; stops go on."""
+        self.starts_paused = True
+
+    def resume_starts(self) -> None:
+        """Start processes again."""
+        self.starts_paused = False
+        self._wake()
 
     # -- configuration -----------------------------------------------------------------------
 
@@ -346,6 +453,8 @@ class Supervisor:
         stopping = self.shutdown_started.is_set
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as runs:
+                while self._adopted_runs:
+                    runs.start_soon(self._run_process, *self._adopted_runs.pop(0))
                 while self._has_runs() or not stopping():
                     self._wakeup = trio.Event()
                     wake_at = self._reconcile(runs)
@@ -364,13 +473,15 @@ class Supervisor:
         """Start, replace and stop what is due; returns when there is more to do."""
         now, is_stopping = trio.current_time(), self.shutdown_started.is_set()
         status = self.dependency_status()
-        wake_at = self.tasks.reconcile(runs, status, is_stopping=is_stopping)
+        wake_at = math.inf
+        if not self.starts_paused:
+            wake_at = self.tasks.reconcile(runs, status, is_stopping=is_stopping)
         blocked = status.find_blocked()
         todo = plan(self.instances, self.dependencies, now, self.config.max_starting, blocked)
         # Tasks may use plugins to their end.
         for instance in () if is_stopping and self.tasks.is_running else todo.stop:
             instance.terminate(0 if is_stopping else _DRAIN_DELAY)
-        for instance in todo.start:
+        for instance in () if self.starts_paused else todo.start:
             instance.launch(self._start_run(instance, instance.slot, runs))
         for instance in self.instances:
             self._reconcile_replacement(instance, runs)
@@ -381,21 +492,26 @@ class Supervisor:
 
     def _reconcile_replacement(self, instance: Instance, runs: trio.Nursery) -> None:
         if instance.phase is InstancePhase.REPLACE_QUEUED:
+            if not self._can_replace(instance):
+                return
+            assert instance.replacement is not None
             if instance.config.replacement_order is ReplacementOrder.STOP_FIRST:
-                self._restart_for_replacement(instance)
-            # A run that drains still has the address of the replacement.
-            elif instance.replacement and instance.is_ready and not instance.draining_runs:
+                self._restart_for_replacement(instance, instance.replacement.reason)
+            else:
                 self._emit(instance, events.Renewing, reason=instance.replacement.reason)
                 instance.launch(self._start_run(instance, 1 - instance.slot, runs))
         elif instance.replacement_run is not None and instance.replacement_run.is_ready:
             instance.promote(_DRAIN_DELAY)
 
-    def _restart_for_replacement(self, instance: Instance) -> None:
-        if instance.replacement is not None and instance.is_ready:
-            reason = f"{instance.replacement.reason}; its process is stopped first"
-            self._emit(instance, events.Renewing, reason=reason)
-            instance.restart_for_replacement()
-            self._wake()
+    def _can_replace(self, instance: Instance) -> bool:
+        # A run that drains still has the address of the replacement.
+        is_possible = instance.is_ready and not instance.draining_runs
+        return instance.replacement is not None and is_possible and not self.starts_paused
+
+    def _restart_for_replacement(self, instance: Instance, reason: str) -> None:
+        self._emit(instance, events.Renewing, reason=f"{reason}; its process is stopped first")
+        instance.restart_for_replacement()
+        self._wake()
 
     def _socket_path(self, instance: Instance, slot: int) -> Path:
         directory, config = self._directory, instance.config
@@ -413,11 +529,15 @@ class Supervisor:
         )
 
     def _start_run(self, instance: Instance, slot: int, runs: trio.Nursery) -> ProcessRun:
-        spec = self.make_spec(instance, slot)
+        run = self._make_run(instance, self.make_spec(instance, slot))
+        runs.start_soon(self._run_process, instance, run)
+        return run
+
+    def _make_run(self, instance: Instance, spec: RunSpec) -> ProcessRun:
         if spec.config.listen_fds:
             held_socket = instance.held_sockets.get(spec.address)
             spec = attrs.evolve(spec, held_socket=held_socket)
-        run = ProcessRun(
+        return ProcessRun(
             spec,
             registry=self._registry,
             effects=self._effects,
@@ -425,11 +545,16 @@ class Supervisor:
             emit=partial(self._emit, instance),
             on_change=self._wake,
         )
-        runs.start_soon(self._run_process, instance, run)
-        return run
 
     async def _run_process(self, instance: Instance, run: ProcessRun) -> None:
         await run.run()
+        self._cleanups += 1
+        try:
+            await self._handle_end(instance, run)
+        finally:
+            self._cleanups -= 1
+
+    async def _handle_end(self, instance: Instance, run: ProcessRun) -> None:
         is_unkillable = run.exit is not None and run.exit.is_unkillable
         if is_unkillable:
             # The restart policy depends on how many processes cannot be killed, this one included.
@@ -517,6 +642,15 @@ class Supervisor:
         self, instance: Instance | Task, kind: type[events.LifecycleEvent], **values: Any
     ) -> None:
         self._subscribers.emit(kind(instance.plugin, instance.number, **values))
+
+
+def _describe_unsteady(instance: Instance) -> str:
+    """Return what is being done to an instance that cannot be handed over, as a participle."""
+    if instance.phase.is_leaving or instance.draining_runs:
+        return "being stopped"
+    if instance.replacement_run is not None:
+        return "being replaced"
+    return "being started" if instance.is_starting else "ending"
 
 
 def _declared_services(config: MeshConfig) -> set[str]:

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -47,6 +48,20 @@ class PassedSockets:
     """The gateway's port."""
     metrics: PassedListener | None = None
     """The port of the metrics."""
+
+    @classmethod
+    def adopt(cls, descriptors: Mapping[str, int]) -> PassedSockets:
+        """Return those that this process has handed over to itself in an upgrade."""
+        return cls(**{name: PassedListener(fileno=each) for name, each in descriptors.items()})
+
+    def descriptors(self) -> dict[str, int]:
+        """Return the numbers of the descriptors that are open, by name."""
+        found = {name: getattr(self, name) for name in _NAMES}
+        return {
+            name: sock.fileno()
+            for name, sock in found.items()
+            if sock is not None and sock.fileno() >= 0
+        }
 
     def check(self, config: MeshConfig) -> None:
         """Check that the sockets are those that the config says.

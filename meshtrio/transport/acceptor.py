@@ -63,6 +63,36 @@ class SpareDescriptors:
             pass
 
 
+class AcceptGate:
+    """Whether connections are accepted in this process; others wait in the backlogs meanwhile."""
+
+    def __init__(self) -> None:
+        self._opened: trio.Event | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no connection is accepted."""
+        return self._opened is not None
+
+    def close(self) -> None:
+        """Accept no connection until `open`."""
+        self._opened = self._opened or trio.Event()
+
+    def open(self) -> None:
+        """Accept connections again."""
+        if self._opened is not None:
+            self._opened.set()
+            self._opened = None
+
+    async def wait_until_open(self) -> None:
+        """Wait for `open`."""
+        if self._opened is not None:
+            await self._opened.wait()
+
+
+ACCEPT_GATE = AcceptGate()
+
+
 class Acceptor:
     """Passes each connection to `on_accept(sock, out_of_descriptors)`, which then owns it.
 
@@ -114,6 +144,9 @@ class Acceptor:
     async def _accept_next(self, listener: socket.socket) -> None:
         try:
             await trio.lowlevel.wait_readable(listener)
+            if ACCEPT_GATE.is_closed:
+                await ACCEPT_GATE.wait_until_open()
+                return
             self._accept(listener)
         except trio.ClosedResourceError:
             if self._is_current(listener):

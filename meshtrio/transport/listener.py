@@ -7,8 +7,8 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from meshtrio.contract import MAX_SOCKET_PATH_LENGTH
@@ -40,6 +40,46 @@ def is_listening(path: Path | str) -> bool:
     return True
 
 
+class ListenerTable:
+    """The listening sockets of this process, by address.
+
+    A program that executes itself again inherits them: it takes those that it still has, and closes
+    the others. So no connection is refused.
+    """
+
+    def __init__(self) -> None:
+        self.open: dict[str, socket.socket] = {}
+        """Those that are in use."""
+        self._inherited: dict[str, socket.socket] = {}
+
+    @contextmanager
+    def opened(self, address: str, sock: socket.socket) -> Iterator[None]:
+        """List a socket during the block."""
+        self.open[address] = sock
+        try:
+            yield
+        finally:
+            if self.open.get(address) is sock:
+                del self.open[address]
+
+    def inherit(self, descriptors: Mapping[str, int]) -> None:
+        """Add sockets that this program was executed with, by address."""
+        for address, descriptor in descriptors.items():
+            self._inherited[address] = socket.socket(fileno=descriptor)
+
+    def take_inherited(self, address: str) -> socket.socket | None:
+        """Return the inherited socket of an address, which is the caller's then."""
+        return self._inherited.pop(address, None)
+
+    def close_inherited(self) -> None:
+        """Close the inherited sockets that were not taken."""
+        while self._inherited:
+            self._inherited.popitem()[1].close()
+
+
+LISTENERS = ListenerTable()
+
+
 @contextmanager
 def unix_listener(path: Path | str) -> Iterator[socket.socket]:
     """Listen on a Unix socket for the block, and remove its path afterwards.
@@ -60,24 +100,66 @@ def unix_listener(path: Path | str) -> Iterator[socket.socket]:
     if length > MAX_SOCKET_PATH_LENGTH:
         text = f"{path}: a socket's path may have {MAX_SOCKET_PATH_LENGTH} bytes"
         raise UsageError(f"{text}, this has {length}")
-    _remove_stale_socket(path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        try:
-            # The file gets this mode whatever the umask is.
-            os.fchmod(sock.fileno(), 0o700)
-            sock.bind(path)
-        except OSError as exc:
-            raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None
-        status, pid = os.lstat(path), os.getpid()
+    with _open_unix_socket(path) as sock, _owned_path(path), LISTENERS.opened(f"unix:{path}", sock):
         sock.setblocking(False)
         sock.listen(_BACKLOG)
-        try:
-            yield sock
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                # A forked child must not remove its parent's path.
-                if os.getpid() == pid and os.path.samestat(os.lstat(path), status):
-                    os.unlink(path)
+        yield sock
+
+
+@contextmanager
+def _owned_path(path: str) -> Iterator[None]:
+    """Remove the path of a socket after the block, unless it is another's then."""
+    status, pid = os.lstat(path), os.getpid()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            # A forked child must not remove its parent's path.
+            if os.getpid() == pid and os.path.samestat(os.lstat(path), status):
+                os.unlink(path)
+
+
+@contextmanager
+def inherited_listener(address: str) -> Iterator[socket.socket | None]:
+    """Have the listening socket that was handed over in an upgrade for the block, as it is.
+
+    Args:
+        address: `unix:path`, or the `key` of a TCP socket.
+
+    Yields:
+        The socket, None if there is none or its path is gone.
+    """
+    with ExitStack() as stack:
+        sock = LISTENERS.take_inherited(address)
+        if sock is not None:
+            stack.enter_context(sock)
+            path = address.removeprefix("unix:") if sock.family == socket.AF_UNIX else None
+            if path is not None and not os.path.lexists(path):
+                sock = None
+            else:
+                if path is not None:
+                    stack.enter_context(_owned_path(path))
+                stack.enter_context(LISTENERS.opened(address, sock))
+        yield sock
+
+
+def _open_unix_socket(path: str) -> socket.socket:
+    """Return the inherited socket of a path, or bind one. Raises UsageError."""
+    inherited = LISTENERS.take_inherited(f"unix:{path}")
+    if inherited is not None:
+        if os.path.lexists(path):
+            return inherited
+        inherited.close()
+    _remove_stale_socket(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # The file gets this mode whatever the umask is.
+        os.fchmod(sock.fileno(), 0o700)
+        sock.bind(path)
+    except OSError as exc:
+        sock.close()
+        raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None
+    return sock
 
 
 def _remove_stale_socket(path: str) -> None:
@@ -100,11 +182,12 @@ def _remove_stale_socket(path: str) -> None:
 
 
 @contextmanager
-def tcp_listener(address: str) -> Iterator[socket.socket]:
+def tcp_listener(address: str, *, key: str | None = None) -> Iterator[socket.socket]:
     """Listen on a TCP port for the block.
 
     Args:
         address: `tcp:host:port`.
+        key: What an upgrade finds the socket by; the address if it is None.
 
     Yields:
         The non-blocking listening socket.
@@ -112,6 +195,13 @@ def tcp_listener(address: str) -> Iterator[socket.socket]:
     Raises:
         UsageError: The address is malformed or cannot be bound.
     """
+    key = key or address
+    inherited = LISTENERS.take_inherited(key)
+    if inherited is not None:
+        with inherited, LISTENERS.opened(key, inherited):
+            inherited.setblocking(False)
+            yield inherited
+        return
     try:
         parsed = Address.parse(address)
         family = socket.AF_INET6 if ":" in parsed.host else socket.AF_INET
@@ -122,6 +212,6 @@ def tcp_listener(address: str) -> Iterator[socket.socket]:
         raise UsageError(f"{address}: cannot be bound: {reason}") from None
     except ValueError as exc:
         raise UsageError(f"{address}: cannot be bound: {exc}") from None
-    with sock:
+    with sock, LISTENERS.opened(key, sock):
         sock.setblocking(False)
         yield sock

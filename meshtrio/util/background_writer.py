@@ -5,13 +5,26 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 _log = logging.getLogger("meshtrio")
 
 T = TypeVar("T")
+
+_FLUSH_CHECK_INTERVAL = 0.001
+_writers: weakref.WeakSet[BackgroundWriter[Any]] = weakref.WeakSet()
+"""All writers of this process."""
+
+
+def flush_all(timeout: float) -> None:
+    """Block until all writers have written their items, or `timeout` seconds."""
+    end = time.monotonic() + timeout
+    for writer in list(_writers):
+        writer.flush(end - time.monotonic())
 
 
 class BackgroundWriter(Generic[T]):
@@ -45,6 +58,7 @@ class BackgroundWriter(Generic[T]):
         self._closing = threading.Event()
         # Its lock is reentrant: a signal handler may log while the thread it interrupts does.
         self._condition = threading.Condition()
+        _writers.add(self)
         self._thread = threading.Thread(target=self._writer_loop, name=name, daemon=True)
         self._thread.start()
 
@@ -72,6 +86,16 @@ class BackgroundWriter(Generic[T]):
             self._count += 1
             self._condition.notify()
             return True
+
+    def flush(self, timeout: float) -> bool:
+        """Block until all items have been written, or `timeout` seconds.
+
+        Returns whether they have been written.
+        """
+        end = time.monotonic() + timeout
+        while self._count and time.monotonic() < end:
+            time.sleep(_FLUSH_CHECK_INTERVAL)
+        return not self._count
 
     def close(self, timeout: float) -> int:
         """Accept no more items; block until all have been written, or `timeout` seconds.

@@ -29,6 +29,16 @@ class DescriptorLimit:
         self._original: tuple[int, int] | None = None
         self._raised: tuple[int, int] | None = None
 
+    @property
+    def original(self) -> tuple[int, int] | None:
+        """The soft and the hard limit before it was raised; None if it was not."""
+        return self._original
+
+    def adopt(self, original: tuple[int, int] | None) -> None:
+        """Continue after this process has executed itself again with its raised limit."""
+        if original is not None:
+            self._original, self._raised = original, resource.getrlimit(_NOFILE)
+
     def raise_to_hard_limit(self) -> int:
         """Raise the soft limit to the hard limit minus one, and return the soft limit.
 

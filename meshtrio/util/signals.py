@@ -38,7 +38,8 @@ def stop_signals(*, ignore_afterwards: bool = False) -> Iterator[AsyncIterator[i
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
+            # Not SIG_IGN, which would discard a signal that is pending, as after an upgrade.
+            signal.signal(number, _do_nothing)
         with trio.open_signal_receiver(*numbers) as signals:
             # The parent may have blocked them, which is inherited.
             signal.pthread_sigmask(signal.SIG_SETMASK, mask - set(numbers))
@@ -49,6 +50,10 @@ def stop_signals(*, ignore_afterwards: bool = False) -> Iterator[AsyncIterator[i
             for number, handler in before.items():
                 if handler is not None:  # None: it was not installed from Python.
                     signal.signal(number, handler)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def dump_on_sigquit() -> None:

@@ -92,6 +92,7 @@ COMMANDS = {
     "scale": ["scale", TERMINAL_ESCAPES, "2"],
     "run": ["run", TERMINAL_ESCAPES],
     "trace": ["trace", TERMINAL_ESCAPES],
+    "upgrade": ["upgrade"],
     "reload": ["reload", f"/nowhere/{TERMINAL_ESCAPES}"],
     "check": ["check", "hostile.toml"],
     "serve": ["serve", "hostile.toml"],

@@ -34,7 +34,7 @@ class CheckSources:
     connect_to: Callable[[str], Connect]
     """Returns what connects to another address of it, and verifies that likewise."""
     pipe: NewlinePipe | None = None
-    """The pipe for `ready = "fd:N"`."""
+    """The pipe for `ready = "fd:N"`; None if the process was ready before an upgrade."""
 
 
 def make_checks(spec: RunSpec, sources: CheckSources) -> HealthChecks:
@@ -57,8 +57,8 @@ def _make_readiness(spec: RunSpec, sources: CheckSources) -> ReadinessCheck:
         case ready.StartedCheck():
             return StartedCheck()
         case ready.FdCheck():
-            assert sources.pipe is not None
-            return sources.pipe
+            # Without a pipe it was ready before an upgrade.
+            return StartedCheck() if sources.pipe is None else sources.pipe
     return _make_server_check(check, sources)
 
 

@@ -17,6 +17,7 @@ from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.policy.plan import DependencyStatus, plan_tasks
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.tasks.run import TaskRun
+from meshtrio.supervisor.tasks.saved_task import SavedTask, adopt_task, save_task
 from meshtrio.supervisor.tasks.schedule_cursor import MAX_COUNTED_RUNS, ScheduleCursor
 from meshtrio.supervisor.tasks.state import TaskState
 from meshtrio.supervisor.tasks.task import RunRequest, Task
@@ -82,6 +83,21 @@ class TaskRunner:
         old = task.config
         is_same = (old.schedule, old.timezone) == (config.schedule, config.timezone)
         return task.cursor if is_same else self._make_cursor(config)
+
+    def save(self) -> tuple[SavedTask, ...] | str:
+        """Return what an upgrade hands over, or why there can be none, as after "while"."""
+        for task in self.tasks.values():
+            if task.is_running or task in self._ended:
+                return f"task {task.name} is running"
+            if task.request is not None:
+                return f"task {task.name} is about to run on request"
+        return tuple(map(save_task, self.tasks.values()))
+
+    def adopt(self, saved: Iterable[SavedTask]) -> None:
+        """Have the tasks go on as they were before an upgrade; they are configured already."""
+        for each in saved:
+            if (task := self.tasks.get(each.name)) is not None:
+                adopt_task(task, each)
 
     # -- views -------------------------------------------------------------------------------
 

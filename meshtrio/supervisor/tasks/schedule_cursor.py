@@ -37,7 +37,7 @@ class ScheduleCursor:
     """The position of a task in its schedule."""
 
     _schedule: Schedule
-    _handled_until: float
+    handled_until: float
     """Unix time up to which runs are handled."""
     next_time: float | None = attrs.field(init=False)
     """Unix time of the next run; None if there is none."""
@@ -47,18 +47,18 @@ class ScheduleCursor:
 
     def check(self, now: float) -> DueRuns:
         """Return what is due at a Unix time, and go on from there."""
-        if now < self._handled_until - _MAX_CLOCK_CORRECTION:
-            self._handled_until = now
+        if now < self.handled_until - _MAX_CLOCK_CORRECTION:
+            self.handled_until = now
             self._find_next()
         if self.next_time is None or now < self.next_time:
             return DueRuns()
-        times = takewhile(lambda time: time <= now, self._schedule.times_after(self._handled_until))
+        times = takewhile(lambda time: time <= now, self._schedule.times_after(self.handled_until))
         count = sum(1 for _ in islice(times, MAX_COUNTED_RUNS))
-        recent = self._schedule.times_after(max(self._handled_until, now - _MAX_LATENESS))
+        recent = self._schedule.times_after(max(self.handled_until, now - _MAX_LATENESS))
         is_due = next(recent, now + 1) <= now
-        self._handled_until = now
+        self.handled_until = now
         self._find_next()
         return DueRuns(is_due, count - is_due)
 
     def _find_next(self) -> None:
-        self.next_time = next(self._schedule.times_after(self._handled_until), None)
+        self.next_time = next(self._schedule.times_after(self.handled_until), None)

@@ -50,7 +50,11 @@ class MeshMetrics:
         self._supervisor = supervisor
         self._registry = registry
         self._dns = dns
-        self._ready_since: dict[InstanceKey, float] = {}
+        # Those that were ready before an upgrade emit no event.
+        ready = ((each.key, each.active_run) for each in supervisor.instances if each.is_ready)
+        self._ready_since: dict[InstanceKey, float] = {
+            key: run.ready_at for key, run in ready if run is not None and run.ready_at is not None
+        }
         self._ready_durations = defaultdict[tuple[str, StartMethod], Histogram](Histogram)
         self._lag = Histogram()
         self._resources = ResourceMetrics()

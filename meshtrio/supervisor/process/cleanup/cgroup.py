@@ -24,8 +24,11 @@ _REMOVE_RETRY_PAUSE = 0.005
 class Cgroups:
     """The cgroups of one mesh. `remove` blocks and is for a worker thread."""
 
-    def __init__(self, parent: Path, mesh_id: str) -> None:
+    def __init__(self, parent: Path, mesh_id: str, adopted_lock: int | None = None) -> None:
         """Lock the directory, and remove the cgroups that a mesh that was killed has left there.
+
+        With `adopted_lock`, this process has done that before an upgrade; it is the descriptor that
+        holds the lock.
 
         It stays locked until `close`, or until this object is collected, because what is in it is
         killed and removed, which must not be another mesh's.
@@ -36,8 +39,12 @@ class Cgroups:
         self._prefix = f"{CGROUP_PREFIX}{mesh_id}-"
         """Prefix of the names of its cgroups; the warden, which has no lock, kills only these."""
         try:
-            self.close = weakref.finalize(self, os.close, _lock_directory(parent))
+            self.lock = _lock_directory(parent) if adopted_lock is None else adopted_lock
+            """The descriptor that holds the lock."""
+            self.close = weakref.finalize(self, os.close, self.lock)
             self.can_limit_memory = _enable_memory_controller(parent)
+            if adopted_lock is not None:
+                return
             for entry in parent.iterdir():  # Left by meshes that were killed.
                 if entry.is_dir() and entry.name.startswith(CGROUP_PREFIX):
                     _kill_and_remove(entry)

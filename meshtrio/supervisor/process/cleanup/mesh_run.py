@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import itertools
 import logging
 import os
 import secrets
@@ -27,6 +26,7 @@ from meshtrio import contract
 from meshtrio.runtime_dir import lock_file
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir
 from meshtrio.supervisor.process.cleanup import process_marker, zombie_reaper
+from meshtrio.supervisor.process.saved_processes import SavedMeshRun
 from meshtrio.supervisor.process.spawn.launcher_main import FIRST_LISTEN_FD
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.util.descriptors import closing_descriptor
@@ -45,14 +45,20 @@ _WARDEN_CHECK_INTERVAL = 0.05
 class MeshRun:
     """Marks the processes of a mesh run, and finds them again."""
 
-    def __init__(self, runtime_dir: Path) -> None:
-        """Choose a random id; `runtime_dir` has the lock file that records it."""
-        self.id = secrets.token_hex(16)
+    def __init__(self, runtime_dir: Path, adopted: SavedMeshRun | None = None) -> None:
+        """Choose a random id, or continue a run that this process has begun before an upgrade.
+
+        `runtime_dir` has the lock file that records the run.
+        """
+        self.id = secrets.token_hex(16) if adopted is None else adopted.id
         self.users = {os.getuid(), os.geteuid()}
         """The uids that processes of the mesh run as."""
         self._lock_path = runtime_dir / lock_file.LOCK_FILE_NAME
         self._pidfd: int | None = None
-        self._run_numbers = itertools.count(1)
+        self._next_run_number = 1
+        if adopted is not None:
+            self.users.update(adopted.users)
+            self._pidfd, self._next_run_number = adopted.pidfd, adopted.next_run_number
         self.run_limits: dict[str, int] = {}
         """The soft limit that marks a process run, by its launch id, until its end is handled."""
 
@@ -65,7 +71,8 @@ class MeshRun:
             OSError: There are no descriptors left.
         """
         try:
-            pidfd = os.pidfd_open(os.getpid())
+            if self._pidfd is None:
+                pidfd = os.pidfd_open(os.getpid())
         except OSError as exc:
             if exc.errno != errno.ENOSYS:
                 raise
@@ -96,12 +103,27 @@ class MeshRun:
         assert self._pidfd is not None
         return self._pidfd
 
+    def make_marker_limit(self) -> int:
+        """Make the soft limit that marks the next process that is started."""
+        limit = process_marker.encode_marker_limit(self.id, self._next_run_number)
+        self._next_run_number += 1
+        return limit
+
+    def save(self) -> SavedMeshRun:
+        """Return what an upgrade hands over."""
+        return SavedMeshRun(
+            id=self.id,
+            pidfd=self.pidfd,
+            users=tuple(sorted(self.users)),
+            next_run_number=self._next_run_number,
+        )
+
     def make_marks(self, env: Mapping[str, str]) -> tuple[dict[str, str], int]:
         """Make the marks of a process run, which has MESH_LAUNCH_ID in its environment.
 
         Returns the environment with those of the mesh, and the soft limit.
         """
-        limit = process_marker.encode_marker_limit(self.id, next(self._run_numbers))
+        limit = self.make_marker_limit()
         self.run_limits[env[contract.MESH_LAUNCH_ID]] = limit
         marks = {contract.MESH_ID: self.id, contract.MESH_PIDFD: str(self.pidfd)}
         return {**env, **marks}, limit

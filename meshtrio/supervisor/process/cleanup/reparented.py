@@ -18,6 +18,7 @@ import trio
 from meshtrio.supervisor.process.cleanup import process_marker
 from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
 from meshtrio.supervisor.process.cleanup.warden import Warden
+from meshtrio.supervisor.process.saved_processes import SavedReparented
 from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY
 from meshtrio.util.concurrency import sleep_until_tick
 from meshtrio.util.log_once import ReasonChangeLogger
@@ -40,14 +41,25 @@ _failure_log = ReasonChangeLogger(_log)
 class ReparentedProcesses:
     """Watches unmarked children of the mesh, and kills each when its plugin has exited."""
 
-    def __init__(self, mesh_run: MeshRun, warden: Warden) -> None:
+    def __init__(
+        self, mesh_run: MeshRun, warden: Warden, adopted: Iterable[SavedReparented] = ()
+    ) -> None:
+        """Watch nothing until `run`; `adopted` are those that were watched before an upgrade."""
         self._mesh_run = mesh_run
         self._warden = warden
         self._processes: dict[int, tuple[int, frozenset[int]]] = {}
         """By pid, the pidfd and the plugins that were running when the process was found, of which
         one has started it."""
+        self._processes.update((x.pid, (x.pidfd, frozenset(x.plugins))) for x in adopted)
         self._unkillable: set[int] = set()
         """Pids of processes that cannot be killed, which was logged."""
+
+    def save(self) -> tuple[SavedReparented, ...]:
+        """Return what an upgrade hands over."""
+        return tuple(
+            SavedReparented(pid=pid, pidfd=pidfd, plugins=tuple(plugins))
+            for pid, (pidfd, plugins) in self._processes.items()
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Check once a second until cancelled; then kill all of them, within seconds."""
@@ -172,6 +184,17 @@ def _set_subreaper() -> bool:
     import ctypes  # only programs that run a mesh need it
 
     return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def is_subreaper() -> bool:
+    """Whether `become_subreaper` has had effect."""
+    return _is_subreaper
+
+
+def adopt_subreaper(*, is_one: bool) -> None:
+    """Set whether this process is a subreaper since before an upgrade, which execve(2) keeps."""
+    global _is_subreaper
+    _is_subreaper = is_one
 
 
 def _list_child_pids() -> list[int]:

@@ -19,10 +19,11 @@ import trio
 
 from meshtrio.supervisor.process.cleanup import process_marker
 from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
-from meshtrio.supervisor.process.spawn.child_process import ChildProcess
+from meshtrio.supervisor.process.saved_processes import SavedWarden
+from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY, ChildProcess
 from meshtrio.supervisor.process.spawn.program import start_child
 from meshtrio.util.concurrency import sleep_until_tick
-from meshtrio.util.processes import ProcessInfo
+from meshtrio.util.processes import ProcessInfo, has_exited
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -43,8 +44,13 @@ class Warden:
     It keeps the pidfds itself, too, and sends all of them to the next warden if one dies.
     """
 
-    def __init__(self, mesh_run: MeshRun, cgroup: Path | None = None) -> None:
+    def __init__(
+        self, mesh_run: MeshRun, cgroup: Path | None = None, adopted: SavedWarden | None = None
+    ) -> None:
+        """Start nothing until `run`; `adopted` is a warden that was started before an upgrade."""
         self._mesh_run = mesh_run
+        self._adopted = adopted
+        self._process: ChildProcess | None = None
         self._cgroup = [] if cgroup is None else [os.path.abspath(cgroup)]
         self.watched: dict[int, int] = {}
         """The pidfds of the plugins and of reparented descendants that are watched, by pid."""
@@ -53,6 +59,10 @@ class Warden:
         self._socket: socket.socket | None = None
         self.on_unwatch: Callable[[int], None] = lambda pid: None
         """Called with a pid that is no longer watched, of a plugin before its successor starts."""
+        if adopted is not None:
+            self.watched.update(adopted.watched)
+            self.templates.update(adopted.templates)
+            self._socket = socket.socket(fileno=adopted.socket)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a warden running until cancelled, then stop it.
@@ -68,7 +78,39 @@ class Warden:
                 _log.error("cannot start the warden: %s; retrying", exc)
                 await trio.sleep(_FAILED_RESTART_PAUSE)
 
+    def save(self) -> SavedWarden | None:
+        """Return what an upgrade hands over; None while no warden is running."""
+        process, own_socket = self._process, self._socket
+        if process is None or own_socket is None or has_exited(process.pidfd):
+            return None
+        return SavedWarden(
+            pid=process.pid,
+            pidfd=process.pidfd,
+            socket=own_socket.fileno(),
+            watched=dict(self.watched),
+            templates=tuple(self.templates),
+        )
+
     async def _run_one(self, started: Callable[[], None]) -> None:
+        if self._adopted is not None:
+            await self._run_adopted(self._adopted, started)
+        else:
+            await self._run_new(started)
+
+    async def _run_adopted(self, adopted: SavedWarden, started: Callable[[], None]) -> None:
+        """Supervise the warden that was started before an upgrade."""
+        own_socket, self._adopted = self._socket, None
+        assert own_socket is not None
+        own_socket.setblocking(False)
+        CHILD_REGISTRY.pids.add(adopted.pid)
+        process = ChildProcess(adopted.pid, adopted.pidfd)
+        with own_socket:
+            self._send_users(self._mesh_run.users)
+            started()
+            await self._supervise(process, own_socket)
+        _log.error("the warden (pid %d) exited unexpectedly; restarting it", process.pid)
+
+    async def _run_new(self, started: Callable[[], None]) -> None:
         own_socket, warden_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         own_socket.setblocking(False)
         with own_socket:
@@ -94,17 +136,18 @@ class Warden:
 
         A warden that is stopped (SIGSTOP), and so of no use, is killed.
         """
-        has_exited = False
+        is_gone, self._process = False, process
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_kill_if_stopped, process)
                 nursery.start_soon(self._send_all_pidfds, own_socket)
                 await process.wait_for_exit()
                 nursery.cancel_scope.cancel()
-            has_exited = True
+            is_gone = True
         finally:
+            self._process = None
             with trio.CancelScope(shield=True):
-                if has_exited or await self._stop(process):
+                if is_gone or await self._stop(process):
                     await process.reap()
             if process.tracer is not None:
                 _log.warning("the warden (pid %d) is held by %s", process.pid, process.tracer)

@@ -164,6 +164,18 @@ class LineSplitter:
         self._truncated = 0
         """Number of bytes of that line that were dropped."""
 
+    def adopt(self, data: bytes, truncated: int) -> None:
+        """Begin with what `save` has returned."""
+        self._data, self._offset = data, 0
+        if truncated:
+            # The whole line that is unfinished, of which no more is kept.
+            self._partial_line += data[:MAX_LINE_LENGTH]
+            self._data, self._truncated = data[MAX_LINE_LENGTH:], truncated
+
+    def save(self) -> tuple[bytes, int]:
+        """Return what was not consumed, and the bytes that were dropped of its first line."""
+        return bytes(self._partial_line) + self._data[self._offset :], self._truncated
+
     def feed(self, data: bytes) -> None:
         """Add bytes, which `next_line` and `next_block` return."""
         rest = self._data[self._offset :]

@@ -67,6 +67,7 @@ async def read_pipe(pipe: int, consumer: PipeConsumer, exited: trio.Event) -> No
     reads = TokenBucket(_READ_BURST, MAX_READS_PER_SECOND)
     async with FdStream(pipe) as stream:
         try:
+            await _handle_all(consumer, stream, exited)  # What was read before an upgrade.
             while data := await stream.receive_some(_READ_SIZE):
                 consumer.feed(data)
                 await _handle_all(consumer, stream, exited)

@@ -18,6 +18,7 @@ import trio
 
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import Tracer
+from meshtrio.supervisor.process.saved_processes import SavedChild
 from meshtrio.util.processes import ProcessInfo
 
 _INITIAL_REAP_PAUSE = 0.005
@@ -63,6 +64,11 @@ class ChildRegistry:
         zombies by their tracers. `zombie_reaper` tries once a second while a mesh runs.
         """
         self._deferred.append((child, on_reaped))
+
+    def save_deferred(self) -> tuple[SavedChild, ...]:
+        """Return the children of `reap_later`, for an upgrade."""
+        children = (child for child, _ in self._deferred)
+        return tuple(SavedChild(pid=each.pid, pidfd=each.pidfd) for each in children)
 
     def reap_deferred(self) -> None:
         """Try to reap the children of `reap_later`."""

@@ -21,7 +21,8 @@ import trio
 from meshtrio.config import StartMethod
 from meshtrio.supervisor.process.proc.proc_scanner import find_group_pids, wait_for_group
 from meshtrio.supervisor.process.proc.procfs import has_signal
-from meshtrio.supervisor.process.spawn.child_process import ChildProcess
+from meshtrio.supervisor.process.saved_processes import SavedPipe, SavedProcess
+from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY, ChildProcess
 from meshtrio.supervisor.process.spawn.program import kill_and_reap, start_program
 from meshtrio.util.processes import ProcessInfo, send_signals
 
@@ -40,9 +41,9 @@ class PluginProcess(ChildProcess):
     """A running plugin, its process group, and the pipes of its output."""
 
     stdout: int
-    """The read end of its stdout, which `read_pipe` takes over."""
+    """The read end of its stdout, which `read_pipe` takes over; `CLOSED` if it has ended."""
     stderr: int
-    """The read end of its stderr, which `read_pipe` takes over."""
+    """The read end of its stderr, which `read_pipe` takes over; `CLOSED` if it has ended."""
     _cgroup: Path | None = None
     start_method: StartMethod = StartMethod.EXEC
     """How it was started."""
@@ -81,6 +82,24 @@ class PluginProcess(ChildProcess):
             raise
         pidfd, stdout, stderr = opened
         return cls(started.pid, pidfd, stdout, stderr, cgroup)
+
+    @classmethod
+    def adopt(cls, saved: SavedProcess) -> PluginProcess:
+        """Make the object of a process that this one has started before an upgrade."""
+        CHILD_REGISTRY.pids.add(saved.pid)
+        pipes = saved.stdout.descriptor, saved.stderr.descriptor
+        return cls(saved.pid, saved.pidfd, *pipes, saved.cgroup, saved.start_method)
+
+    def save(self, stdout: SavedPipe, stderr: SavedPipe) -> SavedProcess:
+        """Return what an upgrade hands over."""
+        return SavedProcess(
+            pid=self.pid,
+            pidfd=self.pidfd,
+            stdout=stdout,
+            stderr=stderr,
+            cgroup=self._cgroup,
+            start_method=self.start_method,
+        )
 
     async def wait(self) -> None:
         """Wait until the leader has exited, then kill the rest of its group and reap the leader.

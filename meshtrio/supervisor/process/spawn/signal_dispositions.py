@@ -53,6 +53,11 @@ def default_signals_in_children() -> Iterator[None]:
                 signal.signal(number, signal.SIG_IGN)
 
 
+def is_caught_in_place_of_ignoring(handler: object) -> bool:
+    """Whether a handler is that of a signal that this process would ignore otherwise."""
+    return handler is _do_nothing
+
+
 def needs_signal_reset() -> bool:
     """Whether a program that this thread starts inherits ignored or blocked signals.
 

@@ -30,6 +30,12 @@ from meshtrio.supervisor.process.cleanup.warden import Warden
 from meshtrio.supervisor.process.cleanup.zombie_reaper import reap_pids
 from meshtrio.supervisor.process.output.pipe_reader import read_pipe
 from meshtrio.supervisor.process.proc.proc_scanner import get_scanner
+from meshtrio.supervisor.process.saved_processes import (
+    CLOSED,
+    SavedTemplate,
+    from_monotonic,
+    to_monotonic,
+)
 from meshtrio.supervisor.process.spawn import launcher_main
 from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
@@ -68,8 +74,16 @@ class TemplateEffects:
 class Template:
     """A template process; `run` owns it."""
 
-    def __init__(self, key: TemplateKey, effects: TemplateEffects, name: str) -> None:
+    def __init__(
+        self,
+        key: TemplateKey,
+        effects: TemplateEffects,
+        name: str,
+        adopted: SavedTemplate | None = None,
+    ) -> None:
+        """Start nothing until `run`; `adopted` is a template that was started before an upgrade."""
         self.key = key
+        self._stdout, self._stderr = TemplateOutput(name), TemplateOutput(name)
         self.settled = trio.Event()
         """Set once it serves, or it is known that it will not."""
         self.problem = ""
@@ -79,6 +93,7 @@ class Template:
         self._name = name
         self._effects = effects
         self._launch_id = secrets.token_hex(8)
+        self._started_ticks = get_boot_ticks()
         self._process: PluginProcess | None = None
         self._control: socket.socket | None = None
         self._send_lock = trio.Lock()
@@ -86,6 +101,36 @@ class Template:
         """Whether it has served."""
         self._started_at = trio.current_time()
         self._preload_scope = trio.CancelScope(deadline=self._started_at)
+        if adopted is not None:
+            self._adopt(adopted)
+
+    def _adopt(self, saved: SavedTemplate) -> None:
+        self._launch_id, self._started_ticks = saved.launch_id, saved.started_ticks
+        self._started_at = from_monotonic(saved.started_at)
+        self._process = PluginProcess.adopt(saved.process)
+        self._stdout.adopt(saved.process.stdout)
+        self._stderr.adopt(saved.process.stderr)
+        self._control = socket.socket(fileno=saved.control)
+        self._control.setblocking(False)
+        self.was_ready = True
+        self.settled.set()
+
+    def save(self, plugins: tuple[str, ...]) -> SavedTemplate | None:
+        """Return what an upgrade hands over; None if it does not serve."""
+        process, control = self._process, self._control
+        if process is None or control is None or process.leader_exited.is_set():
+            return None
+        stdout, stderr = self._stdout.save(process.stdout), self._stderr.save(process.stderr)
+        return SavedTemplate(
+            key=self.key.save(),
+            name=self._name,
+            launch_id=self._launch_id,
+            process=process.save(stdout, stderr),
+            control=control.fileno(),
+            started_at=to_monotonic(self._started_at),
+            started_ticks=self._started_ticks,
+            plugins=plugins,
+        )
 
     @property
     def is_ready(self) -> bool:
@@ -174,7 +219,12 @@ class Template:
     # -- the process ---------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        identity = RunIdentity(self._launch_id, get_boot_ticks())
+        process, own_socket = self._process, self._control
+        identity = RunIdentity(self._launch_id, self._started_ticks)
+        if process is not None and own_socket is not None:  # It was adopted.
+            with own_socket:
+                await self._run_process(process, own_socket, identity)
+            return
         own_socket, socket_of_template = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         own_socket.setblocking(False)
         with own_socket:
@@ -183,13 +233,18 @@ class Template:
             self._effects.guard.templates.add(process.pid)
             self._effects.guard.watch(process.pid, process.pidfd)
             self._process = process
-            try:
-                await self._supervise(process, own_socket)
-            finally:
-                self._fail("the template has exited")
-                with trio.CancelScope(shield=True):
-                    await process.stop(0)
-                    await self._clean_up(process, identity)
+            await self._run_process(process, own_socket, identity)
+
+    async def _run_process(
+        self, process: PluginProcess, own_socket: socket.socket, identity: RunIdentity
+    ) -> None:
+        try:
+            await self._supervise(process, own_socket)
+        finally:
+            self._fail("the template has exited")
+            with trio.CancelScope(shield=True):
+                await process.stop(0)
+                await self._clean_up(process, identity)
 
     async def _spawn(self, control: int) -> PluginProcess:
         effects, key = self._effects, self.key
@@ -217,17 +272,19 @@ class Template:
     async def _supervise(self, process: PluginProcess, own_socket: socket.socket) -> None:
         """Read its output until it exits, and have it serve once it is ready."""
         async with trio.open_nursery() as nursery:
-            stdout, stderr = TemplateOutput(self._name), TemplateOutput(self._name)
-            nursery.start_soon(read_pipe, process.stdout, stdout, process.leader_exited)
-            nursery.start_soon(read_pipe, process.stderr, stderr, process.leader_exited)
-            nursery.start_soon(self._await_ready, own_socket, process)
+            outputs = (process.stdout, self._stdout), (process.stderr, self._stderr)
+            for pipe, output in outputs:
+                if pipe != CLOSED:
+                    nursery.start_soon(read_pipe, pipe, output, process.leader_exited)
+            if not self.was_ready:
+                nursery.start_soon(self._await_ready, own_socket, process)
             await process.wait()
             if self.was_ready and not self.scope.cancel_called:
                 text = "%s (pid %d) exited unexpectedly; the next start by fork gets another one"
                 _log.warning(text, self._name, process.pid)
             nursery.cancel_scope.deadline = trio.current_time() + _OUTPUT_TIMEOUT
         if not self.settled.is_set():
-            self._fail(_describe_exit(process, stderr.last_line))
+            self._fail(_describe_exit(process, self._stderr.last_line))
 
     async def _await_ready(self, own_socket: socket.socket, process: PluginProcess) -> None:
         """Wait until the template has imported its modules; end it if that fails."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 
 from meshtrio.config import PluginConfig
+from meshtrio.supervisor.process.saved_processes import SavedTemplateKey
 
 _MODULES = ("meshtrio.plugin_preload",)
 """The modules that each template imports first."""
@@ -68,6 +69,17 @@ class TemplateKey:
             containment.group,
             containment.nice,
         )
+
+    @classmethod
+    def adopt(cls, saved: SavedTemplateKey) -> TemplateKey:
+        """Make the key of a template that was started before an upgrade."""
+        fields = attrs.asdict(saved, recurse=False)
+        return cls(**{**fields, "env": frozenset(saved.env)})
+
+    def save(self) -> SavedTemplateKey:
+        """Return what an upgrade hands over."""
+        fields = attrs.asdict(self, recurse=False)
+        return SavedTemplateKey(**{**fields, "env": tuple(sorted(self.env))})
 
     @property
     def containment(self) -> Mapping[str, object]:

@@ -9,6 +9,7 @@ import trio
 
 from meshtrio.config import OutputConfig
 from meshtrio.supervisor.process.output.output_lines import LineSplitter, RateLimiter
+from meshtrio.supervisor.process.saved_processes import CLOSED, SavedPipe
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -22,8 +23,21 @@ class TemplateOutput:
     is_flooding: bool = False
     last_line: str = ""
     """The last line that was not empty."""
+    has_ended: bool = False
+    """Whether the pipe has ended."""
     _splitter: LineSplitter = attrs.field(factory=LineSplitter)
     _limiter: RateLimiter = attrs.field(factory=lambda: RateLimiter(OutputConfig()))
+
+    def adopt(self, saved: SavedPipe) -> None:
+        """Continue with what was read before an upgrade."""
+        self._splitter.adopt(saved.data, saved.truncated)
+
+    def save(self, descriptor: int) -> SavedPipe:
+        """Return what an upgrade hands over of a pipe."""
+        data, truncated = self._splitter.save()
+        if self.has_ended:
+            descriptor = CLOSED
+        return SavedPipe(descriptor=descriptor, data=data, truncated=truncated)
 
     def feed(self, data: bytes) -> None:
         """Add bytes that were read."""
@@ -41,6 +55,7 @@ class TemplateOutput:
 
     def finish(self) -> None:
         """Log the last line, even if it is unfinished."""
+        self.has_ended = True
         for line, _ in self._splitter.finish():
             self._log_line(line)
 

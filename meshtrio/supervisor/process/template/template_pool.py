@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from meshtrio.config import PluginConfig
+from meshtrio.supervisor.process.saved_processes import SavedTemplate
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.template.fork_start import (
     StaleTemplateError,
@@ -53,7 +54,8 @@ class _Refusal:
 class TemplatePool:
     """The templates of a mesh; `run` owns them."""
 
-    def __init__(self, effects: TemplateEffects) -> None:
+    def __init__(self, effects: TemplateEffects, adopted: Iterable[SavedTemplate] = ()) -> None:
+        """Run nothing until `run`; `adopted` are templates that were started before an upgrade."""
         self._effects = effects
         self._templates: dict[TemplateKey, Template] = {}
         self._refusals: dict[TemplateKey, _Refusal] = {}
@@ -62,11 +64,38 @@ class TemplatePool:
         self._logged: dict[str, str] = {}
         """The reason why a plugin is not forked that was logged last."""
         self._nursery: trio.Nursery | None = None
+        self._running: set[Template] = set()
+        """Those whose `run` has not ended."""
+        for saved in adopted:
+            key = TemplateKey.adopt(saved.key)
+            self._templates[key] = template = Template(key, effects, saved.name, saved)
+            self._running.add(template)
+            self._keys.update(dict.fromkeys(saved.plugins, key))
+
+    def save(self) -> tuple[SavedTemplate, ...] | None:
+        """Return what an upgrade hands over; None while a template starts or ends."""
+        found = []
+        for template in self._running:
+            plugins = tuple(name for name, key in self._keys.items() if key == template.key)
+            saved = template.save(plugins) if template.is_ready else None
+            if saved is None:
+                return None
+            found.append(saved)
+        return tuple(found)
+
+    async def _run_template(self, template: Template) -> None:
+        self._running.add(template)
+        try:
+            await template.run()
+        finally:
+            self._running.discard(template)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run templates until cancelled, then kill them."""
         try:
             async with trio.open_nursery() as self._nursery:
+                for template in self._running:
+                    start_soon_without_context(self._nursery, self._run_template, template)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -180,7 +209,8 @@ class TemplatePool:
         name = " ".join(["template", *config.preload])
         template = self._templates[key] = Template(key, self._effects, name)
         template.allow_imports(config.ready_timeout)
-        start_soon_without_context(self._nursery, template.run)
+        self._running.add(template)
+        start_soon_without_context(self._nursery, self._run_template, template)
         return template
 
     def _end(self, key: TemplateKey) -> None:

@@ -1,0 +1,324 @@
+"""A mesh executes its new code in its own process, and keeps its plugins."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import SlowRequest
+
+from meshtrio import mesh as meshes
+from meshtrio.client.channel import connect_to
+from tests import ROOT
+from tests.support.mesh_processes import (
+    ECHO_PLUGIN_DIRECTORY,
+    MINIMAL_COMMAND,
+    MeshProcess,
+    echo_plugin_table,
+    plugin_table,
+    serve_mesh,
+    wait_until,
+)
+from tests.support.process_tracking import template_pids, warden_pids
+from tests.support.upgrades import (
+    connecting_all_the_time,
+    count_descriptors,
+    identify,
+    upgrade,
+)
+from tests.upgrades.kills import run_round
+
+CLIENT_PROCESSES, CLIENTS_OF_EACH = 5, 10
+UPGRADES = 10
+
+
+@pytest.mark.parametrize("start", ["exec", "fork"])
+def test_ten_upgrades_lose_no_call_and_no_stream(short_dir: Path, start: str) -> None:
+    table = echo_plugin_table(instances=3, start=start)
+    with serve_mesh(short_dir, table, min_ready=3) as mesh:
+        before = identify(mesh)
+        others = warden_pids(mesh.process.pid), template_pids(mesh.process.pid)
+        descriptors = wait_for_descriptors(mesh)
+        clients = [start_clients(mesh) for _ in range(CLIENT_PROCESSES)]
+        with connecting_all_the_time(mesh.socket) as refused:
+            for _ in range(UPGRADES):
+                upgrade(mesh)
+        assert not refused
+        results = [json.loads(client.communicate(timeout=60)[0]) for client in clients]
+        assert wait_for_descriptors(mesh) == descriptors
+        assert identify(mesh) == before
+        assert (warden_pids(mesh.process.pid), template_pids(mesh.process.pid)) == others
+        assert len(others[0]) == 1
+        assert len(others[1]) == (start == "fork")
+        assert [result["errors"] for result in results] == [[]] * CLIENT_PROCESSES
+        assert all(result["streams"] == CLIENTS_OF_EACH for result in results)
+        assert min(result["unary"] for result in results) > 100
+        assert {pid for result in results for pid in result["pids"]} == {row[2] for row in before}
+        assert mesh.stop() == 0
+    assert "were killed" in mesh.log
+    assert "3 processes stopped in time, 0 were killed" in mesh.log
+
+
+def wait_for_descriptors(mesh: MeshProcess) -> dict[str, int]:
+    """Count the descriptors of the mesh once no client is connected."""
+    path = f" {mesh.socket}\n"
+    wait_until(lambda: Path("/proc/net/unix").read_text().count(path) == 1)
+    return count_descriptors(mesh.process.pid)
+
+
+def start_clients(mesh: MeshProcess) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.support.calling_clients", str(CLIENTS_OF_EACH)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env={**mesh.environment, "PYTHONPATH": f"{ROOT}:{ECHO_PLUGIN_DIRECTORY}"},
+        text=True,
+    )
+
+
+COUNTER = """
+import itertools, sys, time
+for n in itertools.count():
+    sys.stdout.write(f"line {n} be"); sys.stdout.flush()
+    time.sleep(0.003)
+    print(f"gun {n}", flush=True)
+"""
+
+
+def test_no_line_of_output_is_lost(short_dir: Path) -> None:
+    quiet = {"liveness": {"interval": 0}, "ready_timeout": 600.0}
+    with serve_mesh(short_dir, plugin_table("count", "-c", COUNTER, **quiet)) as mesh:
+        mesh.wait_for_log("line 10 begun")
+        for _ in range(3):
+            upgrade(mesh)
+        last = max(map(int, re.findall(r"begun (\d+)", mesh.log)))
+        mesh.wait_for_log(f"line {last + 20} begun {last + 20}")
+    lines = re.findall(r"\| (line .*)", mesh.log)[:-1]
+    assert lines == [f"line {n} begun {n}" for n in range(len(lines))]
+
+
+EXITS = """
+import sys, time, os, pathlib
+folder = pathlib.Path(sys.argv[1])
+(folder / "running").write_text(str(os.getpid()))
+while not (folder / "go").exists():
+    time.sleep(0.001)
+sys.exit(7)
+"""
+
+
+def test_an_exit_during_the_upgrade_is_noticed(short_dir: Path) -> None:
+    """The mesh is stopped as soon as it executes, and the plugin exits then."""
+    table = plugin_table("exits", "-c", EXITS, str(short_dir), ready_timeout=600.0, restart="never")
+    with serve_mesh(short_dir, table) as mesh:
+        wait_until((short_dir / "running").exists)
+        mesh.process.send_signal(signal.SIGUSR2)
+        mesh.wait_for_log("upgrade: executing")
+        os.kill(mesh.process.pid, signal.SIGSTOP)
+        (short_dir / "go").touch()
+        pid = int((short_dir / "running").read_text())
+        wait_until(lambda: "Z (zombie)" in Path(f"/proc/{pid}/status").read_text())
+        os.kill(mesh.process.pid, signal.SIGCONT)
+        mesh.wait_for_log("exited with status 7")
+        mesh.wait_for_log("the mesh was upgraded")
+        (row,) = mesh.ps()
+        assert (row["state"], row["pid"]) == ("failed", None)
+        assert "exited with status 7" in row["reason"]
+
+
+def test_histories_are_kept(short_dir: Path) -> None:
+    crash = plugin_table("crash", "-c", "raise SystemExit('no luck')", backoff={"initial": 0.05})
+    down = plugin_table("down", "-c", "raise SystemExit(3)", restart="never")
+    stopped = echo_plugin_table("stopped")
+    with serve_mesh(short_dir, crash + down + stopped, min_ready=1) as mesh:
+        assert mesh.run_command("stop", "stopped").returncode == 0
+        wait_until(lambda: rows(mesh)["crash"]["restarts"] >= 2)
+        before = rows(mesh)
+        events = mesh.run_command("events").stdout.splitlines()
+        upgrade(mesh)
+        after = rows(mesh)
+        assert after["crash"]["restarts"] >= before["crash"]["restarts"]
+        assert after["down"] == before["down"]
+        assert after["stopped"] == before["stopped"]
+        assert mesh.run_command("events").stdout.splitlines()[: len(events)] == events
+        assert "no luck" in mesh.run_command("logs", "crash").stdout
+        assert mesh.run_command("start", "stopped").returncode == 0
+
+
+def rows(mesh: MeshProcess) -> dict[str, dict[str, Any]]:
+    found = {row["name"]: row for row in mesh.ps()}
+    for row in found.values():
+        row.pop("uptime", None)
+    return found
+
+
+def test_the_config_is_read_again(short_dir: Path) -> None:
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
+        before = identify(mesh)
+        more = echo_plugin_table() + echo_plugin_table("more")
+        (short_dir / "mesh.toml").write_text(more)
+        upgrade(mesh)
+        wait_until(lambda: rows(mesh).get("more", {}).get("state") == "ready")
+        assert identify(mesh)[:1] == before
+        (short_dir / "mesh.toml").write_text(echo_plugin_table())
+        upgrade(mesh)
+        wait_until(lambda: "more" not in rows(mesh))
+        assert identify(mesh) == before
+
+
+def test_what_cannot_take_over_is_refused(short_dir: Path) -> None:
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
+        before = identify(mesh)
+        config = short_dir / "mesh.toml"
+        for wrong, reason in [
+            ("[mesh]\nbogus = 1\n", "bogus: is not a key"),
+            (f'[mesh]\ncgroup = "{short_dir}"\n', "cgroup cannot be changed by an upgrade"),
+            ("not TOML", "is not TOML"),
+        ]:
+            config.write_text(wrong + echo_plugin_table())
+            refused = mesh.run_command("upgrade")
+            assert refused.returncode == 1
+            assert reason in refused.stderr
+            assert "the new program cannot take over" in refused.stderr
+            assert refused.stderr.count("\n") == 1
+        config.write_text(echo_plugin_table())
+        assert identify(mesh) == before
+        assert "the mesh was upgraded" not in mesh.log
+        upgrade(mesh)
+        assert identify(mesh) == before
+
+
+def test_broken_code_is_refused(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that the mesh imports is broken once it has started."""
+    modules = short_dir / "modules"
+    modules.mkdir()
+    monkeypatch.setenv("PYTHONPATH", f"{modules}:{ROOT}")
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
+        before = identify(mesh)
+        (modules / "attrs.py").write_text("raise RuntimeError('half installed')\n")
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        refused = mesh.run_command("upgrade")
+        assert refused.returncode == 1
+        assert "half installed" in refused.stderr
+        assert identify(mesh) == before
+        (modules / "attrs.py").unlink()
+        upgrade(mesh)
+        assert identify(mesh) == before
+
+
+async def test_a_config_that_breaks_in_between_is_replaced_by_the_one_before(
+    short_dir: Path,
+) -> None:
+    """A call through the mesh holds the upgrade up, after the new program was checked."""
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
+        before = identify(mesh)
+        async with connect_to(f"unix:{mesh.socket}") as channel, trio.open_nursery() as nursery:
+            nursery.start_soon(call_slowly, channel)
+            await trio.sleep(0.2)  # the outcome is the same, but the upgrade may be too fast
+            await trio.to_thread.run_sync(break_config_in_between, mesh, short_dir)
+        assert await trio.to_thread.run_sync(identify, mesh) == before
+        assert "the mesh goes on with the config from before" in mesh.log
+
+
+async def call_slowly(channel: Any) -> None:
+    target, request = [("x-mesh-target", "plugin.echo")], SlowRequest(message="slow", seconds=60)
+    with pytest.raises(purerpc.UnavailableError):  # It takes longer than `drain_timeout`.
+        await EchoServiceStub(channel).Slow(request, metadata=target)
+
+
+def break_config_in_between(mesh: MeshProcess, folder: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "meshtrio", "upgrade"],
+        env=mesh.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        mesh.wait_for_log("upgrade: draining connections")
+        (folder / "mesh.toml").write_text("broken")
+        _, errors = command.communicate(timeout=60)
+    assert command.returncode == 1
+    assert "the upgrade has failed" in errors
+    assert "is not TOML" in errors
+
+
+def test_a_stop_signal_at_any_instant_of_an_upgrade_stops_the_mesh(short_dir: Path) -> None:
+    random = Random(7)
+    table = plugin_table("quick", *MINIMAL_COMMAND, instances=2)
+    for number in range(4):
+        folder = short_dir / str(number)
+        folder.mkdir()
+        with serve_mesh(folder, table, min_ready=2) as mesh:
+            mesh.process.send_signal(signal.SIGUSR2)
+            mesh.wait_for_log("upgrade: executing")
+            time.sleep(random.uniform(0, 1.0))  # any instant will do
+            assert mesh.stop() == 0
+            assert "2 processes stopped in time, 0 were killed" in mesh.log
+            assert not mesh.plugin_pids()
+
+
+def test_an_embedded_mesh_cannot_be_upgraded(short_dir: Path) -> None:
+    program = "import sys, trio; from meshtrio import mesh; trio.run(mesh.main, sys.argv[1])"
+    config = f'[mesh]\nruntime_dir = "{short_dir}/run"\n' + echo_plugin_table()
+    (short_dir / "mesh.toml").write_text(config)
+    with subprocess.Popen([sys.executable, "-c", program, short_dir / "mesh.toml"]) as embedded:
+        try:
+            socket = short_dir / "run" / "mesh.sock"
+            wait_until(socket.exists)
+            refused = subprocess.run(
+                [sys.executable, "-m", "meshtrio", "upgrade", "--mesh-socket", socket],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert refused.returncode == 1
+            assert "embedded in another program" in refused.stderr
+        finally:
+            embedded.send_signal(signal.SIGINT)
+
+
+async def test_registered_endpoints_stay(short_dir: Path) -> None:
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
+        address = f"unix:{short_dir}/run/echo-0.sock"
+        async with meshes.register("other", address, mesh_socket=mesh.socket):
+            before = await trio.to_thread.run_sync(list_endpoints, mesh, "other")
+            assert len(before) == 1
+            for _ in range(2):
+                await trio.to_thread.run_sync(upgrade, mesh)
+                assert await trio.to_thread.run_sync(list_endpoints, mesh, "other") == before
+            await trio.sleep(6)  # longer than an endpoint stays that is not registered again
+            assert await trio.to_thread.run_sync(list_endpoints, mesh, "other") == before
+        await trio.to_thread.run_sync(lambda: wait_until(lambda: not list_endpoints(mesh, "other")))
+
+
+def list_endpoints(mesh: MeshProcess, service: str) -> list[Any]:
+    done = mesh.run_command("services", "--json")
+    found = json.loads(done.stdout)
+    return [
+        endpoint["id"]
+        for each in found
+        if each["service"] == service
+        for endpoint in each["endpoints"]
+    ]
+
+
+@pytest.mark.parametrize(
+    "victims", [("mesh",), ("warden",), ("mesh", "warden"), ("template", "plugin")], ids=" ".join
+)
+def test_a_kill_at_any_instant_leaves_one_mesh_or_nothing(
+    short_dir: Path, victims: tuple[str, ...]
+) -> None:
+    """A share of `python -m tests.upgrades`."""
+    run_round(short_dir, victims, Random(" ".join(victims)))

@@ -1,0 +1,1 @@
+"""Kills during upgrades; see `__main__`."""
