@@ -27,6 +27,7 @@ from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.errors import UsageError
 from meshtrio.util.users import look_up_user
 
+_LISTEN_VARIABLES = ("LISTEN_FDS", "LISTEN_FDNAMES")
 _CHECK_TIMEOUT = 5.0
 """Seconds that a health check waits for its answer."""
 _UNREADY_CHECK_INTERVAL = 0.1
@@ -84,7 +85,9 @@ class Attachment:
         Raises:
             UsageError: The plugin's user does not exist.
         """
-        return {**build_environment(self.spec), **self._effects.marks}
+        variables = {**build_environment(self.spec), **self._effects.marks}
+        # The process binds the address itself.
+        return {name: text for name, text in variables.items() if name not in _LISTEN_VARIABLES}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Register the server whenever it answers, until cancelled.

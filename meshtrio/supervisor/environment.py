@@ -170,7 +170,7 @@ def _tracing(spec: RunSpec) -> dict[str, str]:
 
 def _listen_fds(spec: RunSpec) -> dict[str, str]:
     """Give the variables of sd_listen_fds(3), apart from LISTEN_PID."""
-    if spec.held_socket is None:
+    if not spec.config.listen_fds:
         return {}
     return {"LISTEN_FDS": "1", "LISTEN_FDNAMES": spec.config.name}
 

@@ -70,19 +70,8 @@ class MeshRun:
             UsageError: The kernel has no pidfds.
             OSError: There are no descriptors left.
         """
-        try:
-            if self._pidfd is None:
-                pidfd = os.pidfd_open(os.getpid())
-        except OSError as exc:
-            if exc.errno != errno.ENOSYS:
-                raise
-            text = f"a mesh needs pidfd_open(2), which Linux {os.uname().release} lacks here"
-            raise UsageError(
-                f"{text}: use Linux 5.4 or newer, without a sandbox that hides it"
-            ) from None
-        with closing_descriptor(pidfd):
-            # Not 3, the number that an inherited listening socket has in a plugin.
-            self._pidfd = fcntl.fcntl(pidfd, fcntl.F_DUPFD_CLOEXEC, FIRST_LISTEN_FD + 1)
+        if self._pidfd is None:
+            self._pidfd = _open_own_pidfd()
         try:
             yield
         finally:
@@ -227,3 +216,19 @@ def _kill_marked(marker: process_marker.ProcessMarker) -> process_marker.KillRep
         text = "cannot kill pid %d, which a plugin has started (%s); left running"
         _log.warning(text, pid, reason)
     return report
+
+
+def _open_own_pidfd() -> int:
+    """Open a pidfd of this process. Raises UsageError and OSError; see `MeshRun.hold_pidfd`."""
+    try:
+        pidfd = os.pidfd_open(os.getpid())
+    except OSError as exc:
+        if exc.errno != errno.ENOSYS:
+            raise
+        text = f"a mesh needs pidfd_open(2), which Linux {os.uname().release} lacks here"
+        raise UsageError(
+            f"{text}: use Linux 5.4 or newer, without a sandbox that hides it"
+        ) from None
+    with closing_descriptor(pidfd):
+        # Not 3, the number that an inherited listening socket has in a plugin.
+        return fcntl.fcntl(pidfd, fcntl.F_DUPFD_CLOEXEC, FIRST_LISTEN_FD + 1)
