@@ -34,7 +34,7 @@ from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.errors import UsageError
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
-from meshtrio.util.signals import stop_signals
+from meshtrio.util.signals import catch_without_effect, stop_signals
 from meshtrio.util.version import VERSION
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -108,6 +108,7 @@ def serve(
             _log.warning("%s", warning)
         if adoption is not None:
             adoption.begin()
+        catch_without_effect(signal.SIGUSR2)
         DESCRIPTOR_LIMIT.raise_to_hard_limit()
         MALLOC_TUNING.enable()
         trio.run(_serve, config, reload, program, adoption)

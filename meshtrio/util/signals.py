@@ -51,6 +51,11 @@ def stop_signals(*, ignore_afterwards: bool = False) -> Iterator[AsyncIterator[i
                     signal.signal(number, handler)
 
 
+def catch_without_effect(number: int) -> None:
+    """Catch a signal that would end the program, until a receiver is opened."""
+    signal.signal(number, _do_nothing)
+
+
 def _do_nothing(number: int, frame: FrameType | None) -> None:
     pass
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from echo.v1.echo_pb2 import SlowRequest
 from meshtrio import mesh as meshes
 from meshtrio.client.channel import connect_to
 from tests import ROOT
+from tests.support.etcd_server import run_etcd
 from tests.support.mesh_processes import (
     ECHO_PLUGIN_DIRECTORY,
     MINIMAL_COMMAND,
@@ -31,7 +33,10 @@ from tests.support.mesh_processes import (
     serve_mesh,
     wait_until,
 )
+from tests.support.nodes import TTL, node_tables, watch_keys
+from tests.support.ports import find_free_port
 from tests.support.process_tracking import template_pids, warden_pids
+from tests.support.scrapes import Scrape, http_get
 from tests.support.upgrades import (
     connecting_all_the_time,
     count_descriptors,
@@ -275,10 +280,10 @@ def test_an_embedded_mesh_cannot_be_upgraded(short_dir: Path) -> None:
     (short_dir / "mesh.toml").write_text(config)
     with subprocess.Popen([sys.executable, "-c", program, short_dir / "mesh.toml"]) as embedded:
         try:
-            socket = short_dir / "run" / "mesh.sock"
-            wait_until(socket.exists)
+            path = short_dir / "run" / "mesh.sock"
+            wait_until(path.exists)
             refused = subprocess.run(
-                [sys.executable, "-m", "meshtrio", "upgrade", "--mesh-socket", socket],
+                [sys.executable, "-m", "meshtrio", "upgrade", "--mesh-socket", path],
                 capture_output=True,
                 text=True,
                 check=False,
@@ -322,3 +327,83 @@ def test_a_kill_at_any_instant_leaves_one_mesh_or_nothing(
 ) -> None:
     """A share of `python -m tests.upgrades`."""
     run_round(short_dir, victims, Random(" ".join(victims)))
+
+
+def test_tcp_ports_stay_open_and_follow_the_config(short_dir: Path) -> None:
+    ports = [find_free_port() for _ in range(3)]
+
+    def tables(gateway: int, metrics: int) -> str:
+        return (
+            f'[mesh.gateway]\nlisten = "tcp://127.0.0.1:{gateway}"\nsecurity = "plaintext"\n'
+            f'[mesh.telemetry]\nmetrics = "127.0.0.1:{metrics}"\n{echo_plugin_table()}'
+        )
+
+    with serve_mesh(short_dir, tables(*ports[:2]), min_ready=1) as mesh:
+        before = identify(mesh)
+        with (
+            connecting_all_the_time(("127.0.0.1", ports[0])) as refused,
+            connecting_all_the_time(("127.0.0.1", ports[1])) as refused_by_metrics,
+        ):
+            for _ in range(2):
+                upgrade(mesh)
+        assert not [*refused, *refused_by_metrics]
+        _, text = http_get(f"http://127.0.0.1:{ports[1]}/metrics")
+        assert Scrape.parse(text.decode()).value("mesh_plugin_starts_total", plugin="echo") == 1
+        with socket.create_server(("127.0.0.1", ports[2])):
+            (short_dir / "mesh.toml").write_text(tables(ports[2], ports[1]))
+            assert "cannot be bound" in mesh.run_command("upgrade").stderr
+        upgrade(mesh)
+        socket.create_connection(("127.0.0.1", ports[2])).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", ports[0]))
+        assert identify(mesh) == before
+
+
+def test_a_process_that_is_starting_is_kept(short_dir: Path) -> None:
+    program = (
+        "import os, sys, time, runpy\n"
+        f"while not os.path.exists('{short_dir}/go'): time.sleep(0.01)\n"
+        "sys.path.insert(0, os.getcwd())\n"
+        "runpy.run_path('echo_plugin.py', run_name='__main__')\n"
+    )
+    table = plugin_table("slow", "-c", program, cwd=ECHO_PLUGIN_DIRECTORY, ready_timeout=600.0)
+    with serve_mesh(short_dir, table) as mesh:
+        mesh.wait_for_log("started as pid")
+        (before,) = mesh.ps()
+        upgrade(mesh)
+        (short_dir / "go").touch()
+        mesh.wait_for_log("ready after")
+        (after,) = mesh.ps()
+        assert (before["state"], after["state"]) == ("starting", "ready")
+        assert before["pid"] == after["pid"]
+
+
+def test_an_upgrade_waits_for_what_is_in_progress(short_dir: Path) -> None:
+    table = echo_plugin_table() + plugin_table("slow", "slow_to_stop.py", stop_timeout=2.0)
+    with serve_mesh(short_dir, table, min_ready=1) as mesh:
+        command = [sys.executable, "-m", "meshtrio", "restart", "echo"]
+        with subprocess.Popen(command, env=mesh.environment) as restart:
+            mesh.wait_for_log("started as pid")
+            upgrade(mesh)
+            restart.wait(60)
+        assert restart.returncode in (0, 1)
+        assert [row["state"] for row in mesh.ps() if row["name"] == "echo"] == ["ready"]
+
+
+async def test_other_nodes_see_no_change(short_dir: Path) -> None:
+    with run_etcd() as etcd:
+        config = node_tables(etcd, "one") + echo_plugin_table()
+        async with watch_keys(etcd) as view:
+            with serve_mesh(short_dir, config, min_ready=1) as mesh:
+                await view.wait_for_names(".nodes/one", "plugin.echo/one/0")
+                before = {key: (x.value, x.lease) for key, x in view.keys.items()}
+                deleted: list[str] = []
+                for _ in range(2):
+                    revision = view.revision
+                    await trio.to_thread.run_sync(upgrade, mesh)
+                    # Its own key is put again.
+                    await view.wait_until(lambda keys, seen=revision: view.revision > seen)
+                    deleted += before.keys() - view.keys.keys()
+                await trio.sleep(2 * TTL)  # longer than a lease that is not renewed
+                assert not deleted
+                assert {key: (x.value, x.lease) for key, x in view.keys.items()} == before
