@@ -34,7 +34,7 @@ from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.errors import UsageError
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
-from meshtrio.util.signals import catch_without_effect, stop_signals
+from meshtrio.util.signals import catch_without_effect, stop_signals, upgrade_signals
 from meshtrio.util.version import VERSION
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -163,7 +163,7 @@ async def _serve(
         become_subreaper()
     with (
         stop_signals(ignore_afterwards=True) as signals,
-        trio.open_signal_receiver(signal.SIGUSR2) as upgrade_signals,
+        upgrade_signals() as requests,
     ):
         if adoption is not None:
             adoption.deliver_signals()
@@ -172,7 +172,7 @@ async def _serve(
                 running = await nursery.start(mesh.run_mesh, config, adoption)
                 upgrader = mesh.make_upgrader(running, program, _get_execution(adoption))
                 nursery.start_soon(upgrader.run)
-                nursery.start_soon(_upgrade_on_signal, upgrader, upgrade_signals)
+                nursery.start_soon(_upgrade_on_signal, upgrader, requests)
                 gc.freeze()  # Collections look at what is created from here on, and are shorter.
                 nursery.start_soon(trim_heap_periodically)
                 signal_tasks.start_soon(stop_on_mesh_exit)
