@@ -40,7 +40,17 @@ HOSTILE = str(PLUGINS_DIRECTORY / "terminal_escapes.py")
 CALL = ("call", "plugin.hostile", ECHO_METHOD)
 REPLY = (*CALL, '{"message": "reply"}')
 SHOWN = escape_unprintable(TERMINAL_ESCAPES.rstrip())
-SILENT = ("ps", "nodes", "tree", "log-level", "top", "drain", "gen", "call of what is registered")
+SILENT = (
+    "upgrade",
+    "ps",
+    "nodes",
+    "tree",
+    "log-level",
+    "top",
+    "drain",
+    "gen",
+    "call of what is registered",
+)
 """Commands that show no text of the plugin while all is well, and are tried all the same."""
 IN_PART = (
     "registered",
