@@ -37,7 +37,7 @@ from meshtrio.util.controlling_terminal import ControllingTerminal
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.errors import UsageError
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
-from meshtrio.util.signals import stop_signals
+from meshtrio.util.signals import catch_without_effect, stop_signals, upgrade_signals
 from meshtrio.util.version import VERSION
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -114,6 +114,7 @@ def serve(
             _log.warning("%s", warning)
         if adoption is not None:
             adoption.begin()
+        catch_without_effect(signal.SIGUSR2)
         DESCRIPTOR_LIMIT.raise_to_hard_limit()
         MALLOC_TUNING.enable()
         trio.run(_serve, config, manager, reload, program, adoption)
@@ -173,7 +174,7 @@ async def _serve(
     terminal = ControllingTerminal()
     with (
         stop_signals(ignore_afterwards=True) as signals,
-        trio.open_signal_receiver(signal.SIGUSR2) as upgrade_signals,
+        upgrade_signals() as requests,
     ):
         if adoption is not None:
             adoption.deliver_signals()
@@ -182,7 +183,7 @@ async def _serve(
                 running = await nursery.start(mesh.run_service, config, manager, adoption)
                 upgrader = mesh.make_upgrader(running, program, _get_execution(adoption))
                 nursery.start_soon(upgrader.run)
-                nursery.start_soon(_upgrade_on_signal, upgrader, upgrade_signals)
+                nursery.start_soon(_upgrade_on_signal, upgrader, requests)
                 gc.freeze()  # Collections look at what is created from here on, and are shorter.
                 nursery.start_soon(trim_heap_periodically)
                 signal_tasks.start_soon(stop_on_mesh_exit)

@@ -19,6 +19,8 @@ from meshtrio.util.concurrency import run_during
 from meshtrio.util.text import escape_unprintable
 
 _POLL_INTERVAL = 0.1
+_MAX_FAILURES = 20
+"""Number of failed calls in a row after which the mesh is gone."""
 
 
 @click.command()
@@ -30,9 +32,12 @@ def upgrade(as_json: bool, timeout: float | None, mesh_socket: Path | None) -> N
     if the new program cannot take over, nothing changes, and this fails with the reason. Only a
     mesh that `meshtrio serve` runs can be upgraded.
     """
-    before, after = run_with_control(
-        _upgrade, mesh_socket, math.inf if timeout is None else timeout
-    )
+    try:
+        wait = math.inf if timeout is None else timeout
+        before, after = run_with_control(_upgrade, mesh_socket, wait)
+    except trio.TooSlowError:
+        text = f"the upgrade took longer than {timeout:g} s; the mesh continues with it"
+        raise click.ClickException(text) from None
     if after.failures != before.failures:
         raise click.ClickException(
             escape_unprintable(
@@ -52,13 +57,17 @@ async def _upgrade(stub: Any) -> tuple[Any, Any]:
     """Upgrade, and return the executions before and after."""
     async with run_during(show_spinner, "upgrading the mesh"):
         reply = await stub.Upgrade(messages.UpgradeRequest())
-        before = reply.execution
+        before, failures = reply.execution, 0
         while True:
             try:
                 after = await stub.GetExecution(messages.GetExecutionRequest())
             except purerpc.UnavailableError:
-                pass  # The call has been cut by the upgrade, or the mesh is gone.
+                # The upgrade has cut the call. Connections are refused only if the mesh is gone.
+                failures += 1
+                if failures > _MAX_FAILURES:
+                    raise
             else:
+                failures = 0
                 if (after.number, after.failures) != (before.number, before.failures):
                     return before, after
             await trio.sleep(_POLL_INTERVAL)

@@ -52,6 +52,10 @@ async def _observe(leader: int, address: str) -> ActivitySample | None:
         return None  # No thread can be started.
 
 
+def _cannot_save() -> SavedProcesses:
+    raise NotImplementedError
+
+
 @attrs.frozen(kw_only=True)
 class Effects:
     """The system as the supervisor uses it."""
@@ -87,9 +91,10 @@ class Effects:
     """Makes the cgroups of processes, if the config has a cgroup for them."""
     templates: TemplatePool | None = None
     """Starts processes by fork; None if all are started by exec."""
-    save: Callable[[], SavedProcesses | str] = lambda: "its effects cannot be saved"
-    """Returns what an upgrade hands over, or why there can be none now, as a phrase after "while".
-    """
+    find_obstacle: Callable[[], str] = lambda: "its processes are not real"
+    """Returns why there can be no upgrade now, as a phrase after "while"; "" if there can."""
+    save: Callable[[], SavedProcesses] = _cannot_save
+    """Returns what an upgrade hands over, unless there is an obstacle."""
     make_marker_limit: Callable[[], int] = lambda: 0
     """Makes the soft limit that marks a process of the mesh which is none of a plugin."""
     get_marker_limit: Callable[[str], int] = lambda launch_id: 0
@@ -135,11 +140,21 @@ def make_system_effects(
         marks={contract.MESH_ID: mesh_run.id},
         cgroups=cgroups,
         templates=templates,
+        find_obstacle=partial(_find_obstacle, warden, templates),
         save=partial(_save, mesh_run, warden, cgroups, templates, reparented),
         make_marker_limit=mesh_run.make_marker_limit,
         get_marker_limit=mesh_run.run_limits.__getitem__,
         adopt_marker_limit=mesh_run.run_limits.__setitem__,
     )
+
+
+def _find_obstacle(warden: Warden, templates: TemplatePool) -> str:
+    """See `Effects.find_obstacle`."""
+    if CHILD_REGISTRY.pending_starts:
+        return "a process is being started"
+    if not warden.is_running:
+        return "the warden is being restarted"
+    return "" if templates.is_steady else "a template starts or ends"
 
 
 def _save(
@@ -148,22 +163,15 @@ def _save(
     cgroups: Cgroups | None,
     templates: TemplatePool,
     reparented: ReparentedProcesses,
-) -> SavedProcesses | str:
+) -> SavedProcesses:
     """See `Effects.save`."""
-    saved_warden, saved_templates = warden.save(), templates.save()
-    if CHILD_REGISTRY.pending_starts:
-        return "a process is being started"
-    if saved_warden is None:
-        return "the warden is restarted"
-    if saved_templates is None:
-        return "a template starts or ends"
     return SavedProcesses(
         mesh_run=run.save(),
-        warden=saved_warden,
+        warden=warden.save(),
         is_subreaper=is_subreaper(),
         reparented=reparented.save(),
         deferred=CHILD_REGISTRY.save_deferred(),
-        templates=saved_templates,
+        templates=templates.save(),
         cgroup_lock=None if cgroups is None else cgroups.lock,
     )
 

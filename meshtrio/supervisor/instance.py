@@ -14,11 +14,11 @@ from meshtrio.supervisor.held_socket import HeldSockets
 from meshtrio.supervisor.policy.restart import Exit, RestartHistory
 from meshtrio.supervisor.policy.state import InstanceEvent, InstancePhase, InstanceState, next_phase
 from meshtrio.supervisor.process.cleanup.leftover_killer import UnkillableProcess
-from meshtrio.supervisor.process.output.output_lines import LineBuffer, OutputLine
+from meshtrio.supervisor.process.output.output_lines import LineBuffer
 from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monotonic
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process_run import ProcessRun
-from meshtrio.supervisor.saved_state import SavedInstance, SavedLine
+from meshtrio.supervisor.saved_state import SavedInstance
 
 _IDLE_STATES = {
     InstancePhase.WAITING: InstanceState.PENDING,
@@ -224,17 +224,17 @@ class Instance:
         self.replace_failures, self.failed_starts = saved.replace_failures, saved.failed_starts
         self.last_exit, self.exit_reason = saved.last_exit, saved.exit_reason
         self.unkillable = saved.unkillable
-        for each in saved.lines:
-            line = OutputLine(from_monotonic(each.time), each.pid, each.stream, each.text)
-            self.line_buffer.append(line, self.config.output.kept)
+        self.line_buffer.adopt(saved.lines, self.config.output.kept)
 
-    def save(self) -> SavedInstance | None:
-        """Return what an upgrade hands over; None while a run is started, replaced or ended."""
-        run = None if self.active_run is None else self.active_run.save()
+    @property
+    def is_steady(self) -> bool:
+        """Whether no run is being started, replaced or ended, so that it can be handed over."""
         if self.replacement_run is not None or self.draining_runs or self.phase.is_leaving:
-            return None
-        if (run is None) is not (self.active_run is None):
-            return None
+            return False
+        return self.active_run is None or self.active_run.is_steady
+
+    def save(self) -> SavedInstance:
+        """Return what an upgrade hands over of an instance that is steady."""
         # The recycler requests a replacement again; an operation would be in progress.
         is_queued = self.phase is InstancePhase.REPLACE_QUEUED
         recent = tuple(map(to_monotonic, self.history.recent_restarts))
@@ -243,7 +243,7 @@ class Instance:
             number=self.number,
             phase=InstancePhase.RUNNING if is_queued else self.phase,
             slot=self.slot,
-            run=run,
+            run=None if self.active_run is None else self.active_run.save(),
             history=attrs.evolve(self.history, recent_restarts=recent),
             start_at=to_monotonic(self.start_at),
             batch=self.batch,
@@ -253,12 +253,7 @@ class Instance:
             unkillable=self.unkillable,
             replace_failures=self.replace_failures,
             next_replace_at=to_monotonic(self.next_replace_at),
-            lines=tuple(
-                SavedLine(
-                    time=to_monotonic(each.time), pid=each.pid, stream=each.stream, text=each.text
-                )
-                for each in self.line_buffer.lines()
-            ),
+            lines=self.line_buffer.save(),
         )
 
     # -- requests ----------------------------------------------------------------------------

@@ -72,11 +72,15 @@ class OutputReader:
         self._adopted = {"stdout": saved.stdout, "stderr": saved.stderr}
         self._stderr_lines.extend(stderr_lines)
 
-    def save(self) -> tuple[SavedPipe, SavedPipe] | None:
-        """Return what an upgrade hands over of stdout and stderr; None before they are read."""
-        found = {pipe.stream: pipe.save() for pipe in self._pipes}
-        found = {**self._adopted, **found}
-        return (found["stdout"], found["stderr"]) if len(found) == len(_STREAMS) else None
+    @property
+    def is_reading(self) -> bool:
+        """Whether both pipes are read, or have ended."""
+        return len({*self._adopted, *(pipe.stream for pipe in self._pipes)}) == len(_STREAMS)
+
+    def save(self) -> tuple[SavedPipe, SavedPipe]:
+        """Return what an upgrade hands over of stdout and stderr."""
+        found = {**self._adopted, **{pipe.stream: pipe.save() for pipe in self._pipes}}
+        return found["stdout"], found["stderr"]
 
     @property
     def stderr_lines(self) -> tuple[str, ...]:

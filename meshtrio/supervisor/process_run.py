@@ -125,23 +125,30 @@ class ProcessRun:
         if self.is_ready:
             self._registration.adopt(saved.server_uid)
 
-    def save(self) -> SavedRun | None:
-        """Return what an upgrade hands over; None while its process is started or ended."""
-        process, identity, pipes = self.process, self.identity, self.output_reader.save()
-        is_steady = self.state in _STEADY_STATES and not self.is_kill_requested
+    @property
+    def is_steady(self) -> bool:
+        """Whether its process is neither being started nor ended, so that it can be handed over."""
+        if self.state not in _STEADY_STATES or self.is_stop_requested or self.is_kill_requested:
+            return False
         if self.ready_at is None and isinstance(self.spec.ready_check, FdCheck):
-            return None  # It is to write to a pipe, which is not handed over.
-        if process is None or identity is None or pipes is None or self._health is None:
-            return None
-        if not is_steady or self.is_stop_requested or process.leader_exited.is_set():
-            return None
+            return False  # It is to write to a pipe, which is not handed over.
+        process = self.process
+        is_supervised = self._health is not None and self.output_reader.is_reading
+        return process is not None and is_supervised and not process.leader_exited.is_set()
+
+    def save(self) -> SavedRun:
+        """Return what an upgrade hands over of a run that is steady."""
+        process, identity = self.process, self.identity
+        assert process is not None
+        assert identity is not None
+        assert self._health is not None
         return SavedRun(
             config=self.config,
             slot=self.spec.slot,
             launch_id=self.launch_id,
             socket=self.socket,
             state=self.state,
-            process=process.save(*pipes),
+            process=process.save(*self.output_reader.save()),
             started_at=to_monotonic(self.started_at),
             ready_at=None if self.ready_at is None else to_monotonic(self.ready_at),
             started_ticks=identity.started_ticks,

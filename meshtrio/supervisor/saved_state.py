@@ -52,16 +52,6 @@ class SavedRun:
 
 
 @attrs.frozen(kw_only=True)
-class SavedLine:
-    """A line of output."""
-
-    time: float
-    pid: int
-    stream: str
-    text: str
-
-
-@attrs.frozen(kw_only=True)
 class SavedInstance:
     """One instance of a plugin."""
 
@@ -79,7 +69,8 @@ class SavedInstance:
     unkillable: tuple[UnkillableProcess, ...] = ()
     replace_failures: int = 0
     next_replace_at: float
-    lines: tuple[SavedLine, ...] = ()
+    lines: str = "[]"
+    """The last lines of output as JSON, since there may be many: time, pid, stream and text."""
 
 
 @attrs.frozen(kw_only=True)

@@ -164,33 +164,30 @@ class Supervisor:
         run.adopt(saved)
         return run
 
-    def save(self) -> SavedSupervisor | str:
-        """Return what an upgrade hands over, or why there can be none, as a phrase after "while".
-
-        The upgrade has to follow at once, without a checkpoint.
-        """
+    def find_obstacle(self) -> str:
+        """Return why there can be no upgrade now, as a phrase after "while"; "" if there can."""
         if self.shutdown_started.is_set() or self._failed.is_set():
             return "the mesh stops"
-        saved = {each: each.save() for each in self.instances}
-        for instance, found in saved.items():
+        for instance in self.instances:
             if instance.attachment is not None:
                 return f"{instance.name} is {instance.attachment}"
-            if found is None:
+            if not instance.is_steady:
                 return f"{instance.name} is {_describe_unsteady(instance)}"
         if self._exited_runs or self._cleanups:
             return "the remains of a process are being killed"
-        processes = self._effects.save()
-        if isinstance(processes, str):
-            return processes
-        tasks = self.tasks.save()
-        if isinstance(tasks, str):
-            return tasks
+        return self.tasks.find_obstacle() or self._effects.find_obstacle()
+
+    def save(self) -> SavedSupervisor:
+        """Return what an upgrade hands over, unless there is an obstacle.
+
+        The upgrade has to follow at once, without a checkpoint.
+        """
         states = {name: self._registry.resolve(name) for name in self._registry.services()}
         return SavedSupervisor(
             config=self.config,
             started_at=to_monotonic(self._started_at),
-            processes=processes,
-            instances=tuple(filter(None, saved.values())),
+            processes=self._effects.save(),
+            instances=tuple(instance.save() for instance in self.instances),
             services=tuple(
                 SavedService(name=name, exit_infos=state.exit_infos)
                 for name, state in states.items()
@@ -200,7 +197,7 @@ class Supervisor:
                 name: tuple(map(to_monotonic, times))
                 for name, times in self._recent_group_restarts.items()
             },
-            tasks=tasks,
+            tasks=self.tasks.save(),
             counters=self.counters.save(),
         )
 

@@ -41,11 +41,13 @@ class Handover:
     sockets: PassedSockets
     node: Node | None
 
-    def save(self, execution: Execution) -> SavedMesh | str:
-        """Return the state, or why it cannot be handed over now, as a phrase after "while"."""
-        found = self.supervisor.save()
-        if isinstance(found, str):
-            return found
+    def find_obstacle(self) -> str:
+        """Return why there can be no upgrade now, as a phrase after "while"; "" if there can."""
+        operation = next(iter(self.operations.in_progress), "")
+        return operation or self.supervisor.find_obstacle()
+
+    def save(self, execution: Execution) -> SavedMesh:
+        """Return the state, unless there is an obstacle; `execution` is that of the new program."""
         registry = self.server.registry_servicer
         return SavedMesh(
             execution=execution,
@@ -53,38 +55,34 @@ class Handover:
             claim=self.claim.descriptors,
             listeners={address: sock.fileno() for address, sock in LISTENERS.open.items()},
             passed_sockets=self.sockets.descriptors(),
-            supervisor=found,
+            supervisor=self.supervisor.save(),
             registrations=registry.kept.save(),
             next_registration=registry.next_serial,
             events=self.event_log.save(),
             node=None if self.node is None else self.node.save(),
         )
 
-    async def settle(self, execution: Execution) -> SavedMesh:
-        """Wait until the state can be handed over, for `SETTLE_TIMEOUT` at most, and return it.
+    async def settle(self) -> None:
+        """Wait until the state can be handed over, for `SETTLE_TIMEOUT` at most.
 
         Raises:
             UsageError: It could not within that time; the text says what was in the way.
         """
-        reason = ""
+        obstacle = ""
         with trio.move_on_after(SETTLE_TIMEOUT):
             while True:
-                found = self._find_operation() or self.save(execution)
-                if not isinstance(found, str):
-                    return found
-                reason = found
+                obstacle = self.find_obstacle()
+                if not obstacle:
+                    return
                 await trio.sleep(_CHECK_INTERVAL)
-        raise UsageError(f"an upgrade is not possible while {reason}")
-
-    def _find_operation(self) -> str:
-        return next(iter(self.operations.in_progress), "")
+        raise UsageError(f"an upgrade is not possible while {obstacle}")
 
     async def wait_for_operations(self) -> None:
         """Wait until no operation is in progress. Raises UsageError after `SETTLE_TIMEOUT`."""
         with trio.move_on_after(SETTLE_TIMEOUT):
             await self.operations.wait_until_idle()
-        if reason := self._find_operation():
-            raise UsageError(f"an upgrade is not possible while {reason}")
+        for operation in self.operations.in_progress:
+            raise UsageError(f"an upgrade is not possible while {operation}")
 
     @asynccontextmanager
     async def starts_paused(self) -> AsyncIterator[None]:

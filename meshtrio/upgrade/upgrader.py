@@ -14,7 +14,7 @@ from meshtrio.supervisor.operations import Execution
 from meshtrio.upgrade.handover import Handover
 from meshtrio.upgrade.program import Program
 from meshtrio.upgrade.signal_hold import SignalHold
-from meshtrio.upgrade.state import SavedMesh, SavedProgram
+from meshtrio.upgrade.state import SavedProgram
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.errors import UsageError
 from meshtrio.util.processes import ProcessInfo
@@ -107,11 +107,12 @@ class Upgrader:
         _log.info("upgrade: checking the new program")
         await handover.wait_for_operations()
         async with handover.starts_paused():
-            saved = await handover.settle(following)
+            await handover.settle()
+            saved = handover.save(following)
         await self._program.check(saved, handover.supervisor.make_marker_limit())
         await handover.wait_for_operations()
         async with handover.starts_paused():
-            await handover.settle(following)
+            await handover.settle()
             self._is_committed, self._answer = True, None
             answer.give()
             _log.info("upgrade: draining connections")
@@ -121,7 +122,7 @@ class Upgrader:
 
     async def _execute(self, following: Execution) -> None:
         for _ in range(_FINAL_ATTEMPTS):
-            await self._handover.settle(following)
+            await self._handover.settle()
             await self._try_to_execute(following)
             await trio.sleep(_FINAL_PAUSE)
         raise UsageError("an upgrade is not possible while processes end again and again, or hang")
@@ -136,13 +137,13 @@ class Upgrader:
                 await trio.lowlevel.checkpoint()
             self._flush_log(_FLUSH_TIMEOUT)
             # From here on no other task runs.
-            saved = self._handover.save(following)
-            if isinstance(saved, SavedMesh) and not _has_blocked_thread():
+            if not self._handover.find_obstacle() and not _has_blocked_thread():
                 program = SavedProgram(
                     signal_pipe=hold.pipe,
                     blocked_signals=tuple(sorted(hold.mask)),
                     descriptor_limit=self._descriptor_limit,
                 )
+                saved = self._handover.save(following)
                 self._program.execute(attrs.evolve(saved, program=program))
         finally:
             hold.undo()

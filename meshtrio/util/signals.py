@@ -46,10 +46,27 @@ def stop_signals(*, ignore_afterwards: bool = False) -> Iterator[AsyncIterator[i
             yield signals
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if not ignore_afterwards:
-            for number, handler in before.items():
-                if handler is not None:  # None: it was not installed from Python.
-                    signal.signal(number, handler)
+        for number, handler in before.items():
+            if ignore_afterwards:
+                # An interpreter that ends restores default handlers, but leaves this.
+                signal.signal(number, signal.SIG_IGN)
+            elif handler is not None:  # None: it was not installed from Python.
+                signal.signal(number, handler)
+
+
+@contextmanager
+def upgrade_signals() -> Iterator[AsyncIterator[int]]:
+    """Receive SIGUSR2 during the block; it is ignored afterwards. As for `stop_signals`."""
+    try:
+        with trio.open_signal_receiver(signal.SIGUSR2) as signals:
+            yield signals
+    finally:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
+def catch_without_effect(number: int) -> None:
+    """Catch a signal that would end the program, until a receiver is opened."""
+    signal.signal(number, _do_nothing)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

@@ -41,6 +41,7 @@ CALL = ("call", "plugin.hostile", ECHO_METHOD)
 REPLY = (*CALL, '{"message": "reply"}')
 SHOWN = escape_unprintable(TERMINAL_ESCAPES.rstrip())
 SILENT = (
+    "upgrade",
     "ps",
     "nodes",
     "tree",

@@ -18,7 +18,7 @@ from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio import mesh
 
-_PAUSE = 0.02
+_PAUSE = 0.1
 
 
 @attrs.define

@@ -40,8 +40,10 @@ def identify(mesh: MeshProcess) -> list[tuple[Any, ...]]:
 
 
 @contextmanager
-def connecting_all_the_time(path: Path) -> Iterator[list[str]]:
-    """Connect to a Unix socket in a tight loop during the block; yields the errors."""
+def connecting_all_the_time(address: Path | tuple[str, int]) -> Iterator[list[str]]:
+    """Connect to a socket in a tight loop during the block; yields the errors."""
+    family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
+    where = address if isinstance(address, tuple) else str(address)
     errors: list[str] = []
     stopped = threading.Event()
     count = 0
@@ -49,10 +51,10 @@ def connecting_all_the_time(path: Path) -> Iterator[list[str]]:
     def connect() -> None:
         nonlocal count
         while not stopped.is_set():
-            with socket.socket(socket.AF_UNIX) as client:
+            with socket.socket(family) as client:
                 client.settimeout(30)
                 try:
-                    client.connect(str(path))
+                    client.connect(where)
                 except OSError as exc:
                     errors.append(repr(exc))
             count += 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +23,9 @@ from echo.v1.echo_pb2 import SlowRequest
 
 from meshtrio import mesh as meshes
 from meshtrio.client.channel import connect_to
+from meshtrio.util.processes import ProcessInfo
 from tests import ROOT
+from tests.support.etcd_server import run_etcd
 from tests.support.mesh_processes import (
     ECHO_PLUGIN_DIRECTORY,
     MINIMAL_COMMAND,
@@ -31,7 +35,10 @@ from tests.support.mesh_processes import (
     serve_mesh,
     wait_until,
 )
+from tests.support.nodes import TTL, node_tables, watch_keys
+from tests.support.ports import find_free_port
 from tests.support.process_tracking import template_pids, warden_pids
+from tests.support.scrapes import Scrape, http_get
 from tests.support.upgrades import (
     connecting_all_the_time,
     count_descriptors,
@@ -130,7 +137,7 @@ def test_an_exit_during_the_upgrade_is_noticed(short_dir: Path) -> None:
         os.kill(mesh.process.pid, signal.SIGSTOP)
         (short_dir / "go").touch()
         pid = int((short_dir / "running").read_text())
-        wait_until(lambda: "Z (zombie)" in Path(f"/proc/{pid}/status").read_text())
+        wait_until(lambda: not ProcessInfo(pid).is_alive)
         os.kill(mesh.process.pid, signal.SIGCONT)
         mesh.wait_for_log("exited with status 7")
         mesh.wait_for_log("the mesh was upgraded")
@@ -275,10 +282,10 @@ def test_an_embedded_mesh_cannot_be_upgraded(short_dir: Path) -> None:
     (short_dir / "mesh.toml").write_text(config)
     with subprocess.Popen([sys.executable, "-c", program, short_dir / "mesh.toml"]) as embedded:
         try:
-            socket = short_dir / "run" / "mesh.sock"
-            wait_until(socket.exists)
+            path = short_dir / "run" / "mesh.sock"
+            wait_until(path.exists)
             refused = subprocess.run(
-                [sys.executable, "-m", "meshtrio", "upgrade", "--mesh-socket", socket],
+                [sys.executable, "-m", "meshtrio", "upgrade", "--mesh-socket", path],
                 capture_output=True,
                 text=True,
                 check=False,
@@ -322,3 +329,100 @@ def test_a_kill_at_any_instant_leaves_one_mesh_or_nothing(
 ) -> None:
     """A share of `python -m tests.upgrades`."""
     run_round(short_dir, victims, Random(" ".join(victims)))
+
+
+def test_tcp_ports_stay_open_and_follow_the_config(short_dir: Path) -> None:
+    ports = [find_free_port() for _ in range(3)]
+
+    def tables(gateway: int, metrics: int) -> str:
+        return (
+            f'[mesh.gateway]\nlisten = "tcp://127.0.0.1:{gateway}"\nsecurity = "plaintext"\n'
+            f'[mesh.telemetry]\nmetrics = "127.0.0.1:{metrics}"\n{echo_plugin_table()}'
+        )
+
+    with serve_mesh(short_dir, tables(*ports[:2]), min_ready=1) as mesh:
+        before = identify(mesh)
+        with (
+            connecting_all_the_time(("127.0.0.1", ports[0])) as refused,
+            connecting_all_the_time(("127.0.0.1", ports[1])) as refused_by_metrics,
+        ):
+            for _ in range(2):
+                upgrade(mesh)
+        assert not [*refused, *refused_by_metrics]
+        _, text = http_get(f"http://127.0.0.1:{ports[1]}/metrics")
+        assert Scrape.parse(text.decode()).value("mesh_plugin_starts_total", plugin="echo") == 1
+        with socket.create_server(("127.0.0.1", ports[2])):
+            (short_dir / "mesh.toml").write_text(tables(ports[2], ports[1]))
+            assert "cannot be bound" in mesh.run_command("upgrade").stderr
+        upgrade(mesh)
+        socket.create_connection(("127.0.0.1", ports[2])).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", ports[0]))
+        assert identify(mesh) == before
+
+
+def test_a_process_that_is_starting_is_kept(short_dir: Path) -> None:
+    program = (
+        "import os, sys, time, runpy\n"
+        f"while not os.path.exists('{short_dir}/go'): time.sleep(0.01)\n"
+        "sys.path.insert(0, os.getcwd())\n"
+        "runpy.run_path('echo_plugin.py', run_name='__main__')\n"
+    )
+    table = plugin_table("slow", "-c", program, cwd=ECHO_PLUGIN_DIRECTORY, ready_timeout=600.0)
+    with serve_mesh(short_dir, table) as mesh:
+        mesh.wait_for_log("started as pid")
+        (before,) = mesh.ps()
+        upgrade(mesh)
+        (short_dir / "go").touch()
+        mesh.wait_for_log("ready after")
+        (after,) = mesh.ps()
+        assert (before["state"], after["state"]) == ("starting", "ready")
+        assert before["pid"] == after["pid"]
+
+
+def test_an_upgrade_waits_for_an_operation(short_dir: Path) -> None:
+    with serve_mesh(short_dir, echo_plugin_table(instances=2), min_ready=2) as mesh:
+        command = [sys.executable, "-m", "meshtrio", "restart", "echo"]
+        with subprocess.Popen(command, env=mesh.environment) as restart:
+            mesh.wait_for_log("starting a replacement")
+            upgrade(mesh)
+            assert restart.wait(60) == 0
+        assert mesh.log.count("starting a replacement") == 2
+        assert [row["state"] for row in mesh.ps()] == ["ready", "ready"]
+
+
+def test_the_new_code_is_executed(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the package gets another version while the mesh runs."""
+    package = short_dir / "site" / "meshtrio"
+    shutil.copytree(ROOT / "meshtrio", package, ignore=shutil.ignore_patterns("__pycache__"))
+    version = package / "util" / "_version.py"
+    version.write_text('VERSION = "1.0.0"\n')
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    # From another folder, since the current one comes first in the path of modules.
+    away, table = ("env", "-C", str(short_dir)), echo_plugin_table(start="fork")
+    with serve_mesh(short_dir, table, min_ready=1, prefix=away) as mesh:
+        before = identify(mesh)
+        version.write_text('VERSION = "1.0.1+longer"\n')
+        done = mesh.run_command("upgrade")
+        assert done.stdout == "upgraded from 1.0.0 to 1.0.1+longer; the plugins have kept running\n"
+        assert identify(mesh) == before
+        assert mesh.run_command("restart", "echo").returncode == 0
+
+
+async def test_other_nodes_see_no_change(short_dir: Path) -> None:
+    with run_etcd() as etcd:
+        config = node_tables(etcd, "one") + echo_plugin_table()
+        async with watch_keys(etcd) as view:
+            with serve_mesh(short_dir, config, min_ready=1) as mesh:
+                await view.wait_for_names(".nodes/one", "plugin.echo/one/0")
+                before = {key: (x.value, x.lease) for key, x in view.keys.items()}
+                deleted: list[str] = []
+                for _ in range(2):
+                    revision = view.revision
+                    await trio.to_thread.run_sync(upgrade, mesh)
+                    # Its own key is put again.
+                    await view.wait_until(lambda keys, seen=revision: view.revision > seen)
+                    deleted += before.keys() - view.keys.keys()
+                await trio.sleep(2 * TTL)  # longer than a lease that is not renewed
+                assert not deleted
+                assert {key: (x.value, x.lease) for key, x in view.keys.items()} == before

@@ -84,13 +84,17 @@ class TaskRunner:
         is_same = (old.schedule, old.timezone) == (config.schedule, config.timezone)
         return task.cursor if is_same else self._make_cursor(config)
 
-    def save(self) -> tuple[SavedTask, ...] | str:
-        """Return what an upgrade hands over, or why there can be none, as after "while"."""
+    def find_obstacle(self) -> str:
+        """Return why there can be no upgrade now, as a phrase after "while"; "" if there can."""
         for task in self.tasks.values():
             if task.is_running or task in self._ended:
                 return f"task {task.name} is running"
             if task.request is not None:
                 return f"task {task.name} is about to run on request"
+        return ""
+
+    def save(self) -> tuple[SavedTask, ...]:
+        """Return what an upgrade hands over of the tasks, none of which is running."""
         return tuple(map(save_task, self.tasks.values()))
 
     def adopt(self, saved: Iterable[SavedTask]) -> None:

@@ -78,11 +78,17 @@ class Warden:
                 _log.error("cannot start the warden: %s; retrying", exc)
                 await trio.sleep(_FAILED_RESTART_PAUSE)
 
-    def save(self) -> SavedWarden | None:
-        """Return what an upgrade hands over; None while no warden is running."""
+    @property
+    def is_running(self) -> bool:
+        """Whether a warden is running."""
+        process = self._process
+        return process is not None and self._socket is not None and not has_exited(process.pidfd)
+
+    def save(self) -> SavedWarden:
+        """Return what an upgrade hands over, while a warden is running."""
         process, own_socket = self._process, self._socket
-        if process is None or own_socket is None or has_exited(process.pidfd):
-            return None
+        assert process is not None
+        assert own_socket is not None
         return SavedWarden(
             pid=process.pid,
             pidfd=process.pidfd,

@@ -12,6 +12,7 @@ import attrs
 
 from meshtrio.config import OutputConfig
 from meshtrio.contract import MAX_LINE_LENGTH as MAX_LINE_LENGTH
+from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monotonic
 from meshtrio.util.token_bucket import TokenBucket
 
 _DROP_REPORT_INTERVAL = 1.0
@@ -70,6 +71,16 @@ class LineBuffer:
         self._items: deque[tuple[OutputLine | OutputBlock, int, int]] = deque()
         """Lines and blocks, each with its size and its number of lines."""
         self._size = self._count = self._max_lines = 0
+
+    def adopt(self, saved: str, max_lines: int) -> None:
+        """Add the lines that `save` has returned."""
+        for time, pid, stream, text in json.loads(saved):
+            self.append(OutputLine(from_monotonic(time), pid, stream, text), max_lines)
+
+    def save(self) -> str:
+        """Return the lines that are kept as JSON, for an upgrade."""
+        lines = ((to_monotonic(x.time), x.pid, x.stream, x.text) for x in self.lines())
+        return json.dumps(list(lines))
 
     def append(self, item: OutputLine | OutputBlock, max_lines: int) -> None:
         """Add a line or a block of lines, and keep at most `max_lines` lines."""

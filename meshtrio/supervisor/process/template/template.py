@@ -115,11 +115,17 @@ class Template:
         self.was_ready = True
         self.settled.set()
 
-    def save(self, plugins: tuple[str, ...]) -> SavedTemplate | None:
-        """Return what an upgrade hands over; None if it does not serve."""
+    @property
+    def is_steady(self) -> bool:
+        """Whether it serves, and is not about to end."""
+        process = self._process
+        return self.is_ready and process is not None and not process.leader_exited.is_set()
+
+    def save(self, plugins: tuple[str, ...]) -> SavedTemplate:
+        """Return what an upgrade hands over, while it serves."""
         process, control = self._process, self._control
-        if process is None or control is None or process.leader_exited.is_set():
-            return None
+        assert process is not None
+        assert control is not None
         stdout, stderr = self._stdout.save(process.stdout), self._stderr.save(process.stderr)
         return SavedTemplate(
             key=self.key.save(),

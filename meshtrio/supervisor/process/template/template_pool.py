@@ -72,16 +72,18 @@ class TemplatePool:
             self._running.add(template)
             self._keys.update(dict.fromkeys(saved.plugins, key))
 
-    def save(self) -> tuple[SavedTemplate, ...] | None:
-        """Return what an upgrade hands over; None while a template starts or ends."""
-        found = []
-        for template in self._running:
-            plugins = tuple(name for name, key in self._keys.items() if key == template.key)
-            saved = template.save(plugins) if template.is_ready else None
-            if saved is None:
-                return None
-            found.append(saved)
-        return tuple(found)
+    @property
+    def is_steady(self) -> bool:
+        """Whether no template starts or ends."""
+        return all(template.is_steady for template in self._running)
+
+    def save(self) -> tuple[SavedTemplate, ...]:
+        """Return what an upgrade hands over, while no template starts or ends."""
+        plugins = {
+            template: tuple(name for name, key in self._keys.items() if key == template.key)
+            for template in self._running
+        }
+        return tuple(template.save(names) for template, names in plugins.items())
 
     async def _run_template(self, template: Template) -> None:
         self._running.add(template)
