@@ -96,7 +96,9 @@ def running_systemd(example: Path) -> Iterator[Systemd]:
         with log.open("wb") as out:
             init = _INIT.format(reachable=make_interpreter_reachable())
             arguments = [str(mounted), name, init, str(example)]
-            command = ["unshare", "--mount", "sh", "-c", _JOIN, "sh", *arguments]
+            # Nothing of it outlives a test run that is killed.
+            command = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount"]
+            command += ["sh", "-c", _JOIN, "sh", *arguments]
             process = subprocess.Popen(command, stdout=out, stderr=out)
         try:
             yield _wait_until_running(process, log)
