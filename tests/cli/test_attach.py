@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import select
 import shlex
 import signal
@@ -22,6 +23,7 @@ import pytest
 from meshtrio.cli.attach import quote_for_shell
 from meshtrio.messages import control
 from meshtrio.services import by_hand
+from meshtrio.supervisor.process.proc import procfs
 from meshtrio.transport.peer import Peer
 from tests.support.cli_commands import (
     ECHO_METHOD,
@@ -41,6 +43,8 @@ from tests.support.mesh_processes import (
 from tests.support.ports import find_free_port
 from tests.support.process_tracking import descendant_pids, hold_pidfds, wait_until_ended
 
+ESCAPES = "setsid sleep 3601 & exec sleep 3602"
+"""A command whose child leaves its group and session."""
 MINIMAL = ("-I", "-S", "minimal.py")
 
 
@@ -97,9 +101,11 @@ def echo(mesh: MeshProcess) -> str:
     "value",
     ["", "plain", "two words", "it's", '$HOME `id` \\ "', "a\nb\x1b[31m", "\udcff", "\u202e", "é"],
 )
-def test_values_are_quoted_for_a_shell(value: str) -> None:
-    quoted = quote_for_shell(value)
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_values_are_quoted_for_a_shell(value: str, ascii_only: bool) -> None:
+    quoted = quote_for_shell(value, ascii_only=ascii_only)
     assert quoted.isprintable()
+    assert quoted.isascii() or not ascii_only
     shell = subprocess.run(
         ["bash", "-c", f'x={quoted}; printf %s "$x"'],
         capture_output=True,
@@ -194,6 +200,24 @@ def test_a_command_runs_as_the_instance_would(short_dir: Path) -> None:
         wait_until_back(mesh, "p")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_command_runs_as_the_user_of_the_plugin(short_dir: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    table = plugin_table("p", *MINIMAL, cwd=Path("/"), containment={"user": "nobody"})
+    short_dir.chmod(0o711)
+    with serve_mesh(short_dir, table) as mesh:
+        with attached(mesh, "p", "--", "sh", "-c", f"id -u; id -g; {ESCAPES}") as process:
+            assert process.stdout is not None
+            assert [int(process.stdout.readline()) for _ in range(2)] == [
+                nobody.pw_uid,
+                nobody.pw_gid,
+            ]
+            found = wait_until(lambda: len(d := descendant_pids(process.pid)) == 2 and d)
+            with hold_pidfds(found) as pidfds:
+                process.kill()
+                wait_until_ended(pidfds)
+
+
 @pytest.mark.parametrize(
     ("command", "status", "reason"),
     [
@@ -255,10 +279,6 @@ def test_an_instance_that_is_started_meanwhile_runs_afterwards(short_dir: Path) 
             assert states(mesh, "p") == ["attached"]
             assert "0 of 1" not in mesh.log
         wait_until_back(mesh, "p")
-
-
-ESCAPES = "setsid sleep 3601 & exec sleep 3602"
-"""A command whose child leaves its group and session."""
 
 
 def test_nothing_is_left_if_the_command_is_killed(short_dir: Path) -> None:
@@ -472,6 +492,33 @@ def test_in_a_shell_the_terminal_is_given_back(short_dir: Path) -> None:
             session.process.kill()
             session.process.wait()
             os.close(session.master)
+
+
+def test_in_the_background_it_leaves_the_terminal_alone(short_dir: Path) -> None:
+    """A command that reads from the terminal is stopped then, and not resumed again and again."""
+    with serve_mesh(short_dir, plugin_table("p", *MINIMAL), min_ready=1) as mesh:
+        session = PtySession(mesh, "bash", "--norc", "-i")
+        try:
+            attach = shlex.join([sys.executable, "-m", "meshtrio", "attach", "p", "--", "cat"])
+            session.write(f"{attach} & sleep 0; echo job $!.\n")
+            session.expect("job ")
+            session.expect(".")
+            mesh.wait_for_log("attached by pid")
+            (shell,) = (session.process.pid,)
+            found = wait_until(lambda: len(d := descendant_pids(shell)) == 2 and d)
+            wait_until(lambda: any(state_of(pid) == "T" for pid in found))
+            session.write("kill %1; wait; echo done\n")
+            session.expect("\ndone")
+            wait_until_back(mesh, "p")
+        finally:
+            session.process.kill()
+            session.process.wait()
+            os.close(session.master)
+
+
+def state_of(pid: int) -> str:
+    stat = procfs.read_stat(pid)
+    return "" if stat is None else stat.state
 
 
 def test_a_terminal_that_is_closed_gives_the_place_back(short_dir: Path) -> None:
