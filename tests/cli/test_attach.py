@@ -408,6 +408,43 @@ def test_while_an_instance_stops_attach_can_be_given_up(short_dir: Path) -> None
         wait_until(lambda: mesh.log.count("p/0: started") == 2)
 
 
+def test_while_the_mesh_stops_it_is_refused(short_dir: Path) -> None:
+    stubborn = plugin_table("p", "startup_faults.py", "ignore-sigterm", stop_timeout=60)
+    with serve_mesh(short_dir, stubborn) as mesh:
+        mesh.wait_for_log("ignoring")
+        mesh.process.send_signal(signal.SIGTERM)
+        mesh.wait_for_log("SIGTERM: stopping")
+        assert run_failing_command(mesh, "attach", "p") == "meshtrio: the mesh is stopping\n"
+
+
+def test_during_a_reload_it_takes_the_place_of_both_processes(short_dir: Path) -> None:
+    """The reload fails, as the instance was stopped; its config applies afterwards."""
+    with serve_mesh(short_dir, plugin_table("p", *MINIMAL), min_ready=1) as mesh:
+        changed = plugin_table("p", "startup_faults.py", "never-bind", ready_timeout=600)
+        (short_dir / "mesh.toml").write_text(changed)
+        reload = [sys.executable, "-m", "meshtrio", "reload"]
+        with subprocess.Popen(reload, env=mesh.environment, stderr=subprocess.PIPE) as reloading:
+            wait_until(lambda: mesh.log.count("p/0: started") == 2)
+            with attached(mesh, "p", "--", "sleep", "3600") as process:
+                _, errors = reloading.communicate(timeout=60)
+                assert reloading.returncode == 1
+                assert b"p/0 was stopped before it was replaced" in errors
+                assert process.poll() is None
+                assert states(mesh, "p") == ["attached"]
+        wait_until(lambda: states(mesh, "p") == ["starting"])
+
+
+def test_a_mesh_stops_though_the_command_does_not_react(short_dir: Path) -> None:
+    table = plugin_table("p", *MINIMAL, stop_timeout=0.2)
+    with serve_mesh(short_dir, table, min_ready=1) as mesh:
+        with attached(mesh, "p", "--", "sh", "-c", ESCAPES) as process:
+            found = wait_until(lambda: len(d := descendant_pids(process.pid)) == 2 and d)
+            with hold_pidfds(found) as pidfds:
+                process.send_signal(signal.SIGSTOP)
+                assert mesh.stop() == 0
+                wait_until_ended(pidfds)
+
+
 # -- on a terminal ---------------------------------------------------------------------------
 
 
