@@ -391,20 +391,23 @@ def test_another_config_applies_afterwards(short_dir: Path) -> None:
 
 
 def test_while_an_instance_stops_attach_can_be_given_up(short_dir: Path) -> None:
-    stubborn = plugin_table("p", "startup_faults.py", "ignore-sigterm", stop_timeout=3)
+    stubborn = plugin_table("p", "startup_faults.py", "ignore-sigterm", stop_timeout=600)
     with serve_mesh(short_dir, stubborn) as mesh:
         mesh.wait_for_log("ignoring")
+        pid = rows(mesh, "p")[0]["pid"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "meshtrio", "attach", "p"],
-            env=mesh.environment,
-            stderr=subprocess.PIPE,
+            [sys.executable, "-m", "meshtrio", "attach", "p"], env=mesh.environment
         )
-        with process:
+        try:
             mesh.wait_for_log("p/0: stopping")
             # The other one that comes meanwhile is refused as well.
             assert "already" in run_failing_command(mesh, "attach", "p")
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 130
+        finally:
+            process.kill()
+            process.wait()
+        os.kill(pid, signal.SIGKILL)
         wait_until(lambda: mesh.log.count("p/0: started") == 2)
 
 
