@@ -18,7 +18,7 @@ import purerpc
 import trio
 
 from meshtrio.cli.foreground_process import ForegroundProcess, ProcessSettings
-from meshtrio.cli.json_output import print_json
+from meshtrio.cli.json_output import print_json, writes_utf8
 from meshtrio.cli.mesh_client import run_with_control
 from meshtrio.cli.options import instance_argument, mesh_options, mesh_socket_option
 from meshtrio.cli.stdio import show_spinner
@@ -52,24 +52,32 @@ def env(instance: tuple[str, int], as_json: bool, mesh_socket: Path | None) -> N
         return
     for key, value in variables.items():
         if _SHELL_NAME.fullmatch(key):
-            print(f"{key}={quote_for_shell(value)}")
+            print(f"{key}={quote_for_shell(value, ascii_only=not writes_utf8())}")
         else:
             text = f"meshtrio: left out, as a shell cannot set it: {key}"
             print(escape_unprintable(text), file=sys.stderr)
 
 
-def quote_for_shell(value: str) -> str:
-    """Quote a word for a shell; unprintable characters are escaped as in $'...' (POSIX 2024)."""
-    if escape_unprintable(value) == value:
+def quote_for_shell(value: str, *, ascii_only: bool = False) -> str:
+    """Quote a word for a shell.
+
+    Unprintable characters, and with `ascii_only` others than ASCII, are escaped as in $'...'
+    (POSIX.1-2024).
+    """
+
+    def is_plain(text: str) -> bool:
+        return escape_unprintable(text) == text and (text.isascii() or not ascii_only)
+
+    if is_plain(value):
         return shlex.quote(value)
     quoted = []
     for character in value:
         if character in "\\'":
             quoted.append(f"\\{character}")
-        elif escape_unprintable(character) != character:
-            quoted += [f"\\{byte:03o}" for byte in os.fsencode(character)]
-        else:
+        elif is_plain(character):
             quoted.append(character)
+        else:
+            quoted += [f"\\{byte:03o}" for byte in os.fsencode(character)]
     return f"$'{''.join(quoted)}'"
 
 

@@ -93,11 +93,13 @@ class _Worker:
 
 async def _restart_plugin(mesh: Mesh, name: str) -> None:
     found = [status for status in mesh.instances() if status.name == name]
-    before = {status.pid for status in found}
+    before = {status.pid for status in found} - {None}
+    states = {status.state for status in found}
     try:
-        if all(status.state is InstanceState.STOPPED for status in found):
-            _log.info("%s is stopped; not starting it", name)
-        elif not any(status.state is InstanceState.READY for status in found):
+        if states <= {InstanceState.STOPPED, InstanceState.ATTACHED}:
+            down = " and ".join(sorted(state.value for state in states)) or "stopped"
+            _log.info("%s is %s; not starting it", name, down)
+        elif states.isdisjoint({InstanceState.READY, InstanceState.ATTACHED}):
             # No call can be lost; this also skips the rest of a backoff and retries a failed one.
             await mesh.stop(name)
             await mesh.start(name)

@@ -76,7 +76,8 @@ class ForegroundProcess:
         options = os.WEXITED | os.WSTOPPED | os.WNOHANG
         found = os.waitid(os.P_PID, pid, options | os.WNOWAIT)
         if found is not None and found.si_code == os.CLD_STOPPED:
-            if found.si_status in _TERMINAL_STOPS:
+            # Without the terminal, reading from it would stop the command again at once.
+            if found.si_status in _TERMINAL_STOPS and self._modes is not None:
                 self._give_terminal(pid)
                 self.send_signal(signal.SIGCONT)
             found = None

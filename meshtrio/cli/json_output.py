@@ -54,6 +54,11 @@ def to_json_text(value: Any, *, indent: int | None = None) -> str:
 
     Messages in `value` are converted by `to_plain`.
     """
-    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    text = json.dumps(to_plain(value), indent=indent, ensure_ascii=not utf8, allow_nan=False)
+    ensure_ascii = not writes_utf8()
+    text = json.dumps(to_plain(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
     return escape_unprintable_json(text)
+
+
+def writes_utf8() -> bool:
+    """Whether stdout is UTF-8, and so has all characters."""
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

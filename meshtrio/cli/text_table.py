@@ -13,7 +13,7 @@ STATE_STYLES = {
     "ready": "green",
     "unready": "red",
     "failed": "bold red",
-    **dict.fromkeys(("starting", "pending", "backoff", "stopping"), "yellow"),
+    **dict.fromkeys(("starting", "pending", "backoff", "stopping", "attached"), "yellow"),
     **dict.fromkeys(("stopped", "exited"), "dim"),
 }
 """Styles of the states of instances, by rich's names."""

@@ -29,8 +29,10 @@ def get_environment(operations: Operations, request: Any, peer: Peer) -> Any:
 async def attach(operations: Operations, request: Any, peer: Peer) -> AsyncGenerator[Any, None]:
     """Serve Attach: hold the place of an instance until the client ends the call or is gone."""
     _check_own_user(peer)
-    if peer.pid is None:
-        raise purerpc.PermissionDeniedError("only processes of this machine can be attached")
+    if not peer.pid:  # 0 for one that this PID namespace does not show.
+        raise purerpc.PermissionDeniedError(
+            "only a process of the mesh's machine and PID namespace can be attached"
+        )
     async with operations.attach(request.name, request.instance, peer.pid) as attachment:
         yield control.AttachUpdate(process=_make_process(attachment))
         await attachment.revoked.wait()

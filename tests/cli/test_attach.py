@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import select
 import shlex
 import signal
@@ -22,6 +23,7 @@ import pytest
 from meshtrio.cli.attach import quote_for_shell
 from meshtrio.messages import control
 from meshtrio.services import by_hand
+from meshtrio.supervisor.process.proc import procfs
 from meshtrio.transport.peer import Peer
 from tests.support.cli_commands import (
     ECHO_METHOD,
@@ -41,6 +43,8 @@ from tests.support.mesh_processes import (
 from tests.support.ports import find_free_port
 from tests.support.process_tracking import descendant_pids, hold_pidfds, wait_until_ended
 
+ESCAPES = "setsid sleep 3601 & exec sleep 3602"
+"""A command whose child leaves its group and session."""
 MINIMAL = ("-I", "-S", "minimal.py")
 
 
@@ -97,9 +101,11 @@ def echo(mesh: MeshProcess) -> str:
     "value",
     ["", "plain", "two words", "it's", '$HOME `id` \\ "', "a\nb\x1b[31m", "\udcff", "\u202e", "é"],
 )
-def test_values_are_quoted_for_a_shell(value: str) -> None:
-    quoted = quote_for_shell(value)
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_values_are_quoted_for_a_shell(value: str, ascii_only: bool) -> None:
+    quoted = quote_for_shell(value, ascii_only=ascii_only)
     assert quoted.isprintable()
+    assert quoted.isascii() or not ascii_only
     shell = subprocess.run(
         ["bash", "-c", f'x={quoted}; printf %s "$x"'],
         capture_output=True,
@@ -194,6 +200,24 @@ def test_a_command_runs_as_the_instance_would(short_dir: Path) -> None:
         wait_until_back(mesh, "p")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_command_runs_as_the_user_of_the_plugin(short_dir: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    table = plugin_table("p", *MINIMAL, cwd=Path("/"), containment={"user": "nobody"})
+    short_dir.chmod(0o711)
+    with serve_mesh(short_dir, table) as mesh:
+        with attached(mesh, "p", "--", "sh", "-c", f"id -u; id -g; {ESCAPES}") as process:
+            assert process.stdout is not None
+            assert [int(process.stdout.readline()) for _ in range(2)] == [
+                nobody.pw_uid,
+                nobody.pw_gid,
+            ]
+            found = wait_until(lambda: len(d := descendant_pids(process.pid)) == 2 and d)
+            with hold_pidfds(found) as pidfds:
+                process.kill()
+                wait_until_ended(pidfds)
+
+
 @pytest.mark.parametrize(
     ("command", "status", "reason"),
     [
@@ -255,10 +279,6 @@ def test_an_instance_that_is_started_meanwhile_runs_afterwards(short_dir: Path) 
             assert states(mesh, "p") == ["attached"]
             assert "0 of 1" not in mesh.log
         wait_until_back(mesh, "p")
-
-
-ESCAPES = "setsid sleep 3601 & exec sleep 3602"
-"""A command whose child leaves its group and session."""
 
 
 def test_nothing_is_left_if_the_command_is_killed(short_dir: Path) -> None:
@@ -371,21 +391,61 @@ def test_another_config_applies_afterwards(short_dir: Path) -> None:
 
 
 def test_while_an_instance_stops_attach_can_be_given_up(short_dir: Path) -> None:
-    stubborn = plugin_table("p", "startup_faults.py", "ignore-sigterm", stop_timeout=3)
+    stubborn = plugin_table("p", "startup_faults.py", "ignore-sigterm", stop_timeout=600)
     with serve_mesh(short_dir, stubborn) as mesh:
         mesh.wait_for_log("ignoring")
+        pid = rows(mesh, "p")[0]["pid"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "meshtrio", "attach", "p"],
-            env=mesh.environment,
-            stderr=subprocess.PIPE,
+            [sys.executable, "-m", "meshtrio", "attach", "p"], env=mesh.environment
         )
-        with process:
+        try:
             mesh.wait_for_log("p/0: stopping")
             # The other one that comes meanwhile is refused as well.
             assert "already" in run_failing_command(mesh, "attach", "p")
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 130
+        finally:
+            process.kill()
+            process.wait()
+        os.kill(pid, signal.SIGKILL)
         wait_until(lambda: mesh.log.count("p/0: started") == 2)
+
+
+def test_while_the_mesh_stops_it_is_refused(short_dir: Path) -> None:
+    stubborn = plugin_table("p", "startup_faults.py", "ignore-sigterm", stop_timeout=60)
+    with serve_mesh(short_dir, stubborn) as mesh:
+        mesh.wait_for_log("ignoring")
+        mesh.process.send_signal(signal.SIGTERM)
+        mesh.wait_for_log("SIGTERM: stopping")
+        assert run_failing_command(mesh, "attach", "p") == "meshtrio: the mesh is stopping\n"
+
+
+def test_during_a_reload_it_takes_the_place_of_both_processes(short_dir: Path) -> None:
+    """The reload fails, as the instance was stopped; its config applies afterwards."""
+    with serve_mesh(short_dir, plugin_table("p", *MINIMAL), min_ready=1) as mesh:
+        changed = plugin_table("p", "startup_faults.py", "never-bind", ready_timeout=600)
+        (short_dir / "mesh.toml").write_text(changed)
+        reload = [sys.executable, "-m", "meshtrio", "reload"]
+        with subprocess.Popen(reload, env=mesh.environment, stderr=subprocess.PIPE) as reloading:
+            wait_until(lambda: mesh.log.count("p/0: started") == 2)
+            with attached(mesh, "p", "--", "sleep", "3600") as process:
+                _, errors = reloading.communicate(timeout=60)
+                assert reloading.returncode == 1
+                assert b"p/0 was stopped before it was replaced" in errors
+                assert process.poll() is None
+                assert states(mesh, "p") == ["attached"]
+        wait_until(lambda: states(mesh, "p") == ["starting"])
+
+
+def test_a_mesh_stops_though_the_command_does_not_react(short_dir: Path) -> None:
+    table = plugin_table("p", *MINIMAL, stop_timeout=0.2)
+    with serve_mesh(short_dir, table, min_ready=1) as mesh:
+        with attached(mesh, "p", "--", "sh", "-c", ESCAPES) as process:
+            found = wait_until(lambda: len(d := descendant_pids(process.pid)) == 2 and d)
+            with hold_pidfds(found) as pidfds:
+                process.send_signal(signal.SIGSTOP)
+                assert mesh.stop() == 0
+                wait_until_ended(pidfds)
 
 
 # -- on a terminal ---------------------------------------------------------------------------
@@ -472,6 +532,33 @@ def test_in_a_shell_the_terminal_is_given_back(short_dir: Path) -> None:
             session.process.kill()
             session.process.wait()
             os.close(session.master)
+
+
+def test_in_the_background_it_leaves_the_terminal_alone(short_dir: Path) -> None:
+    """A command that reads from the terminal is stopped then, and not resumed again and again."""
+    with serve_mesh(short_dir, plugin_table("p", *MINIMAL), min_ready=1) as mesh:
+        session = PtySession(mesh, "bash", "--norc", "-i")
+        try:
+            attach = shlex.join([sys.executable, "-m", "meshtrio", "attach", "p", "--", "cat"])
+            session.write(f"{attach} & sleep 0; echo job $!.\n")
+            session.expect("job ")
+            session.expect(".")
+            mesh.wait_for_log("attached by pid")
+            (shell,) = (session.process.pid,)
+            found = wait_until(lambda: len(d := descendant_pids(shell)) == 2 and d)
+            wait_until(lambda: any(state_of(pid) == "T" for pid in found))
+            session.write("kill %1; wait; echo done\n")
+            session.expect("\ndone")
+            wait_until_back(mesh, "p")
+        finally:
+            session.process.kill()
+            session.process.wait()
+            os.close(session.master)
+
+
+def state_of(pid: int) -> str:
+    stat = procfs.read_stat(pid)
+    return "" if stat is None else stat.state
 
 
 def test_a_terminal_that_is_closed_gives_the_place_back(short_dir: Path) -> None:

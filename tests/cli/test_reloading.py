@@ -158,3 +158,22 @@ def test_without_watchfiles_the_extra_is_named(short_dir: Path) -> None:
 def test_what_counts_as_a_change(path: str, counts: bool) -> None:
     ignored = ReloadFilter.for_mesh(Path("/run"), Path("/code/mesh.toml"))
     assert ignored(Change.modified, path) is counts
+
+
+def test_a_process_in_the_place_of_an_instance_is_left_there(short_dir: Path) -> None:
+    """Whoever debugs a plugin edits its files."""
+    source = short_dir / "code" / "plugin.py"
+    source.parent.mkdir()
+    source.write_text(PLUGIN)
+    with serve_with_reload(short_dir, plugin_table("p", "plugin.py", cwd=source.parent)) as mesh:
+        attach = [sys.executable, "-m", "meshtrio", "attach", "p", "--", "sleep", "3600"]
+        with subprocess.Popen(attach, env=mesh.environment) as process:
+            try:
+                mesh.wait_for_log("attached by pid")
+                replace_file(source, f"{PLUGIN}\n# changed")
+                mesh.wait_for_log("p is attached; not starting it")
+                assert mesh.ps()[0]["state"] == "attached"
+                assert process.poll() is None
+            finally:
+                process.kill()
+        wait_until(lambda: ready_pids(mesh))
