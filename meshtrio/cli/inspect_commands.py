@@ -39,7 +39,7 @@ def ps(names: tuple[str, ...], as_json: bool, all_nodes: bool, mesh_socket: Path
     """List instances with their processes and states: all, or those of the plugins named.
 
     A NAME is a plugin or a group. RESTARTS counts restarts; REASON is how the last process ended,
-    or why the instance is not ready.
+    or why the instance is not ready, and the status that the process reports.
     """
     if all_nodes:
         _print_instances_of_nodes(names, as_json, mesh_socket)
@@ -88,7 +88,7 @@ def _instance_row(instance: control.Instance) -> tuple[Any, ...]:
         instance.restarts,
         formatting.format_duration(instance.uptime) if instance.HasField("uptime") else "-",
         instance.socket or "-",
-        instance.reason,
+        "; ".join(filter(None, (instance.reason, instance.status))),
     )
 
 

@@ -31,7 +31,7 @@ class GetInstanceRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ...) -> None: ...
 
 class Instance(_message.Message):
-    __slots__ = ("name", "instance", "pid", "state", "restarts", "uptime", "socket", "reason", "start", "ready_after", "resident", "proportional")
+    __slots__ = ("name", "instance", "pid", "state", "restarts", "uptime", "socket", "reason", "start", "ready_after", "resident", "proportional", "status")
     NAME_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +44,7 @@ class Instance(_message.Message):
     READY_AFTER_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_FIELD_NUMBER: _ClassVar[int]
     PROPORTIONAL_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
     name: str
     instance: int
     pid: int
@@ -56,7 +57,8 @@ class Instance(_message.Message):
     ready_after: float
     resident: int
     proportional: int
-    def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., restarts: _Optional[int] = ..., uptime: _Optional[float] = ..., socket: _Optional[str] = ..., reason: _Optional[str] = ..., start: _Optional[str] = ..., ready_after: _Optional[float] = ..., resident: _Optional[int] = ..., proportional: _Optional[int] = ...) -> None: ...
+    status: str
+    def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., restarts: _Optional[int] = ..., uptime: _Optional[float] = ..., socket: _Optional[str] = ..., reason: _Optional[str] = ..., start: _Optional[str] = ..., ready_after: _Optional[float] = ..., resident: _Optional[int] = ..., proportional: _Optional[int] = ..., status: _Optional[str] = ...) -> None: ...
 
 class GetTreeRequest(_message.Message):
     __slots__ = ()

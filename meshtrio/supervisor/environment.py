@@ -7,7 +7,9 @@ The variables come in layers, each of which overrides those before it:
    set for the mesh itself, or only those that the plugin's `inherit_env` names;
 3. `HOME`, `USER` and `LOGNAME` of the user that the plugin runs as, if that is not the mesh's;
 4. the plugin's `env`;
-5. the contract between a mesh and its plugins (`meshtrio.contract`), and the telemetry settings.
+5. the contract between a mesh and its plugins (`meshtrio.contract`), the telemetry settings, and
+   NOTIFY_SOCKET and WATCHDOG_USEC for a plugin that reports by sd_notify(3). WATCHDOG_PID is not
+   set: it is not known before the start, and without it any process of the plugin may report.
 
 `process.cleanup.mesh_run` adds MESH_ID and MESH_PIDFD when the process is started.
 
@@ -45,6 +47,7 @@ def child_environment(
         **_contract(spec),
         **_tracing(spec),
         **_binary_log(spec),
+        **_notifications(spec),
     }
 
 
@@ -139,6 +142,15 @@ def _tracing(spec: RunSpec) -> dict[str, str]:
     if COMMON_PREFIX + "HEADERS" in own:
         variables.pop(TRACES_PREFIX + "HEADERS", None)
     return {name: value for name, value in variables.items() if name not in own}
+
+
+def _notifications(spec: RunSpec) -> dict[str, str]:
+    variables = {}
+    if spec.notify_socket is not None:
+        variables["NOTIFY_SOCKET"] = str(spec.notify_socket.absolute())
+    if spec.config.watchdog_interval is not None:
+        variables["WATCHDOG_USEC"] = str(max(int(spec.config.watchdog_interval * 1e6), 1))
+    return variables
 
 
 def _binary_log(spec: RunSpec) -> dict[str, str]:

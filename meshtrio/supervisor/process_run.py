@@ -13,7 +13,7 @@ import attrs
 import trio
 from trio_util import wait_any
 
-from meshtrio.config.ready import FdCheck, StartedCheck
+from meshtrio.config.ready import StartedCheck
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
@@ -28,9 +28,9 @@ from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.start_failures import EXEC_FAILED_STATUSES
+from meshtrio.supervisor.readiness.channels import ReportChannels, open_channels
 from meshtrio.supervisor.readiness.checks import HealthChecks
 from meshtrio.supervisor.readiness.factory import CheckSources, make_checks
-from meshtrio.supervisor.readiness.newline import NewlinePipe
 from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.server_identity import ServerVerifier
@@ -93,6 +93,9 @@ class ProcessRun:
         self._emit = emit
         self._on_change = on_change
         self._registration = Registration(registry, spec)
+        self._channels = ReportChannels()
+        self._has_announced_stop = False
+        """Whether the process has reported that it is about to exit."""
         self._health: HealthMonitor | None = None
         self._drain_delay = 0.0
         self._failure = Exit()
@@ -121,6 +124,11 @@ class ProcessRun:
     def ready_after(self) -> float | None:
         """Seconds from its start until it was ready; None before."""
         return None if self.ready_at is None else self.ready_at - self.started_at
+
+    @property
+    def status(self) -> str:
+        """What the process reports that it is doing; "" if it does not."""
+        return "" if self._channels.notify is None else self._channels.notify.status
 
     def stop_details(self) -> dict[str, Any]:
         """Return how it was stopped, as `events.Stopped` and `operations.DrainResult` have it."""
@@ -201,31 +209,20 @@ class ProcessRun:
         with contextlib.ExitStack() as stack:
             try:
                 uids = await self._launcher.prepare()
-                pipe = self._open_pipe(stack)
+                self._channels = stack.enter_context(open_channels(self._spec))
                 self.identity = RunIdentity(self.launch_id, get_boot_ticks())
-                process = await self._launcher.spawn(pipe)
+                process = await self._launcher.spawn(self._channels.pipe)
             except LAUNCH_ERRORS as exc:
                 self.exit = await self._launcher.make_exit(exc)
                 self._registration.deregister(str(self.exit))
                 self._emit(events.NotStarted, exit=self.exit)
                 return
-            await self._run_process(process, uids, pipe)
+            await self._run_process(process, uids)
 
-    def _open_pipe(self, stack: contextlib.ExitStack) -> NewlinePipe | None:
-        """Open the pipe on which the process reports that it is ready, if it is to have one."""
-        check = self._spec.ready_check
-        if not isinstance(check, FdCheck):
-            return None
-        pipe = NewlinePipe(check.fd)
-        stack.enter_context(pipe.opened())
-        return pipe
-
-    async def _run_process(
-        self, process: PluginProcess, uids: frozenset[int] | None, pipe: NewlinePipe | None
-    ) -> None:
+    async def _run_process(self, process: PluginProcess, uids: frozenset[int] | None) -> None:
         assert self.identity is not None
-        if pipe is not None:
-            pipe.close_write_end()
+        if self._channels.pipe is not None:
+            self._channels.pipe.close_write_end()
         self.process, self._registration.pid = process, process.pid
         owner, config = ProcessTree(process.pid, self.launch_id), self.config
         verifier = ServerVerifier(
@@ -235,16 +232,19 @@ class ProcessRun:
             self._spec,
             process.pid,
             verifier,
-            self._make_checks(verifier, owner, uids, pipe),
+            self._make_checks(verifier, owner, uids),
             self._effects,
-            on_ready=self._mark_ready,
+            on_ready=self._handle_first_ready,
             on_result=self._on_check_result,
         )
         self.identity = attrs.evolve(self.identity, session_id=process.pid)
         try:
             self._effects.guard.watch(process.pid, process.pidfd)
             self._emit_process_event(events.Starting, launch_id=self.launch_id)
-            async with self.output_reader.reading(process) as output_ended:
+            async with (
+                self.output_reader.reading(process) as output_ended,
+                self._receiving_notifications(owner),
+            ):
                 await self._supervise_to_end(process, self._health, output_ended)
         finally:
             if self.exit is None:  # An error came before it was supervised.
@@ -256,12 +256,19 @@ class ProcessRun:
                 self.identity = attrs.evolve(self.identity, session_end_ticks=get_boot_ticks())
             self.process = None
 
+    def _receiving_notifications(
+        self, owner: ProcessTree
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        channel = self._channels.notify
+        if channel is None:
+            return contextlib.nullcontext()
+        channel.on_stopping = self._handle_announced_stop
+        channel.on_ready = self._handle_reported_ready
+        channel.on_failed = self._handle_reported_failure
+        return channel.receiving(owner)
+
     def _make_checks(
-        self,
-        verifier: ServerVerifier,
-        owner: ProcessTree,
-        uids: frozenset[int] | None,
-        pipe: NewlinePipe | None,
+        self, verifier: ServerVerifier, owner: ProcessTree, uids: frozenset[int] | None
     ) -> HealthChecks:
         def connect_to(address: str) -> Connect:
             # A program may change its user before it listens. Its process is verified all the same,
@@ -274,7 +281,7 @@ class ProcessRun:
             probe=self._effects.probe,
             connect=verifier.connect,
             connect_to=connect_to,
-            pipe=pipe,
+            channels=self._channels,
         )
         return make_checks(self._spec, sources)
 
@@ -318,7 +325,7 @@ class ProcessRun:
         self._set_state(InstanceState.STOPPING)
         with trio.CancelScope(shield=True):
             if not failure.is_stuck:
-                await process.stop(self.config.stop_timeout)
+                await self._stop_process(process)
                 return failure
             tracer = process.find_tracer()
             if tracer is not None:
@@ -340,13 +347,20 @@ class ProcessRun:
                 await self._registration.withdraw()
             with trio.move_on_after(self._drain_delay if was_ready else 0):
                 await process.wait()
-            self.was_killed = await process.stop(self.config.stop_timeout)
+            self.was_killed = await self._stop_process(process)
             with trio.move_on_after(_OUTPUT_TIMEOUT):
                 await output_ended.wait()
         self.exit = self._make_exit(process, Exit())
         # Callers whose calls broke with the process learn how it ended.
         self._registration.deregister(self._describe_stop(self.exit), self.exit)
         self._emit_process_event(events.Stopped, **self.stop_details())
+
+    async def _stop_process(self, process: PluginProcess) -> bool:
+        """Stop the process; return whether it was killed, as it did not end in time."""
+        timeout, channel = self.config.stop_timeout, self._channels.notify
+        if channel is None:
+            return await process.stop(timeout)
+        return await process.stop(timeout, channel.extending)
 
     def _describe_stop(self, exit: Exit) -> str:
         if self.was_killed and not exit.is_unkillable:
@@ -367,6 +381,11 @@ class ProcessRun:
         return make_exit(process.returncode, failure, is_unkillable=is_unkillable, stderr_tail=tail)
 
     # -- health ------------------------------------------------------------------------------
+
+    def _handle_first_ready(self) -> None:
+        self._mark_ready()
+        if self._has_announced_stop:  # Both reports may be read at once.
+            self._handle_announced_stop()
 
     def _mark_ready(self) -> None:
         assert self._health is not None
@@ -396,11 +415,34 @@ class ProcessRun:
         if result.is_busy:
             return
         if result.is_serving and self.state is InstanceState.UNREADY:
-            self._mark_ready()
+            if not self._has_announced_stop:
+                self._mark_ready()
         elif result.is_alive and not result.is_serving and self.state is InstanceState.READY:
-            self._set_state(InstanceState.UNREADY)
-            self._registration.deregister(result.reason)
-            self._emit_process_event(events.Unready, reason=result.reason)
+            self._mark_unready(result.reason)
+
+    def _mark_unready(self, reason: str) -> None:
+        self._set_state(InstanceState.UNREADY)
+        self._registration.deregister(reason)
+        self._emit_process_event(events.Unready, reason=reason)
+
+    # -- notifications of the process ---------------------------------------------------------
+
+    def _handle_announced_stop(self) -> None:
+        """Deregister a process that is about to exit."""
+        self._has_announced_stop = True
+        if self.state is InstanceState.READY:
+            self._mark_unready("it reports that it is stopping")
+
+    def _handle_reported_ready(self) -> None:
+        """Register a process again that is not about to exit after all."""
+        was_stopping, self._has_announced_stop = self._has_announced_stop, False
+        if was_stopping and self.state is InstanceState.UNREADY:
+            self._mark_ready()
+
+    def _handle_reported_failure(self) -> None:
+        if not self.is_kill_requested:
+            reason = "reported that it has failed (WATCHDOG=trigger)"
+            self._request_kill(reason, ExitCause.UNHEALTHY)
 
     def _handle_wrong_server(self, reason: str) -> None:
         """Deregister, since another program would get the calls, and end the process."""
