@@ -94,8 +94,6 @@ class ProcessRun:
         self._on_change = on_change
         self._registration = Registration(registry, spec)
         self._channels = ReportChannels()
-        self._has_announced_stop = False
-        """Whether the process has reported that it is about to exit."""
         self._health: HealthMonitor | None = None
         self._drain_delay = 0.0
         self._failure = Exit()
@@ -130,6 +128,11 @@ class ProcessRun:
         """What the process reports that it is doing; "" if it does not."""
         return "" if self._channels.notify is None else self._channels.notify.status
 
+    @property
+    def _may_have_calls(self) -> bool:
+        """Whether it has been ready, and has a service."""
+        return self.ready_at is not None and self.config.has_service
+
     def stop_details(self) -> dict[str, Any]:
         """Return how it was stopped, as `events.Stopped` and `operations.DrainResult` have it."""
         reader = self.output_reader
@@ -137,8 +140,7 @@ class ProcessRun:
             "exit": self.exit,
             "was_killed": self.was_killed,
             "cut_calls": tuple(sorted(reader.cut_calls)),
-            # A run that was never ready has had no calls.
-            "cut_calls_known": self.ready_at is None or reader.has_drain_report,
+            "cut_calls_known": not self._may_have_calls or reader.has_drain_report,
         }
 
     # -- requests ----------------------------------------------------------------------------
@@ -263,7 +265,6 @@ class ProcessRun:
         if channel is None:
             return contextlib.nullcontext()
         channel.on_stopping = self._handle_announced_stop
-        channel.on_ready = self._handle_reported_ready
         channel.on_failed = self._handle_reported_failure
         return channel.receiving(owner)
 
@@ -317,7 +318,12 @@ class ProcessRun:
         async def check_health() -> None:
             self._failure = await health.run()
 
-        await wait_any(check_health, self._kill_requested.wait, process.wait)
+        await wait_any(
+            check_health,
+            self._kill_requested.wait,
+            self._wait_for_announced_stop,
+            process.wait,
+        )
         return Exit() if process.has_exited else self._failure
 
     async def _terminate(self, process: PluginProcess, failure: Exit) -> Exit:
@@ -345,7 +351,8 @@ class ProcessRun:
         with trio.CancelScope(shield=True):
             if was_ready:
                 await self._registration.withdraw()
-            with trio.move_on_after(self._drain_delay if was_ready else 0):
+            is_called = was_ready and self.config.has_service
+            with trio.move_on_after(self._drain_delay if is_called else 0):
                 await process.wait()
             self.was_killed = await self._stop_process(process)
             with trio.move_on_after(_OUTPUT_TIMEOUT):
@@ -386,6 +393,11 @@ class ProcessRun:
         self._mark_ready()
         if self._has_announced_stop:  # Both reports may be read at once.
             self._handle_announced_stop()
+
+    @property
+    def _has_announced_stop(self) -> bool:
+        channel = self._channels.notify
+        return channel is not None and channel.stopping.is_set()
 
     def _mark_ready(self) -> None:
         assert self._health is not None
@@ -429,15 +441,19 @@ class ProcessRun:
 
     def _handle_announced_stop(self) -> None:
         """Deregister a process that is about to exit."""
-        self._has_announced_stop = True
         if self.state is InstanceState.READY:
             self._mark_unready("it reports that it is stopping")
 
-    def _handle_reported_ready(self) -> None:
-        """Register a process again that is not about to exit after all."""
-        was_stopping, self._has_announced_stop = self._has_announced_stop, False
-        if was_stopping and self.state is InstanceState.UNREADY:
-            self._mark_ready()
+    async def _wait_for_announced_stop(self) -> None:
+        """Wait until a process that was about to exit has not done so in its `stop_timeout`."""
+        channel, timeout = self._channels.notify, self.config.stop_timeout
+        if channel is None:
+            await trio.sleep_forever()
+        await channel.stopping.wait()
+        with trio.move_on_after(timeout) as scope, channel.extending(scope, counts_earlier=True):
+            await trio.sleep_forever()
+        reason = f"reported that it was stopping, and did not exit within {timeout:g} s"
+        self._failure = Exit(reason=reason, explicit_cause=ExitCause.UNHEALTHY)
 
     def _handle_reported_failure(self) -> None:
         if not self.is_kill_requested:

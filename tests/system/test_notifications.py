@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from meshtrio.config import StartMethod
 from meshtrio.supervisor import events
 from meshtrio.supervisor.policy.state import InstanceState
 from tests.support.debian_programs import redis_table, shell_table
@@ -195,20 +196,45 @@ async def test_more_time_to_stop(short_dir: Path) -> None:
 
 
 async def test_a_process_that_stops_by_itself_leaves_at_once(short_dir: Path) -> None:
-    steps = ["READY=1", "STOPPING=1\nSTATUS=bye", "sleep:0.3", "READY=1", FOREVER]
-    async with run_mesh(notifier_table(*steps), short_dir) as watched:
+    steps = ["READY=1", "STOPPING=1\nSTATUS=bye", "READY=1", "sleep:0.3", "exit"]
+    async with run_mesh(notifier_table(*steps, restart="never"), short_dir) as watched:
         await watched.wait_for_event(events.Unready)
         assert get_text(watched, events.Unready) == "it reports that it is stopping"
-        await watched.wait_for_event(events.Ready, was_ready_before=True)
-        assert not watched.find_events(events.Exited)
+        await watched.wait_for_event(events.GaveUp)
+        assert get_text(watched, events.Exited) == "exited with status 0"
+        assert len(watched.find_events(events.Ready)) == 1
+        assert len(watched.find_events(events.Unready)) == 1
+
+
+@pytest.mark.parametrize("more", [[], ["EXTEND_TIMEOUT_USEC=1000000"]])
+async def test_a_process_that_only_says_that_it_stops_is_killed(
+    more: list[str], short_dir: Path
+) -> None:
+    table = notifier_table("READY=1", "STOPPING=1", *more, FOREVER, stop_timeout=0.5)
+    async with run_mesh(table, short_dir) as watched:
+        unready = await watched.wait_for_event(events.Unready)
+        exited = await watched.wait_for_event(events.Exited)
+        assert exited.time - unready.time > (0.9 if more else 0.4)
+        text = "reported that it was stopping, and did not exit within 0.5 s"
+        assert text in get_text(watched, events.Exited)
+        await watched.wait_for_event(events.Ready, count=2)
+
+
+async def test_a_plugin_that_is_forked(short_dir: Path) -> None:
+    table = plugin_table(
+        "p", "notifier.py", "READY=1", FOREVER, ready="notify", service=False, start="fork"
+    )
+    async with run_mesh(table, short_dir) as watched:
+        ready = (await watched.wait_for_event(events.Ready)).event
+        assert getattr(ready, "start") is StartMethod.FORK  # noqa: B009
 
 
 async def test_its_liveness_does_not_make_it_ready_again(short_dir: Path) -> None:
     liveness = {"interval": 0.05, "timeout": 0.1}
-    steps = ["READY=1", "WATCHDOG=1", "STOPPING=1", "ping:0.02,1", FOREVER]
+    steps = ["READY=1", "WATCHDOG=1", "STOPPING=1", "ping:0.02,1", "exit"]
     async with run_mesh(notifier_table(*steps, liveness=liveness), short_dir) as watched:
         await watched.wait_for_event(events.Unready)
-        await watched.wait_for_event(events.Exited)  # It has stopped to report after a second.
+        await watched.wait_for_event(events.Exited)
         assert not watched.find_events(events.Ready, was_ready_before=True)
 
 
@@ -269,12 +295,12 @@ async def test_a_process_may_ask_to_be_ended(short_dir: Path) -> None:
         assert "WATCHDOG=trigger" in get_text(watched, events.Exited)
 
 
-async def test_a_grpc_plugin_with_a_watchdog(short_dir: Path) -> None:
+async def test_the_variables_of_a_plugin_with_a_watchdog(short_dir: Path) -> None:
     """The socket is there for `liveness.check` alone, too."""
-    step = "print:sorted(k for k in os.environ if k.startswith(('NOTIFY', 'WATCHDOG')))"
-    table = notifier_table(step, "READY=1", "ping:0.05,1000", ready="started", liveness=QUICK)
+    script = "env | sed -n 's/^\\(NOTIFY\\|WATCHDOG\\)\\(.*\\)=.*/has \\1\\2/p' | sort | xargs echo"
+    table = shell_table("p", script, ready="started", liveness=QUICK)
     async with run_mesh(table, short_dir) as watched:
-        await watched.wait_for_line("['NOTIFY_SOCKET', 'WATCHDOG_USEC']")
+        await watched.wait_for_line("has NOTIFY_SOCKET has WATCHDOG_USEC")
 
 
 # -- what a process must not do to the mesh --------------------------------------------------

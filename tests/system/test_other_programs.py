@@ -45,7 +45,8 @@ async def test_a_started_worker_is_ready_and_its_dependents_start(short_dir: Pat
         await watched.mesh.stop("worker")
         await watched.mesh.start("worker")
         assert not watched.find_events(events.Exited)
-    assert watched.mesh.shutdown_report.stopped[0] == "next/0"
+    assert watched.mesh.shutdown_report.stopped == ("next/0", "worker/0")
+    assert not watched.mesh.shutdown_report.cut_calls_unknown
 
 
 def test_the_commands_show_a_plugin_without_a_service(short_dir: Path) -> None:

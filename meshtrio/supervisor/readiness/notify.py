@@ -26,9 +26,10 @@ class NotifiedReadiness:
         """Wait for READY=1."""
         deadline = trio.current_time() + max_time
         while True:
-            with trio.move_on_after(max_time) as scope, self._channel.extending(scope):
-                await self._channel.ready.wait()
-                return
+            with trio.move_on_after(max_time) as scope:
+                with self._channel.extending(scope, counts_earlier=True):
+                    await self._channel.ready.wait()
+                    return
             if not was_stalled(scope):
                 break
         missing = "it has not sent READY=1"

@@ -13,6 +13,7 @@ the buffer for ancillary data. For a BARRIER=1 that is the answer it waits for.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import struct
@@ -59,13 +60,13 @@ class NotifyChannel:
     _uids: frozenset[int]
     """The users whose processes are believed when they have exited."""
     on_stopping: Callable[[], None] = attrs.field(default=lambda: None, init=False)
-    """Called when the process reports that it is about to exit."""
-    on_ready: Callable[[], None] = attrs.field(default=lambda: None, init=False)
-    """Called whenever the process reports that it is ready."""
+    """Called when the process first reports that it is about to exit."""
     on_failed: Callable[[], None] = attrs.field(default=lambda: None, init=False)
     """Called when the process reports that it is to be ended."""
     ready: trio.Event = attrs.field(factory=trio.Event, init=False)
     """Set when the process has reported that it is ready."""
+    stopping: trio.Event = attrs.field(factory=trio.Event, init=False)
+    """Set when the process has reported that it is about to exit, which it cannot take back."""
     status: str = attrs.field(default="", init=False)
     """The last status that it has reported; "" for none."""
     is_watched: bool = attrs.field(default=False, init=False)
@@ -75,8 +76,10 @@ class NotifyChannel:
     watchdog_interval: float | None = attrs.field(default=None, init=False)
     """Seconds for which it may report nothing, if it has changed them."""
     _reported_alive: trio.Event = attrs.field(factory=trio.Event, init=False)
-    _deadline: tuple[trio.CancelScope, float] | None = attrs.field(default=None, init=False)
-    """The scope of the current timeout, and the deadline that it had at first."""
+    _deadlines: dict[trio.CancelScope, float] = attrs.field(factory=dict, init=False)
+    """The scopes of the current timeouts, and the deadlines that they had at first."""
+    _extended_until: float = attrs.field(default=-math.inf, init=False)
+    """Until when the process has last asked for more time, before it was ready or since then."""
     _verdict: tuple[_Sender, bool, float] | None = attrs.field(default=None, init=False)
     """The sender that was last looked up, whether it is one of the processes, and when."""
     _warnings: OncePerReasonLogger = attrs.field(
@@ -84,16 +87,20 @@ class NotifyChannel:
     )
 
     @contextmanager
-    def extending(self, scope: trio.CancelScope) -> Iterator[None]:
+    def extending(self, scope: trio.CancelScope, *, counts_earlier: bool = False) -> Iterator[None]:
         """Let the process extend the deadline of a scope, for the block.
 
-        The deadline is never before the one that the scope has at first.
+        The deadline is never before the one that the scope has at first. `counts_earlier` if what
+        the process has asked for since it became ready counts, too: it may have been read before
+        this was called.
         """
-        self._deadline = scope, scope.deadline
+        self._deadlines[scope] = scope.deadline
+        if counts_earlier:
+            scope.deadline = max(scope.deadline, self._extended_until)
         try:
             yield
         finally:
-            self._deadline = None
+            del self._deadlines[scope]
 
     async def wait_alive(self) -> None:
         """Wait until the process reports to be alive."""
@@ -185,17 +192,19 @@ class NotifyChannel:
         self._handle_times(found)
         if found.is_ready:
             self.ready.set()
-            self.on_ready()
-        if found.is_stopping:
+            self._extended_until = -math.inf
+        if found.is_stopping and not self.stopping.is_set():
+            self.stopping.set()
             self.on_stopping()
         if found.has_failed:
             self.on_failed()
 
     def _handle_times(self, found: Notification) -> None:
         now = trio.current_time()
-        if found.extension is not None and self._deadline is not None:
-            scope, first = self._deadline
-            scope.deadline = max(first, now + found.extension)
+        if found.extension is not None:
+            self._extended_until = now + found.extension
+            for scope, first in self._deadlines.items():
+                scope.deadline = max(first, now + found.extension)
         if found.watchdog_interval is not None:
             self.watchdog_interval = found.watchdog_interval
         if found.is_alive or found.watchdog_interval is not None:
