@@ -76,7 +76,7 @@ SERVICE_MANAGER_VARIABLES = frozenset(
 """Variables that systemd sets for the process that it starts, which is the mesh. A plugin that used
 them would report to systemd as the mesh. `meshtrio serve` removes them from its environment. A
 program that embeds a mesh has them, and plugins get them only if their `inherit_env` or `env` names
-them."""
+them. NOTIFY_SOCKET and WATCHDOG_USEC are the mesh's own for plugins that notify it."""
 
 TARGET_METADATA_KEY = "x-mesh-target"
 """Metadata key whose value is the target service of a call on a mesh socket. It is forwarded with

@@ -39,7 +39,8 @@ def ps(names: tuple[str, ...], as_json: bool, all_nodes: bool, mesh_socket: Path
     """List instances and tasks with their processes and states: all, or those named.
 
     A NAME is a plugin, a group or a task. RESTARTS counts restarts, of a task the retries of its
-    last run; REASON is how the last process ended, or why the instance is not ready or waits.
+    last run; REASON is how the last process ended, or why the instance is not ready or waits, and
+    the status that the process reports.
     """
     if all_nodes:
         _print_instances_of_nodes(names, as_json, mesh_socket)
@@ -81,6 +82,7 @@ def _unique_instances(replies: Iterable[Any]) -> Iterable[control.Instance]:
 
 def _instance_row(instance: control.Instance) -> tuple[Any, ...]:
     is_task = instance.HasField("task")
+    reason = _describe_task(instance) if is_task else instance.reason
     return (
         instance.name,
         "-" if is_task else instance.instance,
@@ -89,7 +91,7 @@ def _instance_row(instance: control.Instance) -> tuple[Any, ...]:
         instance.restarts,
         formatting.format_duration(instance.uptime) if instance.HasField("uptime") else "-",
         instance.socket or "-",
-        _describe_task(instance) if is_task else instance.reason,
+        "; ".join(filter(None, (reason, instance.status))),
     )
 
 

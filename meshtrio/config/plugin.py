@@ -22,6 +22,7 @@ from meshtrio.config.ready import (
     FdCheck,
     GrpcCheck,
     LivenessCheck,
+    NotifyCheck,
     ServerCheck,
     StartedCheck,
     check_instances,
@@ -110,8 +111,10 @@ class Liveness:
 
     check: str | None = attrs.field(default=None, validator=parsed_by(parse_liveness_check))
     """What is checked, as for `ready`: `"grpc"`, `"tcp:host:port"`, `"unix:/path"` or
-    `"http://host:port/path"`. By default the same as for `ready`, if it is one of these; otherwise
-    there are no checks."""
+    `"http://host:port/path"`; or `"notify"`: that it sends WATCHDOG=1 (sd_notify(3)) more often
+    than once in `interval`, which WATCHDOG_USEC tells it. By default the same as for `ready`, if it
+    is one of these; otherwise there are no checks. With `ready = "notify"` alone, a process that
+    has never sent WATCHDOG=1 is not checked."""
     interval: float = attrs.field(default=10.0, validator=at_least(0))
     """Seconds from one check to the next; 0 disables checks."""
     timeout: float = attrs.field(default=5.0, validator=is_positive)
@@ -186,9 +189,9 @@ class PluginConfig(ProgramConfig):
     does. Connections wait while there is no process, instead of being refused; see
     [sockets the mesh holds](../how-to/held-sockets.md)."""
     service: bool | None = None
-    """Whether it serves gRPC, so that clients can call `plugin.<name>`. By default whether `ready`
-    is `"grpc"`. A plugin without a service is supervised like any other, and has no entry in the
-    registry, no route in the gateway and no metrics of calls."""
+    """Whether it serves gRPC, so that clients can call `plugin.<name>`. By default true, unless
+    `ready` is `"started"` or has an address. A plugin without a service is supervised like any
+    other, and has no entry in the registry, no route in the gateway and no metrics of calls."""
     services: tuple[str, ...] = attrs.field(default=(), converter=to_strings)
     """Full names of the gRPC services it serves, for the gateway to route calls before the plugin
     is ready, or if it does not serve reflection."""
@@ -236,14 +239,14 @@ class PluginConfig(ProgramConfig):
     successfully, with `restart` as `never` or `on-failure`. Plugins are stopped in reverse order.
     """
     ready: str = attrs.field(default="grpc", validator=parsed_by(parse_check))
-    """When a process is ready: `"grpc"`, when its gRPC server reports SERVING; `"fd:N"`, when it
-    has written a newline to descriptor N (s6's notification-fd); `"tcp:host:port"` or
-    `"unix:/path"`, when its server accepts connections there; `"http://host:port/path"`, when its
-    server answers a GET request with a status of 200 to 399; `"started"`, as soon as it was
-    started. Instance n has the port plus n, and `{instance}` in a path stands for its number. With
-    `service = true` its gRPC server has to accept connections, too. See
-    [other programs](../how-to/other-programs.md).
-    """
+    """When a process is ready: `"grpc"`, when its gRPC server reports SERVING; `"notify"`, when it
+    has sent READY=1 to the socket in NOTIFY_SOCKET (sd_notify(3)); `"fd:N"`, when it has written a
+    newline to descriptor N (s6's notification-fd); `"tcp:host:port"` or `"unix:/path"`, when its
+    server accepts connections there; `"http://host:port/path"`, when its server answers a GET
+    request with a status of 200 to 399; `"started"`, as soon as it was started. Instance n has the
+    port plus n, and `{instance}` in a path stands for its number. The gRPC server of a plugin with
+    a service has to accept connections in any case. See
+    [other programs](../how-to/other-programs.md)."""
     ready_timeout: float = attrs.field(default=10.0, validator=is_positive)
     """Seconds from the start of a process until it has to be ready, or else is killed, which is a
     failure. Time spent waiting for a CPU does not count, up to three times this value."""
@@ -316,7 +319,7 @@ class PluginConfig(ProgramConfig):
         """Whether it serves gRPC, for clients to call."""
         if self.service is not None:
             return self.service
-        return isinstance(self.ready_check, GrpcCheck)
+        return isinstance(self.ready_check, (GrpcCheck, NotifyCheck, FdCheck))
 
     @property
     def monitors_memory(self) -> bool:
@@ -366,8 +369,21 @@ class PluginConfig(ProgramConfig):
         has_address = isinstance(self.ready_check, ServerCheck)
         return ReplacementOrder.STOP_FIRST if has_address else ReplacementOrder.START_FIRST
 
+    @property
+    def uses_notifications(self) -> bool:
+        """Whether its processes report by sd_notify(3)."""
+        return isinstance(self.ready_check, NotifyCheck) or self.watchdog_interval is not None
+
+    @property
+    def watchdog_interval(self) -> float | None:
+        """Seconds in which a process has to send WATCHDOG=1; None if it need not."""
+        is_checked = isinstance(self.liveness_check, NotifyCheck)
+        return self.liveness.interval if is_checked and self.liveness.interval else None
+
     def _check_readiness(self) -> list[str]:
         found = []
+        names = ("NOTIFY_SOCKET", "WATCHDOG_USEC") if self.uses_notifications else ()
+        found += [f"env: {name} is set by the mesh here" for name in names if name in self.env]
         if isinstance(self.ready_check, FdCheck) and self.start is StartMethod.FORK:
             found.append(f'ready: {self.ready} requires start = "exec"')
         if self.ready_check == FdCheck(_LISTEN_FD) and self.listen_fds:
@@ -410,6 +426,7 @@ class PluginConfig(ProgramConfig):
         return (
             *(self.command, dict(self.env), self.cwd, self.inherit_env, self.stop_timeout),
             *(self.start, self.preload, self.ready, self.has_service),
+            *(self.uses_notifications, self.watchdog_interval),
             *(self.listen, self.listen_fds, self.serve_tls, self.tls, self.metrics),
             *(self.max_receive_message_length, self.max_send_message_length, self.max_busy_poll),
             *(self.max_connection_age, self.max_connection_age_grace),

@@ -35,6 +35,11 @@ class StartedCheck:
 
 
 @attrs.frozen
+class NotifyCheck:
+    """It reports by sd_notify(3)."""
+
+
+@attrs.frozen
 class FdCheck:
     """It writes a newline to a descriptor, as s6's notification-fd."""
 
@@ -71,13 +76,14 @@ class HttpCheck:
 
 ServerCheck = ConnectCheck | HttpCheck
 """Checks of a server at an address that the config names."""
-Check = GrpcCheck | StartedCheck | FdCheck | ServerCheck
+Check = GrpcCheck | NotifyCheck | FdCheck | ServerCheck | StartedCheck
 """What is checked."""
-LivenessCheck = GrpcCheck | ServerCheck
+LivenessCheck = GrpcCheck | NotifyCheck | ServerCheck
 """What can be checked again and again."""
 
 _SIMPLE_CHECKS: dict[str, Check] = {
     "grpc": GrpcCheck(),
+    "notify": NotifyCheck(),
     "started": StartedCheck(),
 }
 

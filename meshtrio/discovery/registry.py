@@ -241,7 +241,8 @@ class Registry:
             exit_infos=(*earlier, exit_info)[-_MAX_EXIT_INFOS:],
         )
         # The last endpoint of a plugin whose service a reload has taken away.
-        if service in self._missing_reasons and not self._services[service].value.endpoints:
+        is_unmanaged = service in self._missing_reasons and service not in self._managers
+        if is_unmanaged and not self._services[service].value.endpoints:
             self._removed.add(service)
 
     def restore_exit_infos(self, service: str, infos: tuple[ExitInfo, ...]) -> None:

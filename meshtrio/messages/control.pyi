@@ -31,7 +31,7 @@ class GetInstanceRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ...) -> None: ...
 
 class Instance(_message.Message):
-    __slots__ = ("name", "instance", "pid", "state", "restarts", "uptime", "socket", "reason", "start", "ready_after", "resident", "proportional", "task")
+    __slots__ = ("name", "instance", "pid", "state", "restarts", "uptime", "socket", "reason", "start", "ready_after", "resident", "proportional", "task", "status")
     NAME_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class Instance(_message.Message):
     RESIDENT_FIELD_NUMBER: _ClassVar[int]
     PROPORTIONAL_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
     name: str
     instance: int
     pid: int
@@ -58,7 +59,8 @@ class Instance(_message.Message):
     resident: int
     proportional: int
     task: Task
-    def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., restarts: _Optional[int] = ..., uptime: _Optional[float] = ..., socket: _Optional[str] = ..., reason: _Optional[str] = ..., start: _Optional[str] = ..., ready_after: _Optional[float] = ..., resident: _Optional[int] = ..., proportional: _Optional[int] = ..., task: _Optional[_Union[Task, _Mapping]] = ...) -> None: ...
+    status: str
+    def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., restarts: _Optional[int] = ..., uptime: _Optional[float] = ..., socket: _Optional[str] = ..., reason: _Optional[str] = ..., start: _Optional[str] = ..., ready_after: _Optional[float] = ..., resident: _Optional[int] = ..., proportional: _Optional[int] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., status: _Optional[str] = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("last_outcome", "last_exit_status", "last_signal", "last_duration", "last_ended", "last_success", "next_run", "missed")

@@ -11,6 +11,7 @@ from pathlib import Path
 from meshtrio.config import MeshConfig, PluginConfig, ProgramConfig
 from meshtrio.contract import MAX_SOCKET_PATH_LENGTH
 from meshtrio.runtime_dir import lock_file
+from meshtrio.runtime_dir.notify_socket import notify_socket_path
 from meshtrio.runtime_dir.paths import default_runtime_dir, mesh_socket_path
 from meshtrio.util import descriptors
 from meshtrio.util.errors import ConfigError
@@ -119,6 +120,11 @@ def validate(config: MeshConfig) -> None:
     runtime_dir = resolve_runtime_dir(config)
     paths = [mesh_socket_path(runtime_dir)]
     paths += [plugin_socket_path(runtime_dir, p, p.instances - 1, 1) for p in config.plugins]
+    paths += [
+        notify_socket_path(runtime_dir, p, p.instances - 1, 1)
+        for p in config.plugins
+        if p.uses_notifications
+    ]
     problems = [
         f"{path}: a socket's path may have {MAX_SOCKET_PATH_LENGTH} bytes, this has "
         f"{len(os.fsencode(path))}; choose a shorter runtime dir"

@@ -24,7 +24,9 @@ from meshtrio.util.descriptors import closing_descriptor, closing_on_error
 LOCK_FILE_NAME = "mesh.lock"
 
 _HEADER = re.compile(rb"(\d{1,10}\n)?")
-_SOCKET_LINE = re.compile(r"(?P<folder>[A-Za-z0-9_-]+\.d/)?[A-Za-z0-9_-]+-\d+(\.b)?\.sock")
+_SOCKET_LINE = re.compile(
+    r"(?P<folder>[A-Za-z0-9_-]+\.d/)?[A-Za-z0-9_-]+-\d+(\.b)?(\.notify)?\.sock"
+)
 _MESH_RUN_LINE = re.compile(r"launch ([0-9a-f]{32}) (\d{1,10}(?:,\d{1,10})*)")
 _MAX_MESH_RUNS = 64
 _MAX_SIZE = 4 * 1024 * 1024

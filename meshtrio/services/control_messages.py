@@ -35,6 +35,7 @@ def make_instance(status: InstanceStatus) -> control.Instance:
         reason=replace_surrogates(status.reason),
         start=None if status.start is None else status.start.value,
         ready_after=status.ready_after,
+        status=status.status,
     )
 
 

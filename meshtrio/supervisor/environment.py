@@ -8,7 +8,9 @@ The variables come in layers, each of which overrides those before it:
 3. `HOME`, `USER` and `LOGNAME` of the user that the plugin runs as, if that is not the mesh's;
 4. the plugin's `env`;
 5. the contract between a mesh and its plugins (`meshtrio.contract`), the telemetry settings, and
-   those of an inherited listening socket.
+   NOTIFY_SOCKET and WATCHDOG_USEC for a plugin that reports by sd_notify(3), and those of an
+   inherited listening socket. WATCHDOG_PID is not set: it is not known before the start, and
+   without it any process of the plugin may report.
 
 `process.cleanup.mesh_run` adds MESH_ID and MESH_PIDFD when the process is started, and the process
 itself LISTEN_PID, before the program begins.
@@ -49,6 +51,7 @@ def child_environment(
         **_tracing(spec),
         **_binary_log(spec),
         **_listen_fds(spec),
+        **_notifications(spec),
     }
 
 
@@ -173,6 +176,15 @@ def _listen_fds(spec: RunSpec) -> dict[str, str]:
     if not spec.config.listen_fds:
         return {}
     return {"LISTEN_FDS": "1", "LISTEN_FDNAMES": spec.config.name}
+
+
+def _notifications(spec: RunSpec) -> dict[str, str]:
+    variables = {}
+    if spec.notify_socket is not None:
+        variables["NOTIFY_SOCKET"] = str(spec.notify_socket.absolute())
+    if spec.config.watchdog_interval is not None:
+        variables["WATCHDOG_USEC"] = str(max(int(spec.config.watchdog_interval * 1e6), 1))
+    return variables
 
 
 def _binary_log(spec: RunSpec) -> dict[str, str]:

@@ -55,6 +55,8 @@ class InstanceStatus:
     if that is not possible."""
     ready_after: float | None
     """Seconds from the start of its process until it was ready; None before, or if it has none."""
+    status: str = ""
+    """What its process reports that it is doing, by sd_notify(3); "" if it does not."""
 
 
 @attrs.define(eq=False)
@@ -208,6 +210,7 @@ class Instance:
             reason="; ".join(filter(None, reasons)),
             start=process.start_method if process is not None else None,
             ready_after=run.ready_after if run is not None and process is not None else None,
+            status=run.status if run is not None and process is not None else "",
         )
 
     # -- upgrades ----------------------------------------------------------------------------

@@ -99,7 +99,7 @@ class SocketProbe:
             with trio.move_on_after(max_time) as scope:
                 await self._poll_until_serving(connect, progress)
                 return
-            if not _was_stalled(scope):
+            if not was_stalled(scope):
                 raise NotReadyError(max_time, str(progress))
 
     async def check(self, max_time: float, connect: Connect) -> HealthCheckResult:
@@ -119,7 +119,7 @@ class SocketProbe:
                 # Outside the scope, whose end would count as a missing answer.
                 await trio.sleep_until(scope.deadline)
                 continue
-            if not _was_stalled(scope):
+            if not was_stalled(scope):
                 latency = trio.current_time() - started_at
                 run_delay = self._read_cpu_wait() - waited
                 return _make_timeout_result(progress, max_time, latency, run_delay)
@@ -180,7 +180,7 @@ def _make_timeout_result(
     return HealthCheckResult(False, False, reason, latency, condition=condition)
 
 
-def _was_stalled(scope: trio.CancelScope) -> bool:
+def was_stalled(scope: trio.CancelScope) -> bool:
     """Whether this process was suspended or far too busy when a deadline passed, so that it may not
     have read the answer."""
     return trio.current_time() - scope.deadline > _STALL_THRESHOLD

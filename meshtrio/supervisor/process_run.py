@@ -11,7 +11,7 @@ import attrs
 import trio
 from trio_util import wait_any
 
-from meshtrio.config.ready import FdCheck, StartedCheck
+from meshtrio.config.ready import StartedCheck
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
@@ -28,9 +28,10 @@ from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monot
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.start_failures import EXEC_FAILED_STATUSES
 from meshtrio.supervisor.process_end import handle_internal_error, make_process_exit
+from meshtrio.supervisor.readiness.channels import ReportChannels, adopt_channels, open_channels
 from meshtrio.supervisor.readiness.checks import HealthChecks
 from meshtrio.supervisor.readiness.factory import CheckSources, make_checks
-from meshtrio.supervisor.readiness.newline import NewlinePipe
+from meshtrio.supervisor.readiness.notify_channel import SavedChannel
 from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.saved_state import SavedRun
@@ -92,6 +93,8 @@ class ProcessRun:
         self._emit = emit
         self._on_change = on_change
         self._registration = Registration(registry, spec)
+        self._channels = ReportChannels()
+        self._saved_channel: SavedChannel | None = None
         self._health: HealthMonitor | None = None
         self._drain_delay = 0.0
         self._failure = Exit()
@@ -116,6 +119,7 @@ class ProcessRun:
         self.applied_log_level = saved.applied_log_level
         self._uids = None if saved.uids is None else frozenset(saved.uids)
         self._server_uid = saved.server_uid
+        self._saved_channel = saved.notifications
         self.output_reader.adopt(saved.process, saved.stderr_lines)
         self.output_reader.cut_calls.extend(saved.cut_calls)
         self.output_reader.has_drain_report = saved.has_drain_report
@@ -130,7 +134,7 @@ class ProcessRun:
         """Whether its process is neither being started nor ended, so that it can be handed over."""
         if self.state not in _STEADY_STATES or self.is_stop_requested or self.is_kill_requested:
             return False
-        if self.ready_at is None and isinstance(self.spec.ready_check, FdCheck):
+        if self.ready_at is None and self._channels.pipe is not None:
             return False  # It is to write to a pipe, which is not handed over.
         process = self.process
         is_supervised = self._health is not None and self.output_reader.is_reading
@@ -153,6 +157,7 @@ class ProcessRun:
             ready_at=None if self.ready_at is None else to_monotonic(self.ready_at),
             started_ticks=identity.started_ticks,
             marker_limit=self._effects.get_marker_limit(self.launch_id),
+            notifications=None if self._channels.notify is None else self._channels.notify.save(),
             uids=None if self._uids is None else tuple(self._uids),
             server_uid=self._health.verifier.uid,
             times_ready=self._registration.times_ready,
@@ -186,6 +191,16 @@ class ProcessRun:
         """Seconds from its start until it was ready; None before."""
         return None if self.ready_at is None else self.ready_at - self.started_at
 
+    @property
+    def status(self) -> str:
+        """What the process reports that it is doing; "" if it does not."""
+        return "" if self._channels.notify is None else self._channels.notify.status
+
+    @property
+    def _may_have_calls(self) -> bool:
+        """Whether it has been ready, and has a service."""
+        return self.ready_at is not None and self.config.has_service
+
     def stop_details(self) -> dict[str, Any]:
         """Return how it was stopped, as `events.Stopped` and `operations.DrainResult` have it."""
         reader = self.output_reader
@@ -193,8 +208,7 @@ class ProcessRun:
             "exit": self.exit,
             "was_killed": self.was_killed,
             "cut_calls": tuple(sorted(reader.cut_calls)),
-            # A run that was never ready has had no calls.
-            "cut_calls_known": self.ready_at is None or reader.has_drain_report,
+            "cut_calls_known": not self._may_have_calls or reader.has_drain_report,
         }
 
     # -- requests ----------------------------------------------------------------------------
@@ -253,36 +267,27 @@ class ProcessRun:
         process = self.process
         with contextlib.ExitStack() as stack:
             if process is not None:
-                await self._run_process(process, None, is_adopted=True)
+                channels = adopt_channels(self.spec, self._saved_channel)
+                self._channels = stack.enter_context(channels)
+                await self._run_process(process, is_adopted=True)
                 return
             self._set_state(InstanceState.STARTING)
             try:
                 self._uids = await self._launcher.prepare()
-                pipe = self._open_pipe(stack)
+                self._channels = stack.enter_context(open_channels(self.spec))
                 self.identity = RunIdentity(self.launch_id, get_boot_ticks())
-                process = await self._launcher.spawn(pipe)
+                process = await self._launcher.spawn(self._channels.pipe)
             except LAUNCH_ERRORS as exc:
                 self.exit = await self._launcher.make_exit(exc)
                 self._registration.deregister(str(self.exit))
                 self._emit(events.NotStarted, exit=self.exit)
                 return
-            await self._run_process(process, pipe, is_adopted=False)
+            await self._run_process(process, is_adopted=False)
 
-    def _open_pipe(self, stack: contextlib.ExitStack) -> NewlinePipe | None:
-        """Open the pipe on which the process reports that it is ready, if it is to have one."""
-        check = self.spec.ready_check
-        if not isinstance(check, FdCheck):
-            return None
-        pipe = NewlinePipe(check.fd)
-        stack.enter_context(pipe.opened())
-        return pipe
-
-    async def _run_process(
-        self, process: PluginProcess, pipe: NewlinePipe | None, *, is_adopted: bool
-    ) -> None:
+    async def _run_process(self, process: PluginProcess, *, is_adopted: bool) -> None:
         assert self.identity is not None
-        if pipe is not None:
-            pipe.close_write_end()
+        if self._channels.pipe is not None:
+            self._channels.pipe.close_write_end()
         self.process, self._registration.pid = process, process.pid
         owner, config = ProcessTree(process.pid, self.launch_id), self.config
         address, is_verified = self.spec.address, config.verify_server
@@ -299,9 +304,9 @@ class ProcessRun:
             self.spec,
             process.pid,
             verifier,
-            self._make_checks(verifier, owner, pipe),
+            self._make_checks(verifier, owner),
             self._effects,
-            on_ready=self._mark_ready,
+            on_ready=self._handle_first_ready,
             on_result=self._on_check_result,
             was_ready=self.ready_at is not None,
         )
@@ -312,7 +317,10 @@ class ProcessRun:
             if not is_adopted:
                 self._effects.guard.watch(process.pid, process.pidfd)
                 self._emit_process_event(events.Starting, launch_id=self.launch_id)
-            async with self.output_reader.reading(process) as output_ended:
+            async with (
+                self.output_reader.reading(process) as output_ended,
+                self._receiving_notifications(owner),
+            ):
                 await self._supervise_to_end(process, self._health, output_ended)
         finally:
             if self.exit is None:  # An error came before it was supervised.
@@ -325,9 +333,17 @@ class ProcessRun:
                 self.identity = attrs.evolve(self.identity, session_end_ticks=get_boot_ticks())
             self.process = None
 
-    def _make_checks(
-        self, verifier: ServerVerifier, owner: ProcessTree, pipe: NewlinePipe | None
-    ) -> HealthChecks:
+    def _receiving_notifications(
+        self, owner: ProcessTree
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        channel = self._channels.notify
+        if channel is None:
+            return contextlib.nullcontext()
+        channel.on_stopping = self._handle_announced_stop
+        channel.on_failed = self._handle_reported_failure
+        return channel.receiving(owner)
+
+    def _make_checks(self, verifier: ServerVerifier, owner: ProcessTree) -> HealthChecks:
         def connect_to(address: str) -> Connect:
             # A program may change its user before it listens. Its process is verified all the same,
             # and nothing is sent there that another one may not know.
@@ -339,7 +355,7 @@ class ProcessRun:
             probe=self._effects.probe,
             connect=verifier.connect,
             connect_to=connect_to,
-            pipe=pipe,
+            channels=self._channels,
         )
         return make_checks(self.spec, sources)
 
@@ -375,7 +391,12 @@ class ProcessRun:
         async def check_health() -> None:
             self._failure = await health.run()
 
-        await wait_any(check_health, self._kill_requested.wait, process.wait)
+        await wait_any(
+            check_health,
+            self._kill_requested.wait,
+            self._wait_for_announced_stop,
+            process.wait,
+        )
         return Exit() if process.has_exited else self._failure
 
     async def _terminate(self, process: PluginProcess, failure: Exit) -> Exit:
@@ -383,7 +404,7 @@ class ProcessRun:
         self._set_state(InstanceState.STOPPING)
         with trio.CancelScope(shield=True):
             if not failure.is_stuck:
-                await process.stop(self.config.stop_timeout)
+                await self._stop_process(process)
                 return failure
             tracer = process.find_tracer()
             if tracer is not None:
@@ -403,15 +424,23 @@ class ProcessRun:
         with trio.CancelScope(shield=True):
             if was_ready:
                 await self._registration.withdraw()
-            with trio.move_on_after(self._drain_delay if was_ready else 0):
+            is_called = was_ready and self.config.has_service
+            with trio.move_on_after(self._drain_delay if is_called else 0):
                 await process.wait()
-            self.was_killed = await process.stop(self.config.stop_timeout)
+            self.was_killed = await self._stop_process(process)
             with trio.move_on_after(_OUTPUT_TIMEOUT):
                 await output_ended.wait()
         self.exit = self._make_exit(process, Exit())
         # Callers whose calls broke with the process learn how it ended.
         self._registration.deregister(self._describe_stop(self.exit), self.exit)
         self._emit_process_event(events.Stopped, **self.stop_details())
+
+    async def _stop_process(self, process: PluginProcess) -> bool:
+        """Stop the process; return whether it was killed, as it did not end in time."""
+        timeout, channel = self.config.stop_timeout, self._channels.notify
+        if channel is None:
+            return await process.stop(timeout)
+        return await process.stop(timeout, channel.extending)
 
     def _describe_stop(self, exit: Exit) -> str:
         if self.was_killed and not exit.is_unkillable:
@@ -427,6 +456,16 @@ class ProcessRun:
         return made
 
     # -- health ------------------------------------------------------------------------------
+
+    def _handle_first_ready(self) -> None:
+        self._mark_ready()
+        if self._has_announced_stop:  # Both reports may be read at once.
+            self._handle_announced_stop()
+
+    @property
+    def _has_announced_stop(self) -> bool:
+        channel = self._channels.notify
+        return channel is not None and channel.stopping.is_set()
 
     def _mark_ready(self) -> None:
         assert self._health is not None
@@ -456,11 +495,38 @@ class ProcessRun:
         if result.is_busy:
             return
         if result.is_serving and self.state is InstanceState.UNREADY:
-            self._mark_ready()
+            if not self._has_announced_stop:
+                self._mark_ready()
         elif result.is_alive and not result.is_serving and self.state is InstanceState.READY:
-            self._set_state(InstanceState.UNREADY)
-            self._registration.deregister(result.reason)
-            self._emit_process_event(events.Unready, reason=result.reason)
+            self._mark_unready(result.reason)
+
+    def _mark_unready(self, reason: str) -> None:
+        self._set_state(InstanceState.UNREADY)
+        self._registration.deregister(reason)
+        self._emit_process_event(events.Unready, reason=reason)
+
+    # -- notifications of the process ---------------------------------------------------------
+
+    def _handle_announced_stop(self) -> None:
+        """Deregister a process that is about to exit."""
+        if self.state is InstanceState.READY:
+            self._mark_unready("it reports that it is stopping")
+
+    async def _wait_for_announced_stop(self) -> None:
+        """Wait until a process that was about to exit has not done so in its `stop_timeout`."""
+        channel, timeout = self._channels.notify, self.config.stop_timeout
+        if channel is None:
+            await trio.sleep_forever()
+        await channel.stopping.wait()
+        with trio.move_on_after(timeout) as scope, channel.extending(scope, counts_earlier=True):
+            await trio.sleep_forever()
+        reason = f"reported that it was stopping, and did not exit within {timeout:g} s"
+        self._failure = Exit(reason=reason, explicit_cause=ExitCause.UNHEALTHY)
+
+    def _handle_reported_failure(self) -> None:
+        if not self.is_kill_requested:
+            reason = "reported that it has failed (WATCHDOG=trigger)"
+            self._request_kill(reason, ExitCause.UNHEALTHY)
 
     def _handle_wrong_server(self, reason: str) -> None:
         """Deregister, since another program would get the calls, and end the process."""

@@ -10,6 +10,7 @@ import attrs
 
 from meshtrio.config import PluginConfig, TelemetryConfig
 from meshtrio.config.ready import Check, LivenessCheck, ServerCheck
+from meshtrio.runtime_dir.notify_socket import notify_socket_path
 from meshtrio.supervisor.held_socket import HeldSocket
 
 
@@ -34,6 +35,14 @@ class RunSpec:
     """The listening socket that it inherits, with `listen_fds`."""
     launch_id: str = attrs.field(factory=lambda: secrets.token_hex(8))
     """The id that its processes inherit, by which they are found if they leave their group."""
+
+    @property
+    def notify_socket(self) -> Path | None:
+        """The socket to which it sends notifications; None if it does not."""
+        if not self.config.uses_notifications:
+            return None
+        folder = self.mesh_socket.parent
+        return notify_socket_path(folder, self.config, self.number, self.slot)
 
     @property
     def ready_check(self) -> Check:

@@ -16,6 +16,7 @@ from meshtrio.supervisor.policy.restart import Exit, RestartHistory
 from meshtrio.supervisor.policy.state import InstancePhase, InstanceState
 from meshtrio.supervisor.process.cleanup.leftover_killer import UnkillableProcess
 from meshtrio.supervisor.process.saved_processes import SavedProcess, SavedProcesses
+from meshtrio.supervisor.readiness.notify_channel import SavedChannel
 from meshtrio.supervisor.tasks.saved_task import SavedTask
 from meshtrio.util.log_level import LogLevel
 
@@ -37,6 +38,8 @@ class SavedRun:
     """`RunIdentity.started_ticks`."""
     marker_limit: int
     """The soft limit that marks its processes."""
+    notifications: SavedChannel | None = None
+    """The socket on which it reports, and what it has reported, if it does."""
     uids: tuple[int, ...] | None = None
     """The users of which its server has to have one; None for any."""
     server_uid: int | None = None

@@ -659,8 +659,8 @@ def _declared_services(config: MeshConfig) -> set[str]:
 def _explain_missing_services(config: MeshConfig) -> dict[str, str]:
     """Return what callers of the plugins without a service are told, by the name of that."""
     return {
-        plugin.service_name: f"plugin {plugin.name} has no service: its config says so, or has a "
-        '`ready` other than "grpc" without `service = true`'
+        plugin.service_name: f"plugin {plugin.name} has no service: its config has "
+        "`service = false`, or no `service = true` and a `ready` that does not imply it"
         for plugin in config.plugins
         if not plugin.has_service
     }

@@ -80,8 +80,10 @@ class SavedMesh:
             yield template.control
             yield from _descriptors_of(template.process)
         for instance in self.supervisor.instances:
-            if instance.run is not None:
-                yield from _descriptors_of(instance.run.process)
+            if (run := instance.run) is not None:
+                yield from _descriptors_of(run.process)
+                if run.notifications is not None:
+                    yield run.notifications.descriptor
 
     def initial_config(self, config: MeshConfig) -> MeshConfig:
         """Return the config to begin with: the new one, with the plugins that there are.

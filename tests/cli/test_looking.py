@@ -96,6 +96,7 @@ def test_ps_of_a_group_as_json(mesh: MeshProcess, outputs: Outputs) -> None:
         "reason": "exited with status 3",
         "start": "",
         "ready_after": None,
+        "status": "",
         "resident": None,
         "proportional": None,
         "task": None,

@@ -12,6 +12,7 @@ from meshtrio.config.ready import (
     FdCheck,
     GrpcCheck,
     HttpCheck,
+    NotifyCheck,
     ServerCheck,
     parse_check,
 )
@@ -26,7 +27,9 @@ from meshtrio.util.errors import ConfigError
         ({"ready": "started"}, False),
         ({"ready": "started", "service": False}, False),
         ({"ready": "started", "service": True}, True),
-        ({"ready": "fd:3"}, False),
+        ({"ready": "fd:3"}, True),
+        ({"ready": "notify"}, True),
+        ({"ready": "notify", "service": False}, False),
         ({"ready": "tcp:localhost:6379"}, False),
         ({"ready": "http://localhost/"}, False),
     ],
@@ -41,6 +44,8 @@ def test_a_plugin_has_a_service_if_its_readiness_is_grpcs_or_the_config_says_so(
     ("settings", "error"),
     [
         ({"service": False}, 'service: is false, but `ready` is "grpc"'),
+        ({"ready": "notify", "env": {"NOTIFY_SOCKET": "/x"}}, "env: NOTIFY_SOCKET is set by"),
+        ({"liveness": Liveness(check="notify"), "env": {"WATCHDOG_USEC": "1"}}, "env: WATCHDOG_"),
         ({"ready": "started", "services": ["a.B"]}, "services: is for a plugin with a service"),
         (
             {"ready": "unix:/run/x", "instances": 2},
@@ -112,6 +117,8 @@ def test_the_address_of_an_instance(text: str, check: object) -> None:
         ({}, GrpcCheck()),
         ({"ready": "started"}, None),
         ({"ready": "fd:3"}, None),
+        ({"ready": "notify"}, NotifyCheck()),
+        ({"liveness": Liveness(check="notify")}, NotifyCheck()),
         ({"ready": "tcp:h:1"}, ConnectCheck(Address(host="h", port=1))),
         ({"ready": "started", "liveness": Liveness(check="tcp:h:1")}, parse_check("tcp:h:1")),
         ({"ready": "fd:3", "service": True, "liveness": Liveness(check="grpc")}, GrpcCheck()),

@@ -45,7 +45,8 @@ async def test_a_started_worker_is_ready_and_its_dependents_start(short_dir: Pat
         await watched.mesh.stop("worker")
         await watched.mesh.start("worker")
         assert not watched.find_events(events.Exited)
-    assert watched.mesh.shutdown_report.stopped[0] == "next/0"
+    assert watched.mesh.shutdown_report.stopped == ("next/0", "worker/0")
+    assert not watched.mesh.shutdown_report.cut_calls_unknown
 
 
 def test_the_commands_show_a_plugin_without_a_service(short_dir: Path) -> None:
@@ -191,7 +192,7 @@ async def test_a_newline_on_a_descriptor(fd: int, short_dir: Path) -> None:
     """Whatever number the mesh's pidfd has, the program gets both."""
     script = f"readlink /proc/self/fd/$MESH_PIDFD; readlink /proc/self/fd/{fd}; read x <&0; "
     script += f"echo >&{fd}; exec sleep 1000"
-    table = program_table("s6", "bash", "-c", script, ready=f"fd:{fd}")
+    table = program_table("s6", "bash", "-c", script, ready=f"fd:{fd}", service=False)
     async with run_mesh(table, short_dir) as watched:
         await watched.wait_for_event(events.Ready)
         lines = [getattr(each.event, "line") for each in watched.find_events(events.LineWritten)]  # noqa: B009
@@ -203,7 +204,9 @@ async def test_a_newline_on_a_descriptor(fd: int, short_dir: Path) -> None:
 
 
 async def test_a_program_that_closes_the_descriptor_is_not_ready(short_dir: Path) -> None:
-    table = shell_table("s6", "exec sleep 1000 3>&-", ready="fd:3", ready_timeout=0.5)
+    table = shell_table(
+        "s6", "exec sleep 1000 3>&-", ready="fd:3", service=False, ready_timeout=0.5
+    )
     async with run_mesh(table, short_dir) as watched:
         event = (await watched.wait_for_event(events.Exited)).event
         text = "it has closed descriptor 3 without a newline"

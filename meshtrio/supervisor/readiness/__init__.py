@@ -7,6 +7,9 @@ checks of a process run from its config:
     server      a connection to a server (`probe`), and what it has to answer there
     http        a GET request
     newline     a newline on a descriptor that the process inherits
+    notify      the notifications of sd_notify(3), which `notify_channel` receives and
+                `notification` parses
+    channels    the pipe and the socket of the two above, from before a start to the end
     factory     `make_checks`
 
 Invariants:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import attrs
 
 from meshtrio.config import ready
-from meshtrio.config.ready import GrpcCheck, HttpCheck
+from meshtrio.config.ready import GrpcCheck, HttpCheck, NotifyCheck
 from meshtrio.supervisor.probe import Connect, SocketProbe
+from meshtrio.supervisor.readiness.channels import ReportChannels
 from meshtrio.supervisor.readiness.checks import (
     HealthChecks,
     LivenessCheck,
@@ -16,7 +17,7 @@ from meshtrio.supervisor.readiness.checks import (
     StartedCheck,
 )
 from meshtrio.supervisor.readiness.http import HttpQuery
-from meshtrio.supervisor.readiness.newline import NewlinePipe
+from meshtrio.supervisor.readiness.notify import NotifiedReadiness, Watchdog
 from meshtrio.supervisor.readiness.server import ReadyService, ServerCheck, query_accepting
 from meshtrio.supervisor.run_spec import RunSpec
 
@@ -33,8 +34,8 @@ class CheckSources:
     """Connects to the gRPC server, and verifies that it is the plugin's."""
     connect_to: Callable[[str], Connect]
     """Returns what connects to another address of it, and verifies that likewise."""
-    pipe: NewlinePipe | None = None
-    """The pipe for `ready = "fd:N"`; None if the process was ready before an upgrade."""
+    channels: ReportChannels = attrs.field(factory=ReportChannels)
+    """What it reports by."""
 
 
 def make_checks(spec: RunSpec, sources: CheckSources) -> HealthChecks:
@@ -58,7 +59,10 @@ def _make_readiness(spec: RunSpec, sources: CheckSources) -> ReadinessCheck:
             return StartedCheck()
         case ready.FdCheck():
             # Without a pipe it was ready before an upgrade.
-            return StartedCheck() if sources.pipe is None else sources.pipe
+            return StartedCheck() if sources.channels.pipe is None else sources.channels.pipe
+        case ready.NotifyCheck():
+            assert sources.channels.notify is not None
+            return NotifiedReadiness(sources.channels.notify)
     return _make_server_check(check, sources)
 
 
@@ -67,11 +71,16 @@ def _make_liveness(spec: RunSpec, sources: CheckSources) -> tuple[LivenessCheck 
     check = spec.liveness_check
     if check is None:
         return None, ""
+    if isinstance(check, NotifyCheck):
+        assert sources.channels.notify is not None
+        is_required = spec.config.liveness.check is not None
+        interval = spec.config.liveness.interval
+        return Watchdog(sources.channels.notify, interval, is_required), ""
     address = spec.address if isinstance(check, GrpcCheck) else str(check.address)
     return _make_server_check(check, sources), address
 
 
-def _make_server_check(check: ready.LivenessCheck, sources: CheckSources) -> ServerCheck:
+def _make_server_check(check: GrpcCheck | ready.ServerCheck, sources: CheckSources) -> ServerCheck:
     if isinstance(check, GrpcCheck):
         return ServerCheck(sources.probe, sources.connect)
     probe = _ACCEPTING_PROBE

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,11 +153,16 @@ class PluginProcess(ChildProcess):
         with trio.move_on_after(_STACK_DUMP_TIMEOUT if handling else 0):
             await self._wait_for_group_exit()
 
-    async def stop(self, grace_period: float) -> bool:
+    async def stop(
+        self,
+        grace_period: float,
+        extending: Callable[[trio.CancelScope], AbstractContextManager[object]] = nullcontext,
+    ) -> bool:
         """Stop the group: SIGTERM, SIGKILL after the grace period; return whether that expired.
 
         All processes of the group have the grace period, since a child of the leader may still be
         draining. If it expires and is not zero, the group dumps its stacks before SIGKILL.
+        `extending` may extend the deadline of the scope that is the grace period, during its block.
 
         Afterwards `has_exited` is true, unless the process is blocked in the kernel or may not be
         signalled.
@@ -167,7 +172,7 @@ class PluginProcess(ChildProcess):
         forced = not self.has_exited
         try:
             self.signal_group(signal.SIGTERM)
-            with trio.move_on_after(grace_period):
+            with trio.move_on_after(grace_period) as scope, extending(scope):
                 if not self.has_exited:
                     await self._wait_for_group_exit()
                 forced = False
