@@ -30,7 +30,7 @@ class AcceptanceCheck:
     def __init__(self, owner: ProcessTree) -> None:
         self._owner = owner
         self._was_accepted = False
-        """Whether the run is known to have accepted a connection."""
+        """Whether the run has accepted a connection, as far as that can be known."""
         self.lookup_time = 0.0
         """Seconds that it took to look at all processes of the machine; 0 if it was not needed."""
 
@@ -42,11 +42,12 @@ class AcceptanceCheck:
             RuntimeError: No thread can be started.
         """
         inode = await _wait_for_inode(sock)
-        is_own: bool | None = True
-        if held.is_shared:
-            is_own = None if inode is None else await self._is_held(inode, held)
-        elif inode is None and not self._was_accepted:
+        if not held.is_shared:
+            self._was_accepted = True
             return True
+        if inode == 0:
+            return True  # The connection is closed: the check will find that.
+        is_own = None if inode is None else await self._is_held(inode, held)
         if is_own is None and not self._was_accepted:
             raise UnknownAcceptorError(
                 "the process that it replaces may have answered: the mesh cannot find out which of "
@@ -57,8 +58,6 @@ class AcceptanceCheck:
         return is_own is not False
 
     async def _is_held(self, inode: int, held: HeldSocket) -> bool | None:
-        if not inode:
-            return True  # The connection is closed: the check will find that.
         try:
             return await trio.to_thread.run_sync(
                 self._look_up, inode, tuple(held.trees), abandon_on_cancel=True

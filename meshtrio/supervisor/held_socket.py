@@ -13,7 +13,7 @@ import os
 import select
 import socket
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -102,9 +102,10 @@ class HeldSocket:
         self._listener = listener
 
     def close(self) -> None:
-        """Close the mesh's descriptor, and remove the path."""
+        """Close the mesh's descriptor, and remove the path if that is possible."""
         self._listener = None
-        self._stack.close()
+        with suppress(OSError):  # Its directory may have been replaced.
+            self._stack.close()
 
     def _is_usable(self) -> bool:
         if self._listener is None:
