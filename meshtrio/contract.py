@@ -1,7 +1,7 @@
 """The contract between a mesh and its plugins, in addition to gRPC: for plugins in any language."""
 
 PLUGIN_SOCKET = "PLUGIN_SOCKET"
-"""Path of the Unix socket that the plugin binds and serves on."""
+"""Path of the Unix socket that the plugin binds and serves on, or has inherited (`listen_fds`)."""
 PLUGIN_LISTEN = "PLUGIN_LISTEN"
 """The TCP address to serve on instead, as "tcp:host:port"; set for plugins that listen on TCP."""
 PLUGIN_TLS_CERTIFICATE = "PLUGIN_TLS_CERTIFICATE"

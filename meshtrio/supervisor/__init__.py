@@ -14,6 +14,8 @@ Who owns what:
 - `ProcessRun` owns one process: launch, health checks, the entry in the registry, the end.
   `Launch`, `HealthMonitor`, `OutputReader` and `Registration` are its parts; `environment` builds
   the variables that its process gets.
+- `HeldSockets` owns the listening sockets that the mesh holds for an instance (`listen_fds`), and
+  each run uses one of them. `acceptance` finds out which run has accepted a connection.
 - `policy/` decides, without clock, processes or trio: `state` (which phase follows), `plan` (what
   to start and stop), `restart` (whether to start again, and what a failure means for others),
   `diagnosis` (stuck or overloaded).

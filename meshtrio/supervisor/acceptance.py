@@ -9,6 +9,7 @@ only if one of its own processes has accepted the connection.
 from __future__ import annotations
 
 import socket
+import time
 
 import trio
 
@@ -29,9 +30,9 @@ class AcceptanceCheck:
     def __init__(self, owner: ProcessTree) -> None:
         self._owner = owner
         self._was_accepted = False
-        """Whether the run is known to have accepted a connection."""
+        """Whether the run has accepted a connection, as far as that can be known."""
         self.lookup_time = 0.0
-        """Seconds that it last took to find out whether one of the processes has a socket."""
+        """Seconds that it took to look at all processes of the machine; 0 if it was not needed."""
 
     async def wait_accepted(self, sock: socket.socket, held: HeldSocket) -> bool:
         """Wait until a connection to `held` is accepted; return whether the run has done that.
@@ -41,11 +42,12 @@ class AcceptanceCheck:
             RuntimeError: No thread can be started.
         """
         inode = await _wait_for_inode(sock)
-        is_own: bool | None = True
-        if held.is_shared:
-            is_own = None if inode is None else await self._is_held(inode, held)
-        elif inode is None and not self._was_accepted:
+        if not held.is_shared:
+            self._was_accepted = True
             return True
+        if inode == 0:
+            return True  # The connection is closed: the check will find that.
+        is_own = None if inode is None else await self._is_held(inode, held)
         if is_own is None and not self._was_accepted:
             raise UnknownAcceptorError(
                 "the process that it replaces may have answered: the mesh cannot find out which of "
@@ -56,21 +58,22 @@ class AcceptanceCheck:
         return is_own is not False
 
     async def _is_held(self, inode: int, held: HeldSocket) -> bool | None:
-        if not inode:
-            return True  # The connection is closed: the check will find that.
-        started_at = trio.current_time()
         try:
             return await trio.to_thread.run_sync(
                 self._look_up, inode, tuple(held.trees), abandon_on_cancel=True
             )
         except OSError:
             return None
-        finally:
-            self.lookup_time = trio.current_time() - started_at
 
     def _look_up(self, inode: int, trees: tuple[ProcessTree, ...]) -> bool | None:
-        holder = find_holder(trees, inode)
-        return self._owner.holds_sockets([inode]) if holder is None else holder == self._owner
+        holder, self.lookup_time = find_holder(trees, inode), 0.0
+        if holder is not None:
+            return holder == self._owner
+        started_at = time.monotonic()
+        try:
+            return self._owner.holds_sockets([inode])
+        finally:
+            self.lookup_time = time.monotonic() - started_at
 
 
 async def _wait_for_inode(sock: socket.socket) -> int | None:

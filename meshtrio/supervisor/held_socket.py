@@ -13,7 +13,7 @@ import os
 import select
 import socket
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -108,9 +108,10 @@ class HeldSocket:
             self._file = os.lstat(self._path)
 
     def close(self) -> None:
-        """Close the mesh's descriptor, and remove the path."""
+        """Close the mesh's descriptor, and remove the path if that is possible."""
         self._listener = None
-        self._stack.close()
+        with suppress(OSError):  # Its directory may have been replaced.
+            self._stack.close()
 
     def _is_usable(self) -> bool:
         if self._listener is None:

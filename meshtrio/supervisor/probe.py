@@ -149,6 +149,7 @@ class SocketProbe:
         except FileNotFoundError:
             return make_failed_result("it has not bound its socket", Condition.UNREACHABLE)
         except UnknownAcceptorError as exc:
+            progress.obstacle = str(exc)
             return make_failed_result(str(exc), Condition.UNREACHABLE)
         except WrongServerError as exc:
             return HealthCheckResult(False, False, exc.reason, is_wrong_server=True)
@@ -163,6 +164,7 @@ class SocketProbe:
         except RuntimeError as exc:
             # No thread can be started, for looking up a host or reading TLS files.
             raise _ProbeResourceError(str(exc)) from None
+        progress.obstacle = ""
         progress.step = f"it accepted a connection but did not answer {self._request_name}"
         progress.condition = Condition.STUCK
         return await (self._query or _query_health)(transport)
@@ -198,8 +200,12 @@ class _Progress:
     """When that step was started."""
     condition: Condition = Condition.STUCK
     """What the check has found if its time is over now."""
+    obstacle: str = ""
+    """Why no connection can be attributed to the plugin, if that is so."""
 
     def __str__(self) -> str:
+        if self.obstacle:
+            return self.obstacle
         # A check that was only just started tells less than the result of the one before.
         had_time = trio.current_time() - self.step_started_at > _MAX_POLL_INTERVAL
         return self.step if had_time or not self.last_problem else self.last_problem

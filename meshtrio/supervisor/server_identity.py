@@ -46,7 +46,7 @@ from meshtrio.util.tls_config import ClientTlsConfig
 
 _CONNECT_TIMEOUT = 1.0
 """Seconds for which a connection to an address is tried before a process starts there."""
-_MIN_ACCEPT_PAUSE, _MAX_ACCEPT_PAUSE = 0.005, 0.1
+_MIN_ACCEPT_PAUSE, _MAX_ACCEPT_PAUSE = 0.005, 0.05
 """Maximum seconds until the next connection, after one that another process has accepted: at first,
 and after several."""
 _ACCEPT_PAUSE_FACTOR = 4
@@ -119,9 +119,10 @@ class ServerVerifier:
                 transport.close()
                 raise
             transport.close()
-            # Finding that out may have taken a look at all processes of the machine. The pause is
-            # random, since two servers in accept(2) take turns, as the checks of both may do.
-            pause = min(1.5 * pause, _MAX_ACCEPT_PAUSE)
+            # The pause is random, since two servers in accept(2) take turns, as the checks of both
+            # may do. It is short, since a server that is busy anyway is nearly always faster than
+            # one that has to be woken up.
+            pause = min(1.1 * pause, _MAX_ACCEPT_PAUSE)
             min_pause = _ACCEPT_PAUSE_FACTOR * self._acceptance.lookup_time
             await trio.sleep(max(pause * RNG.random(), min_pause))
 

@@ -122,8 +122,10 @@ async def test_without_sock_diag_it_does_not_wait(
         check = AcceptanceCheck(FakeTree(True))
         with held.used_by_run():
             assert await check.wait_accepted(client, held)
-            with held.used_by_run(), pytest.raises(UnknownAcceptorError):
-                await AcceptanceCheck(FakeTree(True)).wait_accepted(client, held)
+            with held.used_by_run():
+                assert await check.wait_accepted(client, held)
+                with pytest.raises(UnknownAcceptorError):
+                    await AcceptanceCheck(FakeTree(True)).wait_accepted(client, held)
 
 
 async def test_a_connection_that_is_closed_is_left_to_the_check(
@@ -131,5 +133,10 @@ async def test_a_connection_that_is_closed_is_left_to_the_check(
 ) -> None:
     with connect(listener) as client:
         listener.accept()[0].close()
+        check = AcceptanceCheck(FakeTree(None))
         with held.used_by_run(), held.used_by_run():
-            assert await AcceptanceCheck(FakeTree(False)).wait_accepted(client, held)
+            assert await check.wait_accepted(client, held)
+            # That is no sign of the run.
+            with connect(listener) as second, listener.accept()[0]:
+                with pytest.raises(UnknownAcceptorError):
+                    await check.wait_accepted(second, held)

@@ -108,6 +108,24 @@ async def test_the_file_of_another_is_left_when_it_is_closed(short_dir: Path) ->
     assert path.read_text() == "not a socket"
 
 
+async def test_a_directory_that_was_replaced_does_not_keep_it_from_closing(
+    short_dir: Path,
+) -> None:
+    folder = short_dir / "run"
+    folder.mkdir()
+    held = HeldSocket(f"unix:{folder}/p-0.held.sock")
+    await held.open(folder, PLUGIN)
+    number = held.fileno
+    (folder / "p-0.held.sock").unlink()
+    for each in folder.iterdir():
+        each.unlink()
+    folder.rmdir()
+    folder.write_text("a file")
+    held.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+
+
 async def test_a_port_that_is_in_use_is_an_error_that_names_it(short_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"tcp:127.0.0.1:{other.getsockname()[1]}"

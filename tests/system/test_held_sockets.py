@@ -185,6 +185,19 @@ async def test_a_successor_is_not_ready_because_its_predecessor_answers(
         assert (pid_of(watched), await ask_who(address_of(watched))) == (pid, pid)
 
 
+async def test_connections_to_a_stuck_process_are_accepted_by_the_next(short_dir: Path) -> None:
+    liveness = {"interval": 0.1, "timeout": 0.3, "failure_threshold": 2}
+    async with run_mesh(held_table("serve", liveness=liveness), short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
+        pid = pid_of(watched)
+        os.kill(pid, signal.SIGSTOP)
+        while "\nState:\tT" not in Path(f"/proc/{pid}/status").read_text():
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        assert await ask_who(address_of(watched)) != pid
+        exited = (await watched.wait_for_event(events.Exited)).event
+        assert "it did not accept a connection within 0.3 s" in str(exited)
+
+
 @pytest.mark.parametrize("is_tcp", [False, True])
 async def test_health_checks_go_on_while_a_process_is_replaced(
     short_dir: Path, is_tcp: bool

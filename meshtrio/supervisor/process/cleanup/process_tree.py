@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 
 import attrs
 
@@ -98,24 +99,27 @@ class ProcessTree:
 
 
 def find_holder(trees: Collection[ProcessTree], inode: int) -> ProcessTree | None:
-    """Find which of some process runs holds a socket, by the groups and sessions of their leaders.
+    """Find which of some process runs holds a socket: their leaders, groups and sessions.
 
-    That is fast, but does not find processes that belong to a run by other criteria. Returns None
-    if none of them is found to hold it. Raises OSError.
+    That is fast, most of all if a leader holds it, but does not find processes that belong to a run
+    by other criteria. Returns None if none of them is found to hold it. Raises OSError.
     """
-    link, count = b"socket:[%d]" % inode, 0
+    link = b"socket:[%d]" % inode
+    for tree in trees:
+        if _holds(tree.leader_pid, link):
+            return tree
     for stat in list(procfs.iter_stats()):
         for tree in trees:
-            if tree.leader_pid not in (stat.pid, stat.pgrp, stat.session):
-                continue
-            with suppress(OSError):  # It has exited, or belongs to another user.
-                for found in _read_descriptor_links(stat.pid):
-                    count += 1
-                    if found == link:
-                        return tree
-                    if count >= _MAX_DESCRIPTORS:
-                        return None
+            if tree.leader_pid in (stat.pgrp, stat.session) and _holds(stat.pid, link):
+                return tree
     return None
+
+
+def _holds(pid: int, link: bytes) -> bool:
+    """Whether a process is seen to have a descriptor, among its first `_MAX_DESCRIPTORS`."""
+    with suppress(OSError):  # It has exited, or belongs to another user.
+        return link in islice(_read_descriptor_links(pid), _MAX_DESCRIPTORS)
+    return False
 
 
 def _read_descriptor_links(pid: int) -> Iterator[bytes]:
