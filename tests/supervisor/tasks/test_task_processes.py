@@ -193,6 +193,7 @@ def test_names_that_are_no_tasks(mesh: MeshProcess) -> None:
 
 def test_tasks_are_shown(mesh: MeshProcess) -> None:
     run_command_ok(mesh, "run", "fine")
+    assert run_raw(mesh, "both").returncode == 3
     rows = run_command_ok(mesh, "ps").split("\n")
     (fine,) = [row for row in rows if row.startswith("fine ")]
     assert fine.split()[1:4] == ["-", "-", "scheduled"]
