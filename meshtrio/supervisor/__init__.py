@@ -14,6 +14,8 @@ Who owns what:
 - `ProcessRun` owns one process: launch, health checks, the entry in the registry, the end.
   `Launch`, `HealthMonitor`, `OutputReader` and `Registration` are its parts; `environment` builds
   the variables that its process gets.
+- `tasks/` has the table of tasks, which run to their end and serve nothing; the same loop plans it.
+  `waiting` explains what a plugin or task waits for. `process_end` is common to both kinds of runs.
 - `policy/` decides, without clock, processes or trio: `state` (which phase follows), `plan` (what
   to start and stop), `restart` (whether to start again, and what a failure means for others),
   `diagnosis` (stuck or overloaded).
