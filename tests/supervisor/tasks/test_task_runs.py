@@ -79,7 +79,8 @@ async def test_what_depends_on_a_failed_task_is_not_started_until_it_succeeds(
         assert harness.event_times("Starting migrate") == [0, 3, 7]
         assert harness.events_of("TaskFailed") == ["TaskFailed migrate"]
         assert harness.states() == {"web/0": "pending", "front/0": "pending"}
-        assert harness.supervisor.statuses()[0].reason == WAITS
+        reasons = [status.reason for status in harness.supervisor.statuses()]
+        assert reasons == [WAITS, f"waits for web, which {WAITS}"]
         assert harness.supervisor.task_statuses()[1].reason == WAITS
         with pytest.raises(PluginFailedError, match=f"web/0 {WAITS}"):
             await harness.operations.start("web")
