@@ -203,7 +203,7 @@ def test_names_that_are_no_tasks(mesh: MeshProcess) -> None:
     assert "there is no task 'x'; the tasks are: both, " in run_failing_command(mesh, "run", "x")
     text = "served is not a task; `meshtrio start served` starts it"
     assert text in run_failing_command(mesh, "run", "served")
-    for command in ("start", "restart"):
+    for command in ("start", "restart", "trace", "log-level"):
         text = "fine is a task; `meshtrio run fine` runs it"
         assert text in run_failing_command(mesh, command, "fine")
 
