@@ -166,7 +166,7 @@ class ControlServicer:
                 await trio.sleep(interval)
 
     async def WatchCalls(self, request: Any) -> AsyncIterator[Any]:
-        wanted = self._operations.make_filter(request.names)
+        wanted = self._operations.make_filter(request.names, accept_tasks=False)
         found = [each for each in self._supervisor.config.plugins if wanted(each.name)]
         plugins = {plugin.service_name: plugin.name for plugin in found if plugin.has_service}
         async with tap_instances(self._registry, plugins, request.calls) as batches:
@@ -273,7 +273,7 @@ class ControlServicer:
                     return
 
     async def GetLogLevels(self, request: Any) -> Any:
-        wanted = self._operations.make_filter(request.names)
+        wanted = self._operations.make_filter(request.names, accept_tasks=False)
         names = [plugin.name for plugin in self._supervisor.config.plugins if wanted(plugin.name)]
         found = await self._log_levels.get_levels(names)
         return control.GetLogLevelsResponse(plugins=map(messages.make_log_level, found))

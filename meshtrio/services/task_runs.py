@@ -19,6 +19,9 @@ _MAX_BUFFERED_OUTPUT = 4 * 1024 * 1024
 """Maximum number of bytes that wait for the caller; more are dropped, since a slow caller must not
 stop the task."""
 
+_MESSAGE_SIZE = 256
+"""Bytes that a message takes in addition to its data: a program may write one byte at a time."""
+
 
 @attrs.define(eq=False)
 class TaskOutput:
@@ -31,10 +34,11 @@ class TaskOutput:
 
     def write(self, stream: str, data: bytes) -> None:
         """Add what the process has written; it is dropped if too much is waiting."""
-        if self._size + len(data) > _MAX_BUFFERED_OUTPUT:
+        size = len(data) + _MESSAGE_SIZE
+        if self._size + size > _MAX_BUFFERED_OUTPUT:
             self._missed += len(data)
             return
-        self._size += len(data)
+        self._size += size
         is_stdout, response = stream == "stdout", control.RunTaskResponse
         self._append(response(stdout=data) if is_stdout else response(stderr=data))
 
@@ -47,7 +51,7 @@ class TaskOutput:
         while not self._messages:
             await self._changed.park()
         message = self._messages.popleft()
-        self._size -= len(message.stdout) + len(message.stderr)
+        self._size -= len(message.stdout) + len(message.stderr) + _MESSAGE_SIZE
         return message
 
     def _append(self, message: Any) -> None:

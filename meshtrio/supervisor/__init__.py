@@ -16,6 +16,8 @@ Who owns what:
   the variables that its process gets.
 - `HeldSockets` owns the listening sockets that the mesh holds for an instance (`listen_fds`), and
   each run uses one of them. `acceptance` finds out which run has accepted a connection.
+- `tasks/` has the table of tasks, which run to their end and serve nothing; the same loop plans it.
+  `waiting` explains what a plugin or task waits for. `process_end` is common to both kinds of runs.
 - `policy/` decides, without clock, processes or trio: `state` (which phase follows), `plan` (what
   to start and stop), `restart` (whether to start again, and what a failure means for others),
   `diagnosis` (stuck or overloaded).

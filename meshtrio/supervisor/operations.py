@@ -231,10 +231,13 @@ class Operations:
                 task.request_stop()
             await self._supervisor.wait_until(lambda: not any(task.is_running for task in tasks))
 
-    def make_filter(self, names: Iterable[str]) -> Callable[[str], bool]:
+    def make_filter(
+        self, names: Iterable[str], *, accept_tasks: bool = True
+    ) -> Callable[[str], bool]:
         """Make a predicate that tells whether a plugin or task is selected by names.
 
-        Without any all are selected, including those that are added later.
+        Without any all are selected, including those that are added later. Raises UsageError for
+        the name of a task unless these are accepted.
         """
         names = set(names)  # A client may repeat a name a million times.
         if not names:
@@ -243,7 +246,7 @@ class Operations:
         selected = frozenset(
             found
             for name in names
-            for found in ((name,) if name in tasks else self._plugin_names(name))
+            for found in ((name,) if accept_tasks and name in tasks else self._plugin_names(name))
         )
         return selected.__contains__
 

@@ -24,13 +24,17 @@ class DependencyExplainer:
     _tasks: Mapping[str, Task]
 
     def explain(self, name: str) -> str:
-        """Explain what a plugin or task waits for to have completed; "" if it waits for none."""
-        return "; ".join(f"waits for {text}" for text, _ in self._incomplete(name))
+        """Explain what a plugin or task waits for to have completed; "" if it waits for none.
+
+        A failure that it waits for, if only indirectly, comes first.
+        """
+        incomplete = (f"waits for {text}" for text, _ in self._incomplete(name))
+        return self.explain_failure(name) or "; ".join(incomplete)
 
     def explain_all(self, name: str) -> str:
         """Explain what a plugin or task waits for, plugins that are not ready included."""
         unready = (f"waits for {each} to be ready" for each in self._sorted_unready(name))
-        return "; ".join(filter(None, (self.explain(name), *unready)))
+        return self.explain_failure(name) or "; ".join(filter(None, (self.explain(name), *unready)))
 
     def explain_failure(self, name: str) -> str:
         """Explain a dependency, direct or not, that has failed, so that there is no point in

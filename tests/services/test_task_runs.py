@@ -24,9 +24,9 @@ async def test_messages_come_in_order_and_the_result_is_the_last() -> None:
 async def test_a_slow_caller_misses_output_and_is_told_how_much(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(task_runs, "_MAX_BUFFERED_OUTPUT", 10)
+    monkeypatch.setattr(task_runs, "_MAX_BUFFERED_OUTPUT", 600)
     output = TaskOutput()
-    for _ in range(4):
+    for _ in range(4):  # Each of them counts with what a message takes.
         output.write("stdout", b"12345")
     assert [(await output.next_message()).missed for _ in range(2)] == [0, 0]
     output.write("stdout", b"x")

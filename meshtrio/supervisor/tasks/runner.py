@@ -25,6 +25,9 @@ from meshtrio.util.errors import UsageError
 
 _CLOCK_INTERVAL = 5.0
 """Maximum seconds between two looks at the wall clock, which may be set at any time."""
+_REPORT_INTERVAL = 59.0
+"""Minimum seconds between two events of missed runs, of which a schedule may have one a second."""
+_OVERLAP_REASON = "the run before was still running"
 _CLOCK_REASON = "the machine was asleep, or its clock was set"
 
 
@@ -125,6 +128,8 @@ class TaskRunner:
             raise UsageError(
                 f"task {name} is running already{pid}; `meshtrio stop {name}` stops it"
             )
+        if task.unkillable:
+            raise UsageError(f"task {name} still has a process: {task.unkillable[0]}")
         request = RunRequest(on_data)
         task.request_run(request)
         self._on_change()
@@ -134,7 +139,7 @@ class TaskRunner:
         """Stop the run of a request, unless it has ended."""
         task = self.tasks.get(name)
         if task is not None and task.request is request:
-            task.request_stop()
+            task.cancel_request()
             self._on_change()
 
     def start_shutdown(self) -> None:
@@ -174,19 +179,28 @@ class TaskRunner:
         if due.missed:
             is_counted = due.missed < MAX_COUNTED_RUNS - 1
             reason = _CLOCK_REASON if is_counted else f"{_CLOCK_REASON}; no more are counted"
-            self._report_missed(task, due.missed, reason)
-        if due.is_due and task.state is TaskState.SCHEDULED:
-            task.request_run()
-        elif due.is_due:
-            waits = "the run before has not started yet"
-            reason = waits if task.state.is_waiting else "the run before is still running"
-            self._report_missed(task, 1, reason)
+            task.missed += due.missed
+            self._emit(task, events.TaskMissed, count=due.missed, reason=reason)
+        if due.is_due:
+            if reason := _find_overlap(task):
+                self._report_overlap(task, reason)
+            else:
+                task.request_run()
         if cursor.next_time is None:
             return math.inf
         return now + min(max(cursor.next_time - wall_time, 0), _CLOCK_INTERVAL)
 
-    def _report_missed(self, task: Task, count: int, reason: str) -> None:
-        task.missed += count
+    def _report_overlap(self, task: Task, reason: str) -> None:
+        """Count a missed run, and emit an event for such runs at most every `_REPORT_INTERVAL`."""
+        task.missed += 1
+        task.unreported_missed += 1
+        now = trio.current_time()
+        if now - task.missed_reported_at >= _REPORT_INTERVAL:
+            task.missed_reported_at = now
+            self._emit_overlap(task, reason)
+
+    def _emit_overlap(self, task: Task, reason: str) -> None:
+        count, task.unreported_missed = task.unreported_missed, 0
         self._emit(task, events.TaskMissed, count=count, reason=reason)
 
     def _launch(self, task: Task, runs: trio.Nursery) -> None:
@@ -212,8 +226,19 @@ class TaskRunner:
         if state is TaskState.BACKOFF:
             left = task.config.retries - task.attempts
             self._emit(task, events.TaskRetrying, delay=delay, retries_left=left)
-        elif state is TaskState.COMPLETED:
+        if state is not TaskState.BACKOFF and task.unreported_missed:
+            self._emit_overlap(task, _OVERLAP_REASON)
+        if state is TaskState.COMPLETED:
             assert task.last_result is not None
             self._emit(task, events.TaskCompleted, duration=task.last_result.duration)
         elif state is TaskState.FAILED:
             self._emit(task, events.TaskFailed, exit=task.last_exit, attempts=task.attempts)
+
+
+def _find_overlap(task: Task) -> str:
+    """Return why a task that is due cannot run, as a phrase; "" if it can."""
+    if task.unkillable:
+        return f"a process of it is left: {task.unkillable[0]}"
+    if task.state.is_waiting:
+        return "the run before has not started yet"
+    return "" if task.state is TaskState.SCHEDULED else _OVERLAP_REASON

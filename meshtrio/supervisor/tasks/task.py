@@ -73,6 +73,8 @@ class RunRequest:
 
     on_data: Callable[[str, bytes], None] | None = None
     """Called with the stream and the data that the process writes."""
+    was_waiting: bool = False
+    """Whether the task was about to run without it."""
     result: TaskResult | None = None
     """How the run ended; None until then."""
 
@@ -107,6 +109,10 @@ class Task:
     """Unix time of the end of the last run that succeeded."""
     missed: int = 0
     """Number of runs of its schedule that were left out."""
+    unreported_missed: int = 0
+    """Number of those for which there was no event yet."""
+    missed_reported_at: float = -math.inf
+    """When there was the last event of missed runs, in seconds of the monotonic clock."""
     outcomes: Counter[TaskOutcome] = attrs.field(factory=Counter)
     """Number of runs by outcome."""
     unkillable: tuple[UnkillableProcess, ...] = ()
@@ -183,15 +189,26 @@ class Task:
             self.run.output_reader.log_level = config.output.log_level
         if cursor is not None:
             self.state = resting_state(self.state, has_schedule=True)
-            if self.state is TaskState.PENDING and not was_scheduled:
+            is_own_run = self.request is None and not was_scheduled
+            if self.state is TaskState.PENDING and is_own_run:
                 self.state = TaskState.SCHEDULED
         elif has_failed or (was_scheduled and self.state is TaskState.SCHEDULED):
             self.attempts, self.state = 0, TaskState.PENDING
 
     def request_run(self, request: RunRequest | None = None) -> None:
         """Have it run: on request, or since it is due."""
+        if request is not None:
+            request.was_waiting = self.is_waiting
         self._apply(TaskEvent.REQUEST)
         self.request, self.attempts, self.start_at = request, 0, -math.inf
+
+    def cancel_request(self) -> None:
+        """Have the run on request stopped; a run that was to take place anyway still does."""
+        assert self.request is not None
+        if self.is_waiting and self.request.was_waiting:
+            self.request = None
+        else:
+            self.request_stop()
 
     def request_stop(self) -> None:
         """Have the present run stopped, or given up if it has no process."""
@@ -223,7 +240,7 @@ class Task:
             event, outcome = TaskEvent.ENDED, TaskOutcome.STOPPED
         elif run.exit.is_clean:
             event, outcome = TaskEvent.SUCCEED, TaskOutcome.COMPLETED
-        elif self.request is None and self.attempts <= self.config.retries:
+        elif self._is_repeated(run.exit):
             self.start_at = now + delay
             self._apply(TaskEvent.RETRY)
             return self.state
@@ -236,6 +253,11 @@ class Task:
         self.last_result = TaskResult(outcome, run.exit, run.uptime)
         self._end_run(self.last_result)
         return TaskState(outcome.value)
+
+    def _is_repeated(self, exit: Exit) -> bool:
+        # Another process beside one that cannot be killed would be a second run at the same time.
+        is_left = exit.is_unkillable or bool(self.unkillable)
+        return self.request is None and not is_left and self.attempts <= self.config.retries
 
     def _end_run(self, result: TaskResult) -> None:
         self.outcomes[result.outcome] += 1

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,22 @@ def test_statuses(mesh: MeshProcess, name: str, status: int, error: str) -> None
     assert found.stderr.replace("‘", "'").replace("’", "'") == error
 
 
+def test_a_terminal_gets_escapes_instead_of_control_characters(mesh: MeshProcess) -> None:
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "meshtrio", "run", "both"]
+    with open(terminal, "rb", buffering=0) as shown:
+        with subprocess.Popen(command, env=mesh.environment, stdout=end, stderr=end) as process:
+            os.close(end)
+            text = b""
+            with suppress(OSError):  # EIO when the last process has closed its end.
+                while data := shown.read(4096):
+                    text += data
+        assert process.returncode == 3
+    # The two streams are two pipes, and may come in any order.
+    assert all(part in text for part in (b"out\r\n", b"err\r\n", rb"\xff\x1b[1m"))
+    assert b"\033" not in text
+
+
 def test_large_output_is_whole_and_lines_are_not_limited(mesh: MeshProcess) -> None:
     assert run_raw(mesh, "large").stdout == b"\0" * 1_000_000 + b"end\n"
     lines = mesh.run_command("run", "lines").stdout
@@ -186,13 +203,14 @@ def test_names_that_are_no_tasks(mesh: MeshProcess) -> None:
     assert "there is no task 'x'; the tasks are: both, " in run_failing_command(mesh, "run", "x")
     text = "served is not a task; `meshtrio start served` starts it"
     assert text in run_failing_command(mesh, "run", "served")
-    for command in ("start", "restart"):
+    for command in ("start", "restart", "trace", "log-level"):
         text = "fine is a task; `meshtrio run fine` runs it"
         assert text in run_failing_command(mesh, command, "fine")
 
 
 def test_tasks_are_shown(mesh: MeshProcess) -> None:
     run_command_ok(mesh, "run", "fine")
+    assert run_raw(mesh, "both").returncode == 3
     rows = run_command_ok(mesh, "ps").split("\n")
     (fine,) = [row for row in rows if row.startswith("fine ")]
     assert fine.split()[1:4] == ["-", "-", "scheduled"]

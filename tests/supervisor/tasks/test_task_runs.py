@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from meshtrio.config import RestartPolicy
 from meshtrio.errors import PluginFailedError, UnknownNameError, UsageError
+from meshtrio.supervisor.events import TaskMissed
 from meshtrio.supervisor.tasks.state import TaskOutcome
 from meshtrio.supervisor.tasks.task import TaskResult
 from meshtrio.util.backoff import Backoff
@@ -78,7 +79,8 @@ async def test_what_depends_on_a_failed_task_is_not_started_until_it_succeeds(
         assert harness.event_times("Starting migrate") == [0, 3, 7]
         assert harness.events_of("TaskFailed") == ["TaskFailed migrate"]
         assert harness.states() == {"web/0": "pending", "front/0": "pending"}
-        assert harness.supervisor.statuses()[0].reason == WAITS
+        reasons = [status.reason for status in harness.supervisor.statuses()]
+        assert reasons == [WAITS, f"waits for web, which {WAITS}"]
         assert harness.supervisor.task_statuses()[1].reason == WAITS
         with pytest.raises(PluginFailedError, match=f"web/0 {WAITS}"):
             await harness.operations.start("web")
@@ -228,6 +230,43 @@ async def test_a_cancelled_request_stops_the_run(autojump_clock: MockClock) -> N
         await harness.run_until(6)
         assert harness.task_states() == {"t": "scheduled"}
         assert harness.events_of("Stopped") == ["Stopped t"]
+
+
+async def test_a_cancelled_request_leaves_the_run_that_was_to_take_place(
+    autojump_clock: MockClock,
+) -> None:
+    scripts = {"db": [ProcessScript(ready_after=5)], "t": [SUCCEEDING]}
+    tasks = [make_task_config("t", depends_on=["db"])]
+    async with make_supervisor([make_plugin_config("db")], scripts, tasks=tasks) as harness:
+        with trio.move_on_after(2):
+            await harness.operations.run_task("t")
+        await harness.run_until(10)
+        assert harness.task_states() == {"t": "completed"}
+
+
+async def test_missed_runs_of_each_second_are_reported_together(autojump_clock: MockClock) -> None:
+    task = make_task_config("t", schedule="* * * * * *", timezone="UTC")
+    scripts = {"t": [ProcessScript(lifetime=100, exit_status=0)]}
+    async with make_supervisor([], scripts, tasks=[task], unix_time=NOON) as harness:
+        counts: list[int] = []
+        harness.supervisor.subscribe(
+            lambda event: counts.append(event.count) if isinstance(event, TaskMissed) else None
+        )
+        await harness.run_until(101.5)
+        assert harness.event_times("TaskMissed t") == [2, 61, 101]
+        assert counts == [1, 59, 40]
+        assert harness.supervisor.task_statuses()[0].missed == 100
+
+
+async def test_a_run_that_leaves_a_process_is_not_repeated(autojump_clock: MockClock) -> None:
+    task = make_task_config("t", retries=3, timeout=1, backoff=STEADY)
+    async with make_supervisor(
+        [], {"t": [ProcessScript(is_unkillable=True, stop_duration=9)]}, tasks=[task]
+    ) as harness:
+        await harness.run_until(100)
+        assert len(harness.event_times("Starting t")) == 1
+        assert "cannot be killed, left running" in harness.supervisor.task_statuses()[0].reason
+        harness.effects.guarded_pids.clear()
 
 
 async def test_stop_ends_a_run_a_backoff_and_a_wait(autojump_clock: MockClock) -> None:
