@@ -44,7 +44,7 @@ from meshtrio.services.log_level_controller import LogLevelController, PluginLev
 from meshtrio.services.telemetry_setup import mesh_telemetry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import InstanceStatus
-from meshtrio.supervisor.operations import DrainResult, Execution, Operations, ReloadResult
+from meshtrio.supervisor.operations import DrainResult, Operations, ReloadResult
 from meshtrio.supervisor.process.cleanup.mesh_exit import wait_for_mesh_exit
 from meshtrio.supervisor.process.cleanup.mesh_run import kill_earlier_runs
 from meshtrio.supervisor.process.output.output_lines import OutputLine
@@ -320,12 +320,11 @@ async def main(
     await run_mesh(config, task_status=task_status)
 
 
-def make_upgrader(mesh: Mesh, program: Program, execution: Execution) -> Upgrader:
+def make_upgrader(mesh: Mesh, program: Program) -> Upgrader:
     """Make what upgrades a mesh, for `meshtrio serve`; requests reach it from now on."""
     upgrader = Upgrader(
         mesh._handover,
         program,
-        execution=execution,
         descriptor_limit=DESCRIPTOR_LIMIT.original,
         flush_log=flush_all,
     )
@@ -368,6 +367,8 @@ async def run_mesh(
         dns.apply_config(initial)
         supervisor.config_watchers.append(dns.apply_config)
         operations = Operations(supervisor)
+        if saved is not None:
+            operations.execution = saved.execution
         log_levels = LogLevelController(supervisor, registry, operations)
         supervisor.subscribe(log_levels.on_event)
         node = _make_node(initial, registry, None if saved is None else saved.node)

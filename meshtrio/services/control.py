@@ -31,7 +31,7 @@ from meshtrio.services.node_listing import make_node_list, require_node
 from meshtrio.services.node_queries import query_nodes
 from meshtrio.services.tap_client import tap_instances
 from meshtrio.supervisor.log_line import parse_line
-from meshtrio.supervisor.operations import Execution, Operations
+from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.process.output.output_lines import parse_json_fields
 from meshtrio.supervisor.process.proc.resource_usage import (
     ResourceUsage,
@@ -285,9 +285,7 @@ class ControlServicer:
         return self._make_execution()
 
     def _make_execution(self) -> Any:
-        handler = self._operations.upgrade_handler
-        found = Execution() if handler is None else handler.execution
-        return control.Execution(version=VERSION, **attrs.asdict(found))
+        return control.Execution(version=VERSION, **attrs.asdict(self._operations.execution))
 
     def _check_path(self, path: str, peer: Peer) -> None:
         """Raise PermissionDeniedError if a peer may not load a file as the config.
