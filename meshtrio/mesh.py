@@ -44,7 +44,7 @@ from meshtrio.services.log_level_controller import LogLevelController, PluginLev
 from meshtrio.services.telemetry_setup import mesh_telemetry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import InstanceStatus
-from meshtrio.supervisor.operations import DrainResult, Execution, Operations, ReloadResult
+from meshtrio.supervisor.operations import DrainResult, Operations, ReloadResult
 from meshtrio.supervisor.process.cleanup.mesh_exit import wait_for_mesh_exit
 from meshtrio.supervisor.process.cleanup.mesh_run import kill_earlier_runs
 from meshtrio.supervisor.process.cleanup.reparented import receive_orphans
@@ -374,12 +374,11 @@ async def main(
     await run_service(config, task_status=task_status)
 
 
-def make_upgrader(mesh: Mesh, program: Program, execution: Execution) -> Upgrader:
+def make_upgrader(mesh: Mesh, program: Program) -> Upgrader:
     """Make what upgrades a mesh, for `meshtrio serve`; requests reach it from now on."""
     upgrader = Upgrader(
         mesh._handover,
         program,
-        execution=execution,
         descriptor_limit=DESCRIPTOR_LIMIT.original,
         flush_log=flush_all,
     )
@@ -443,6 +442,8 @@ async def run_service(
         operations = Operations(supervisor)
         if manager is not None:
             manager.watch(supervisor, operations)
+        if saved is not None:
+            operations.execution = saved.execution
         log_levels = LogLevelController(supervisor, registry, operations)
         supervisor.subscribe(log_levels.on_event)
         node = _make_node(initial, registry, None if saved is None else saved.node)

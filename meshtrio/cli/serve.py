@@ -23,7 +23,6 @@ from meshtrio.cli.error_report import describe_error
 from meshtrio.cli.serve_log import log_to_descriptor
 from meshtrio.cli.serve_signals import ServeSignals
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
-from meshtrio.supervisor.operations import Execution
 from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
 from meshtrio.supervisor.process.cleanup.reparented import become_subreaper
 from meshtrio.supervisor.process.proc.resource_usage import read_own_rss
@@ -181,7 +180,7 @@ async def _serve(
         async with open_collapsing_nursery() as signal_tasks:
             async with open_collapsing_nursery() as nursery:
                 running = await nursery.start(mesh.run_service, config, manager, adoption)
-                upgrader = mesh.make_upgrader(running, program, _get_execution(adoption))
+                upgrader = mesh.make_upgrader(running, program)
                 nursery.start_soon(upgrader.run)
                 nursery.start_soon(_upgrade_on_signal, upgrader, requests)
                 gc.freeze()  # Collections look at what is created from here on, and are shorter.
@@ -196,10 +195,6 @@ async def _serve(
                 signal_tasks.start_soon(_report_second_signal, signals)
                 nursery.cancel_scope.cancel()
             signal_tasks.cancel_scope.cancel()
-
-
-def _get_execution(adoption: Adoption | None) -> Execution:
-    return Execution() if adoption is None else adoption.saved.execution
 
 
 def _log_start(running: mesh.Mesh, adoption: Adoption | None) -> None:

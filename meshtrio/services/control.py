@@ -34,7 +34,7 @@ from meshtrio.services.tap_client import tap_instances
 from meshtrio.services.task_runs import running_task
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.log_line import parse_line
-from meshtrio.supervisor.operations import Execution, Operations
+from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.process.output.output_lines import parse_json_fields
 from meshtrio.supervisor.process.proc.resource_usage import (
     ResourceUsage,
@@ -320,9 +320,7 @@ class ControlServicer:
         return self._make_execution()
 
     def _make_execution(self) -> Any:
-        handler = self._operations.upgrade_handler
-        found = Execution() if handler is None else handler.execution
-        return control.Execution(version=VERSION, **attrs.asdict(found))
+        return control.Execution(version=VERSION, **attrs.asdict(self._operations.execution))
 
     def _check_path(self, path: str, peer: Peer) -> None:
         """Raise PermissionDeniedError if a peer may not load a file as the config.

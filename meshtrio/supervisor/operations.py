@@ -97,10 +97,6 @@ class Execution:
 class UpgradeHandler(Protocol):
     """Upgrades a mesh."""
 
-    @property
-    def execution(self) -> Execution:
-        """The current execution."""
-
     async def request(self) -> None:
         """Begin an upgrade, and return once it is certain that the new program can take over.
 
@@ -127,6 +123,8 @@ class Operations:
         self._ended = trio.lowlevel.ParkingLot()
         self.is_upgrading = False
         """Whether operations are rejected, since an upgrade is about to end them."""
+        self.execution = Execution()
+        """The current execution of the mesh's program."""
         self.upgrade_handler: UpgradeHandler | None = None
         """Upgrades the mesh; None if it cannot be, since it is embedded in another program."""
 

@@ -11,7 +11,6 @@ import attrs
 
 from meshtrio.config import MeshConfig
 from meshtrio.runtime_dir import directory
-from meshtrio.supervisor.operations import Execution
 from meshtrio.supervisor.process.cleanup.reparented import adopt_subreaper
 from meshtrio.transport.listener import LISTENERS, tcp_listener
 from meshtrio.transport.tls import make_server_ssl_context
@@ -118,7 +117,7 @@ class Adoption:
         for number in caught:
             signal.raise_signal(number)
 
-    def commit(self) -> Execution:
+    def commit(self) -> None:
         """End the adoption: the processes are supervised, and the state is not needed any more."""
         LISTENERS.close_inherited()
         for descriptor in set(self.saved.descriptors()):
@@ -127,7 +126,6 @@ class Adoption:
             except OSError:
                 continue  # It was closed meanwhile.
         os.close(self._descriptor)
-        return self.saved.execution
 
 
 def _tcp_addresses(config: MeshConfig) -> dict[str, str]:

@@ -37,7 +37,6 @@ class Upgrader:
         handover: Handover,
         program: Program,
         *,
-        execution: Execution,
         descriptor_limit: tuple[int, int] | None,
         flush_log: Callable[[float], None],
     ) -> None:
@@ -46,11 +45,9 @@ class Upgrader:
         Args:
             handover: The parts of the mesh.
             program: What is executed.
-            execution: The current execution.
             descriptor_limit: The limit of descriptors before it was raised.
             flush_log: Blocks until the log is written, for a number of seconds at most.
         """
-        self.execution = execution
         self._handover = handover
         self._program = program
         self._descriptor_limit = descriptor_limit
@@ -93,8 +90,11 @@ class Upgrader:
         except (UsageError, OSError) as exc:
             _log.error("upgrade failed: %s; the mesh goes on as before", exc)
             if answer.given.is_set():
-                failures = self.execution.failures + 1
-                self.execution = attrs.evolve(self.execution, failures=failures, problem=str(exc))
+                operations = self._handover.operations
+                failures = operations.execution.failures + 1
+                operations.execution = attrs.evolve(
+                    operations.execution, failures=failures, problem=str(exc)
+                )
             else:
                 answer.give(str(exc))
         finally:
@@ -103,7 +103,8 @@ class Upgrader:
     async def _upgrade(self, answer: _Answer, nursery: trio.Nursery) -> None:
         """Upgrade. Raises UsageError or OSError if that fails, when nothing has changed."""
         handover = self._handover
-        following = attrs.evolve(self.execution, number=self.execution.number + 1)
+        current = handover.operations.execution
+        following = attrs.evolve(current, number=current.number + 1)
         _log.info("upgrade: checking the new program")
         await handover.wait_for_operations()
         async with handover.starts_paused():

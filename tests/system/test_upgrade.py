@@ -11,6 +11,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -235,7 +237,10 @@ async def test_a_config_that_breaks_in_between_is_replaced_by_the_one_before(
         async with connect_to(f"unix:{mesh.socket}") as channel, trio.open_nursery() as nursery:
             nursery.start_soon(call_slowly, channel)
             await trio.sleep(0.2)  # the outcome is the same, but the upgrade may be too fast
-            await trio.to_thread.run_sync(break_config_in_between, mesh, short_dir)
+            errors = await trio.to_thread.run_sync(
+                fail_in_between, mesh, lambda: (short_dir / "mesh.toml").write_text("broken")
+            )
+        assert "is not TOML" in errors
         assert await trio.to_thread.run_sync(identify, mesh) == before
         assert "the mesh goes on with the config from before" in mesh.log
 
@@ -246,7 +251,8 @@ async def call_slowly(channel: Any) -> None:
         await EchoServiceStub(channel).Slow(request, metadata=target)
 
 
-def break_config_in_between(mesh: MeshProcess, folder: Path) -> None:
+def fail_in_between(mesh: MeshProcess, make_it_fail: Callable[[], object]) -> str:
+    """Have an upgrade fail after the new program was checked; return what the command prints."""
     with subprocess.Popen(
         [sys.executable, "-m", "meshtrio", "upgrade"],
         env=mesh.environment,
@@ -254,11 +260,42 @@ def break_config_in_between(mesh: MeshProcess, folder: Path) -> None:
         text=True,
     ) as command:
         mesh.wait_for_log("upgrade: draining connections")
-        (folder / "mesh.toml").write_text("broken")
+        make_it_fail()
         _, errors = command.communicate(timeout=60)
     assert command.returncode == 1
     assert "the upgrade has failed" in errors
-    assert "is not TOML" in errors
+    return errors
+
+
+async def test_if_the_program_cannot_be_executed_the_old_one_goes_on(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = short_dir / "python"
+    python.symlink_to(sys.executable)
+    with ExitStack() as stack:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", str(python))
+            patch.setenv("PYTHONPATH", ":".join([str(ROOT), *filter(None, sys.path)]))
+            table = echo_plugin_table()
+            mesh = stack.enter_context(serve_mesh(short_dir, table, min_ready=1))
+        before = identify(mesh)
+        address = f"unix:{short_dir}/run/echo-0.sock"
+        async with (
+            meshes.register("other", address, mesh_socket=mesh.socket),
+            connect_to(f"unix:{mesh.socket}") as channel,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(call_slowly, channel)
+            await trio.sleep(0.2)  # as above
+            errors = await trio.to_thread.run_sync(fail_in_between, mesh, python.unlink)
+            assert "No such file" in errors
+            assert "the mesh goes on as before" in mesh.log
+            assert await trio.to_thread.run_sync(identify, mesh) == before
+            assert await trio.to_thread.run_sync(list_endpoints, mesh, "other")
+            python.symlink_to(sys.executable)
+            await trio.to_thread.run_sync(upgrade, mesh)
+            assert await trio.to_thread.run_sync(identify, mesh) == before
+        assert mesh.stop() == 0
 
 
 def test_a_stop_signal_at_any_instant_of_an_upgrade_stops_the_mesh(short_dir: Path) -> None:
