@@ -113,11 +113,11 @@ def listen_unix(path: Path) -> socket.socket:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
-    listener.listen()
+    listener.listen(4096)  # Near to the default of systemd.
     return listener
 
 
 def listen_tcp() -> tuple[socket.socket, int]:
     """Listen on a free port of the loopback interface; return the socket and the port."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     return listener, listener.getsockname()[1]
