@@ -74,8 +74,8 @@ def test_the_page_on_metrics_lists_those_there_are_and_no_others(monitored: Moni
     listed = {
         name: (kind, set(re.findall(r"`(\w+)`", labels)))
         for name, kind, labels in ROW.findall(page)
-        # Only meshes that look up names or have tasks have these: tests/discovery/test_dns_metrics.py
-        # and tests/telemetry/test_task_metrics.py.
+        # Only meshes that look up names, or have tasks, have these: test_dns_metrics.py in
+        # tests/discovery, test_task_metrics.py in tests/telemetry.
         if not name.startswith(("mesh_dns_", "mesh_task_"))
     }
     exposed = {}
