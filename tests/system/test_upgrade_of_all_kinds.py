@@ -42,7 +42,7 @@ def find_row(mesh: MeshProcess, name: str) -> dict[str, Any]:
 
 def test_processes_that_report_by_themselves_are_kept(short_dir: Path) -> None:
     config = plugin_table("notifying", "-c", NOTIFYING, ready="notify", service=False)
-    config += plugin_table("newline", "-c", NEWLINE, ready="fd:7", service=False)
+    config += plugin_table("newline", "-c", NEWLINE, ready="fd:7", service=False, start="exec")
     config += plugin_table("started", "-c", "import time; time.sleep(600)", ready="started")
     with serve_mesh(short_dir, config, min_ready=3) as mesh:
         before = identify(mesh)
@@ -86,7 +86,8 @@ def test_a_socket_that_the_mesh_holds_is_never_refused(short_dir: Path, is_tcp: 
 
 def test_what_tasks_have_done_is_known_afterwards(short_dir: Path) -> None:
     def task(name: str, *command: str, **settings: object) -> str:
-        return plugin_table(name, *command, **settings).replace("[[plugin]]", "[[task]]")
+        table = plugin_table(name, *command, start="exec", **settings)
+        return table.replace("[[plugin]]", "[[task]]").replace('start = "exec"\n', "")
 
     config = task("migrate", "-c", f"open({str(short_dir / 'runs')!r}, 'a').write('x')")
     config += task("broken", "-c", "raise SystemExit(3)")
