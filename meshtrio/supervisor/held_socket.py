@@ -21,7 +21,7 @@ import trio
 from meshtrio.config import PluginConfig
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
-from meshtrio.transport.listener import inherited_listener, tcp_listener, unix_listener
+from meshtrio.transport.listener import adopted_listener, tcp_listener, unix_listener
 from meshtrio.util.address import Address
 from meshtrio.util.errors import UsageError
 
@@ -103,7 +103,7 @@ class HeldSocket:
 
     def adopt(self) -> None:
         """Hold the socket that was handed over in an upgrade, if there is one."""
-        self._listener = self._stack.enter_context(inherited_listener(self.address))
+        self._listener = self._stack.enter_context(adopted_listener(self.address))
         if self._listener is not None and self._path:
             self._file = os.lstat(self._path)
 

@@ -139,13 +139,13 @@ class Supervisor:
         self.instances = [Instance(plugins[x.plugin], x.number) for x in saved.instances]
         for instance, saved_instance in zip(self.instances, saved.instances, strict=True):
             instance.adopt(saved_instance)
-            self._make_held_socket_of(instance)
+            self._adopt_held_socket(instance)
             if saved_instance.run is not None:
                 run = self._make_adopted_run(instance, saved_instance.run)
                 instance.active_run = run
                 self._adopted_runs.append((instance, run))
 
-    def _make_held_socket_of(self, instance: Instance) -> None:
+    def _adopt_held_socket(self, instance: Instance) -> None:
         if instance.config.listen_fds and not instance.phase.is_final:
             address = self.make_spec(instance, instance.slot).address
             instance.held_sockets.get(address).adopt()
@@ -470,9 +470,9 @@ class Supervisor:
         """Start, replace and stop what is due; returns when there is more to do."""
         now, is_stopping = trio.current_time(), self.shutdown_started.is_set()
         status = self.dependency_status()
-        wake_at = math.inf
-        if not self.starts_paused:
-            wake_at = self.tasks.reconcile(runs, status, is_stopping=is_stopping)
+        wake_at = self.tasks.reconcile(
+            runs, status, is_stopping=is_stopping, starts_paused=self.starts_paused
+        )
         blocked = status.find_blocked()
         todo = plan(self.instances, self.dependencies, now, self.config.max_starting, blocked)
         # Tasks may use plugins to their end.

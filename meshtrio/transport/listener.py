@@ -120,7 +120,7 @@ def _owned_path(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def inherited_listener(address: str) -> Iterator[socket.socket | None]:
+def adopted_listener(address: str) -> Iterator[socket.socket | None]:
     """Have the listening socket that was handed over in an upgrade for the block, as it is.
 
     Args:

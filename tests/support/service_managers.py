@@ -25,6 +25,20 @@ os.environ |= {
 os.execvp(command[0], command)
 """
 
+BLOCKING_MESH = """\
+import sys, time
+from meshtrio import mesh
+from meshtrio.cli import main
+from meshtrio.supervisor import events
+def block(event):
+    if isinstance(event, events.Exited):
+        time.sleep(3600)
+mesh.log_event = block
+sys.argv = ["meshtrio", *sys.argv[sys.argv.index("serve"):]]
+main()
+"""
+"""A program that serves as meshtrio does, and whose loop is stuck once a plugin has exited."""
+
 
 class NotificationReceiver:
     """The receiving end of NOTIFY_SOCKET, and what has arrived at it."""

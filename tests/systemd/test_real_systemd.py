@@ -22,22 +22,11 @@ from tests.support.mesh_processes import (
     wait_until,
 )
 from tests.support.real_systemd import Systemd, mesh_service, running_systemd
+from tests.support.service_managers import BLOCKING_MESH
 
 pytestmark = pytest.mark.long
 
 P = plugin_table("p", *MINIMAL_COMMAND)
-_BLOCKING_MESH = """\
-import sys, time
-from meshtrio import mesh
-from meshtrio.cli import main
-from meshtrio.supervisor import events
-def block(event):
-    if isinstance(event, events.Exited):
-        time.sleep(3600)
-mesh.log_event = block
-sys.argv = ["meshtrio", *sys.argv[1:]]
-main()
-"""
 _GET_METRICS = """\
 from urllib.request import urlopen
 print(urlopen("http://127.0.0.1:9464/metrics", timeout=60).read().decode())
@@ -111,7 +100,7 @@ def test_start_reload_and_stop_that_take_longer_than_the_unit_allows(
 
 def test_a_mesh_that_is_stuck_is_restarted(systemd: Systemd, short_dir: Path) -> None:
     (short_dir / "mesh.toml").write_text(P)
-    (short_dir / "blocking.py").write_text(_BLOCKING_MESH)
+    (short_dir / "blocking.py").write_text(BLOCKING_MESH)
     lines = ["Type=notify", "WatchdogSec=5", "Restart=on-failure", "LimitCORE=0"]
     unit = mesh_service(short_dir, *lines, program=f"{short_dir}/blocking.py")
     systemd.add_unit("stuck.service", unit)

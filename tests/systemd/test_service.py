@@ -17,21 +17,13 @@ from tests.support.mesh_processes import (
     run_meshtrio,
     serve_mesh,
 )
-from tests.support.service_managers import NotificationReceiver, notification_receiver
+from tests.support.service_managers import (
+    BLOCKING_MESH,
+    NotificationReceiver,
+    notification_receiver,
+)
 
 P = plugin_table("p", *MINIMAL_COMMAND)
-_BLOCKING_MESH = """\
-import sys, time
-from meshtrio import mesh
-from meshtrio.cli import main
-from meshtrio.supervisor import events
-def block(event):
-    if isinstance(event, events.Exited):
-        time.sleep(3600)
-mesh.log_event = block
-sys.argv = ["meshtrio", *sys.argv[4:]]
-main()
-"""
 
 
 @pytest.mark.parametrize("is_abstract", [False, True])
@@ -114,7 +106,7 @@ def test_a_mesh_whose_loop_is_stuck_sends_nothing_to_the_watchdog(short_dir: Pat
     address = f"{short_dir}/notify"
     env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"}
     with notification_receiver(address) as received:
-        prefix = [sys.executable, "-c", _BLOCKING_MESH]
+        prefix = [sys.executable, "-c", BLOCKING_MESH]
         with serve_mesh(short_dir, P, prefix=prefix, env=env) as mesh:
             received.wait_for(READY="1")
             for _ in range(4):

@@ -150,9 +150,17 @@ class TaskRunner:
     # -- what the supervisor loop calls ------------------------------------------------------
 
     def reconcile(
-        self, runs: trio.Nursery, status: DependencyStatus, *, is_stopping: bool
+        self,
+        runs: trio.Nursery,
+        status: DependencyStatus,
+        *,
+        is_stopping: bool,
+        starts_paused: bool = False,
     ) -> float:
-        """Start and stop what is due; returns when there is more to do."""
+        """Start and stop what is due; returns when there is more to do.
+
+        With `starts_paused` nothing is started, and what is due waits.
+        """
         now, wake_at = trio.current_time(), math.inf
         tasks = list(self.tasks.values())
         if not is_stopping:
@@ -161,7 +169,7 @@ class TaskRunner:
         for task in todo.stop:
             assert task.run is not None
             task.run.stop()
-        for task in todo.start:
+        for task in () if starts_paused else todo.start:
             self._launch(task, runs)
         return min(wake_at, todo.wake_at)
 

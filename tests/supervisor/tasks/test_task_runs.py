@@ -102,6 +102,27 @@ async def test_what_depends_on_a_failed_task_is_not_started_until_it_succeeds(
         await harness.operations.start("web")
 
 
+async def test_while_starts_are_paused_tasks_are_stopped_and_none_is_started(
+    autojump_clock: MockClock,
+) -> None:
+    """As while an upgrade waits."""
+    tasks = [make_task_config("runs"), make_task_config("every", **EVERY_MINUTE)]
+    scripts = {"runs": [ProcessScript(stop_duration=1)], "every": [SUCCEEDING] * 3}
+    async with make_supervisor([], scripts, tasks=tasks, unix_time=NOON + 30) as harness:
+        await harness.run_until(10)
+        harness.supervisor.pause_starts()
+        assert harness.supervisor.find_obstacle() == "task runs is running"
+        harness.supervisor.tasks.tasks["runs"].request_stop()
+        harness.supervisor.resume_starts()
+        harness.supervisor.pause_starts()
+        await harness.run_until(40)
+        assert harness.task_states() == {"runs": "stopped", "every": "pending"}
+        assert harness.event_times("Starting every") == []
+        harness.supervisor.resume_starts()
+        await harness.run_until(50)
+        assert harness.event_times("Starting every") == [40]
+
+
 async def test_a_task_is_stopped_at_its_timeout_and_retried(autojump_clock: MockClock) -> None:
     task = make_task_config("slow", timeout=5, retries=1, backoff=STEADY, stop_timeout=3)
     scripts = {"slow": [ProcessScript(stop_duration=10), ProcessScript(stop_duration=1)]}
