@@ -63,7 +63,8 @@ def health(names: tuple[str, ...], timeout: float, as_json: bool, mesh_socket: P
 
     The exit status is 0 if so, else 1, with the reason in one line: for HEALTHCHECK of a container.
     A plugin is ready if at least one of its instances is. Without a NAME, which is a plugin or a
-    group, plugins that were stopped, or have ended and are not to run again, are not considered.
+    group, plugins that were stopped, or have ended and are not to run again, are not considered,
+    nor are tasks.
     """
     plugins: Sequence[PluginHealth] = ()
     try:
@@ -97,8 +98,10 @@ def _ask(
             raise purerpc.FailedPreconditionError("the mesh is stopping")
         request = control.ListInstancesRequest(names=names)
         found = await DynamicStub(channel, _CONTROL).ListInstances(request)
-        instances: Sequence[control.Instance] = found.instances
-        return instances
+        tasks = [each.name for each in found.instances if each.HasField("task")]
+        if names and tasks:
+            raise purerpc.InvalidArgumentError(f"{tasks[0]} is a task; health is that of plugins")
+        return [each for each in found.instances if not each.HasField("task")]
 
     return run_with_channel(run, mesh_socket, timeout)
 

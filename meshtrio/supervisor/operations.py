@@ -131,14 +131,17 @@ class Operations:
     @contextmanager
     def _tracked(self, description: str) -> Iterator[None]:
         """Count an operation as in progress during the block. Raises UsageError."""
-        if self.is_upgrading:
-            raise UsageError("the mesh is being upgraded; try again")
+        self._check_not_upgrading()
         self.in_progress[description] += 1
         try:
             yield
         finally:
             self.in_progress -= Counter([description])
             self._ended.unpark_all()
+
+    def _check_not_upgrading(self) -> None:
+        if self.is_upgrading:
+            raise UsageError("the mesh is being upgraded; try again")
 
     async def wait_until_idle(self) -> None:
         """Wait until no operation is in progress."""
@@ -199,6 +202,7 @@ class Operations:
         if failure := supervisor.explain_dependencies().explain_failure(name):
             raise UsageError(f"task {name} {failure}")
         supervisor.check_not_stopping()
+        self._check_not_upgrading()
         request = supervisor.tasks.request_run(name, on_data)
         try:
             await supervisor.wait_until(lambda: request.result is not None or bool(find_failure()))
@@ -416,6 +420,7 @@ class Operations:
         Cancellation: The instance is started again, if it is to run.
         """
         instance = self._instance(name, number)
+        self._check_not_upgrading()
         async with (
             self._supervisor.attach(instance, pid) as attachment,
             background_service(attachment.run),

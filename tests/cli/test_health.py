@@ -22,6 +22,7 @@ from tests.support.mesh_processes import (
 
 STEADY = plugin_table("steady", "-I", "-S", "minimal.py", instances=2)
 UNREADY = plugin_table("unready", "startup_faults.py", "never-bind", ready_timeout=600)
+FAILED_TASK = '[[task]]\nname = "broken"\ncommand = ["false"]\n'
 DONE = plugin_table("done", "-c", "pass", restart="never", ready_timeout=600)
 
 
@@ -48,13 +49,15 @@ def test_a_plugin_is_ready_if_one_of_its_instances_is(
 
 
 def test_all_that_is_to_run(short_dir: Path) -> None:
-    config = STEADY + DONE + UNREADY + group_table("pair", "steady", "done")
+    config = STEADY + DONE + UNREADY + FAILED_TASK + group_table("pair", "steady", "done")
     with serve_mesh(short_dir, config, min_ready=2) as mesh:
         mesh.wait_for_log("done/0: ")
+        mesh.wait_for_log("broken/0: failed")
         assert run_failing_command(mesh, "health") == "meshtrio: unready is not ready (starting)\n"
         assert run_command_ok(mesh, "health", "steady", "plugin.steady") == "healthy: steady\n"
         assert "done is not ready (exited" in run_failing_command(mesh, "health", "pair")
         assert "there is no plugin 'absent'" in run_failing_command(mesh, "health", "absent")
+        assert "broken is a task" in run_failing_command(mesh, "health", "broken")
         found = mesh.run_command("health", "--json")
         assert (found.returncode, found.stderr) == (1, "")
         report = json.loads(found.stdout)

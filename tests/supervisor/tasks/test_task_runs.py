@@ -123,6 +123,19 @@ async def test_while_starts_are_paused_tasks_are_stopped_and_none_is_started(
         assert harness.event_times("Starting every") == [40]
 
 
+async def test_an_upgrade_rejects_runs_and_attachments(autojump_clock: MockClock) -> None:
+    plugins, tasks = [make_plugin_config("p")], [make_task_config("t", **EVERY_MINUTE)]
+    async with make_supervisor(plugins, tasks=tasks) as harness:
+        await harness.run_until(1)
+        harness.operations.is_upgrading = True
+        with pytest.raises(UsageError, match="the mesh is being upgraded; try again"):
+            await harness.operations.run_task("t")
+        with pytest.raises(UsageError, match="the mesh is being upgraded; try again"):
+            async with harness.operations.attach("p", 0, 1):
+                pass
+        assert harness.supervisor.tasks.find_obstacle() == ""
+
+
 async def test_a_task_is_stopped_at_its_timeout_and_retried(autojump_clock: MockClock) -> None:
     task = make_task_config("slow", timeout=5, retries=1, backoff=STEADY, stop_timeout=3)
     scripts = {"slow": [ProcessScript(stop_duration=10), ProcessScript(stop_duration=1)]}
