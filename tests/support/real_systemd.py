@@ -27,7 +27,10 @@ mount --make-rprivate /
 {{reachable}} true
 mount --bind /etc /etc && mount -o remount,bind,ro /etc
 mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /opt && mkdir /opt/example && mount --bind "$1" /opt/example
+mount -t tmpfs tmpfs /opt && mkdir /opt/example /opt/meshtrio /opt/python
+mount --bind "$1" /opt/example
+mount --bind {ROOT} /opt/meshtrio
+mount --bind {sys.prefix} /opt/python
 mount -t tmpfs tmpfs /sys/fs
 mkdir /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p {_UNITS}
@@ -67,7 +70,10 @@ class Systemd:
 
     def systemctl(self, *arguments: str) -> None:
         done = self.run("systemctl", *arguments, check=False)
-        assert done.returncode == 0, (arguments, done.stderr, self._log.read_text())
+        if done.returncode:
+            units = [each for each in arguments if "." in each]
+            status = self.run("systemctl", "status", "--full", *units, check=False).stdout
+            raise AssertionError(f"{arguments}: {done.stderr}\n{status}\n{self._log.read_text()}")
 
     def add_unit(self, name: str, text: str) -> None:
         path = f"{_UNITS}/{name}"
@@ -88,7 +94,8 @@ class Systemd:
 def running_systemd(example: Path) -> Iterator[Systemd]:
     """Run a systemd for the block; skip the test if this machine has none, or cannot run it.
 
-    For its services, the folder `example` is /opt/example.
+    For its services, the folder `example` is /opt/example. This repository and the environment of
+    this interpreter are /opt/meshtrio and /opt/python, also for services with a /tmp of their own.
     """
     _require_namespaces()
     with tempfile.TemporaryDirectory(prefix="mt-systemd-") as folder:

@@ -46,7 +46,7 @@ def example() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mt-") as name:
         program = Path(name, "venv", "bin", "meshtrio")
         program.parent.mkdir(parents=True)
-        command = f"PYTHONPATH={ROOT} exec {sys.executable} -B -m meshtrio"
+        command = "PYTHONPATH=/opt/meshtrio exec /opt/python/bin/python -B -m meshtrio"
         program.write_text(f'#!/bin/sh\n{command} "$@"\n')
         program.chmod(0o755)
         shutil.copytree(ECHO_PLUGIN_DIRECTORY, name, dirs_exist_ok=True)
