@@ -56,6 +56,9 @@ PLUGIN_MAX_CONNECTION_AGE = "PLUGIN_MAX_CONNECTION_AGE"
 PLUGIN_MAX_CONNECTION_AGE_GRACE = "PLUGIN_MAX_CONNECTION_AGE_GRACE"
 """Seconds from then on after which it ends the calls of the connection, "inf" for never; set if the
 config sets it."""
+PLUGIN_IDLE_TIMEOUT = "PLUGIN_IDLE_TIMEOUT"
+"""Seconds without a call after which it is to write `IDLE` to stderr, and after each further such
+time; set if the config sets it. The mesh then stops it until the next call."""
 MESHTRIO_BUSY_POLL = "MESHTRIO_BUSY_POLL"
 """Maximum time of busy polling in a process that uses meshtrio, such as "500us" or "0.5ms"; "off"
 for none. Set if the plugin's config sets `max_busy_poll`, else inherited; anyone may set it."""
@@ -96,5 +99,8 @@ MAX_LINE_LENGTH = 8 * 1024
 DRAIN_CUT_CALL = '{"meshtrio": "cut", "path": '
 """Prefix of a line of a plugin's stderr that reports a call which was aborted when it drained. The
 path follows as JSON, and a closing brace. The mesh does not log these lines."""
+IDLE = '{"meshtrio": "idle"}'
+"""The line on a plugin's stderr that reports that it has had no calls for PLUGIN_IDLE_TIMEOUT. The
+mesh does not log it."""
 DRAIN_DONE = '{"meshtrio": "drained"}'
 """The line that ends such a report: no other call was aborted. Without it the report is partial."""

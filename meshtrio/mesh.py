@@ -123,6 +123,7 @@ class Mesh(metaclass=NoPublicConstructor):
             resolver_key=(id(self._registry), service),
             initial_state=self._registry.resolve(service),
             report_connect_failure=partial(self._registry.report_connect_failure, service),
+            report_demand=partial(self._registry.report_demand, service),
             **options,
         ) as channel:
             yield channel

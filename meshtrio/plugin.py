@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import os
 import socket
 import ssl
@@ -204,6 +205,7 @@ async def _serve(
                 server.owns_process = exits_afterwards
                 async with (
                     concurrency.run_during(_stop_when_mesh_ends),
+                    concurrency.run_during(partial(_report_idleness, server)),
                     concurrency.open_collapsing_nursery() as nursery,
                 ):
                     tls = _make_ssl_context()
@@ -247,11 +249,34 @@ async def _drain(server: Server, health: HealthServicer) -> None:
     if contract.MESH_LAUNCH_ID in os.environ:
         import json
 
-        lines = [f"{contract.DRAIN_CUT_CALL}{json.dumps(path)}}}\n" for path in paths]
-        with contextlib.suppress(OSError):
-            # The program may have replaced sys.stderr.
-            for line in (*lines, f"{contract.DRAIN_DONE}\n"):
-                os.write(_STDERR_FD, line.encode())
+        lines = [f"{contract.DRAIN_CUT_CALL}{json.dumps(path)}}}" for path in paths]
+        _report_to_mesh(*lines, contract.DRAIN_DONE)
+
+
+def _report_to_mesh(*lines: str) -> None:
+    """Write lines to stderr, for the mesh. The program may have replaced sys.stderr."""
+    with contextlib.suppress(OSError):
+        for line in lines:
+            os.write(_STDERR_FD, f"{line}\n".encode())
+
+
+async def _report_idleness(server: Server) -> None:
+    """Report to the mesh whenever there were no calls for a time, if it is to know."""
+    variable, text = contract.PLUGIN_IDLE_TIMEOUT, os.environ.get(contract.PLUGIN_IDLE_TIMEOUT)
+    if text is None:
+        return
+    try:
+        timeout = float(text)
+    except ValueError:
+        timeout = 0.0
+    if not 0 < timeout < math.inf:
+        _log.warning("%s is %r, not a number of seconds; ignoring it", variable, text)
+        return
+    # Few plugins need it.
+    from meshtrio.services.idleness import report_idleness
+
+    report = partial(_report_to_mesh, contract.IDLE)
+    await report_idleness(server.load_recorder, timeout, report)
 
 
 def _telemetry() -> contextlib.AbstractAsyncContextManager[Metrics | None]:

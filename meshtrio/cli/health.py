@@ -26,7 +26,8 @@ _DEFAULT_TIMEOUT = 3.0
 """Seconds in which a healthy mesh has answered, on a busy machine as well."""
 _HEALTH = health_messages.DESCRIPTOR.services_by_name["Health"]
 _CONTROL = control.DESCRIPTOR.services_by_name["Control"]
-_UP_STATES = frozenset({"ready", "attached"})
+_UP_STATES = frozenset({"ready", "attached", "idle"})
+"""An idle plugin is started by the first call."""
 _DOWN_STATES = frozenset({"stopped", "exited"})
 """States of instances that were stopped on request, or have done their work."""
 

@@ -30,7 +30,7 @@ from meshtrio.util.text import escape_unprintable, replace_surrogates
 _EVENT_DELAY = 2.0
 """Seconds after which warnings are printed while an operation is still running."""
 _SETTLED_STATES = frozenset(
-    {"ready", "stopped", "exited", "failed", "attached", "completed", "scheduled"}
+    {"ready", "idle", "stopped", "exited", "failed", "attached", "completed", "scheduled"}
 )
 """Instance states that an operation does not wait to end."""
 

@@ -134,6 +134,7 @@ async def open_channel(
     initial_state: ServiceState | None = None,
     resolve_once: Callable[[], Awaitable[ServiceState]] | None = None,
     report_connect_failure: Callable[[str], None] | None = None,
+    report_demand: Callable[[], None] | None = None,
     exit_info_timeout: float = EXIT_INFO_TIMEOUT,
     traced: bool = True,
     sends_before_settings: bool = False,
@@ -153,6 +154,8 @@ async def open_channel(
             called if the resolver's first attempt fails, and may raise the reason.
         report_connect_failure: Called with the id of an endpoint that the mesh does not run and
             that cannot be connected to, once for each of equal reasons in a row.
+        report_demand: Called if a call waits for an endpoint while the plugin is idle; None if
+            calls of this channel are not to start it.
         exit_info_timeout: Seconds that a failed call waits for exit info; 0 if there is none.
         traced: Whether calls are reported to telemetry; False for the mesh's own calls.
         sends_before_settings: See `ConnectionOptions`.
@@ -178,6 +181,7 @@ async def open_channel(
             **options,
         )
         channel.picker.report_connect_failure = report_connect_failure
+        channel.picker.report_demand = report_demand
         if initial_state is not None:
             channel.update_state(initial_state)
         key = resolver if resolver_key is None else resolver_key

@@ -68,6 +68,12 @@ class LoadBalancer:
         self.report_connect_failure: Callable[[str], None] | None = None
         """Called with the id of an endpoint that the mesh does not run and that could not be
         connected to, for its resolver."""
+        self.report_demand: Callable[[], None] | None = None
+        """Called if a call waits for an endpoint of a service whose plugin is idle, once for each
+        state of the service."""
+        self._is_on_demand = False
+        """Whether that is to be called."""
+        self._is_demand_reported = False
         self._nursery = nursery
         self._rng = RNG
         self._outlier_detector: OutlierDetector | None = None
@@ -133,13 +139,21 @@ class LoadBalancer:
                     return picked
                 if self._closed:
                     raise ConnectionLostError(f"the channel to {self._name} is closed")
-                if not (self._is_managed if args.wait_for_ready is None else args.wait_for_ready):
+                if self._is_on_demand and self.report_demand is not None:
+                    self._report_demand(self.report_demand)
+                elif not (self._is_managed if args.wait_for_ready is None else args.wait_for_ready):
                     reason = self.unavailable_reason
                     if reason is not None:
                         raise purerpc.UnavailableError(f"{self._name} is unavailable: {reason}")
                 await self.state_changed.park()
         finally:
             self._circuit_breaker.release_pending()
+
+    def _report_demand(self, report: Callable[[], None]) -> None:
+        """Have the plugin started, unless this was done already."""
+        if not self._is_demand_reported:
+            self._is_demand_reported = True
+            report()
 
     def _find_eligible(
         self, args: PickArgs
@@ -260,6 +274,8 @@ class LoadBalancer:
         """Follow the endpoints and exit infos of a state of the service."""
         self._is_resolved = True
         self._is_managed = bool(state.endpoints) or not state.unmanaged
+        self._is_on_demand = state.on_demand and not state.endpoints
+        self._is_demand_reported = False
         listed = {endpoint.id: endpoint for endpoint in state.endpoints}
         exit_infos = {exit_info.endpoint_id: exit_info for exit_info in state.exit_infos}
         # Before others are removed, which may have used the same connection.

@@ -25,6 +25,7 @@ from meshtrio.client.channel import (
     open_endpoint_channel,
 )
 from meshtrio.client.connect_failures import ConnectFailureReporter
+from meshtrio.client.demand_reporter import DemandReporter
 from meshtrio.client.mesh_connection import (
     check_mesh_answers,
     connect_to_mesh,
@@ -93,15 +94,18 @@ async def connect(
     require_trio("mesh.connect")
     where = mesh_socket_endpoint(mesh_socket)
     reporter = ConnectFailureReporter(partial(_report_connect_failure, where, service))
+    demand = DemandReporter(partial(_report_demand, where, service))
     async with open_channel(
         service,
         partial(_watch_service, where, service),
         resolver_key=(where, service),
         resolve_once=partial(_resolve_service, where, service, trio.current_time()),
         report_connect_failure=reporter.report,
+        report_demand=demand.report,
         **options,
     ) as channel:
         reporter.start(channel.nursery)
+        demand.start(channel.nursery)
         yield channel
 
 
@@ -151,6 +155,13 @@ async def _report_connect_failure(mesh_endpoint: Endpoint, service: str, endpoin
     with suppress(purerpc.RpcFailedError):
         async with _connect_for_reading(mesh_endpoint) as mesh:
             await make_multicallable(mesh, _RESOLVE)(request, wait_for_ready=False)
+
+
+async def _report_demand(mesh_endpoint: Endpoint, service: str) -> None:
+    """Report to the mesh that a call waits for an endpoint. Raises RpcFailedError."""
+    request = messages.ResolveRequest(service=service, wanted=True)
+    async with _connect_for_reading(mesh_endpoint) as mesh:
+        await make_multicallable(mesh, _RESOLVE)(request, wait_for_ready=False)
 
 
 @asynccontextmanager

@@ -70,6 +70,20 @@ class StartMethod(Enum):
     """The command is executed."""
     FORK = "fork"
     """A template process, which has imported what the program imports, forks."""
+    ON_DEMAND = "on-demand"
+    """The command is executed at the first connection or call."""
+    FORK_ON_DEMAND = "fork-on-demand"
+    """As `FORK`, at the first connection or call."""
+
+    @property
+    def forks(self) -> bool:
+        """Whether a template process forks."""
+        return self in (StartMethod.FORK, StartMethod.FORK_ON_DEMAND)
+
+    @property
+    def is_on_demand(self) -> bool:
+        """Whether a process is started only when it is needed."""
+        return self in (StartMethod.ON_DEMAND, StartMethod.FORK_ON_DEMAND)
 
 
 class ReplacementOrder(Enum):
@@ -168,11 +182,18 @@ class PluginConfig(ProgramConfig):
     """How its processes are started: by executing the command, or by `fork` of a template process
     that has imported `trio`, `meshtrio.plugin` and `preload`, which takes milliseconds. The latter
     is for `{python} script.py`, `-m module` and `-c code`, see
-    [fast starts](../how-to/fast-starts.md)."""
+    [fast starts](../how-to/fast-starts.md). `"on-demand"` and `"fork-on-demand"` start them in the
+    same two ways, but only at the first connection to their socket or the first call through the
+    mesh or its gateway; they require `listen_fds`, see
+    [sockets the mesh holds](../how-to/held-sockets.md#starting-on-demand)."""
+    idle_timeout: float | None = attrs.field(default=None, validator=is_positive)
+    """Seconds without a call after which the process of a plugin that is started on demand is
+    stopped, until the next demand. Programs not made with meshtrio are stopped after this time
+    without a connection to their socket. By default they are not stopped."""
     preload: tuple[str, ...] = attrs.field(
         default=(), converter=to_strings, validator=parsed_by(_check_preload)
     )
-    """Modules that the template imports for `start = "fork"`, in addition to those of meshtrio.
+    """Modules that the template imports for a `start` by fork, in addition to those of meshtrio.
     They must not start threads or processes, nor leave files or sockets open; otherwise the
     processes are started by executing the command, and the log says why."""
     instances: int = attrs.field(default=1, validator=at_least(1))
@@ -384,8 +405,8 @@ class PluginConfig(ProgramConfig):
         found = []
         names = ("NOTIFY_SOCKET", "WATCHDOG_USEC") if self.uses_notifications else ()
         found += [f"env: {name} is set by the mesh here" for name in names if name in self.env]
-        if isinstance(self.ready_check, FdCheck) and self.start is StartMethod.FORK:
-            found.append(f'ready: {self.ready} requires start = "exec"')
+        if isinstance(self.ready_check, FdCheck) and self.start.forks:
+            found.append(f'ready: {self.ready} requires start = "exec" or "on-demand"')
         if self.ready_check == FdCheck(_LISTEN_FD) and self.listen_fds:
             found.append("ready: descriptor 3 is the socket of `listen_fds`; choose another number")
         if problem := check_instances(self.ready_check, self.instances):
@@ -412,20 +433,30 @@ class PluginConfig(ProgramConfig):
     def _check_start(self) -> list[str]:
         if problems := self.check_script():
             return problems
-        if self.start is StartMethod.EXEC:
+        problems = self._check_demand()
+        if not self.start.forks:
             text = 'preload: is only for start = "fork", by which a template imports it'
-            return [text] if self.preload else []
+            return [*problems, text] if self.preload else problems
         try:
             self.python_command()
         except ValueError as exc:
-            return [f"command: {exc}"]
+            return [*problems, f"command: {exc}"]
+        return problems
+
+    def _check_demand(self) -> list[str]:
+        if not self.start.is_on_demand:
+            text = 'idle_timeout: is only for start = "on-demand", by which it is started again'
+            return [text] if self.idle_timeout is not None else []
+        if not self.listen_fds:
+            text = f'start: "{self.start.value}" requires `listen_fds = true`'
+            return [f"{text}, so that the mesh holds the socket while there is no process"]
         return []
 
     def process_spec(self) -> tuple[object, ...]:
         """Return what processes are started with; a change of it requires a restart."""
         return (
             *(self.command, dict(self.env), self.cwd, self.inherit_env, self.stop_timeout),
-            *(self.start, self.preload, self.ready, self.has_service),
+            *(self.start.forks, self.preload, self.ready, self.has_service, self.idle_timeout),
             *(self.uses_notifications, self.watchdog_interval),
             *(self.listen, self.listen_fds, self.serve_tls, self.tls, self.metrics),
             *(self.max_receive_message_length, self.max_send_message_length, self.max_busy_poll),

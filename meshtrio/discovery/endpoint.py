@@ -127,6 +127,10 @@ class ServiceState(FrozenRecord):
     """Whether no supervisor and no config is responsible for having endpoints, so that callers
     fail at once instead of waiting for one."""
 
+    on_demand: bool = False
+    """Whether a plugin is idle, or being started, and a call that waits for an endpoint has to be
+    reported to its mesh, which starts it."""
+
     def without_other_nodes(self) -> ServiceState:
         """Return a copy with the endpoints of this mesh only."""
         return self.replace(endpoints=tuple(each for each in self.endpoints if not each.node))

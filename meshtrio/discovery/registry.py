@@ -106,6 +106,8 @@ class Registry:
         """Waits until other nodes know which endpoints are gone, for a short time at most."""
         self._followers: list[ChangedServices] = []
         self._managers: dict[str, set[Manager]] = {}
+        self.on_demand: Callable[[str], None] = lambda service: None
+        """Called with a service whose plugin is idle, and for whose endpoint a call waits."""
         self.connect_failure_watchers: list[Callable[[str, str], None]] = []
         """Called with a service and the id of an endpoint that a client could not connect to."""
         self._missing_reasons: Mapping[str, str] = {}
@@ -134,7 +136,7 @@ class Registry:
             if managers:
                 self._managers[service] = managers
                 return
-            self._update(service, unmanaged=True)
+            self._update(service, unmanaged=True, on_demand=False)
             if not self._services[service].value.endpoints:
                 self._removed.add(service)
                 self._mark_changed(service)
@@ -191,6 +193,16 @@ class Registry:
         """Report that a client could not connect to an endpoint, which may be gone for good."""
         for on_connect_failure in self.connect_failure_watchers:
             on_connect_failure(service, endpoint_id)
+
+    def set_on_demand(self, service: str, *, on_demand: bool) -> None:
+        """Set whether calls that wait for an endpoint of a managed service are to be reported."""
+        if self.has_service(service):
+            self._update(service, on_demand=on_demand)
+
+    def report_demand(self, service: str) -> None:
+        """Report that a call waits for an endpoint of a service, whose plugin may be idle."""
+        if self.has_service(service) and self._services[service].value.on_demand:
+            self.on_demand(service)
 
     def _update(self, service: str, **changes: Any) -> None:
         """Replace a service's state; wake its watchers if it differs."""

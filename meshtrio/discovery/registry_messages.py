@@ -35,6 +35,7 @@ def state_to_message(service: str, state: ServiceState) -> Any:
         endpoints=[_endpoint_to_message(endpoint) for endpoint in state.endpoints],
         service_config=state.service_config,
         unattended=state.unmanaged,
+        on_demand=state.on_demand,
         departures=[
             messages.Departure(
                 endpoint_id=replace_surrogates(d.endpoint_id),
@@ -54,6 +55,7 @@ def state_from_message(message: Any) -> ServiceState:
         endpoints=tuple(_endpoint_from_message(each) for each in message.endpoints),
         service_config=message.service_config,
         unmanaged=message.unattended,
+        on_demand=message.on_demand,
         exit_infos=tuple(
             ExitInfo(
                 endpoint_id=d.endpoint_id,

@@ -60,7 +60,10 @@ class Router:
         self._registry = registry
         self._max_busy_poll = max_busy_poll
         # Reflection does not use the services' configs, whose limits are for calls of clients.
-        open_channel = partial(self._make_channel, service_config=ServiceConfig())
+        # Reflection does not start a plugin.
+        open_channel = partial(
+            self._make_channel, service_config=ServiceConfig(), starts_plugin=False
+        )
         self.service_index = ServiceIndex(registry, configured_services, open_channel)
         self.channels: dict[str, _OpenChannel] = {}
         """The open channels, by service."""
@@ -233,7 +236,12 @@ class Router:
             return found.channel
 
     def _make_channel(
-        self, service: str, own_only: bool = False, service_config: ServiceConfig | None = None
+        self,
+        service: str,
+        own_only: bool = False,
+        service_config: ServiceConfig | None = None,
+        *,
+        starts_plugin: bool = True,
     ) -> AbstractAsyncContextManager[Channel]:
         state, watch = self._registry.resolve(service), watch_service
         if own_only:
@@ -244,6 +252,7 @@ class Router:
             resolver_key=(id(self._registry), service, own_only),
             initial_state=state,
             report_connect_failure=partial(self._registry.report_connect_failure, service),
+            report_demand=partial(self._registry.report_demand, service) if starts_plugin else None,
             service_config=service_config,
             traced=False,
             max_busy_poll=self._max_busy_poll,

@@ -39,26 +39,30 @@ class RegisterResponse(_message.Message):
     def __init__(self, endpoint_id: _Optional[str] = ...) -> None: ...
 
 class ResolveRequest(_message.Message):
-    __slots__ = ("service", "unreachable_endpoint_id")
+    __slots__ = ("service", "unreachable_endpoint_id", "wanted")
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     UNREACHABLE_ENDPOINT_ID_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
     service: str
     unreachable_endpoint_id: str
-    def __init__(self, service: _Optional[str] = ..., unreachable_endpoint_id: _Optional[str] = ...) -> None: ...
+    wanted: bool
+    def __init__(self, service: _Optional[str] = ..., unreachable_endpoint_id: _Optional[str] = ..., wanted: bool = ...) -> None: ...
 
 class ServiceState(_message.Message):
-    __slots__ = ("service", "endpoints", "departures", "service_config", "unattended")
+    __slots__ = ("service", "endpoints", "departures", "service_config", "unattended", "on_demand")
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     DEPARTURES_FIELD_NUMBER: _ClassVar[int]
     SERVICE_CONFIG_FIELD_NUMBER: _ClassVar[int]
     UNATTENDED_FIELD_NUMBER: _ClassVar[int]
+    ON_DEMAND_FIELD_NUMBER: _ClassVar[int]
     service: str
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     departures: _containers.RepeatedCompositeFieldContainer[Departure]
     service_config: str
     unattended: bool
-    def __init__(self, service: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., departures: _Optional[_Iterable[_Union[Departure, _Mapping]]] = ..., service_config: _Optional[str] = ..., unattended: bool = ...) -> None: ...
+    on_demand: bool
+    def __init__(self, service: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., departures: _Optional[_Iterable[_Union[Departure, _Mapping]]] = ..., service_config: _Optional[str] = ..., unattended: bool = ..., on_demand: bool = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("id", "address", "instance", "pid", "weight", "priority", "tls", "owner", "path", "node", "gateway")

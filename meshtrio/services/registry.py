@@ -234,6 +234,8 @@ class RegistryServicer:
         state = self._registry.resolve(request.service)
         if request.unreachable_endpoint_id:
             self._registry.report_connect_failure(request.service, request.unreachable_endpoint_id)
+        if request.wanted:
+            self._registry.report_demand(request.service)
         return self._get_message(request.service, state)
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802

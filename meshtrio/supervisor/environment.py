@@ -123,6 +123,7 @@ def _contract(spec: RunSpec) -> dict[str, str]:
         contract.PLUGIN_MAX_SEND_MESSAGE_LENGTH: plugin.max_send_message_length,
         contract.PLUGIN_MAX_CONNECTION_AGE: plugin.max_connection_age,
         contract.PLUGIN_MAX_CONNECTION_AGE_GRACE: plugin.max_connection_age_grace,
+        contract.PLUGIN_IDLE_TIMEOUT: plugin.idle_timeout if plugin.has_service else None,
         contract.PLUGIN_LISTEN: spec.listen,
         contract.PLUGIN_TLS_CERTIFICATE: tls and tls.certificate,
         contract.PLUGIN_TLS_KEY: tls and tls.key,

@@ -32,7 +32,8 @@ class HeldSocket:
     def __init__(self, address: str) -> None:
         self.address = address
         """Where it listens, or is to listen."""
-        self._path = Address.parse(address).path
+        self.path = Address.parse(address).path
+        """The path of a Unix socket, otherwise ""."""
         self._listener: socket.socket | None = None
         self._stack = ExitStack()
         self._file: os.stat_result | None = None
@@ -87,10 +88,10 @@ class HeldSocket:
             return
         self.close()
         try:
-            if self._path:
-                runtime_dir.prepare_plugin_socket(directory, config, Path(self._path))
-                listener = self._stack.enter_context(unix_listener(self._path))
-                self._file = os.lstat(self._path)
+            if self.path:
+                runtime_dir.prepare_plugin_socket(directory, config, Path(self.path))
+                listener = self._stack.enter_context(unix_listener(self.path))
+                self._file = os.lstat(self.path)
             else:
                 address = await _look_up(Address.parse(self.address))
                 listener = self._stack.enter_context(tcp_listener(str(address), key=self.address))
@@ -101,14 +102,25 @@ class HeldSocket:
         listener.setblocking(True)
         self._listener = listener
 
+    async def wait_connection(self) -> None:
+        """Wait until a connection waits to be accepted. It is open, and no process accepts them.
+
+        Raises:
+            trio.ClosedResourceError: It was closed meanwhile.
+        """
+        assert self._listener is not None
+        await trio.lowlevel.wait_readable(self._listener)
+
     def adopt(self) -> None:
         """Hold the socket that was handed over in an upgrade, if there is one."""
         self._listener = self._stack.enter_context(adopted_listener(self.address))
-        if self._listener is not None and self._path:
-            self._file = os.lstat(self._path)
+        if self._listener is not None and self.path:
+            self._file = os.lstat(self.path)
 
     def close(self) -> None:
         """Close the mesh's descriptor, and remove the path if that is possible."""
+        if self._listener is not None:
+            trio.lowlevel.notify_closing(self._listener)
         self._listener = None
         with suppress(OSError):  # Its directory may have been replaced.
             self._stack.close()
@@ -116,7 +128,7 @@ class HeldSocket:
     def _is_usable(self) -> bool:
         if self._listener is None:
             return False
-        if self._path:
+        if self.path:
             return self.is_path_own and not _is_shut_down(self._listener)
         return bool(self._listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
@@ -124,7 +136,7 @@ class HeldSocket:
     def is_path_own(self) -> bool:
         """Whether the file at the path of a Unix socket is the one that was bound."""
         try:
-            return self._file is not None and os.path.samestat(os.lstat(self._path), self._file)
+            return self._file is not None and os.path.samestat(os.lstat(self.path), self._file)
         except OSError:
             return False
 

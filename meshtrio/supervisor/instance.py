@@ -9,6 +9,7 @@ import attrs
 
 from meshtrio.config import PluginConfig, StartMethod
 from meshtrio.supervisor.attachment import Attachment
+from meshtrio.supervisor.demand import DemandWatch
 from meshtrio.supervisor.event_text import format_last_stderr_line
 from meshtrio.supervisor.held_socket import HeldSockets
 from meshtrio.supervisor.policy.restart import Exit, RestartHistory
@@ -20,8 +21,9 @@ from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.saved_state import SavedInstance
 
-_IDLE_STATES = {
+_STATES_WITHOUT_RUN = {
     InstancePhase.WAITING: InstanceState.PENDING,
+    InstancePhase.IDLE: InstanceState.IDLE,
     InstancePhase.BACKOFF: InstanceState.BACKOFF,
     InstancePhase.STOPPED: InstanceState.STOPPED,
     InstancePhase.EXITED: InstanceState.EXITED,
@@ -82,8 +84,12 @@ class Instance:
     """The configuration that its next process gets."""
     number: int
     """Its number among the instances of its plugin, from 0."""
-    phase: InstancePhase = InstancePhase.WAITING
+    phase: InstancePhase = attrs.field()
     """What the supervisor is doing with it."""
+    demand_watch: DemandWatch | None = None
+    """What waits for a connection while it is idle."""
+    is_demanded: bool = False
+    """Whether it is being started since a connection or a call needs it."""
     active_run: ProcessRun | None = None
     """The run that serves, or is to serve."""
     replacement_run: ProcessRun | None = None
@@ -119,6 +125,11 @@ class Instance:
     slot: int = 0
     """Which of its two addresses the active run has; a replacement gets the other one."""
 
+    @phase.default
+    def _first_phase(self) -> InstancePhase:
+        is_on_demand = self.config.start.is_on_demand
+        return InstancePhase.IDLE if is_on_demand else InstancePhase.WAITING
+
     @property
     def plugin(self) -> str:
         """The name of its plugin."""
@@ -148,6 +159,8 @@ class Instance:
         self.config = config
         for run in self.runs():
             run.output_reader.log_level = config.output.log_level
+        if not config.start.is_on_demand:
+            self._apply(InstanceEvent.DEMAND)
 
     # -- state -------------------------------------------------------------------------------
 
@@ -175,12 +188,30 @@ class Instance:
         return self.active_run is not None and self.active_run.is_ready
 
     @property
+    def is_available(self) -> bool:
+        """Whether it is ready, or its socket accepts connections, the first of which starts it."""
+        watch = self.demand_watch
+        is_held = self.phase is InstancePhase.IDLE and watch is not None and watch.is_open
+        return self.is_ready or is_held
+
+    @property
+    def awaits_demand(self) -> bool:
+        """Whether calls are to wait for it, which are reported: it is idle, or being started
+        because of one, and has not failed to."""
+        return self.phase.is_idle or (self.is_demanded and not self.was_ready)
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether its active run is or has been ready."""
+        return self.active_run is not None and self.active_run.ready_at is not None
+
+    @property
     def state(self) -> InstanceState:
         """Its state as it is shown."""
         if self.attachment is not None and not self.runs():
             return InstanceState.ATTACHED
-        idle = _IDLE_STATES.get(self.phase, InstanceState.STOPPING)
-        return idle if self.active_run is None else self.active_run.state
+        shown = _STATES_WITHOUT_RUN.get(self.phase, InstanceState.STOPPING)
+        return shown if self.active_run is None else self.active_run.state
 
     @property
     def process(self) -> PluginProcess | None:
@@ -195,7 +226,7 @@ class Instance:
         run, process = self.active_run, self.process
         config = self.config if run is None else run.config
         socket = next_socket if run is None else run.socket
-        reason = "" if self.is_ready else self.exit_reason
+        reason = "" if self.is_ready or self.phase.is_idle else self.exit_reason
         if self.attachment is not None:
             reason = str(self.attachment)
         reasons = [waiting_reason, reason, *map(str, self.unkillable)]
@@ -269,6 +300,11 @@ class Instance:
         if self.phase.is_waiting:
             self.start_at = -math.inf
 
+    def request_demand(self) -> None:
+        """Have it run if it is idle, since a connection or a call needs it."""
+        self.is_demanded = self.is_demanded or self.phase.is_idle
+        self._apply(InstanceEvent.DEMAND)
+
     def request_stop(self) -> None:
         """Have it down until `request_start`."""
         self._apply(InstanceEvent.STOP)
@@ -337,6 +373,13 @@ class Instance:
         else:
             self.active_run, self.batch = run, 0
 
+    def idle(self, drain_delay: float) -> None:
+        """Stop its run, which has no calls; see `ProcessRun.stop`. The next demand starts it."""
+        self._apply(InstanceEvent.IDLE)
+        self.is_demanded = False
+        for run in self.runs():
+            run.stop(drain_delay)
+
     def promote(self, drain_delay: float) -> None:
         """Make the replacement the active run, and stop the other; see `ProcessRun.stop`."""
         assert self.active_run is not None
@@ -397,12 +440,18 @@ class Instance:
         self._handle_active_exit(InstanceEvent.RETRY)
         self.history, self.start_at = history, start_at
 
+    def await_demand(self, history: RestartHistory, start_at: float) -> None:
+        """Start it again on demand, at `start_at` (seconds, monotonic) at the earliest."""
+        self._handle_active_exit(InstanceEvent.AWAIT_DEMAND)
+        self.history, self.start_at = history, start_at
+
     def finish(self, *, is_failure: bool) -> None:
         """Leave it down, as failed or with its work done."""
         self._handle_active_exit(InstanceEvent.FAIL if is_failure else InstanceEvent.COMPLETE)
 
     def _handle_active_exit(self, event: InstanceEvent) -> None:
         self._apply(event)
+        self.is_demanded = False
         self.exit_reason = str(self.last_exit)
         self._finish_replacement(f"{self.name} {self.last_exit} before it was replaced")
 

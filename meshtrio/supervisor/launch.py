@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from meshtrio.config import ProgramConfig, ReplacementOrder, StartMethod
+from meshtrio.config import ProgramConfig, ReplacementOrder
 from meshtrio.config.ready import ServerCheck
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.effects import Effects
@@ -99,7 +99,7 @@ class Launch:
         self._command = build_command(config, cgroup, inherited, listens=held is not None)
         entry = None if user is None else look_up_user(user)
         self._env = child_environment(spec, inherited=os.environ, user=entry)
-        if config.start is StartMethod.FORK and effects.templates is not None:
+        if config.start.forks and effects.templates is not None:
             shared = shared_environment(config, inherited=os.environ, user=entry)
             process = await effects.templates.fork(
                 config, shared_env=shared, env=self._env, cgroup=cgroup, listener=held

@@ -465,7 +465,7 @@ class Operations:
         failed_before = {each: each.failed_starts for each in supervisor.instances}
 
         def is_up(instance: Instance) -> bool:
-            is_ready = instance.is_ready and not instance.phase.is_leaving
+            is_ready = instance.is_available and not instance.phase.is_leaving
             return is_ready or instance.attachment is not None
 
         def has_failed(instance: Instance) -> bool:
@@ -500,6 +500,8 @@ class Operations:
         for instance in instances:
             instance.request_stop()
         await self._supervisor.wait_until(lambda: not any(each.is_running for each in instances))
+        for instance in instances:
+            instance.close_unused_sockets()  # Those that were idle had no run that has ended.
         return tuple(
             DrainResult(each.plugin, each.number, **({} if run is None else run.stop_details()))
             for each, run in runs.items()
@@ -533,7 +535,8 @@ class Operations:
     async def _replace_all(self, name: str) -> None:
         await self._apply_instance_count(name)
         for instance in self._instances_of(name):
-            if not instance.phase.is_leaving and not instance.phase.is_final:
+            phase = instance.phase
+            if not (phase.is_leaving or phase.is_final or phase is InstancePhase.IDLE):
                 await self._replace(instance, "its config has changed")
 
 

@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from meshtrio.config import OutputConfig
-from meshtrio.contract import DRAIN_CUT_CALL, DRAIN_DONE, MAX_LINE_LENGTH
+from meshtrio.contract import DRAIN_CUT_CALL, DRAIN_DONE, IDLE, MAX_LINE_LENGTH
 from meshtrio.supervisor import events
 from meshtrio.supervisor.log_line import parse_line
 from meshtrio.supervisor.process.output import output_lines, pipe_reader
@@ -35,10 +35,11 @@ _TIME_SLICE = 0.001
 """Seconds for which lines are handled before other tasks get a turn."""
 _STREAMS = ("stdout", "stderr")
 _REPORT_PREFIX = '{"meshtrio": '
+_REPORTS = (DRAIN_DONE, DRAIN_CUT_CALL, IDLE)
 _REPORT_PATTERN = re.compile(rb"\{\"meshtrio\": [^\n]*(?:\n|\Z)")
-"""Matches a line that may be part of the plugin's drain report. A report is written in one piece,
-but perhaps in the middle of a line of another thread or process: only writes of up to 4 KiB are
-atomic (pipe(7))."""
+"""Matches a line that may be a report of the plugin: that it is idle, or on its drain. A report is
+written in one piece, but perhaps in the middle of a line of another thread or process: only writes
+of up to 4 KiB are atomic (pipe(7))."""
 
 
 class OutputReader:
@@ -57,6 +58,8 @@ class OutputReader:
         self.has_drain_report = False
         """Whether the process has reported all of them; plugins not made with meshtrio, and those
         that were killed, do not."""
+        self.on_idle: Callable[[], None] | None = None
+        """Called when the process reports that it has no calls; None if it is not to report it."""
         self.log_level = config.log_level
         """The level below which lines are not logged; may change while the process runs."""
         self.on_data: Callable[[str, bytes], None] | None = None
@@ -152,13 +155,16 @@ class OutputReader:
                     scope.deadline = trio.current_time() + _PIPE_TIMEOUT
 
     def handle_report(self, line: str) -> bool:
-        """Handle a line that may be part of the plugin's drain report.
+        """Handle a line that may be a report: that the plugin is idle, or what its drain has cut.
 
-        There is one report. What follows it, or exceeds its maximum length, is a line like any
-        other. Returns whether the line is part of the report, and so not for the log.
+        There is one drain report, and no report after it. What exceeds its maximum length is a line
+        like any other. Returns whether the line is part of the report, and so not for the log.
         """
         if self.has_drain_report:
             return False
+        if line == IDLE and self.on_idle is not None:
+            self.on_idle()
+            return True
         if line == DRAIN_DONE:
             self.has_drain_report = True
             return True
@@ -174,7 +180,7 @@ class OutputReader:
         for piece in data.rsplit(b"\n", _MAX_STDERR_LINES)[-_MAX_STDERR_LINES:]:
             line = output_lines.decode_line(piece)
             before, mark, _ = line.partition(_REPORT_PREFIX)
-            is_report = mark and line[len(before) :].startswith((DRAIN_DONE, DRAIN_CUT_CALL))
+            is_report = mark and line[len(before) :].startswith(_REPORTS)
             if not is_report:
                 self._stderr_lines.append(line)
             elif before:
@@ -297,7 +303,7 @@ class _OutputPipe:
             self._rate_limiter.dropped += count
 
     def _remove_reports(self, data: bytes, count: int) -> tuple[bytes, int]:
-        """Remove the drain report from a block; returns the block and its number of lines."""
+        """Remove reports from a block; returns the block and its number of lines."""
 
         def remove(found: re.Match[bytes]) -> bytes:
             nonlocal count

@@ -82,11 +82,17 @@ class ProcessRun:
         """The result of its last health check."""
         self.rss = 0
         """Bytes of resident memory of its process group, when they were last read."""
+        self.is_idle = False
+        """Whether it was found to have no calls; the supervisor acts on that, and resets it."""
+        self.last_connected_at = self.started_at
+        """When there was last found to be a connection to its socket."""
         self.max_age_factor: float | None = None
         """The random factor of its config's `max_age`; None until it is drawn."""
         self.applied_log_level = config.output.log_level
         """The log level that its process uses: at first, the one in its environment."""
         self.output_reader = OutputReader(config.output, line_buffer, emit)
+        if config.idle_timeout is not None:
+            self.output_reader.on_idle = self.report_idle
         self.spec = spec
         self._launcher = Launch(spec, effects)
         self._effects = effects
@@ -230,6 +236,11 @@ class ProcessRun:
         if limit is not None and rss > limit:
             reason = f"used {rss:,} bytes of memory, and may use {limit:,}"
             self._request_kill(reason, ExitCause.MEMORY_LIMIT)
+
+    def report_idle(self) -> None:
+        """Have the supervisor stop it, if it is started again on demand: it has no calls."""
+        self.is_idle = True
+        self._on_change()
 
     def check_socket(self) -> None:
         """Check its health at once if another file has taken the place of its socket."""

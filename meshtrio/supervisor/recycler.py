@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import trio
@@ -10,6 +11,7 @@ import trio
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.policy.state import InstancePhase
+from meshtrio.supervisor.process.proc.connections import count_connections
 from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.tasks.run import TaskRun
 from meshtrio.supervisor.tasks.task import Task
@@ -53,6 +55,11 @@ async def _check(
     if limited or any(each.config.monitors_memory for each in with_process):
         runs = [run for instance in with_process for run in instance.runs()]
         await _check_memory([*runs, *limited], effects)
+    for instance in instances:
+        if (watch := instance.demand_watch) is not None and watch.is_path_lost:
+            watch.cancel()
+            on_request()
+    await _check_connections(with_process)
     for instance in with_process:
         for run in instance.runs():
             run.check_socket()
@@ -70,6 +77,26 @@ async def _check_memory(runs: Iterable[ProcessRun | TaskRun], effects: Effects) 
     for run in runs:
         if run.process is not None:
             run.record_rss(rss_by_group.get(run.process.pid, 0))
+
+
+async def _check_connections(instances: Iterable[Instance]) -> None:
+    """Find the runs to which there were no connections for their `idle_timeout`."""
+    for instance in instances:
+        run = instance.active_run
+        if run is None or not run.is_ready or run.config.idle_timeout is None:
+            continue
+        try:
+            count = await trio.to_thread.run_sync(
+                count_connections, run.spec.address, abandon_on_cancel=True
+            )
+        except RuntimeError as exc:
+            _log.warning("cannot count the connections to %s: %s", instance.name, exc)
+            continue
+        now, ready_at = trio.current_time(), run.ready_at or math.inf
+        if count != 0:  # If it is not known, the plugin has to report that it is idle.
+            run.last_connected_at = now
+        elif now - max(run.last_connected_at, ready_at) >= run.config.idle_timeout:
+            run.report_idle()
 
 
 def find_replace_reason(instance: Instance, effects: Effects) -> str:

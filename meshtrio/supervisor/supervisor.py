@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 import trio
 
-from meshtrio.config import MeshConfig, ReplacementOrder, StartMethod
+from meshtrio.config import MeshConfig, ReplacementOrder
 from meshtrio.discovery import static
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import MeshFailedError
@@ -27,6 +27,7 @@ from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.runtime_dir.paths import mesh_socket_path
 from meshtrio.supervisor import events
 from meshtrio.supervisor.attachment import Attachment
+from meshtrio.supervisor.demand import DemandWatch
 from meshtrio.supervisor.effects import Effects, make_system_effects
 from meshtrio.supervisor.instance import Instance, InstanceStatus
 from meshtrio.supervisor.policy import restart
@@ -106,6 +107,7 @@ class Supervisor:
         self.starts_paused = False
         """Whether no process is started, since an upgrade waits for those that start."""
         self.config = MeshConfig()
+        registry.on_demand = self._handle_call_demand
         self.config_watchers: list[Callable[[MeshConfig], None]] = []
         """Called with each config once its services are in the registry, and before those that it
         no longer has are removed."""
@@ -228,7 +230,7 @@ class Supervisor:
                 exc.strerror,
             )
         if self._effects.templates is not None:
-            forked = [each.name for each in config.plugins if each.start is StartMethod.FORK]
+            forked = [each.name for each in config.plugins if each.start.forks]
             self._effects.templates.retain(forked)
         self._topology = config.topology()
         self.dependencies = self._topology.dependencies()
@@ -241,6 +243,8 @@ class Supervisor:
             level = instance.config.output.log_level
             if level is not old_level:
                 self._emit(instance, events.LogLevelSet, level=level)
+            if instance.config.has_service and not instance.config.start.is_on_demand:
+                self._registry.set_on_demand(instance.config.service_name, on_demand=False)
         services = _declared_services(config)
         self._registry.explain_missing(_explain_missing_services(config))
         for service in sorted(services):
@@ -309,7 +313,7 @@ class Supervisor:
         return DependencyStatus(
             self.dependencies,
             self._completions,
-            ready=frozenset(each.plugin for each in self.instances if each.is_ready),
+            ready=frozenset(each.plugin for each in self.instances if each.is_available),
             completed=self.tasks.completed | exited,
         )
 
@@ -463,6 +467,9 @@ class Supervisor:
                         instance.close_unused_sockets()
                     self.tasks.handle_exits()
                     self._reconciled.unpark_all()
+                for instance in self.instances:
+                    if instance.demand_watch is not None:
+                        instance.demand_watch.cancel()
         self.on_turn(trio.current_time())
         self._reconciled.unpark_all()
 
@@ -482,7 +489,62 @@ class Supervisor:
             instance.launch(self._start_run(instance, instance.slot, runs))
         for instance in self.instances:
             self._reconcile_replacement(instance, runs)
+            self._stop_if_idle(instance)
+            self._reconcile_demand(instance, runs)
+        self._report_demand()
         return min(wake_at, todo.wake_at)
+
+    # -- starts on demand --------------------------------------------------------------------
+
+    def _stop_if_idle(self, instance: Instance) -> None:
+        """Stop the process of an instance that has no calls, if it is started again on demand."""
+        run = instance.active_run
+        if run is None or not run.is_idle:
+            return
+        run.is_idle = False  # It is reported again.
+        is_running = instance.phase is InstancePhase.RUNNING and run.is_ready
+        timeout = instance.config.idle_timeout
+        if is_running and timeout is not None and not (self.starts_paused or run.is_kill_requested):
+            _log.info(
+                "%s: no calls for %g s; stopping it until it is needed", instance.name, timeout
+            )
+            instance.idle(_DRAIN_DELAY)
+
+    def _reconcile_demand(self, instance: Instance, runs: trio.Nursery) -> None:
+        """Watch the socket of an instance that is idle."""
+        watch = instance.demand_watch
+        is_idle = instance.phase is InstancePhase.IDLE and not instance.is_running
+        address = self.make_spec(instance, instance.slot).address if is_idle else ""
+        if watch is not None and (watch.is_over or watch.held.address != address):
+            watch.cancel()
+            watch = instance.demand_watch = None
+        if is_idle and watch is None:
+            watch = instance.demand_watch = DemandWatch(instance.held_sockets.get(address))
+            runs.start_soon(self._watch_demand, instance, watch)
+
+    async def _watch_demand(self, instance: Instance, watch: DemandWatch) -> None:
+        def on_demand() -> None:
+            if instance.demand_watch is watch:
+                instance.request_demand()
+
+        await watch.run(self._directory, instance.config, self._wake, on_demand)
+        self._wake()
+
+    def _handle_call_demand(self, service: str) -> None:
+        """Start the idle instances of the plugin whose service a call waits for."""
+        for instance in self.instances:
+            if instance.phase.is_idle and instance.config.service_name == service:
+                instance.request_demand()
+                self._wake()
+
+    def _report_demand(self) -> None:
+        """Let callers know which services are started by their calls."""
+        by_service: defaultdict[str, bool] = defaultdict(bool)
+        for instance in self.instances:
+            if instance.config.start.is_on_demand and instance.config.has_service:
+                by_service[instance.config.service_name] |= instance.awaits_demand
+        for service, on_demand in by_service.items():
+            self._registry.set_on_demand(service, on_demand=on_demand)
 
     def _has_runs(self) -> bool:
         return self.tasks.is_running or any(each.is_running for each in self.instances)
@@ -606,6 +668,8 @@ class Supervisor:
                 companions = restart.plugins_restarted_with(self._topology, instance.plugin)
                 if companions:
                     self._restart_together([instance, *self.instances_of(companions)])
+            case restart.AwaitDemand(delay=delay, history=history):
+                instance.await_demand(history, now + delay)
             case restart.Finish(is_failure=is_failure, restarts=restarts):
                 instance.finish(is_failure=is_failure)
                 self._emit(instance, events.GaveUp, exit=process_exit, restarts=restarts)

@@ -128,7 +128,7 @@ class Notifier:
             elif not any(each.is_running for each in supervisor.instances):
                 self._next_status = -math.inf  # There may be no other turn.
         elif not self._is_started:
-            self._were_ready.update(each.key for each in supervisor.instances if each.is_ready)
+            self._were_ready.update(each.key for each in supervisor.instances if each.is_available)
             explainer = supervisor.explain_dependencies()
             if not find_unsettled(
                 supervisor.instances,

@@ -37,8 +37,8 @@ class StartingInstance(Protocol):
         """Whether it has a process."""
 
     @property
-    def is_ready(self) -> bool:
-        """Whether its process is ready."""
+    def is_available(self) -> bool:
+        """Whether its process is ready, or is started at the first connection."""
 
     failed_starts: int
     """Number of its processes that ended before they were ready."""
@@ -71,7 +71,7 @@ def find_unsettled(
         if plugin not in given_up:
             given_up[plugin] = True  # No plugin depends on itself.
             given_up[plugin] = not any(
-                each.is_ready or is_expected(each) for each in by_plugin.get(plugin, ())
+                each.is_available or is_expected(each) for each in by_plugin.get(plugin, ())
             )
         return given_up[plugin]
 
@@ -85,5 +85,5 @@ def find_unsettled(
     return [
         each
         for each in instances
-        if not each.is_ready and each.key not in were_ready and is_expected(each)
+        if not each.is_available and each.key not in were_ready and is_expected(each)
     ]

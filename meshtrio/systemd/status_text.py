@@ -21,12 +21,14 @@ _PHRASES = {
     InstanceState.UNREADY: "is not serving",
     InstanceState.STOPPING: "is stopping",
     InstanceState.ENDED: "has ended",
+    InstanceState.IDLE: "is idle",
     InstanceState.BACKOFF: "is started again",
     InstanceState.STOPPED: "is stopped",
     InstanceState.EXITED: "has ended",
     InstanceState.FAILED: "failed",
     InstanceState.ATTACHED: "is replaced by hand",
 }
+_UP_STATES = (InstanceState.READY, InstanceState.IDLE)
 _REASONED_STATES = (InstanceState.FAILED, InstanceState.BACKOFF, InstanceState.EXITED)
 """States that show how the last process ended; the first of these are shown first."""
 
@@ -91,7 +93,7 @@ def _count(number: int, by_plugin: Sized) -> str:
 
 
 def _find_first_unready(members: Sequence[ShownInstance]) -> ShownInstance | None:
-    unready = [each for each in members if each.state is not InstanceState.READY]
+    unready = [each for each in members if each.state not in _UP_STATES]
     return min(unready, key=lambda each: _urgency(each.state), default=None)
 
 

@@ -13,7 +13,7 @@ from meshtrio.systemd.readiness import find_unsettled
 class Entry:
     plugin: str
     phase: P = P.RUNNING
-    is_ready: bool = False
+    is_available: bool = False
     failed_starts: int = 0
     number: int = 0
 
@@ -27,7 +27,7 @@ class Entry:
 
 
 NEEDS = {"web": frozenset({"db"}), "ui": frozenset({"web"}), "db": frozenset[str]()}
-READY = Entry("db", is_ready=True)
+READY = Entry("db", is_available=True)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,11 @@ READY = Entry("db", is_ready=True)
         # One instance is enough for what needs it.
         ([Entry("db", P.FAILED), Entry("db", number=1), Entry("web", P.WAITING)], ["db", "web"]),
         ([Entry("db", P.FAILED), attrs.evolve(READY, number=1), Entry("web", P.WAITING)], ["web"]),
+        # It is started when it is needed; then it is not waited for.
+        ([Entry("db", P.IDLE, is_available=True)], []),
+        ([Entry("db", P.IDLE, is_available=True), Entry("web", P.WAITING)], ["web"]),
+        # Its socket is about to be bound.
+        ([Entry("db", P.IDLE)], ["db"]),
         # It runs, although what it needs has failed since.
         ([Entry("db", P.FAILED), Entry("web")], ["web"]),
     ],

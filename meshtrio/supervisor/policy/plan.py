@@ -1,7 +1,7 @@
 """Plans which instances to start and which to stop next: a pure function of their table.
 
 Requests change the phases of instances; `plan` finds the starts and stops that may happen now, in
-the order of `depends_on`: a plugin is started once its dependencies are ready, and stopped once
+the order of `depends_on`: a plugin is started once its dependencies are available, and stopped once
 those of its dependents that are to be stopped have stopped. Tasks are started in the same order.
 """
 
@@ -36,8 +36,8 @@ class InstanceView(Protocol):
         """Whether its active run has not been ready yet."""
 
     @property
-    def is_ready(self) -> bool:
-        """Whether its active run is ready."""
+    def is_available(self) -> bool:
+        """Whether its active run is ready, or its socket accepts connections, which start one."""
 
     start_at: float
     """The earliest time of its next start, in seconds of the monotonic clock."""
@@ -71,7 +71,7 @@ def plan(
 
     Plugins that are `blocked`, since a task has to complete first, are not started.
     """
-    ready = {entry.plugin for entry in table if entry.is_ready}
+    ready = {entry.plugin for entry in table if entry.is_available}
     # Batches of which an instance has yet to stop.
     emptying = {
         entry.batch
@@ -195,8 +195,8 @@ def find_unready_dependencies(
     """Find what an instance without a process waits for.
 
     Returns:
-        For each plugin that it depends on, directly or not, and of which no instance is ready: the
-        instances of that plugin.
+        For each plugin that it depends on, directly or not, and of which no instance is available:
+        the instances of that plugin.
     """
     found: list[list[E]] = []
     plugins = set() if instance.is_running else {instance.plugin}
@@ -206,7 +206,7 @@ def find_unready_dependencies(
         seen |= needed
         for name in needed:
             of_plugin = [each for each in instances if each.plugin == name]
-            if not any(each.is_ready for each in of_plugin):
+            if not any(each.is_available for each in of_plugin):
                 found.append(of_plugin)
                 plugins.add(name)
     return found

@@ -152,6 +152,17 @@ class Finish:
     """The number of restarts within `restart_period`, if they were too many; otherwise None."""
 
 
+@attrs.frozen
+class AwaitDemand:
+    """Start the instance again at the next connection or call."""
+
+    delay: float
+    """Seconds until it is started at the earliest, so that one which exits again and again without
+    accepting the connections that wait does not keep the machine busy."""
+    history: RestartHistory
+    """The history including this exit."""
+
+
 def decide_restart(
     config: PluginConfig,
     history: RestartHistory,
@@ -159,14 +170,19 @@ def decide_restart(
     since_ready: float | None,
     now: float,
     rng: Random,
-) -> Restart | Finish:
+) -> Restart | AwaitDemand | Finish:
     """Decide what follows a process that ended without a request to stop.
 
     Only a process that was ready for `min_uptime` ends a row of failures: one that never gets ready
     may well live longer than that. `since_ready` are the seconds from when it was first ready to
     its end at `now`, None if it never was.
     """
+    lasted = since_ready is not None and since_ready >= config.min_uptime
+    failures = 1 if lasted else history.consecutive_failures + 1
     if not _should_restart(config, exit):
+        if exit.is_clean and config.start.is_on_demand:
+            following = attrs.evolve(history, consecutive_failures=failures)
+            return AwaitDemand(config.backoff.delay(failures, rng), following)
         return Finish(is_failure=not exit.is_clean)
     recent: tuple[float, ...] = ()
     if exit.is_resource_exhaustion:
@@ -175,8 +191,6 @@ def decide_restart(
         recent = (*recent_times(history.recent_restarts, config.restart_period, now), now)
         if len(recent) > config.max_restarts:
             return Finish(is_failure=True, restarts=config.max_restarts)
-    lasted = since_ready is not None and since_ready >= config.min_uptime
-    failures = 1 if lasted else history.consecutive_failures + 1
     following = RestartHistory(history.restarts + 1, failures, recent)
     return Restart(config.backoff.delay(failures, rng), following)
 

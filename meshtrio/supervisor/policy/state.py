@@ -17,6 +17,7 @@ two while one replaces the other. So there are two machines, each an Enum and a 
       RUNNING --REPLACE--> REPLACE_QUEUED --LAUNCH--> REPLACING --PROMOTE, ABANDON--> RUNNING
       any of these with a process --STOP--> STOP_QUEUED --TERMINATE--> STOPPING --> STOPPED
                                   --RESTART--> RESTART_QUEUED --> RESTARTING --> WAITING
+      IDLE --DEMAND--> WAITING, RUNNING --IDLE--> IDLING --> IDLE, if it is started on demand
 
 A pair that the tables do not allow is an error of the supervisor and raises ValueError.
 """
@@ -44,6 +45,8 @@ class InstanceState(Enum):
     """The process is being ended."""
     ENDED = "ended"
     """The process has ended, and the supervisor has yet to decide what follows."""
+    IDLE = "idle"
+    """The instance is started at the next connection or call."""
     BACKOFF = "backoff"
     """The instance is started again after a delay."""
     STOPPED = "stopped"
@@ -61,6 +64,10 @@ class InstancePhase(Enum):
 
     WAITING = "waiting"
     """The instance is to run, and waits for its dependencies and a start slot."""
+    IDLE = "idle"
+    """The instance has no process, and waits for a connection or call."""
+    IDLING = "idling"
+    """All runs were asked to stop, since there were no calls; then the instance is idle."""
     BACKOFF = "backoff"
     """The instance is to run, and waits for its next start to be due."""
     RUNNING = "running"
@@ -102,7 +109,16 @@ class InstancePhase(Enum):
     @property
     def is_leaving(self) -> bool:
         """Whether the instance is to be stopped, and still has a run."""
-        return self.is_stop_queued or self in (InstancePhase.STOPPING, InstancePhase.RESTARTING)
+        return self.is_stop_queued or self in (
+            InstancePhase.STOPPING,
+            InstancePhase.RESTARTING,
+            InstancePhase.IDLING,
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the instance waits for demand, or will once its runs have ended."""
+        return self in (InstancePhase.IDLE, InstancePhase.IDLING)
 
     @property
     def is_final(self) -> bool:
@@ -121,6 +137,12 @@ class InstanceEvent(Enum):
     """The instance's group restarts it with other members."""
     REPLACE = "replace"
     """The active run is to be replaced: an operator requests it, or the run is too old or large."""
+    DEMAND = "demand"
+    """A connection or a call needs the instance; ignored unless it is idle."""
+    IDLE = "idle"
+    """The supervisor has asked the run to stop, since it has no calls."""
+    AWAIT_DEMAND = "await demand"
+    """The active run has ended successfully by itself, and the next demand starts another."""
     LAUNCH = "launch"
     """The supervisor has launched a run, or a replacement."""
     TERMINATE = "terminate"
@@ -149,14 +171,20 @@ _RUN_STATES = {
 }
 
 _P, _E = InstancePhase, InstanceEvent
-_REQUESTS = (_E.START, _E.STOP, _E.RESTART)
+_REQUESTS = (_E.START, _E.STOP, _E.RESTART, _E.DEMAND)
 """Accepted in each phase; a request that a phase does not list leaves it as it is."""
 _LEAVE = {_E.STOP: _P.STOP_QUEUED, _E.RESTART: _P.RESTART_QUEUED}
-_END = {_E.RETRY: _P.BACKOFF, _E.COMPLETE: _P.EXITED, _E.FAIL: _P.FAILED}
+_END = {
+    _E.RETRY: _P.BACKOFF,
+    _E.COMPLETE: _P.EXITED,
+    _E.FAIL: _P.FAILED,
+    _E.AWAIT_DEMAND: _P.IDLE,
+}
 _PHASES: dict[InstancePhase, dict[InstanceEvent, InstancePhase]] = {
     _P.WAITING: {_E.STOP: _P.STOPPED, _E.LAUNCH: _P.RUNNING},
     _P.BACKOFF: {_E.STOP: _P.STOPPED, _E.LAUNCH: _P.RUNNING},
-    _P.RUNNING: {**_LEAVE, **_END, _E.REPLACE: _P.REPLACE_QUEUED},
+    _P.IDLE: {_E.START: _P.WAITING, _E.STOP: _P.STOPPED, _E.DEMAND: _P.WAITING},
+    _P.RUNNING: {**_LEAVE, **_END, _E.REPLACE: _P.REPLACE_QUEUED, _E.IDLE: _P.IDLING},
     _P.REPLACE_QUEUED: {**_LEAVE, **_END, _E.REPLACE: _P.REPLACE_QUEUED, _E.LAUNCH: _P.REPLACING},
     _P.REPLACING: {
         **_LEAVE,
@@ -169,6 +197,13 @@ _PHASES: dict[InstancePhase, dict[InstanceEvent, InstancePhase]] = {
         _E.START: _P.RESTART_QUEUED,
         _E.TERMINATE: _P.STOPPING,
         _E.ALL_EXITED: _P.STOPPED,
+    },
+    _P.IDLING: {
+        _E.START: _P.RESTARTING,
+        _E.STOP: _P.STOPPING,
+        _E.RESTART: _P.RESTARTING,
+        _E.DEMAND: _P.RESTARTING,
+        _E.ALL_EXITED: _P.IDLE,
     },
     _P.STOPPING: {_E.START: _P.RESTARTING, _E.ALL_EXITED: _P.STOPPED},
     _P.RESTART_QUEUED: {

@@ -22,13 +22,13 @@ class Row:
     phase: InstancePhase = P.WAITING
     is_running: bool = False
     is_starting: bool = False
-    is_ready: bool = False
+    is_available: bool = False
     start_at: float = -math.inf
     batch: int = 0
 
 
 def up(plugin: str, phase: InstancePhase = P.RUNNING, **values: Any) -> Row:
-    return Row(plugin, phase, is_running=True, is_ready=True, **values)
+    return Row(plugin, phase, is_running=True, is_available=True, **values)
 
 
 def starting(plugin: str) -> Row:
@@ -68,6 +68,13 @@ CASES = {
     "not before its time": ([Row("a", start_at=5), Row("b", start_at=3)], {}, "@3"),
     "a delay does not hold others up": ([Row("a", start_at=5), Row("b")], {}, "+b @5"),
     "one that waits for others wakes nobody": ([Row("b", start_at=5)], AFTER, ""),
+    "one that is idle accepts connections": (
+        [Row("a", P.IDLE, is_available=True), Row("b")],
+        AFTER,
+        "+b",
+    ),
+    "one that is idle has no socket yet": ([Row("a", P.IDLE), Row("b")], AFTER, ""),
+    "idle instances stop at once": ([up("a", P.IDLING), up("b")], AFTER, ""),
     "stopped": ([up("a", P.STOP_QUEUED), up("b")], {}, "-a"),
     "restarted": ([up("a", P.RESTART_QUEUED)], {}, "-a"),
     "replaced": ([up("a", P.REPLACE_QUEUED), up("b", P.REPLACING)], {}, ""),
@@ -107,6 +114,10 @@ def test_plans(rows: list[Row], edges: dict[str, set[str]], expected: str) -> No
     assert planned(rows, edges) == expected
 
 
+def is_down(phase: InstancePhase) -> bool:
+    return phase.is_waiting or phase.is_final or phase is P.IDLE
+
+
 @st.composite
 def _tables(draw: st.DrawFn) -> tuple[list[Row], dict[str, frozenset[str]]]:
     names = [chr(ord("a") + number) for number in range(draw(st.integers(1, 7)))]
@@ -117,9 +128,10 @@ def _tables(draw: st.DrawFn) -> tuple[list[Row], dict[str, frozenset[str]]]:
     for name in names:
         for _ in range(draw(st.integers(1, 2))):
             phase = draw(st.sampled_from(InstancePhase))
-            running = not (phase.is_waiting or phase.is_final)
+            running = not is_down(phase)
+            available = running or phase is P.IDLE
             batch = draw(st.integers(0, 2))
-            rows.append(Row(name, phase, is_running=running, is_ready=running, batch=batch))
+            rows.append(Row(name, phase, is_running=running, is_available=available, batch=batch))
     return rows, edges
 
 
@@ -131,7 +143,7 @@ def test_every_request_is_carried_out_in_order(drawn, random) -> None:  # type: 
     for _ in range(20 * len(rows)):
         found = plan(rows, edges, 0.0, 3)
         assert sum(row.is_starting for row in rows) + len(found.start) <= 3
-        ready = {row.plugin for row in rows if row.is_ready}
+        ready = {row.plugin for row in rows if row.is_available}
         assert all(edges[row.plugin] <= ready for row in found.start)
         leaving = {row.plugin for row in rows if row.phase.is_leaving}
         assert not any(row.plugin in edges[name] for row in found.stop for name in leaving)
@@ -149,14 +161,14 @@ def test_every_request_is_carried_out_in_order(drawn, random) -> None:  # type: 
         elif row in found.stop:
             row.phase = next_phase(row.phase, InstanceEvent.TERMINATE)
         elif row.is_starting:
-            row.is_starting, row.is_ready = False, True
+            row.is_starting, row.is_available = False, True
         else:
             row.phase = next_phase(row.phase, InstanceEvent.ALL_EXITED)
-            row.is_running = row.is_ready = False
-    served = {row.plugin for row in rows if row.is_ready}
+            row.is_running, row.is_available = False, row.phase is P.IDLE
+    served = {row.plugin for row in rows if row.is_available}
     for row in rows:
         assert not row.phase.is_leaving
-        assert row.is_running is not (row.phase.is_waiting or row.phase.is_final)
+        assert row.is_running is not is_down(row.phase)
         assert not (row.phase.is_waiting and edges[row.plugin] <= served)
 
 

@@ -37,6 +37,8 @@ def test_states_of_a_run(state: InstanceState, following: InstanceState) -> None
 PHASES = {
     # phase            START            STOP         RESTART          REPLACE
     "waiting":        ("waiting",        "stopped",     "waiting",        ""),
+    "idle":           ("waiting",        "stopped",     "idle",           ""),
+    "idling":         ("restarting",     "stopping",    "restarting",     ""),
     "backoff":        ("backoff",        "stopped",     "backoff",        ""),
     "running":        ("running",        "stop queued", "restart queued", "replace queued"),
     "replace queued": ("replace queued", "stop queued", "restart queued", "replace queued"),
@@ -51,6 +53,12 @@ PHASES = {
 }  # fmt: skip
 """What each request leads to."""
 CARRIED_OUT = {
+    ("idle", "demand"): "waiting",
+    ("idling", "demand"): "restarting",
+    ("idling", "all exited"): "idle",
+    ("running", "idle"): "idling",
+    ("running", "await demand"): "idle",
+    ("replace queued", "await demand"): "idle",
     ("waiting", "launch"): "running",
     ("backoff", "launch"): "running",
     ("running", "retry"): "backoff",
@@ -83,6 +91,8 @@ def test_the_tables_name_all_phases() -> None:
 def test_phases_of_an_instance(phase: InstancePhase, event: InstanceEvent) -> None:
     requested = dict(zip(REQUESTS, PHASES[phase.value], strict=True))
     expected = requested.get(event.value) or CARRIED_OUT.get((phase.value, event.value))
+    if event is InstanceEvent.DEMAND:
+        expected = expected or phase.value
     if expected is not None:
         assert next_phase(phase, event) is InstancePhase(expected)
     else:
@@ -91,9 +101,10 @@ def test_phases_of_an_instance(phase: InstancePhase, event: InstanceEvent) -> No
 
 
 def test_each_phase_is_of_one_kind() -> None:
-    """Waiting, with a run that serves, about to be left, or final."""
+    """Waiting, idle, with a run that serves, about to be left, or final."""
     serving = {InstancePhase.RUNNING, InstancePhase.REPLACE_QUEUED, InstancePhase.REPLACING}
     for phase in InstancePhase:
-        kinds = (phase.is_waiting, phase in serving, phase.is_leaving, phase.is_final)
+        is_idle = phase is InstancePhase.IDLE
+        kinds = (phase.is_waiting, is_idle, phase in serving, phase.is_leaving, phase.is_final)
         assert sum(kinds) == 1
         assert phase.is_leaving or not (phase.is_stop_queued or phase.is_restarting)

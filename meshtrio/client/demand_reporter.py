@@ -1,0 +1,57 @@
+"""Reports of a channel to its mesh that a call waits for a plugin that is started on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import purerpc
+import trio
+
+from meshtrio.discovery.endpoint import LOCAL_RECONNECT_BACKOFF
+from meshtrio.util.shared_rng import RNG
+
+_MAX_ATTEMPTS = 5
+"""Number of attempts to send a report. A mesh that is restarted sends the state of the service
+again, upon which there is another report."""
+
+
+class DemandReporter:
+    """Sends one report at a time, in a task that exists only while it is needed."""
+
+    def __init__(self, send: Callable[[], Awaitable[None]]) -> None:
+        """`send` may raise RpcFailedError, and is called again then."""
+        self._send = send
+        self._nursery: trio.Nursery | None = None
+        self._is_busy = False
+        self._is_wanted = False
+        """Whether there is a report that was not sent yet."""
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Send reports from now on, in this nursery."""
+        self._nursery = nursery
+        if self._is_wanted:
+            self.report()
+
+    def report(self) -> None:
+        """Report that a call waits."""
+        self._is_wanted = True
+        if self._nursery is not None and not self._is_busy:
+            self._is_busy = True
+            self._nursery.start_soon(self._run)
+
+    async def _run(self) -> None:
+        try:
+            while self._is_wanted:
+                self._is_wanted = False
+                await self._send_repeatedly()
+        finally:
+            self._is_busy = False
+
+    async def _send_repeatedly(self) -> None:
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            try:
+                await self._send()
+            except purerpc.RpcFailedError:
+                await trio.sleep(LOCAL_RECONNECT_BACKOFF.delay(attempt, RNG))
+            else:
+                return
