@@ -96,7 +96,7 @@ async def _restart_plugin(mesh: Mesh, name: str) -> None:
     before = {status.pid for status in found} - {None}
     states = {status.state for status in found}
     try:
-        if states <= {InstanceState.STOPPED, InstanceState.ATTACHED}:
+        if states <= {InstanceState.STOPPED, InstanceState.ATTACHED, InstanceState.IDLE}:
             down = " and ".join(sorted(state.value for state in states)) or "stopped"
             _log.info("%s is %s; not starting it", name, down)
         elif states.isdisjoint({InstanceState.READY, InstanceState.ATTACHED}):

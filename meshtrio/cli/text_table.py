@@ -14,7 +14,7 @@ STATE_STYLES = {
     "unready": "red",
     "failed": "bold red",
     **dict.fromkeys(("starting", "pending", "backoff", "stopping", "attached"), "yellow"),
-    **dict.fromkeys(("stopped", "exited"), "dim"),
+    **dict.fromkeys(("idle", "stopped", "exited"), "dim"),
 }
 """Styles of the states of instances, by rich's names."""
 NUMERIC_COLUMNS = frozenset(

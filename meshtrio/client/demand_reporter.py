@@ -7,19 +7,15 @@ from collections.abc import Awaitable, Callable
 import purerpc
 import trio
 
-from meshtrio.discovery.endpoint import LOCAL_RECONNECT_BACKOFF
+from meshtrio.discovery.endpoint import RECONNECT_BACKOFF
 from meshtrio.util.shared_rng import RNG
-
-_MAX_ATTEMPTS = 5
-"""Number of attempts to send a report. A mesh that is restarted sends the state of the service
-again, upon which there is another report."""
 
 
 class DemandReporter:
     """Sends one report at a time, in a task that exists only while it is needed."""
 
     def __init__(self, send: Callable[[], Awaitable[None]]) -> None:
-        """`send` may raise RpcFailedError, and is called again then."""
+        """`send` is called again if it raises RpcFailedError, except for NotFoundError."""
         self._send = send
         self._nursery: trio.Nursery | None = None
         self._is_busy = False
@@ -43,15 +39,19 @@ class DemandReporter:
         try:
             while self._is_wanted:
                 self._is_wanted = False
-                await self._send_repeatedly()
+                await self._send_until_success()
         finally:
             self._is_busy = False
 
-    async def _send_repeatedly(self) -> None:
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
+    async def _send_until_success(self) -> None:
+        failures = 0
+        while True:
             try:
                 await self._send()
+            except purerpc.NotFoundError:
+                return  # If the mesh has the service again, there is another report.
             except purerpc.RpcFailedError:
-                await trio.sleep(LOCAL_RECONNECT_BACKOFF.delay(attempt, RNG))
+                failures += 1
+                await trio.sleep(RECONNECT_BACKOFF.delay(failures, RNG))
             else:
                 return

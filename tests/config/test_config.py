@@ -18,6 +18,7 @@ from meshtrio.config import (
     MeshConfig,
     PluginConfig,
     RestartPolicy,
+    StartMethod,
     Strategy,
     load,
 )
@@ -323,6 +324,41 @@ def test_a_held_socket_is_not_for_a_server_that_another_program_starts() -> None
         "plugin 'p': listen_fds: requires verify_server; only a process that the mesh starts can "
         "inherit its socket"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (
+            {"start": StartMethod.ON_DEMAND},
+            'start: "on-demand" requires `listen_fds = true`, so that the mesh holds the socket',
+        ),
+        (
+            {"start": StartMethod.EXEC, "idle_timeout": 3},
+            'idle_timeout: is only for start = "on-demand", by which it is started again',
+        ),
+        (
+            {"start": StartMethod.ON_DEMAND, "listen_fds": True, "preload": ["json"]},
+            'preload: is only for start = "fork", by which a template imports it',
+        ),
+        (
+            {"start": StartMethod.FORK_ON_DEMAND, "listen_fds": True},
+            "command: 'true' is not a Python",
+        ),
+    ],
+)
+def test_starts_on_demand_that_cannot_be(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        MeshConfig([PluginConfig("p", ["true"], **settings)])
+    (found,) = caught.value.problems
+    assert found.startswith(f"plugin 'p': {problem}")
+
+
+def test_a_start_on_demand_is_no_change_of_the_process() -> None:
+    plugin = PluginConfig("p", ["true"], listen_fds=True)
+    on_demand = attrs.evolve(plugin, start=StartMethod.ON_DEMAND)
+    assert plugin.process_spec() == on_demand.process_spec()
+    assert plugin.process_spec() != attrs.evolve(on_demand, idle_timeout=3).process_spec()
 
 
 ACCESS = """

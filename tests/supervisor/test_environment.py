@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from meshtrio import contract
-from meshtrio.config import LogLevel, OutputConfig, PluginConfig, TelemetryConfig
+from meshtrio.config import LogLevel, OutputConfig, PluginConfig, StartMethod, TelemetryConfig
 from meshtrio.util.tls_config import ServerTlsConfig
 from tests.support.plugin_environments import environment_of
 
@@ -79,6 +79,8 @@ def test_settings_of_the_plugin() -> None:
         max_send_message_length=9,
         max_busy_poll=0.00025,
         max_connection_age=1234567.5,
+        start=StartMethod.ON_DEMAND,
+        idle_timeout=2.5,
         max_connection_age_grace=math.inf,
         metrics="127.0.0.1:9000",
     )
@@ -89,6 +91,7 @@ def test_settings_of_the_plugin() -> None:
         ("PLUGIN_LISTEN", "tcp:127.0.0.1:7005"),
         ("PLUGIN_TLS_CERTIFICATE", "/c"),
         ("PLUGIN_MAX_CONNECTION_AGE", "1234567.5"),
+        ("PLUGIN_IDLE_TIMEOUT", "2.5"),
         ("PLUGIN_MAX_CONNECTION_AGE_GRACE", "inf"),
         ("PLUGIN_TLS_KEY", "/k"),
         ("PLUGIN_TLS_CLIENT_CA", "/ca"),

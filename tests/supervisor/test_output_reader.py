@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from meshtrio.config import OutputConfig
-from meshtrio.contract import DRAIN_CUT_CALL, DRAIN_DONE
+from meshtrio.contract import DRAIN_CUT_CALL, DRAIN_DONE, IDLE
 from meshtrio.supervisor import events
 from meshtrio.supervisor.output_reader import OutputReader
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
@@ -91,6 +91,28 @@ async def test_a_report_of_a_drain_is_found_in_the_middle_of_a_line(burst: int) 
     assert listener.cut_calls == ["/p"]
     assert lines == ["one", "two", "th", "ree", "four"][:burst]
     assert listener.stderr_tail == ("one", "two", "th", "ree", "four")
+
+
+@pytest.mark.parametrize("is_expected", [True, False])
+async def test_a_report_of_idleness_is_no_line_if_it_is_expected(is_expected: bool) -> None:
+    lines: list[str] = []
+    reports: list[None] = []
+
+    def emit(kind: object, **values: Any) -> None:
+        lines.append(values["line"])
+
+    data = f'one\n{IDLE}\ntwo\n{IDLE}\n{{"meshtrio": "idly"}}\n'.encode()
+    written = EndedProcess(pipe_with(b""), pipe_with(data))
+    listener = OutputReader(OutputConfig(), LineBuffer(), emit)
+    if is_expected:
+        listener.on_idle = lambda: reports.append(None)
+    with trio.fail_after(60):
+        async with listener.reading(written) as all_read:  # type: ignore[arg-type]
+            await all_read.wait()
+    assert len(reports) == (2 if is_expected else 0)
+    others = ["one", "two", '{"meshtrio": "idly"}']
+    assert lines == (others if is_expected else ["one", IDLE, "two", IDLE, others[2]])
+    assert not listener.has_drain_report
 
 
 async def test_what_was_left_in_a_pipe_that_others_hold_is_handled_in_slices() -> None:

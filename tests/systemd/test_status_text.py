@@ -50,6 +50,7 @@ STATUS_3 = "exited with status 3"
             [Entry(name, S.STARTING) for name in "abcde"],
             "0 of 5 plugins ready; a is starting; b is starting; c is starting; and 2 more",
         ),
+        ([Entry("a", S.IDLE), Entry("b")], "2 of 2 plugins ready"),
         ([Entry("a", S.STOPPED), Entry("b")], "1 of 2 plugins ready; a is stopped"),
     ],
 )

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+import attrs
 import pytest
 
-from meshtrio.config import PluginConfig
+from meshtrio.config import PluginConfig, StartMethod
 from meshtrio.config import RestartPolicy as Policy
 from meshtrio.supervisor.policy.restart import (
+    AwaitDemand,
     Exit,
     ExitCause,
     Finish,
@@ -46,6 +48,23 @@ def test_never_means_never(ended: Exit) -> None:
     assert decide_restart(
         config(Policy.NEVER), RestartHistory(), ended, 1.0, NOW, Random(0)
     ) == Finish(is_failure=True)
+
+
+@pytest.mark.parametrize("restart", [Policy.ON_FAILURE, Policy.NEVER])
+def test_a_clean_exit_on_demand_is_followed_by_the_next_demand_after_a_growing_delay(
+    restart: Policy,
+) -> None:
+    on_demand = attrs.evolve(config(restart), start=StartMethod.ON_DEMAND, listen_fds=True)
+    history, delays = RestartHistory(restarts=5), []
+    for since_ready in (1.0, 1.0, None, 100.0):
+        found = decide_restart(on_demand, history, CLEAN, since_ready, NOW, Random(0))
+        assert isinstance(found, AwaitDemand)
+        history = found.history
+        delays.append(found.delay)
+        assert history.restarts == 5
+    assert delays == [1.0, 2.0, 4.0, 1.0]
+    failed = decide_restart(on_demand, RestartHistory(), FAILED, 1.0, NOW, Random(0))
+    assert isinstance(failed, Restart if restart is Policy.ON_FAILURE else Finish)
 
 
 @pytest.mark.parametrize(

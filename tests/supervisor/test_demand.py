@@ -1,0 +1,102 @@
+"""Watching the socket of an idle instance."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import trio
+
+from meshtrio.config import PluginConfig, StartMethod
+from meshtrio.supervisor.demand import DemandWatch
+from meshtrio.supervisor.held_socket import HeldSocket
+from tests.support.ports import find_free_port
+
+PLUGIN = PluginConfig("p", ["program"], listen_fds=True, start=StartMethod.ON_DEMAND)
+
+
+class Watched:
+    def __init__(self, address: str, folder: Path) -> None:
+        self.watch = DemandWatch(HeldSocket(address))
+        self.opened = trio.Event()
+        self.demanded = trio.Event()
+        self._folder = folder
+
+    async def run(self) -> None:
+        await self.watch.run(self._folder, PLUGIN, self.opened.set, self.demanded.set)
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def address(request: pytest.FixtureRequest, short_dir: Path) -> str:
+    if request.param == "unix":
+        return f"unix:{short_dir}/p-0.held.sock"
+    return f"tcp:127.0.0.1:{find_free_port()}"
+
+
+def connect(address: str) -> socket.socket:
+    if address.startswith("unix:"):
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(address.removeprefix("unix:"))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+    return socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+
+
+async def test_a_connection_is_demand_and_is_not_accepted(address: str, short_dir: Path) -> None:
+    watched = Watched(address, short_dir)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watched.run)
+        await watched.opened.wait()
+        assert watched.watch.is_open
+        with connect(address) as client:
+            await watched.demanded.wait()
+            with socket.socket(fileno=os.dup(watched.watch.held.fileno)) as copy:
+                copy.setblocking(False)
+                copy.accept()[0].close()
+            assert client.recv(1) == b""
+    assert watched.watch.is_over
+    watched.watch.held.close()
+
+
+async def test_closing_the_socket_ends_it(address: str, short_dir: Path) -> None:
+    watched = Watched(address, short_dir)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watched.run)
+        await watched.opened.wait()
+        watched.watch.held.close()
+    assert watched.watch.is_over
+    assert not watched.demanded.is_set()
+
+
+async def test_cancelled_before_it_begins_it_binds_nothing(address: str, short_dir: Path) -> None:
+    watched = Watched(address, short_dir)
+    watched.watch.cancel()
+    await watched.run()
+    assert not watched.opened.is_set()
+    with pytest.raises(OSError):  # noqa: PT011 - refused, or no such file
+        connect(address)
+
+
+async def test_a_socket_that_cannot_be_bound_is_demand() -> None:
+    watched = Watched("unix:/absent/p.sock", Path("/absent"))
+    await watched.run()
+    assert watched.demanded.is_set()
+    assert not watched.opened.is_set()
+
+
+async def test_a_file_that_is_gone_is_noticed(short_dir: Path) -> None:
+    path = short_dir / "p-0.held.sock"
+    watched = Watched(f"unix:{path}", short_dir)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watched.run)
+        await watched.opened.wait()
+        assert not watched.watch.is_path_lost
+        path.unlink()
+        assert watched.watch.is_path_lost
+        watched.watch.cancel()
+    watched.watch.held.close()
