@@ -205,7 +205,7 @@ async def _serve(
                 server.owns_process = exits_afterwards
                 async with (
                     concurrency.run_during(_stop_when_mesh_ends),
-                    concurrency.run_during(partial(_report_idleness, server)),
+                    concurrency.run_during(partial(_report_idleness, server, health)),
                     concurrency.open_collapsing_nursery() as nursery,
                 ):
                     tls = _make_ssl_context()
@@ -260,7 +260,7 @@ def _report_to_mesh(*lines: str) -> None:
             os.write(_STDERR_FD, f"{line}\n".encode())
 
 
-async def _report_idleness(server: Server) -> None:
+async def _report_idleness(server: Server, health: HealthServicer) -> None:
     """Report to the mesh whenever there were no calls for a time, if it is to know."""
     variable, text = contract.PLUGIN_IDLE_TIMEOUT, os.environ.get(contract.PLUGIN_IDLE_TIMEOUT)
     if text is None:
@@ -275,7 +275,10 @@ async def _report_idleness(server: Server) -> None:
     # Few plugins need it.
     from meshtrio.services.idleness import report_idleness
 
-    report = partial(_report_to_mesh, contract.IDLE)
+    def report() -> None:
+        if not health.shutdown_started.is_set():
+            _report_to_mesh(contract.IDLE)
+
     await report_idleness(server.load_recorder, timeout, report)
 
 

@@ -165,6 +165,24 @@ async def test_other_users_may_do_neither() -> None:
 # -- attach ----------------------------------------------------------------------------------
 
 
+def test_an_idle_instance_is_idle_again_afterwards(short_dir: Path) -> None:
+    table = echo_plugin_table(start="on-demand", listen_fds=True)
+    with serve_mesh(short_dir, table) as mesh:
+        held = mesh.runtime_dir / "echo-0.held.sock"
+        wait_until(held.exists)
+        for _ in range(3):
+            with attached(mesh, "echo/0") as process:
+                wait_until_attached_is_ready(mesh, "echo")
+                assert "hi" in echo(mesh)
+                process.send_signal(signal.SIGINT)
+                assert process.wait(60) == 0
+            wait_until(lambda: states(mesh, "echo") == ["idle"])
+            wait_until(held.exists)
+            assert "started as pid" not in mesh.log
+        assert "hi" in echo(mesh)
+        assert mesh.log.count("started as pid") == 1
+
+
 @pytest.mark.parametrize("listen", [False, True], ids=["unix", "tcp"])
 def test_callers_reach_the_command_instead_of_the_instance(short_dir: Path, listen: bool) -> None:
     settings = {"listen": f"tcp:127.0.0.1:{find_free_port()}"} if listen else {}

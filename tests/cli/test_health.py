@@ -33,6 +33,8 @@ DONE = plugin_table("done", "-c", "pass", restart="never", ready_timeout=600)
         (["ready"], True, ""),
         (["ready", "backoff"], True, ""),
         (["attached"], True, ""),
+        (["idle"], False, ""),
+        (["idle", "failed"], True, ""),
         (["starting"], False, "p is not ready (starting)"),
         (["backoff", "backoff"], False, "p is not ready (backoff)"),
         (["failed", "stopped"], False, "p is not ready (failed, stopped)"),
