@@ -57,8 +57,9 @@ PLUGIN_MAX_CONNECTION_AGE_GRACE = "PLUGIN_MAX_CONNECTION_AGE_GRACE"
 """Seconds from then on after which it ends the calls of the connection, "inf" for never; set if the
 config sets it."""
 PLUGIN_IDLE_TIMEOUT = "PLUGIN_IDLE_TIMEOUT"
-"""Seconds without a call after which it is to write `IDLE` to stderr, and after each further such
-time; set if the config sets it. The mesh then stops it until the next call."""
+"""Seconds without a call after which it is to write the line `{"meshtrio": "idle"}` to stderr, and
+after each further such time; set if the config sets it. The mesh then stops it until it is needed.
+"""
 MESHTRIO_BUSY_POLL = "MESHTRIO_BUSY_POLL"
 """Maximum time of busy polling in a process that uses meshtrio, such as "500us" or "0.5ms"; "off"
 for none. Set if the plugin's config sets `max_busy_poll`, else inherited; anyone may set it."""

@@ -23,6 +23,8 @@ _log = logging.getLogger("meshtrio.mesh")
 class DemandWatch:
     """Waits for a connection to the socket of one idle instance."""
 
+    config: PluginConfig
+    """The plugin."""
     held: HeldSocket
     """The socket."""
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
@@ -45,7 +47,6 @@ class DemandWatch:
     async def run(
         self,
         directory: Path,
-        config: PluginConfig,
         on_open: Callable[[], None],
         on_demand: Callable[[], None],
     ) -> None:
@@ -53,7 +54,6 @@ class DemandWatch:
 
         Args:
             directory: The runtime directory of the mesh.
-            config: The plugin that it is for.
             on_open: Called once the socket accepts connections.
             on_demand: Called if there is a connection, and also if the socket cannot be bound: the
                 start of a process fails for the same reason then, and is tried again later.
@@ -61,7 +61,7 @@ class DemandWatch:
         try:
             with self._scope:
                 await trio.lowlevel.checkpoint_if_cancelled()
-                await self.held.open(directory, config)
+                await self.held.open(directory, self.config)
                 self.is_open = True
                 on_open()
                 await self.held.wait_connection()

@@ -514,12 +514,14 @@ class Supervisor:
         """Watch the socket of an instance that is idle."""
         watch = instance.demand_watch
         is_idle = instance.phase is InstancePhase.IDLE and not instance.is_running
-        address = self.make_spec(instance, instance.slot).address if is_idle else ""
-        if watch is not None and (watch.is_over or watch.held.address != address):
+        is_current = watch is not None and watch.config is instance.config and not watch.is_over
+        if watch is not None and not (is_idle and is_current):
             watch.cancel()
             watch = instance.demand_watch = None
         if is_idle and watch is None:
-            watch = instance.demand_watch = DemandWatch(instance.held_sockets.get(address))
+            # After a change of the config it may be another socket.
+            held = instance.held_sockets.get(self.make_spec(instance, instance.slot).address)
+            watch = instance.demand_watch = DemandWatch(instance.config, held)
             runs.start_soon(self._watch_demand, instance, watch)
 
     async def _watch_demand(self, instance: Instance, watch: DemandWatch) -> None:
@@ -527,7 +529,7 @@ class Supervisor:
             if instance.demand_watch is watch:
                 instance.request_demand()
 
-        await watch.run(self._directory, instance.config, self._wake, on_demand)
+        await watch.run(self._directory, self._wake, on_demand)
         self._wake()
 
     def _handle_call_demand(self, service: str) -> None:

@@ -19,13 +19,13 @@ PLUGIN = PluginConfig("p", ["program"], listen_fds=True, start=StartMethod.ON_DE
 
 class Watched:
     def __init__(self, address: str, folder: Path) -> None:
-        self.watch = DemandWatch(HeldSocket(address))
+        self.watch = DemandWatch(PLUGIN, HeldSocket(address))
         self.opened = trio.Event()
         self.demanded = trio.Event()
         self._folder = folder
 
     async def run(self) -> None:
-        await self.watch.run(self._folder, PLUGIN, self.opened.set, self.demanded.set)
+        await self.watch.run(self._folder, self.opened.set, self.demanded.set)
 
 
 @pytest.fixture(params=["unix", "tcp"])

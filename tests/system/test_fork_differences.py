@@ -20,7 +20,9 @@ from tests import ROOT
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.process_tracking import template_pids
 
-pytestmark = pytest.mark.parametrize("start", list(StartMethod), ids=lambda method: method.value)
+pytestmark = pytest.mark.parametrize(
+    "start", [StartMethod.EXEC, StartMethod.FORK], ids=lambda method: method.value
+)
 WAIT = "\nif __name__ == '__main__':\n    import time; time.sleep(3600)\n"
 
 

@@ -154,6 +154,8 @@ async def test_a_call_starts_it_and_it_stops_without_calls(
                 await echo(channel, **options)
                 assert count_starts(watched) == number + 1
                 await wait_for_states(watched, "idle")
+            await trio.sleep(0.5)  # The channel does not connect again by itself.
+            assert (count_starts(watched), states(watched)) == (ROUNDS, ["idle"])
         assert not watched.find_events(events.Stopped, was_killed=True)
 
 
