@@ -308,6 +308,7 @@ class Instance:
     def request_stop(self) -> None:
         """Have it down until `request_start`."""
         self._apply(InstanceEvent.STOP)
+        self.is_demanded = False
         self._cancel_replacement()
         if self.attachment is not None:
             self.attachment.revoke(f"{self.name} is to stop")

@@ -6,12 +6,15 @@ import os
 import socket
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
 from meshtrio.config import PluginConfig, StartMethod
 from meshtrio.supervisor.demand import DemandWatch
 from meshtrio.supervisor.held_socket import HeldSocket
+from meshtrio.supervisor.instance import Instance
+from meshtrio.supervisor.policy.state import InstancePhase
 from tests.support.ports import find_free_port
 
 PLUGIN = PluginConfig("p", ["program"], listen_fds=True, start=StartMethod.ON_DEMAND)
@@ -87,6 +90,22 @@ async def test_a_socket_that_cannot_be_bound_is_demand() -> None:
     await watched.run()
     assert watched.demanded.is_set()
     assert not watched.opened.is_set()
+
+
+def test_calls_are_reported_while_it_is_idle_or_demanded() -> None:
+    instance = Instance(PLUGIN, 0)
+    assert (instance.phase, instance.awaits_demand) == (InstancePhase.IDLE, True)
+    instance.request_demand()
+    assert (instance.phase, instance.awaits_demand) == (InstancePhase.WAITING, True)
+    instance.request_stop()
+    assert (instance.phase, instance.awaits_demand) == (InstancePhase.STOPPED, False)
+    instance.request_demand()
+    assert (instance.phase, instance.awaits_demand) == (InstancePhase.STOPPED, False)
+    instance.request_start()
+    assert (instance.phase, instance.awaits_demand) == (InstancePhase.WAITING, False)
+    other = Instance(attrs.evolve(PLUGIN, start=StartMethod.EXEC), 0)
+    other.request_demand()
+    assert (other.phase, other.awaits_demand) == (InstancePhase.WAITING, False)
 
 
 async def test_a_file_that_is_gone_is_noticed(short_dir: Path) -> None:
