@@ -18,13 +18,14 @@ class DemandReporter:
         """`send` is called again if it raises RpcFailedError, except for NotFoundError."""
         self._send = send
         self._nursery: trio.Nursery | None = None
+        self._on_failure: Callable[[], None] = lambda: None
         self._is_busy = False
         self._is_wanted = False
         """Whether there is a report that was not sent yet."""
 
-    def start(self, nursery: trio.Nursery) -> None:
-        """Send reports from now on, in this nursery."""
-        self._nursery = nursery
+    def start(self, nursery: trio.Nursery, on_failure: Callable[[], None]) -> None:
+        """Send reports from now on, in this nursery; `on_failure` is called for each that fails."""
+        self._nursery, self._on_failure = nursery, on_failure
         if self._is_wanted:
             self.report()
 
@@ -52,6 +53,7 @@ class DemandReporter:
                 return  # If the mesh has the service again, there is another report.
             except purerpc.RpcFailedError:
                 failures += 1
+                self._on_failure()
                 await trio.sleep(RECONNECT_BACKOFF.delay(failures, RNG))
             else:
                 return

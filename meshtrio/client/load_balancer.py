@@ -149,6 +149,14 @@ class LoadBalancer:
         finally:
             self._circuit_breaker.release_pending()
 
+    def handle_demand_failure(self) -> None:
+        """Let calls fail that do not wait for ready endpoints: a report has not reached the mesh.
+
+        A mesh that is back sends the state of the service again.
+        """
+        self._is_on_demand = False
+        self._refresh()
+
     def _report_demand(self, report: Callable[[], None]) -> None:
         """Have the plugin started, unless this was done already."""
         if not self._is_demand_reported:

@@ -105,7 +105,7 @@ async def connect(
         **options,
     ) as channel:
         reporter.start(channel.nursery)
-        demand.start(channel.nursery)
+        demand.start(channel.nursery, channel.picker.handle_demand_failure)
         yield channel
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import purerpc
 import pytest
 import trio
 from echo.v1.echo_grpc import EchoServiceStub
@@ -228,6 +229,20 @@ async def test_an_open_connection_keeps_another_program_running(short_dir: Path)
             await trio.sleep(3)  # more than two checks
             assert states(watched) == ["ready"]
         await wait_for_states(watched, "idle")
+
+
+def test_a_call_that_does_not_wait_fails_if_the_mesh_is_gone(short_dir: Path) -> None:
+    with serve_mesh(short_dir, echo_table()) as served:
+
+        async def run() -> None:
+            async with mesh.connect("plugin.echo", mesh_socket=served.socket) as channel:
+                served.process.kill()
+                served.process.wait(60)
+                with trio.fail_after(60), pytest.raises(purerpc.UnavailableError):
+                    await echo(channel, wait_for_ready=False)
+
+        wait_until(lambda: is_idle(served.socket))
+        trio.run(run)
 
 
 # -- operations ---
