@@ -198,12 +198,11 @@ class Instance:
     def awaits_demand(self) -> bool:
         """Whether calls are to wait for it, which are reported: it is idle, or being started
         because of one, and has not failed to."""
-        return self.phase.is_idle or (self.is_demanded and not self.was_ready)
-
-    @property
-    def was_ready(self) -> bool:
-        """Whether its active run is or has been ready."""
-        return self.active_run is not None and self.active_run.ready_at is not None
+        if self.phase.is_idle:
+            return True
+        run = self.active_run
+        is_starting = run is None or run.ready_at is None or self.phase.is_restarting
+        return self.is_demanded and is_starting
 
     @property
     def state(self) -> InstanceState:

@@ -498,13 +498,15 @@ class Supervisor:
 
     def _stop_if_idle(self, instance: Instance) -> None:
         """Stop the process of an instance that has no calls, if it is started again on demand."""
-        run = instance.active_run
+        run, timeout = instance.active_run, instance.config.idle_timeout
         if run is None or not run.is_idle:
             return
         run.is_idle = False  # It is reported again.
-        is_running = instance.phase is InstancePhase.RUNNING and run.is_ready
-        timeout = instance.config.idle_timeout
-        if is_running and timeout is not None and not (self.starts_paused or run.is_kill_requested):
+        if timeout is None or run.ready_at is None or self.starts_paused or run.is_kill_requested:
+            return
+        # A call that it was started for may not have reached it before.
+        was_ready_long = trio.current_time() - run.ready_at >= timeout
+        if instance.phase is InstancePhase.RUNNING and run.is_ready and was_ready_long:
             _log.info(
                 "%s: no calls for %g s; stopping it until it is needed", instance.name, timeout
             )
@@ -543,6 +545,8 @@ class Supervisor:
         """Let callers know which services are started by their calls."""
         by_service: defaultdict[str, bool] = defaultdict(bool)
         for instance in self.instances:
+            if instance.is_ready and not instance.phase.is_leaving:
+                instance.is_demanded = False
             if instance.config.start.is_on_demand and instance.config.has_service:
                 by_service[instance.config.service_name] |= instance.awaits_demand
         for service, on_demand in by_service.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import attrs
 import pytest
@@ -106,6 +108,20 @@ def test_calls_are_reported_while_it_is_idle_or_demanded() -> None:
     other = Instance(attrs.evolve(PLUGIN, start=StartMethod.EXEC), 0)
     other.request_demand()
     assert (other.phase, other.awaits_demand) == (InstancePhase.WAITING, False)
+
+
+def test_calls_are_reported_while_its_idle_process_is_being_stopped() -> None:
+    instance: Any = Instance(PLUGIN, 0)
+    instance.phase, instance.active_run = InstancePhase.IDLING, SimpleNamespace(ready_at=1.0)
+    assert instance.awaits_demand
+    instance.request_demand()
+    assert (instance.phase, instance.awaits_demand) == (InstancePhase.RESTARTING, True)
+    instance.phase, instance.active_run = InstancePhase.WAITING, None
+    assert instance.awaits_demand
+    instance.phase, instance.active_run = InstancePhase.RUNNING, SimpleNamespace(ready_at=None)
+    assert instance.awaits_demand
+    instance.active_run.ready_at = 2.0
+    assert not instance.awaits_demand
 
 
 async def test_a_file_that_is_gone_is_noticed(short_dir: Path) -> None:
