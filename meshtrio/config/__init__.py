@@ -10,6 +10,8 @@ raising; `MeshConfig` calls all of them and raises one ConfigError.
     mesh              MeshConfig, the root: plugins, groups, services, tasks, [mesh]; TCP ports
     plugin, task, static_service, containment, access, discovery, telemetry
                       its parts
+    lifecycle, liveness, output
+                      of a plugin: starts, replacements and restarts; health checks; its lines
     program           what plugins and tasks have in common: the command
     dependency        what plugins, groups and tasks wait for
     schedule          cron expressions
@@ -39,18 +41,18 @@ from meshtrio.config.containment import Rlimits as Rlimits
 from meshtrio.config.dependency import Dependency as Dependency
 from meshtrio.config.dependency import DependencyCondition as DependencyCondition
 from meshtrio.config.discovery import DiscoveryConfig as DiscoveryConfig
+from meshtrio.config.lifecycle import EscalationScope as EscalationScope
+from meshtrio.config.lifecycle import ReplacementOrder as ReplacementOrder
+from meshtrio.config.lifecycle import RestartPolicy as RestartPolicy
+from meshtrio.config.lifecycle import StartMethod as StartMethod
+from meshtrio.config.liveness import Liveness as Liveness
 from meshtrio.config.mesh import ConfigSource as ConfigSource
 from meshtrio.config.mesh import LogConfig as LogConfig
 from meshtrio.config.mesh import LogFormat as LogFormat
 from meshtrio.config.mesh import MeshConfig as MeshConfig
 from meshtrio.config.mesh import MeshLimits as MeshLimits
-from meshtrio.config.plugin import EscalationScope as EscalationScope
-from meshtrio.config.plugin import Liveness as Liveness
-from meshtrio.config.plugin import OutputConfig as OutputConfig
+from meshtrio.config.output import OutputConfig as OutputConfig
 from meshtrio.config.plugin import PluginConfig as PluginConfig
-from meshtrio.config.plugin import ReplacementOrder as ReplacementOrder
-from meshtrio.config.plugin import RestartPolicy as RestartPolicy
-from meshtrio.config.plugin import StartMethod as StartMethod
 from meshtrio.config.program import ProgramConfig as ProgramConfig
 from meshtrio.config.schedule import Schedule as Schedule
 from meshtrio.config.static_service import DnsConfig as DnsConfig

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
 
 import attrs
 
 from meshtrio.config.containment import Containment
 from meshtrio.config.dependency import Dependency, to_dependencies
+from meshtrio.config.lifecycle import (
+    EscalationScope,
+    ReplacementOrder,
+    RestartPolicy,
+    StartMethod,
+)
+from meshtrio.config.liveness import Liveness
+from meshtrio.config.output import OutputConfig
 from meshtrio.config.program import (
     COMMAND_METADATA,
     ProgramConfig,
@@ -42,7 +49,6 @@ from meshtrio.config.validators import (
 )
 from meshtrio.util.address import Address
 from meshtrio.util.backoff import Backoff
-from meshtrio.util.log_level import LogLevel
 from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 
 _LISTEN_FD = 3
@@ -55,116 +61,10 @@ _is_message_length = require(
 )
 
 
-class RestartPolicy(Enum):
-    """Whether a plugin is restarted when its process exits by itself."""
-
-    ALWAYS = "always"
-    ON_FAILURE = "on-failure"
-    NEVER = "never"
-
-
-class StartMethod(Enum):
-    """How the processes of a plugin are started."""
-
-    EXEC = "exec"
-    """The command is executed."""
-    FORK = "fork"
-    """A template process, which has imported what the program imports, forks."""
-    ON_DEMAND = "on-demand"
-    """The command is executed at the first connection or call."""
-    FORK_ON_DEMAND = "fork-on-demand"
-    """As `FORK`, at the first connection or call."""
-
-    @property
-    def forks(self) -> bool:
-        """Whether a template process forks."""
-        return self in (StartMethod.FORK, StartMethod.FORK_ON_DEMAND)
-
-    @property
-    def is_on_demand(self) -> bool:
-        """Whether a process is started only when it is needed."""
-        return self in (StartMethod.ON_DEMAND, StartMethod.FORK_ON_DEMAND)
-
-
-class ReplacementOrder(Enum):
-    """How the process of an instance is replaced, by `meshtrio restart`, a reload or `max_age`."""
-
-    START_FIRST = "start-first"
-    """The successor is started, and the process stopped once that is ready."""
-    STOP_FIRST = "stop-first"
-    """The process is stopped, and the successor started once it has ended."""
-
-
-class EscalationScope(Enum):
-    """Where the failure of a plugin that exceeded its restarts is handled."""
-
-    PLUGIN = "plugin"
-    """The plugin stays down; nothing else is affected."""
-    GROUP = "group"
-    """Its group is restarted by its strategy, and fails in turn if that happens too often."""
-    MESH = "mesh"
-    """The mesh stops with an error."""
-
-
 def _check_preload(names: tuple[str, ...]) -> None:
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ValueError(f"{name!r} is not the name of a module, as in numpy.linalg")
-
-
-@attrs.frozen
-class Liveness:
-    """Health checks of a plugin that is ready.
-
-    When `failure_threshold` consecutive checks are not answered, the process is sent SIGQUIT, on
-    which meshtrio's plugins, Go and Java write their stacks to stderr, then killed and restarted.
-    NOT_SERVING is not a failure: it removes the plugin from the registry until it reports SERVING.
-    Neither is a check that the server rejects because it has too many connections or calls. Checks
-    that the mesh could not make, for lack of CPU time or file descriptors, do not count.
-    """
-
-    check: str | None = attrs.field(default=None, validator=parsed_by(parse_liveness_check))
-    """What is checked, as for `ready`: `"grpc"`, `"tcp:host:port"`, `"unix:/path"` or
-    `"http://host:port/path"`; or `"notify"`: that it sends WATCHDOG=1 (sd_notify(3)) more often
-    than once in `interval`, which WATCHDOG_USEC tells it. By default the same as for `ready`, if it
-    is one of these; otherwise there are no checks. With `ready = "notify"` alone, a process that
-    has never sent WATCHDOG=1 is not checked."""
-    interval: float = attrs.field(default=10.0, validator=at_least(0))
-    """Seconds from one check to the next; 0 disables checks."""
-    timeout: float = attrs.field(default=5.0, validator=is_positive)
-    """Seconds to answer a check."""
-    failure_threshold: int = attrs.field(default=3, validator=at_least(1))
-    """Number of consecutive checks that are not answered, after which the process is killed."""
-    overload_threshold: int = attrs.field(default=12, validator=at_least(1))
-    """Replaces `failure_threshold`, if it is larger, while the processes are overloaded rather than
-    stuck: they use or wait for a CPU for at least a tenth of the time, wait for disk or memory, or
-    the backlog of their socket is full. A process in an endless loop is thus killed after this
-    number of checks."""
-
-
-@attrs.frozen
-class OutputConfig:
-    """Handling of the lines that an instance writes to stdout and stderr.
-
-    All output is read, so that a process does not block on a full pipe unless it floods: stdout and
-    stderr are each read at about 6 MB per second, and at 1 MB while lines are dropped. Lines are
-    truncated to 8 KiB. A line that is a JSON object is logged with its own level and message, and
-    with its other fields as the record's `fields`.
-    """
-
-    lines_per_second: float = attrs.field(default=1000.0, validator=at_least(0))
-    """Maximum lines per second of a process on each of stdout and stderr; more are dropped, and
-    their number is logged."""
-    burst: int = attrs.field(default=5000, validator=at_least(1))
-    """Number of lines that may exceed the rate at once, also on each of stdout and stderr."""
-    kept: int = attrs.field(default=200, validator=at_least(0))
-    """Number of last lines of each instance that are kept for `meshtrio logs`, those below
-    `log_level` included."""
-    log_level: LogLevel | None = None
-    """Minimum level of the lines that go to the mesh's log; plain text has the level `info`.
-    Plugins made with meshtrio apply it themselves too. By default they log at the level that their
-    program sets, else at `info`, and the mesh's own level applies. `meshtrio log-level` changes it
-    while the mesh runs."""
 
 
 @attrs.frozen

@@ -9,7 +9,7 @@ import attrs
 
 from meshtrio.config.containment import Containment
 from meshtrio.config.dependency import Dependency, to_dependencies
-from meshtrio.config.plugin import OutputConfig
+from meshtrio.config.output import OutputConfig
 from meshtrio.config.program import (
     COMMAND_METADATA,
     ProgramConfig,

@@ -13,7 +13,8 @@ from graphlib import CycleError, TopologicalSorter
 import attrs
 
 from meshtrio.config.dependency import Dependency, DependencyCondition, to_dependencies
-from meshtrio.config.plugin import EscalationScope, PluginConfig, RestartPolicy
+from meshtrio.config.lifecycle import EscalationScope, RestartPolicy
+from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.program import check_name
 from meshtrio.config.task import TaskConfig
 from meshtrio.config.validators import at_least, is_positive, require, to_strings

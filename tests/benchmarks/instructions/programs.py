@@ -114,7 +114,7 @@ async def run_mesh(folder: str, *command: str) -> None:
     """Serve a mesh with one plugin, and print the plugin's pid when it is ready."""
     from meshtrio import mesh
     from meshtrio.config import MeshConfig, PluginConfig
-    from meshtrio.config.plugin import Liveness
+    from meshtrio.config.liveness import Liveness
     from meshtrio.supervisor import events
 
     def on_event(event: events.LifecycleEvent) -> None:
