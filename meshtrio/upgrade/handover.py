@@ -43,7 +43,7 @@ class Handover:
 
     def find_obstacle(self) -> str:
         """Return why there can be no upgrade now, as a phrase after "while"; "" if there can."""
-        operation = next(iter(self.operations.in_progress), "")
+        operation = next(iter(self.operations.progress.in_progress), "")
         return operation or self.supervisor.find_obstacle()
 
     def save(self, execution: Execution) -> SavedMesh:
@@ -80,19 +80,19 @@ class Handover:
     async def wait_for_operations(self) -> None:
         """Wait until no operation is in progress. Raises UsageError after `SETTLE_TIMEOUT`."""
         with trio.move_on_after(SETTLE_TIMEOUT):
-            await self.operations.wait_until_idle()
-        for operation in self.operations.in_progress:
+            await self.operations.progress.wait_until_idle()
+        for operation in self.operations.progress.in_progress:
             raise UsageError(f"an upgrade is not possible while {operation}")
 
     @asynccontextmanager
     async def starts_paused(self) -> AsyncIterator[None]:
         """Start no process and no operation during the block."""
-        self.operations.is_upgrading = True
+        self.operations.progress.is_upgrading = True
         self.supervisor.pause_starts()
         try:
             yield
         finally:
-            self.operations.is_upgrading = False
+            self.operations.progress.is_upgrading = False
             self.supervisor.resume_starts()
 
     @asynccontextmanager

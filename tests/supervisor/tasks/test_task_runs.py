@@ -127,7 +127,7 @@ async def test_an_upgrade_rejects_runs_and_attachments(autojump_clock: MockClock
     plugins, tasks = [make_plugin_config("p")], [make_task_config("t", **EVERY_MINUTE)]
     async with make_supervisor(plugins, tasks=tasks) as harness:
         await harness.run_until(1)
-        harness.operations.is_upgrading = True
+        harness.operations.progress.is_upgrading = True
         with pytest.raises(UsageError, match="the mesh is being upgraded; try again"):
             await harness.operations.run_task("t")
         with pytest.raises(UsageError, match="the mesh is being upgraded; try again"):
