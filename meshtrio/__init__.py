@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from meshtrio.rpc.context import current_call as current_call
     from meshtrio.rpc.server_call import ServerInterceptor as ServerInterceptor
     from meshtrio.rpc.timeouts import Timeouts as Timeouts
-    from meshtrio.supervisor.instance import InstanceStatus as InstanceStatus
+    from meshtrio.supervisor.instance_status import InstanceStatus as InstanceStatus
     from meshtrio.supervisor.operations import DrainResult as DrainResult
     from meshtrio.supervisor.operations import ReloadResult as ReloadResult
     from meshtrio.supervisor.process.output.output_lines import OutputLine as OutputLine
@@ -120,7 +120,7 @@ _NAMES_OF_MODULES = {
     "rpc.context": "ServerContext current_call",
     "rpc.server_call": "ServerInterceptor",
     "rpc.timeouts": "Timeouts",
-    "supervisor.instance": "InstanceStatus",
+    "supervisor.instance_status": "InstanceStatus",
     "supervisor.operations": "DrainResult ReloadResult",
     "supervisor.process.output.output_lines": "OutputLine",
     "supervisor.shutdown_report": "ShutdownReport",

@@ -43,7 +43,7 @@ from meshtrio.services.event_log import EventLog
 from meshtrio.services.log_level_controller import LogLevelController, PluginLevel
 from meshtrio.services.telemetry_setup import mesh_telemetry
 from meshtrio.supervisor import events
-from meshtrio.supervisor.instance import InstanceStatus
+from meshtrio.supervisor.instance_status import InstanceStatus
 from meshtrio.supervisor.operations import DrainResult, Operations, ReloadResult
 from meshtrio.supervisor.process.cleanup.mesh_exit import wait_for_mesh_exit
 from meshtrio.supervisor.process.cleanup.mesh_run import kill_earlier_runs

@@ -16,7 +16,7 @@ from meshtrio.messages import control
 from meshtrio.services.event_log import LoggedEvent
 from meshtrio.services.log_level_controller import PluginLevel
 from meshtrio.supervisor.event_text import describe_event, event_name
-from meshtrio.supervisor.instance import InstanceStatus
+from meshtrio.supervisor.instance_status import InstanceStatus
 from meshtrio.supervisor.operations import DrainResult
 from meshtrio.supervisor.statistics import PluginStatistics
 from meshtrio.supervisor.tasks.task import TaskResult, TaskStatus

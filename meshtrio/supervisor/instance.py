@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import attrs
 
-from meshtrio.config import PluginConfig, StartMethod
+from meshtrio.config import PluginConfig
 from meshtrio.supervisor.attachment import Attachment
 from meshtrio.supervisor.demand import DemandWatch
 from meshtrio.supervisor.event_text import format_last_stderr_line
@@ -16,10 +15,8 @@ from meshtrio.supervisor.policy.restart import Exit, RestartHistory
 from meshtrio.supervisor.policy.state import InstanceEvent, InstancePhase, InstanceState, next_phase
 from meshtrio.supervisor.process.cleanup.leftover_killer import UnkillableProcess
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
-from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monotonic
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process_run import ProcessRun
-from meshtrio.supervisor.saved_state import SavedInstance
 
 _STATES_WITHOUT_RUN = {
     InstancePhase.WAITING: InstanceState.PENDING,
@@ -30,35 +27,6 @@ _STATES_WITHOUT_RUN = {
     InstancePhase.FAILED: InstanceState.FAILED,
 }
 """How an instance without an active run is shown, by its phase; otherwise its last runs drain."""
-
-
-@attrs.frozen
-class InstanceStatus:
-    """An instance as it is now."""
-
-    name: str
-    """The name of its plugin."""
-    instance: int
-    """Its number, from 0."""
-    state: InstanceState
-    """What its process is doing, or why it has none."""
-    pid: int | None
-    """The process id of its active run, None if it has none."""
-    restarts: int
-    """How many times it was started again after it had ended by itself."""
-    uptime: float | None
-    """Seconds since its process was started, None if it has none."""
-    socket: Path | None
-    """The Unix socket of its active run, or of its next one; None if its plugin has no service."""
-    reason: str
-    """How its last process ended, unless it is ready, and which processes cannot be killed."""
-    start: StartMethod | None
-    """How its process was started, None if it has none. A plugin that is to be forked is executed
-    if that is not possible."""
-    ready_after: float | None
-    """Seconds from the start of its process until it was ready; None before, or if it has none."""
-    status: str = ""
-    """What its process reports that it is doing, by sd_notify(3); "" if it does not."""
 
 
 @attrs.define(eq=False)
@@ -216,78 +184,6 @@ class Instance:
     def process(self) -> PluginProcess | None:
         """The process of its active run, None if it has none."""
         return None if self.active_run is None else self.active_run.process
-
-    def status(self, next_socket: Path, waiting_reason: str = "") -> InstanceStatus:
-        """Return its status; `next_socket` is that of its next run, should it have none now.
-
-        The reason is what it waits for to have completed, if it does.
-        """
-        run, process = self.active_run, self.process
-        config = self.config if run is None else run.config
-        socket = next_socket if run is None else run.socket
-        reason = "" if self.is_ready or self.phase.is_idle else self.exit_reason
-        if self.attachment is not None:
-            reason = str(self.attachment)
-        reasons = [waiting_reason, reason, *map(str, self.unkillable)]
-        return InstanceStatus(
-            name=self.plugin,
-            instance=self.number,
-            state=self.state,
-            pid=process.pid if process is not None else None,
-            restarts=self.history.restarts,
-            uptime=run.uptime if run is not None and process is not None else None,
-            socket=socket if config.has_service else None,
-            reason="; ".join(filter(None, reasons)),
-            start=process.start_method if process is not None else None,
-            ready_after=run.ready_after if run is not None and process is not None else None,
-            status=run.status if run is not None and process is not None else "",
-        )
-
-    # -- upgrades ----------------------------------------------------------------------------
-
-    def adopt(self, saved: SavedInstance) -> None:
-        """Take over what it was before the mesh has executed its new code, except for its run."""
-        self.phase, self.slot, self.batch = saved.phase, saved.slot, saved.batch
-        self.history = attrs.evolve(
-            saved.history,
-            recent_restarts=tuple(map(from_monotonic, saved.history.recent_restarts)),
-        )
-        self.start_at = from_monotonic(saved.start_at)
-        self.next_replace_at = from_monotonic(saved.next_replace_at)
-        self.replace_failures, self.failed_starts = saved.replace_failures, saved.failed_starts
-        self.last_exit, self.exit_reason = saved.last_exit, saved.exit_reason
-        self.unkillable = saved.unkillable
-        self.line_buffer.adopt(saved.lines, self.config.output.kept)
-
-    @property
-    def is_steady(self) -> bool:
-        """Whether no run is being started, replaced or ended, so that it can be handed over."""
-        if self.replacement_run is not None or self.draining_runs or self.phase.is_leaving:
-            return False
-        return self.active_run is None or self.active_run.is_steady
-
-    def save(self) -> SavedInstance:
-        """Return what an upgrade hands over of an instance that is steady."""
-        # The recycler requests a replacement again; an operation would be in progress.
-        is_queued = self.phase is InstancePhase.REPLACE_QUEUED
-        recent = tuple(map(to_monotonic, self.history.recent_restarts))
-        return SavedInstance(
-            plugin=self.plugin,
-            number=self.number,
-            phase=InstancePhase.RUNNING if is_queued else self.phase,
-            slot=self.slot,
-            run=None if self.active_run is None else self.active_run.save(),
-            history=attrs.evolve(self.history, recent_restarts=recent),
-            start_at=to_monotonic(self.start_at),
-            batch=self.batch,
-            failed_starts=self.failed_starts,
-            last_exit=self.last_exit,
-            exit_reason=self.exit_reason,
-            unkillable=self.unkillable,
-            replace_failures=self.replace_failures,
-            next_replace_at=to_monotonic(self.next_replace_at),
-            lines=self.line_buffer.save(),
-        )
 
     # -- requests ----------------------------------------------------------------------------
 

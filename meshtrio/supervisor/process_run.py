@@ -34,7 +34,7 @@ from meshtrio.supervisor.readiness.factory import CheckSources, make_checks
 from meshtrio.supervisor.readiness.notify_channel import SavedChannel
 from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.run_spec import RunSpec
-from meshtrio.supervisor.saved_state import SavedRun
+from meshtrio.supervisor.saved_run import SavedRun
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.address import Address
 

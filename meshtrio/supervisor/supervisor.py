@@ -29,7 +29,8 @@ from meshtrio.supervisor import events
 from meshtrio.supervisor.attachment import Attachment
 from meshtrio.supervisor.demand import DemandWatch
 from meshtrio.supervisor.effects import Effects, make_system_effects
-from meshtrio.supervisor.instance import Instance, InstanceStatus
+from meshtrio.supervisor.instance import Instance
+from meshtrio.supervisor.instance_status import InstanceStatus, make_instance_status
 from meshtrio.supervisor.policy import restart
 from meshtrio.supervisor.policy.plan import DependencyStatus, plan
 from meshtrio.supervisor.policy.state import InstancePhase
@@ -38,7 +39,13 @@ from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monot
 from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.recycler import recycle_runs
 from meshtrio.supervisor.run_spec import RunSpec
-from meshtrio.supervisor.saved_state import SavedRun, SavedService, SavedSupervisor
+from meshtrio.supervisor.saved_instance import (
+    adopt_instance,
+    find_instance_obstacle,
+    save_instance,
+)
+from meshtrio.supervisor.saved_run import SavedRun
+from meshtrio.supervisor.saved_state import SavedService, SavedSupervisor
 from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics
 from meshtrio.supervisor.tasks.runner import TaskRunner
@@ -140,7 +147,7 @@ class Supervisor:
         plugins = {plugin.name: plugin for plugin in self.config.plugins}
         self.instances = [Instance(plugins[x.plugin], x.number) for x in saved.instances]
         for instance, saved_instance in zip(self.instances, saved.instances, strict=True):
-            instance.adopt(saved_instance)
+            adopt_instance(instance, saved_instance)
             self._adopt_held_socket(instance)
             if saved_instance.run is not None:
                 run = self._make_adopted_run(instance, saved_instance.run)
@@ -171,10 +178,8 @@ class Supervisor:
         if self.shutdown_started.is_set() or self._failed.is_set():
             return "the mesh stops"
         for instance in self.instances:
-            if instance.attachment is not None:
-                return f"{instance.name} is {instance.attachment}"
-            if not instance.is_steady:
-                return f"{instance.name} is {_describe_unsteady(instance)}"
+            if obstacle := find_instance_obstacle(instance):
+                return f"{instance.name} is {obstacle}"
         if self._exited_runs or self._cleanups:
             return "the remains of a process are being killed"
         return self.tasks.find_obstacle() or self._effects.find_obstacle()
@@ -189,7 +194,7 @@ class Supervisor:
             config=self.config,
             started_at=to_monotonic(self._started_at),
             processes=self._effects.save(),
-            instances=tuple(instance.save() for instance in self.instances),
+            instances=tuple(map(save_instance, self.instances)),
             services=tuple(
                 SavedService(name=name, exit_infos=state.exit_infos)
                 for name, state in states.items()
@@ -285,7 +290,8 @@ class Supervisor:
         """Return the status of every instance, in the order of the config."""
         waiting = self.explain_dependencies()
         return tuple(
-            each.status(
+            make_instance_status(
+                each,
                 self._socket_path(each, each.slot),
                 waiting.explain(each.plugin) if each.phase.is_waiting else "",
             )
@@ -709,15 +715,6 @@ class Supervisor:
         self, instance: Instance | Task, kind: type[events.LifecycleEvent], **values: Any
     ) -> None:
         self._subscribers.emit(kind(instance.plugin, instance.number, **values))
-
-
-def _describe_unsteady(instance: Instance) -> str:
-    """Return what is being done to an instance that cannot be handed over, as a participle."""
-    if instance.phase.is_leaving or instance.draining_runs:
-        return "being stopped"
-    if instance.replacement_run is not None:
-        return "being replaced"
-    return "being started" if instance.is_starting else "ending"
 
 
 def _declared_services(config: MeshConfig) -> set[str]:
