@@ -5,12 +5,13 @@ See `process.saved_processes` for its processes, and for the clock of times.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import attrs
 
 from meshtrio.config import MeshConfig
 from meshtrio.discovery.endpoint import ExitInfo
+from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor.process.saved_processes import SavedProcesses
 from meshtrio.supervisor.saved_instance import SavedInstance
 from meshtrio.supervisor.tasks.saved_task import SavedTask
@@ -22,6 +23,22 @@ class SavedService:
 
     name: str
     exit_infos: tuple[ExitInfo, ...]
+
+
+def save_services(registry: Registry) -> tuple[SavedService, ...]:
+    """Return what is handed over of the registry: exit infos, since endpoints register again."""
+    states = {name: registry.resolve(name) for name in registry.services()}
+    return tuple(
+        SavedService(name=name, exit_infos=state.exit_infos)
+        for name, state in states.items()
+        if state.exit_infos
+    )
+
+
+def restore_services(registry: Registry, saved: Iterable[SavedService]) -> None:
+    """Put the exit infos from before the upgrade into the registry."""
+    for service in saved:
+        registry.restore_exit_infos(service.name, service.exit_infos)
 
 
 @attrs.frozen(kw_only=True)

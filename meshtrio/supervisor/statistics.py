@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import attrs
 
+from meshtrio.config import MeshConfig
+from meshtrio.config.topology import Topology
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.policy.state import InstanceState
@@ -146,7 +149,26 @@ class LifecycleCounters:
                 restarted = (i.key for i in self._list_instances() if i.plugin in plugins)
                 self.restarts.update((key, GROUP_REASON) for key in restarted)
 
-    def summarize(
+    def summarize_mesh(
+        self,
+        config: MeshConfig,
+        topology: Topology,
+        uptime: float,
+        instances: Mapping[str, Sequence[Instance]],
+    ) -> MeshStatistics:
+        """Sum up the mesh, its groups and its plugins; `instances` are all instances, by plugin."""
+        plugins = [plugin.name for plugin in config.plugins]
+        summarize = partial(self._summarize, instances=instances)
+        return MeshStatistics(
+            uptime=uptime,
+            plugins=tuple(summarize(name, [name]) for name in plugins),
+            groups=tuple(
+                summarize(group.name, topology.plugins_in(group.name)) for group in config.groups
+            ),
+            total=summarize("mesh", plugins),
+        )
+
+    def _summarize(
         self, name: str, plugins: Iterable[str], instances: Mapping[str, Sequence[Instance]]
     ) -> PluginStatistics:
         """Sum up plugins under a name; `instances` are all instances, by plugin."""
