@@ -21,7 +21,7 @@ from meshtrio.services.instances import CallFailure, FailureKind
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.operations import Operations
-from meshtrio.supervisor.process_run import ProcessRun
+from meshtrio.supervisor.runs.process_run import ProcessRun
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.util.concurrency import open_collapsing_nursery, start_soon_without_context
 from meshtrio.util.log_level import LogLevel

@@ -19,7 +19,7 @@ from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.instance_table import InstanceTable
 from meshtrio.supervisor.policy import restart
 from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monotonic
-from meshtrio.supervisor.process_run import ProcessRun
+from meshtrio.supervisor.runs.process_run import ProcessRun
 
 _MAX_UNKILLABLE = 3
 """Processes of one instance that cannot be killed and still run, above which it is not started

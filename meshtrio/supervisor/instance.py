@@ -16,7 +16,7 @@ from meshtrio.supervisor.policy.state import InstanceEvent, InstancePhase, Insta
 from meshtrio.supervisor.process.cleanup.leftover_killer import UnkillableProcess
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
-from meshtrio.supervisor.process_run import ProcessRun
+from meshtrio.supervisor.runs.process_run import ProcessRun
 
 _STATES_WITHOUT_RUN = {
     InstancePhase.WAITING: InstanceState.PENDING,

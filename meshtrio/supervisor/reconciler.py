@@ -16,9 +16,9 @@ from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.instance_table import InstanceTable
 from meshtrio.supervisor.policy.plan import DependencyStatus, plan
 from meshtrio.supervisor.policy.state import InstancePhase
-from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.run_factory import RunFactory
 from meshtrio.supervisor.run_reaper import RunReaper
+from meshtrio.supervisor.runs.process_run import ProcessRun
 from meshtrio.supervisor.tasks.runner import TaskRunner
 
 _log = logging.getLogger("meshtrio.mesh")

@@ -12,7 +12,7 @@ from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.proc.connections import count_connections
-from meshtrio.supervisor.process_run import ProcessRun
+from meshtrio.supervisor.runs.process_run import ProcessRun
 from meshtrio.supervisor.tasks.run import TaskRun
 from meshtrio.supervisor.tasks.task import Task
 from meshtrio.util.concurrency import sleep_until_tick

@@ -13,10 +13,10 @@ from meshtrio.discovery.registry import Registry
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.instance import Instance
-from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.run_spec import RunSpec
+from meshtrio.supervisor.runs.process_run import ProcessRun
+from meshtrio.supervisor.runs.saved_run import SavedRun, adopt_run
 from meshtrio.supervisor.saved_instance import SavedInstance, adopt_instance
-from meshtrio.supervisor.saved_run import SavedRun
 
 
 @attrs.frozen(kw_only=True)
@@ -78,7 +78,7 @@ class RunFactory:
             launch_id=saved.launch_id,
         )
         run = self._make_run(instance, spec)
-        run.adopt(saved)
+        adopt_run(run, saved, self.effects)
         return run
 
     def _make_run(self, instance: Instance, spec: RunSpec) -> ProcessRun:

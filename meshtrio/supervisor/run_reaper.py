@@ -10,7 +10,7 @@ from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
-from meshtrio.supervisor.process_run import ProcessRun
+from meshtrio.supervisor.runs.process_run import ProcessRun
 from meshtrio.supervisor.tasks.task import Task
 
 _log = logging.getLogger("meshtrio.mesh")

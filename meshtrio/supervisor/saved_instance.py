@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import attrs
 
+from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.policy.restart import Exit, RestartHistory
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.cleanup.leftover_killer import UnkillableProcess
 from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monotonic
-from meshtrio.supervisor.saved_run import SavedRun
+from meshtrio.supervisor.runs.saved_run import SavedRun, is_steady, save_run
 
 
 @attrs.frozen(kw_only=True)
@@ -45,12 +46,12 @@ def find_instance_obstacle(instance: Instance) -> str:
         return "being stopped"
     if instance.replacement_run is not None:
         return "being replaced"
-    if instance.active_run is None or instance.active_run.is_steady:
+    if instance.active_run is None or is_steady(instance.active_run):
         return ""
     return "being started" if instance.is_starting else "ending"
 
 
-def save_instance(instance: Instance) -> SavedInstance:
+def save_instance(instance: Instance, effects: Effects) -> SavedInstance:
     """Return what is handed over of an instance, which has no obstacle."""
     # The recycler requests a replacement again; an operation would be in progress.
     is_queued = instance.phase is InstancePhase.REPLACE_QUEUED
@@ -60,7 +61,7 @@ def save_instance(instance: Instance) -> SavedInstance:
         number=instance.number,
         phase=InstancePhase.RUNNING if is_queued else instance.phase,
         slot=instance.slot,
-        run=None if instance.active_run is None else instance.active_run.save(),
+        run=None if instance.active_run is None else save_run(instance.active_run, effects),
         history=attrs.evolve(instance.history, recent_restarts=recent),
         start_at=to_monotonic(instance.start_at),
         batch=instance.batch,

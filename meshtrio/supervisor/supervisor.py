@@ -168,7 +168,7 @@ class Supervisor:
             config=self.config,
             started_at=to_monotonic(self._started_at),
             processes=self._effects.save(),
-            instances=tuple(map(save_instance, self.instances)),
+            instances=tuple(save_instance(each, self._effects) for each in self.instances),
             services=save_services(self._registry),
             group_restarts=self._exit_handler.save(),
             tasks=self.tasks.save(),

@@ -82,11 +82,11 @@ async def wait_for_rejection(watched: RecordedMesh) -> str:
             life = watched.mesh._supervisor.instances[0].active_run
             if (
                 life is not None
-                and life._health is not None
-                and life._health.verifier._last_rejection[1]
+                and life.supervision is not None
+                and life.supervision.health.verifier._last_rejection[1]
             ):
                 assert not watched.find_events(events.Ready)
-                return life._health.verifier._last_rejection[1]
+                return life.supervision.health.verifier._last_rejection[1]
             await trio.sleep(0.01)
 
 
@@ -310,9 +310,9 @@ async def test_a_plugin_may_bind_its_socket_again_by_a_process_of_another_sessio
         second = int(lines.event.line.split()[-1])
         life = watched.mesh._supervisor.instances[0].active_run
         assert life is not None
-        assert life._health is not None
+        assert life.supervision is not None
         with trio.fail_after(60):
-            while life._health.verifier._verified != second:  # noqa: ASYNC110 - nothing reports it
+            while life.supervision.health.verifier._verified != second:  # noqa: ASYNC110 - nothing reports it
                 await trio.sleep(0.01)
         assert not watched.find_events(events.Unready)
         assert not watched.find_events(events.Exited)

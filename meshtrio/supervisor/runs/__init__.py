@@ -1,0 +1,18 @@
+"""Process runs: each is one process of an instance, from its start to when it is gone.
+
+Theory of operation
+-------------------
+
+`ProcessRun` starts a process, or adopts one after an upgrade, and has `ProcessSupervision`
+supervise it to its end. Both change the `RunAvailability`: the state of the run, and its entry in
+the registry, which it has while it is ready. `RunFailure` has why the mesh ends the process, if it
+does; whatever finds a reason records it there.
+
+    process_run       one process run, from the start of its process to its exit
+    supervision       the process while it runs: health checks, notifications, stop and end
+    availability      its state and its entry in the registry
+    run_failure       why its process has to be ended
+    saved_run         what an upgrade hands over of it
+
+A run is used once: the supervisor makes another one for the next process.
+"""
