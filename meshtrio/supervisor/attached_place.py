@@ -10,7 +10,7 @@ import trio
 
 from meshtrio.supervisor.attachment import Attachment
 from meshtrio.supervisor.instance import Instance
-from meshtrio.supervisor.run_reaper import RunReaper
+from meshtrio.supervisor.reconciliation.run_reaper import RunReaper
 from meshtrio.util.errors import UsageError
 
 _log = logging.getLogger("meshtrio.mesh")

@@ -16,13 +16,13 @@ import trio
 from meshtrio import contract
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor.effects import Effects
-from meshtrio.supervisor.environment import child_environment
-from meshtrio.supervisor.launch import LAUNCH_ERRORS, Launch
 from meshtrio.supervisor.policy.diagnosis import Condition
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity, get_boot_ticks
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
-from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.run_spec import RunSpec
+from meshtrio.supervisor.runs.environment import child_environment
+from meshtrio.supervisor.runs.launch import LAUNCH_ERRORS, Launch
+from meshtrio.supervisor.runs.registration import Registration
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.errors import UsageError
 from meshtrio.util.users import look_up_user

@@ -1,7 +1,7 @@
 """The supervisor of a mesh: the one task that decides which processes of plugins run.
 
 That task owns the table of instances. Requests and the ends of runs wake it up; then it plans, and
-starts and stops runs. No other task does.
+starts and stops runs, as `reconciliation` says. No other task does.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ from meshtrio.runtime_dir.paths import mesh_socket_path
 from meshtrio.supervisor import events
 from meshtrio.supervisor.attached_place import hold_place
 from meshtrio.supervisor.attachment import Attachment
-from meshtrio.supervisor.config_application import configure_effects, configure_instances
-from meshtrio.supervisor.declared_services import (
+from meshtrio.supervisor.config_application import (
     add_declared_services,
+    configure_effects,
+    configure_instances,
     remove_undeclared_services,
 )
-from meshtrio.supervisor.demand_controller import DemandController
-from meshtrio.supervisor.dependency_tracker import DependencyTracker
 from meshtrio.supervisor.effects import Effects, make_system_effects
-from meshtrio.supervisor.exit_handler import ExitHandler
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.instance_status import InstanceStatus, make_instance_status
 from meshtrio.supervisor.instance_table import InstanceTable
 from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monotonic
-from meshtrio.supervisor.reconciler import Reconciler
-from meshtrio.supervisor.recycler import recycle_runs
-from meshtrio.supervisor.run_factory import RunFactory
-from meshtrio.supervisor.run_reaper import RunReaper
+from meshtrio.supervisor.reconciliation.demand_controller import DemandController
+from meshtrio.supervisor.reconciliation.dependency_tracker import DependencyTracker
+from meshtrio.supervisor.reconciliation.exit_handler import ExitHandler
+from meshtrio.supervisor.reconciliation.reconciler import Reconciler
+from meshtrio.supervisor.reconciliation.recycler import recycle_runs
+from meshtrio.supervisor.reconciliation.run_factory import RunFactory
+from meshtrio.supervisor.reconciliation.run_reaper import RunReaper
+from meshtrio.supervisor.reconciliation.waiting import DependencyExplainer
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.saved_instance import (
     find_instance_obstacle,
@@ -48,7 +50,6 @@ from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics
 from meshtrio.supervisor.tasks.runner import TaskRunner
 from meshtrio.supervisor.tasks.task import Task, TaskStatus
-from meshtrio.supervisor.waiting import DependencyExplainer
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.errors import UsageError
 

@@ -11,11 +11,11 @@ import pytest
 import trio
 
 from meshtrio.config import Liveness, PluginConfig, TelemetryConfig
-from meshtrio.supervisor.health_monitor import HealthMonitor
 from meshtrio.supervisor.policy.diagnosis import Condition
 from meshtrio.supervisor.probe import HealthCheckResult
 from meshtrio.supervisor.readiness.factory import CheckSources, make_checks
 from meshtrio.supervisor.run_spec import RunSpec
+from meshtrio.supervisor.runs.health_monitor import HealthMonitor
 from tests.support.fake_processes import FakeEffects
 
 WRONG_SERVER = HealthCheckResult(False, False, "another program serves", is_wrong_server=True)

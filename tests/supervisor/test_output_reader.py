@@ -14,8 +14,8 @@ import trio
 from meshtrio.config import OutputConfig
 from meshtrio.contract import DRAIN_CUT_CALL, DRAIN_DONE, IDLE
 from meshtrio.supervisor import events
-from meshtrio.supervisor.output_reader import OutputReader
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
+from meshtrio.supervisor.runs.output_reader import OutputReader
 
 
 @attrs.define

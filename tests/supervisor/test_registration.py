@@ -7,8 +7,8 @@ from pathlib import Path
 from meshtrio.config import TelemetryConfig
 from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.discovery.registry import Registry
-from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.run_spec import RunSpec
+from meshtrio.supervisor.runs.registration import Registration
 from tests.support.fake_processes import make_plugin_config
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from meshtrio.config import PluginConfig, TelemetryConfig
-from meshtrio.supervisor.environment import child_environment
 from meshtrio.supervisor.run_spec import RunSpec
+from meshtrio.supervisor.runs.environment import child_environment
 
 
 def environment_of(

@@ -14,8 +14,8 @@ the supervisor that use it, except for the value types of `supervisor.policy.dia
 
 The life of one process, with the module that does each step:
 
-1. `supervisor.launch` checks the executable's hash and builds the command; `supervisor.environment`
-   builds the environment.
+1. `supervisor.runs.launch` checks the executable's hash and builds the command;
+   `supervisor.runs.environment` builds the environment.
 2. `cleanup.mesh_run` adds what marks the process as one of this mesh.
 3. `spawn.program` starts it in a thread, in a session and process group of its own.
 4. `cleanup.warden` gets its pidfd, so that it is killed if the mesh is.

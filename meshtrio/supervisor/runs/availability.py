@@ -12,8 +12,8 @@ from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.policy.state import InstanceState, next_run_state
 from meshtrio.supervisor.probe import HealthCheckResult
-from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.run_spec import RunSpec
+from meshtrio.supervisor.runs.registration import Registration
 
 
 class RunAvailability:

@@ -13,8 +13,6 @@ import trio
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
-from meshtrio.supervisor.launch import LAUNCH_ERRORS, Launch
-from meshtrio.supervisor.output_reader import OutputReader
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.policy.state import InstanceState
 from meshtrio.supervisor.probe import Connect, HealthCheckResult
@@ -22,13 +20,15 @@ from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity, get
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
-from meshtrio.supervisor.process_end import handle_internal_error
 from meshtrio.supervisor.readiness.channels import ReportChannels, adopt_channels, open_channels
 from meshtrio.supervisor.readiness.checks import HealthChecks
 from meshtrio.supervisor.readiness.factory import CheckSources, make_checks
 from meshtrio.supervisor.readiness.notify_channel import SavedChannel
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.runs.availability import RunAvailability
+from meshtrio.supervisor.runs.launch import LAUNCH_ERRORS, Launch
+from meshtrio.supervisor.runs.output_reader import OutputReader
+from meshtrio.supervisor.runs.process_end import handle_internal_error
 from meshtrio.supervisor.runs.run_failure import RunFailure
 from meshtrio.supervisor.runs.supervision import ProcessSupervision, make_stop_details
 from meshtrio.supervisor.server_identity import ServerVerifier

@@ -13,19 +13,19 @@ from trio_util import wait_any
 from meshtrio.config.ready import StartedCheck
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
-from meshtrio.supervisor.health_monitor import HealthMonitor
-from meshtrio.supervisor.output_reader import OutputReader
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.policy.state import InstanceState
 from meshtrio.supervisor.probe import HealthCheckResult
 from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.start_failures import EXEC_FAILED_STATUSES
-from meshtrio.supervisor.process_end import handle_internal_error, make_process_exit
 from meshtrio.supervisor.readiness.checks import HealthChecks
 from meshtrio.supervisor.readiness.notify_channel import NotifyChannel
 from meshtrio.supervisor.run_spec import RunSpec
 from meshtrio.supervisor.runs.availability import RunAvailability
+from meshtrio.supervisor.runs.health_monitor import HealthMonitor
+from meshtrio.supervisor.runs.output_reader import OutputReader
+from meshtrio.supervisor.runs.process_end import handle_internal_error, make_process_exit
 from meshtrio.supervisor.runs.run_failure import RunFailure
 from meshtrio.supervisor.server_identity import ServerVerifier
 

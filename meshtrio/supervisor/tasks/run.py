@@ -16,20 +16,20 @@ from trio_util import wait_any
 from meshtrio.config import TaskConfig
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
-from meshtrio.supervisor.environment import task_environment
-from meshtrio.supervisor.launch import (
-    LAUNCH_ERRORS,
-    build_command,
-    check_hashes,
-    make_launch_exit,
-)
-from meshtrio.supervisor.output_reader import OutputReader
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity, get_boot_ticks
 from meshtrio.supervisor.process.output.output_lines import LineBuffer
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.start_failures import EXEC_FAILED_STATUSES
-from meshtrio.supervisor.process_end import handle_internal_error, make_process_exit
+from meshtrio.supervisor.runs.environment import task_environment
+from meshtrio.supervisor.runs.launch import (
+    LAUNCH_ERRORS,
+    build_command,
+    check_hashes,
+    make_launch_exit,
+)
+from meshtrio.supervisor.runs.output_reader import OutputReader
+from meshtrio.supervisor.runs.process_end import handle_internal_error, make_process_exit
 from meshtrio.util.users import look_up_user
 
 _OUTPUT_TIMEOUT = 0.02

@@ -6,10 +6,10 @@ children that meshes of this process have started and not reaped.
 
 Order of calls:
 
-1. `supervisor.launch` checks the executable and builds the command; the environment comes from
-   `supervisor.environment`. The command is the plugin's own, or `launcher_main` with settings and
-   the plugin's command as arguments, if limits, a user, a cgroup or signals have to be set between
-   fork and exec.
+1. `supervisor.runs.launch` checks the executable and builds the command; the environment comes
+   from `supervisor.runs.environment`. The command is the plugin's own, or `launcher_main` with
+   settings and the plugin's command as arguments, if limits, a user, a cgroup or signals have to be
+   set between fork and exec.
 2. `PluginProcess.spawn` calls `program.start_program`, which forks and executes in a thread.
    `ChildRegistry.begin_start` and `finish_start` bracket it: while a start is pending, an unknown
    child may be the one that is being started, and no task takes it for an orphan.

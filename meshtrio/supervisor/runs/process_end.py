@@ -6,9 +6,9 @@ import logging
 import signal
 
 from meshtrio.supervisor.effects import Effects
-from meshtrio.supervisor.output_reader import OutputReader
 from meshtrio.supervisor.policy.restart import Exit, ExitCause, make_exit
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
+from meshtrio.supervisor.runs.output_reader import OutputReader
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
 from meshtrio.util.text import replace_surrogates
 

@@ -12,7 +12,7 @@ from meshtrio.supervisor.demand import DemandWatch
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.instance_table import InstanceTable
 from meshtrio.supervisor.policy.state import InstancePhase
-from meshtrio.supervisor.run_factory import RunFactory
+from meshtrio.supervisor.reconciliation.run_factory import RunFactory
 
 
 class DemandController:

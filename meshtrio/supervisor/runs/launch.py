@@ -20,13 +20,13 @@ from meshtrio.config import ProgramConfig, ReplacementOrder
 from meshtrio.config.ready import ServerCheck
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.effects import Effects
-from meshtrio.supervisor.environment import child_environment, shared_environment
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.process.spawn import launcher_main, start_failures
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process.spawn.signal_dispositions import needs_signal_reset
 from meshtrio.supervisor.readiness.newline import NewlinePipe
 from meshtrio.supervisor.run_spec import RunSpec
+from meshtrio.supervisor.runs.environment import child_environment, shared_environment
 from meshtrio.util.users import look_up_user
 from meshtrio.util.worker_threads import ThreadLimiter
 

@@ -6,8 +6,8 @@ from meshtrio.config.topology import Dependencies, Topology
 from meshtrio.supervisor.instance_table import InstanceTable
 from meshtrio.supervisor.policy.plan import DependencyStatus
 from meshtrio.supervisor.policy.state import InstancePhase
+from meshtrio.supervisor.reconciliation.waiting import DependencyExplainer
 from meshtrio.supervisor.tasks.runner import TaskRunner
-from meshtrio.supervisor.waiting import DependencyExplainer
 
 
 class DependencyTracker:

@@ -10,14 +10,14 @@ import trio
 
 from meshtrio.config import ReplacementOrder
 from meshtrio.supervisor import events
-from meshtrio.supervisor.demand_controller import DemandController, take_idle_report
-from meshtrio.supervisor.dependency_tracker import DependencyTracker
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.instance_table import InstanceTable
 from meshtrio.supervisor.policy.plan import DependencyStatus, plan
 from meshtrio.supervisor.policy.state import InstancePhase
-from meshtrio.supervisor.run_factory import RunFactory
-from meshtrio.supervisor.run_reaper import RunReaper
+from meshtrio.supervisor.reconciliation.demand_controller import DemandController, take_idle_report
+from meshtrio.supervisor.reconciliation.dependency_tracker import DependencyTracker
+from meshtrio.supervisor.reconciliation.run_factory import RunFactory
+from meshtrio.supervisor.reconciliation.run_reaper import RunReaper
 from meshtrio.supervisor.runs.process_run import ProcessRun
 from meshtrio.supervisor.tasks.runner import TaskRunner
 
