@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import attrs
@@ -40,16 +41,31 @@ class InstanceStatus:
     """What its process reports that it is doing, by sd_notify(3); "" if it does not."""
 
 
-def make_instance_status(
-    instance: Instance, next_socket: Path, waiting_reason: str = ""
-) -> InstanceStatus:
-    """Make the status of an instance.
+def make_instance_statuses(
+    instances: Iterable[Instance],
+    find_socket: Callable[[Instance, int], Path],
+    explain: Callable[[str], str],
+) -> tuple[InstanceStatus, ...]:
+    """Make the status of each instance.
 
     Args:
-        instance: The instance.
-        next_socket: The socket of its next run, should it have none now.
-        waiting_reason: What it waits for to have completed, if it does.
+        instances: The instances.
+        find_socket: Returns the socket of an instance for one of its two addresses.
+        explain: Explains what a plugin waits for to have completed.
     """
+    return tuple(
+        _make_instance_status(
+            each,
+            next_socket=find_socket(each, each.slot),
+            waiting_reason=explain(each.plugin) if each.phase.is_waiting else "",
+        )
+        for each in instances
+    )
+
+
+def _make_instance_status(
+    instance: Instance, *, next_socket: Path, waiting_reason: str
+) -> InstanceStatus:
     run, process = instance.active_run, instance.process
     config = instance.config if run is None else run.config
     socket = next_socket if run is None else run.socket

@@ -29,7 +29,7 @@ from meshtrio.supervisor.config_application import (
 )
 from meshtrio.supervisor.effects import Effects, make_system_effects
 from meshtrio.supervisor.instance import Instance
-from meshtrio.supervisor.instance_status import InstanceStatus, make_instance_status
+from meshtrio.supervisor.instance_status import InstanceStatus, make_instance_statuses
 from meshtrio.supervisor.instance_table import InstanceTable
 from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monotonic
 from meshtrio.supervisor.reconciliation.demand_controller import DemandController
@@ -95,10 +95,9 @@ class Supervisor:
             on_change=self._wake,
         )
         """The tasks, which the supervisor loop starts and stops."""
-        self._topology = config.topology()
         self._dependencies = DependencyTracker(self._table, self.tasks)
         self._exit_handler = ExitHandler(
-            self._table, self._topology, self._effects.rng, emit=self._emit, fail=self._fail
+            self._table, config.topology(), self._effects.rng, emit=self._emit, fail=self._fail
         )
         self._factory = RunFactory(
             registry=registry,
@@ -111,16 +110,7 @@ class Supervisor:
         )
         self._demand = DemandController(self._table, registry, self._factory, self._wake)
         registry.on_demand = self._demand.handle_call
-        self._reconciler = Reconciler(
-            table=self._table,
-            tasks=self.tasks,
-            dependencies=self._dependencies,
-            demand=self._demand,
-            factory=self._factory,
-            reaper=self._reaper,
-            emit=self._emit,
-            on_request=self._wake,
-        )
+        self._reconciler = self._make_reconciler()
         self.config = MeshConfig()
         self.config_watchers: list[Callable[[MeshConfig], None]] = []
         """Called with each config once its services are in the registry, and before those that it
@@ -134,6 +124,18 @@ class Supervisor:
             self._adopt(adopted)
         self.shutdown_started = trio.Event()
         """Set when the graceful shutdown of the mesh begins."""
+
+    def _make_reconciler(self) -> Reconciler:
+        return Reconciler(
+            table=self._table,
+            tasks=self.tasks,
+            dependencies=self._dependencies,
+            demand=self._demand,
+            factory=self._factory,
+            reaper=self._reaper,
+            emit=self._emit,
+            on_request=self._wake,
+        )
 
     # -- upgrades ----------------------------------------------------------------------------
 
@@ -235,23 +237,12 @@ class Supervisor:
 
     def statuses(self) -> tuple[InstanceStatus, ...]:
         """Return the status of every instance, in the order of the config."""
-        waiting = self.explain_dependencies()
-        return tuple(
-            make_instance_status(
-                each,
-                self._factory.find_socket(each, each.slot),
-                waiting.explain(each.plugin) if each.phase.is_waiting else "",
-            )
-            for each in self.instances
-        )
+        explain = self.explain_dependencies().explain
+        return make_instance_statuses(self.instances, self._factory.find_socket, explain)
 
     def task_statuses(self) -> tuple[TaskStatus, ...]:
         """Return the status of every task, in the order of the config."""
-        waiting = self.explain_dependencies()
-        tasks = self.tasks.tasks.values()
-        return tuple(
-            task.status(waiting.explain_all(task.name) if task.is_waiting else "") for task in tasks
-        )
+        return self.tasks.statuses(self.explain_dependencies().explain_all)
 
     @property
     def dependencies(self) -> Dependencies:

@@ -20,7 +20,7 @@ from meshtrio.supervisor.tasks.run import TaskRun
 from meshtrio.supervisor.tasks.saved_task import SavedTask, adopt_task, save_task
 from meshtrio.supervisor.tasks.schedule_cursor import MAX_COUNTED_RUNS, ScheduleCursor
 from meshtrio.supervisor.tasks.state import TaskState
-from meshtrio.supervisor.tasks.task import RunRequest, Task
+from meshtrio.supervisor.tasks.task import RunRequest, Task, TaskStatus
 from meshtrio.util.errors import UsageError
 
 _CLOCK_INTERVAL = 5.0
@@ -107,6 +107,16 @@ class TaskRunner:
                 adopt_task(task, each)
 
     # -- views -------------------------------------------------------------------------------
+
+    def statuses(self, explain: Callable[[str], str]) -> tuple[TaskStatus, ...]:
+        """Return the status of every task, in the order of the config.
+
+        `explain` explains what a task waits for, by its name.
+        """
+        return tuple(
+            task.status(explain(task.name) if task.is_waiting else "")
+            for task in self.tasks.values()
+        )
 
     @property
     def is_running(self) -> bool:
