@@ -247,33 +247,6 @@ class PluginConfig(ProgramConfig):
         """Whether the memory of its processes is checked."""
         return self.containment.memory is not None or self.renew_above is not None
 
-    def validate(self) -> list[str]:
-        """Return errors in the combination of fields, as "plugin 'x': key: reason"."""
-        where = f"plugin {self.name!r}: "
-        duplicates = sorted(set(self.always_restart_on) & set(self.never_restart_on))
-        found = [
-            f"{where}{key}: {status} is not an exit status, which is 0 to 255"
-            for key in ("always_restart_on", "never_restart_on")
-            for status in getattr(self, key)
-            if not 0 <= status <= 255
-        ]
-        found += [f"{where}never_restart_on: {s} is also in always_restart_on" for s in duplicates]
-        if self.instances > self.max_instances:
-            found.append(
-                f"{where}instances: {self.instances} is more than its max_instances, "
-                f"{self.max_instances}; raise that in its [[plugin]] table if it is meant"
-            )
-        if self.backoff.initial > self.backoff.maximum:
-            found.append(f"{where}backoff: initial is more than maximum")
-        found += [f"{where}{problem}" for problem in self._check_service()]
-        if self.listen_fds and not self.verify_server:
-            found.append(
-                f"{where}listen_fds: requires verify_server; only a process that the mesh starts "
-                "can inherit its socket"
-            )
-        found += [f"{where}{problem}" for problem in self._check_readiness()]
-        return [*found, *(f"{where}{problem}" for problem in self._check_start())]
-
     @property
     def liveness_check(self) -> LivenessCheck | None:
         """What is checked of a process that is ready; None if nothing is."""
@@ -300,6 +273,61 @@ class PluginConfig(ProgramConfig):
         """Seconds in which a process has to send WATCHDOG=1; None if it need not."""
         is_checked = isinstance(self.liveness_check, NotifyCheck)
         return self.liveness.interval if is_checked and self.liveness.interval else None
+
+    def process_spec(self) -> tuple[object, ...]:
+        """Return what processes are started with; a change of it requires a restart."""
+        return (
+            *(self.command, dict(self.env), self.cwd, self.inherit_env, self.stop_timeout),
+            *(self.start.forks, self.preload, self.ready, self.has_service, self.idle_timeout),
+            *(self.uses_notifications, self.watchdog_interval),
+            *(self.listen, self.listen_fds, self.serve_tls, self.tls, self.metrics),
+            *(self.max_receive_message_length, self.max_send_message_length, self.max_busy_poll),
+            *(self.max_connection_age, self.max_connection_age_grace),
+            attrs.evolve(self.containment, memory=None),
+        )
+
+    def instance_address(self, instance: int, slot: int) -> str | None:
+        """Return the TCP address of an instance, of its successor for `slot` 1, or None.
+
+        With `listen_fds` both have the same.
+        """
+        if self.listen is None:
+            return None
+        slot = 0 if self.listen_fds else slot
+        return str(self.shift_port(Address.parse(self.listen), instance, slot))
+
+    def shift_port(self, base: Address, instance: int, slot: int) -> Address:
+        """Return the address of an instance, or of its successor, from that of instance 0."""
+        return base.replace(port=base.port + instance + slot * self.instances)
+
+    # -- combinations of settings ------------------------------------------------------------
+
+    def validate(self) -> list[str]:
+        """Return errors in the combination of fields, as "plugin 'x': key: reason"."""
+        where = f"plugin {self.name!r}: "
+        duplicates = sorted(set(self.always_restart_on) & set(self.never_restart_on))
+        found = [
+            f"{where}{key}: {status} is not an exit status, which is 0 to 255"
+            for key in ("always_restart_on", "never_restart_on")
+            for status in getattr(self, key)
+            if not 0 <= status <= 255
+        ]
+        found += [f"{where}never_restart_on: {s} is also in always_restart_on" for s in duplicates]
+        if self.instances > self.max_instances:
+            found.append(
+                f"{where}instances: {self.instances} is more than its max_instances, "
+                f"{self.max_instances}; raise that in its [[plugin]] table if it is meant"
+            )
+        if self.backoff.initial > self.backoff.maximum:
+            found.append(f"{where}backoff: initial is more than maximum")
+        found += [f"{where}{problem}" for problem in self._check_service()]
+        if self.listen_fds and not self.verify_server:
+            found.append(
+                f"{where}listen_fds: requires verify_server; only a process that the mesh starts "
+                "can inherit its socket"
+            )
+        found += [f"{where}{problem}" for problem in self._check_readiness()]
+        return [*found, *(f"{where}{problem}" for problem in self._check_start())]
 
     def _check_readiness(self) -> list[str]:
         found = []
@@ -351,29 +379,3 @@ class PluginConfig(ProgramConfig):
             text = f'start: "{self.start.value}" requires `listen_fds = true`'
             return [f"{text}, so that the mesh holds the socket while there is no process"]
         return []
-
-    def process_spec(self) -> tuple[object, ...]:
-        """Return what processes are started with; a change of it requires a restart."""
-        return (
-            *(self.command, dict(self.env), self.cwd, self.inherit_env, self.stop_timeout),
-            *(self.start.forks, self.preload, self.ready, self.has_service, self.idle_timeout),
-            *(self.uses_notifications, self.watchdog_interval),
-            *(self.listen, self.listen_fds, self.serve_tls, self.tls, self.metrics),
-            *(self.max_receive_message_length, self.max_send_message_length, self.max_busy_poll),
-            *(self.max_connection_age, self.max_connection_age_grace),
-            attrs.evolve(self.containment, memory=None),
-        )
-
-    def instance_address(self, instance: int, slot: int) -> str | None:
-        """Return the TCP address of an instance, of its successor for `slot` 1, or None.
-
-        With `listen_fds` both have the same.
-        """
-        if self.listen is None:
-            return None
-        slot = 0 if self.listen_fds else slot
-        return str(self.shift_port(Address.parse(self.listen), instance, slot))
-
-    def shift_port(self, base: Address, instance: int, slot: int) -> Address:
-        """Return the address of an instance, or of its successor, from that of instance 0."""
-        return base.replace(port=base.port + instance + slot * self.instances)
