@@ -234,7 +234,8 @@ class ProcessRun:
         try:
             if not is_adopted:
                 self._effects.guard.watch(process.pid, process.pidfd)
-                self.availability.emit_process_event(events.Starting, launch_id=self.launch_id)
+                started = {"launch_id": self.launch_id, "start": process.start_method}
+                self.availability.emit_process_event(events.Starting, **started)
             await supervision.run(owner)
         finally:
             self.exit = supervision.exit
