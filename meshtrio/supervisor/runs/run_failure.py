@@ -12,7 +12,7 @@ class RunFailure:
 
     def __init__(self) -> None:
         self.exit = Exit()
-        """Why the process has to be ended; without a reason, it has not to be."""
+        """Why the process has to be ended; its `reason` is empty if it need not be."""
         self._end_requested = trio.Event()
 
     @property
