@@ -67,6 +67,7 @@ class SavedInstance:
     start_at: float
     batch: int = 0
     failed_starts: int = 0
+    is_demanded: bool = False
     last_exit: Exit | None = None
     exit_reason: str = ""
     unkillable: tuple[UnkillableProcess, ...] = ()

@@ -121,6 +121,7 @@ class Supervisor:
         self._reconciled = trio.lowlevel.ParkingLot()
         if adopted is not None:
             self._adopt(adopted)
+        self._report_demand()
         self.shutdown_started = trio.Event()
         """Set when the graceful shutdown of the mesh begins."""
 
@@ -267,6 +268,8 @@ class Supervisor:
         """Remove instances that have no process."""
         removed = set(instances)
         for instance in removed:
+            if instance.demand_watch is not None:
+                instance.demand_watch.cancel()
             instance.close_unused_sockets()
         self.instances = [instance for instance in self.instances if instance not in removed]
 
@@ -491,6 +494,10 @@ class Supervisor:
             self._reconcile_replacement(instance, runs)
             self._stop_if_idle(instance)
             self._reconcile_demand(instance, runs)
+            if instance.is_demand_deferred:
+                instance.is_demand_deferred = now < instance.start_at
+            if instance.is_demand_deferred:
+                wake_at = min(wake_at, instance.start_at)
         self._report_demand()
         return min(wake_at, todo.wake_at)
 
@@ -675,7 +682,8 @@ class Supervisor:
                 if companions:
                     self._restart_together([instance, *self.instances_of(companions)])
             case restart.AwaitDemand(delay=delay, history=history):
-                instance.await_demand(history, now + delay)
+                was_ready = run.ready_at is not None
+                instance.await_demand(history, now + delay, was_ready=was_ready)
             case restart.Finish(is_failure=is_failure, restarts=restarts):
                 instance.finish(is_failure=is_failure)
                 self._emit(instance, events.GaveUp, exit=process_exit, restarts=restarts)
