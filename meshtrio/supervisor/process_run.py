@@ -242,6 +242,16 @@ class ProcessRun:
         self.is_idle = True
         self._on_change()
 
+    @property
+    def checks_begun(self) -> int:
+        """Number of liveness checks so far."""
+        return 0 if self._health is None else self._health.checks_begun
+
+    @property
+    def checks_ended(self) -> int:
+        """Number of those that are over."""
+        return 0 if self._health is None else self._health.checks_ended
+
     def check_socket(self) -> None:
         """Check its health at once if another file has taken the place of its socket."""
         if self.is_ready and self._health is not None:
