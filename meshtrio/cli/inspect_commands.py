@@ -317,6 +317,8 @@ async def _resolve(names: Sequence[str], stub: Any) -> list[registry.ServiceStat
 
 def describe_unavailable(state: registry.ServiceState) -> str:
     """Describe why a service has no endpoints, as far as its mesh knows."""
+    if state.on_demand:
+        return "started on demand: by a call, or a connection"
     if state.departures:
         from meshtrio.supervisor.log_line import find_last_line  # `ps` does without it.
 

@@ -31,7 +31,11 @@ from meshtrio.supervisor.demand import DemandWatch
 from meshtrio.supervisor.effects import Effects, make_system_effects
 from meshtrio.supervisor.instance import Instance, InstanceStatus
 from meshtrio.supervisor.policy import restart
-from meshtrio.supervisor.policy.plan import DependencyStatus, plan
+from meshtrio.supervisor.policy.plan import (
+    DependencyStatus,
+    find_unready_dependencies,
+    plan,
+)
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.process.saved_processes import from_monotonic, to_monotonic
@@ -555,9 +559,18 @@ class Supervisor:
             if instance.is_ready and not instance.phase.is_leaving:
                 instance.is_demanded = False
             if instance.config.start.is_on_demand and instance.config.has_service:
-                by_service[instance.config.service_name] |= instance.awaits_demand
+                awaits = instance.awaits_demand and not self._waits_in_vain(instance)
+                by_service[instance.config.service_name] |= awaits
         for service, on_demand in by_service.items():
             self._registry.set_on_demand(service, on_demand=on_demand)
+
+    def _waits_in_vain(self, instance: Instance) -> bool:
+        """Whether an instance is not started, since what it needs was stopped or has failed."""
+        if not instance.phase.is_waiting or instance.is_running:
+            return False
+        needed = find_unready_dependencies(instance, self.instances, self.dependencies)
+        is_down = any(all(each.phase.is_final for each in of_plugin) for of_plugin in needed)
+        return is_down or bool(self.explain_dependencies().explain_failure(instance.plugin))
 
     def _has_runs(self) -> bool:
         return self.tasks.is_running or any(each.is_running for each in self.instances)

@@ -172,6 +172,7 @@ async def test_what_makes_no_call_does_not_start_it(short_dir: Path) -> None:
                 partial(run_meshtrio, "services", "--mesh-socket", str(watched.mesh.socket))
             )
             assert listed.returncode == 0, listed.stderr
+            assert "started on demand" in listed.stdout
             assert not await local.is_reachable()
             assert not await remote.is_reachable()
             assert states(watched) == ["idle"]
@@ -328,6 +329,22 @@ async def test_what_depends_on_it_is_started_while_it_is_idle(short_dir: Path) -
     other = plugin_table("other", "sleeping_echo.py", depends_on=["echo"])
     async with run_mesh(echo_table() + other, short_dir) as watched:
         await wait_for_states(watched, "idle", "ready")
+
+
+@pytest.mark.parametrize("connect", CONNECTORS[:2])
+async def test_calls_that_do_not_wait_fail_while_what_it_depends_on_is_stopped(
+    short_dir: Path, connect: Connector
+) -> None:
+    other = plugin_table("other", "sleeping_echo.py")
+    table = echo_table(depends_on=["other"]) + other
+    async with run_mesh(table, short_dir) as watched, connect(watched) as channel:
+        await watched.mesh.stop("other")
+        for _ in range(2):
+            with trio.fail_after(60), pytest.raises(purerpc.UnavailableError):
+                await echo(channel, wait_for_ready=False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(echo, channel)
+            await watched.mesh.start("other")
 
 
 # -- failures ---
