@@ -294,7 +294,8 @@ def _service_rows(
     """Yield the rows of a service; those of a node begin with its name."""
     if not state.endpoints:
         start = () if mesh_node is None else (mesh_node,)
-        yield *start, state.service, *"-----", describe_unavailable(state)
+        note = "started on demand" if state.on_demand else describe_unavailable(state)
+        yield *start, state.service, *"-----", note
     for each in sorted(state.endpoints, key=lambda e: (e.priority, e.instance, e.address)):
         start = () if mesh_node is None else (each.node or mesh_node,)
         note = ", ".join(_describe_endpoint(each))
@@ -317,8 +318,6 @@ async def _resolve(names: Sequence[str], stub: Any) -> list[registry.ServiceStat
 
 def describe_unavailable(state: registry.ServiceState) -> str:
     """Describe why a service has no endpoints, as far as its mesh knows."""
-    if state.on_demand:
-        return "started on demand: by a call, or a connection"
     if state.departures:
         from meshtrio.supervisor.log_line import find_last_line  # `ps` does without it.
 

@@ -86,6 +86,8 @@ class ProcessRun:
         """Whether it was found to have no calls; the supervisor acts on that, and resets it."""
         self.last_connected_at = self.started_at
         """When there was last found to be a connection to its socket."""
+        self.supervised_since = self.started_at
+        """When this program has begun to supervise it: an upgrade may be later than its start."""
         self.max_age_factor: float | None = None
         """The random factor of its config's `max_age`; None until it is drawn."""
         self.applied_log_level = config.output.log_level

@@ -515,8 +515,10 @@ class Supervisor:
         run.is_idle = False  # It is reported again.
         if timeout is None or run.ready_at is None or self.starts_paused or run.is_kill_requested:
             return
-        # A call that it was started for may not have reached it before.
-        was_ready_long = trio.current_time() - run.ready_at >= timeout
+        # A call that it was started for may not have reached it before. What it has reported during
+        # an upgrade may be out of date.
+        since = max(run.ready_at, run.supervised_since)
+        was_ready_long = trio.current_time() - since >= timeout
         if instance.phase is InstancePhase.RUNNING and run.is_ready and was_ready_long:
             _log.info(
                 "%s: no calls for %g s; stopping it until it is needed", instance.name, timeout

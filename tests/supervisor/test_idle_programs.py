@@ -9,7 +9,9 @@ import pytest
 import trio
 
 from meshtrio.supervisor import recycler
+from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.recycler import check_connections
+from meshtrio.supervisor.supervisor import Supervisor
 
 IDLE_TIMEOUT = 10.0
 
@@ -73,3 +75,32 @@ async def test_a_health_check_is_no_connection_of_a_client(
     assert trio.current_time() - run.last_connected_at > 5
     await look(monkeypatch, run, 2, checks_begun=9)
     assert trio.current_time() - run.last_connected_at < 5
+
+
+@pytest.mark.parametrize(
+    ("ready_ago", "supervised_ago", "is_stopped"),
+    [(11.0, 12.0, True), (9.0, 12.0, False), (11.0, 9.0, False)],
+)
+async def test_a_report_counts_after_the_time_in_which_it_was_ready_and_supervised(
+    ready_ago: float, supervised_ago: float, is_stopped: bool
+) -> None:
+    """One that was made during an upgrade may be out of date, and is made again."""
+    now, stops = trio.current_time(), list[float]()
+    run = SimpleNamespace(
+        is_idle=True,
+        is_ready=True,
+        is_kill_requested=False,
+        ready_at=now - ready_ago,
+        supervised_since=now - supervised_ago,
+    )
+    instance: Any = SimpleNamespace(
+        name="p/0",
+        active_run=run,
+        config=Run.config,
+        phase=InstancePhase.RUNNING,
+        idle=stops.append,
+    )
+    supervisor: Any = SimpleNamespace(starts_paused=False)
+    Supervisor._stop_if_idle(supervisor, instance)
+    assert bool(stops) == is_stopped
+    assert not run.is_idle
