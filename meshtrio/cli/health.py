@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -30,11 +31,13 @@ _UP_STATES = frozenset({"ready", "attached", "idle"})
 """An idle plugin is started by the first call."""
 _DOWN_STATES = frozenset({"stopped", "exited"})
 """States of instances that were stopped on request, or have done their work."""
+_PASSING_STATES = frozenset({"pending", "starting", "stopping"})
+"""States in which calls wait for an instance that is started on demand, and are answered."""
 
 
 @attrs.frozen
 class PluginHealth:
-    """Whether a plugin is ready: at least one of its instances is."""
+    """Whether a plugin is ready: at least one of its instances is, or is started on demand."""
 
     name: str
     ready: bool
@@ -69,8 +72,8 @@ def health(names: tuple[str, ...], timeout: float, as_json: bool, mesh_socket: P
     """
     plugins: Sequence[PluginHealth] = ()
     try:
-        instances = _ask(names, timeout, mesh_socket)
-        plugins = list(summarize(instances, with_stopped=bool(names)))
+        instances, serving = _ask(names, timeout, mesh_socket)
+        plugins = list(summarize(instances, with_stopped=bool(names), serving=serving))
         reason = describe(plugins)
     except (trio.TooSlowError, purerpc.DeadlineExceededError):
         where = mesh_socket or find_mesh_socket()
@@ -92,25 +95,40 @@ def health(names: tuple[str, ...], timeout: float, as_json: bool, mesh_socket: P
 
 def _ask(
     names: Sequence[str], timeout: float, mesh_socket: Path | None
-) -> Sequence[control.Instance]:
-    async def run(channel: Channel) -> Sequence[control.Instance]:
-        reply = await DynamicStub(channel, _HEALTH).Check(health_messages.HealthCheckRequest())
-        if reply.status != health_messages.HealthCheckResponse.SERVING:
+) -> tuple[Sequence[control.Instance], Collection[str]]:
+    """Return the instances, and which plugins serve though none of their instances is up."""
+
+    async def is_serving(channel: Channel, service: str) -> bool:
+        request = health_messages.HealthCheckRequest(service=service)
+        with contextlib.suppress(purerpc.NotFoundError):
+            reply = await DynamicStub(channel, _HEALTH).Check(request)
+            return bool(reply.status == health_messages.HealthCheckResponse.SERVING)
+        return False
+
+    async def run(channel: Channel) -> tuple[Sequence[control.Instance], Collection[str]]:
+        if not await is_serving(channel, ""):
             raise purerpc.FailedPreconditionError("the mesh is stopping")
         request = control.ListInstancesRequest(names=names)
         found = await DynamicStub(channel, _CONTROL).ListInstances(request)
         tasks = [each.name for each in found.instances if each.HasField("task")]
         if names and tasks:
             raise purerpc.InvalidArgumentError(f"{tasks[0]} is a task; health is that of plugins")
-        return [each for each in found.instances if not each.HasField("task")]
+        plugins = [each for each in found.instances if not each.HasField("task")]
+        passing = {each.name for each in plugins if each.state in _PASSING_STATES}
+        asked = passing - {each.name for each in plugins if each.state in _UP_STATES}
+        serving = [name for name in asked if await is_serving(channel, f"plugin.{name}")]
+        return plugins, serving
 
     return run_with_channel(run, mesh_socket, timeout)
 
 
 def summarize(
-    instances: Iterable[control.Instance], *, with_stopped: bool
+    instances: Iterable[control.Instance], *, with_stopped: bool, serving: Collection[str] = ()
 ) -> Iterator[PluginHealth]:
-    """Yield the health of each plugin that has instances; of those that are down if asked for."""
+    """Yield the health of each plugin that has instances; of those that are down if asked for.
+
+    Those that are `serving` are ready, whatever their instances are.
+    """
     by_plugin: dict[str, list[control.Instance]] = {}
     for instance in instances:
         by_plugin.setdefault(instance.name, []).append(instance)
@@ -121,8 +139,9 @@ def summarize(
         reasons = dict.fromkeys(
             f"{each.state}{': ' * bool(each.reason)}{each.reason}" for each in found
         )
-        reason = "" if ready else ", ".join(reasons)
-        yield PluginHealth(name, bool(ready), len(found), len(ready), reason)
+        is_ready = bool(ready) or name in serving
+        reason = "" if is_ready else ", ".join(reasons)
+        yield PluginHealth(name, is_ready, len(found), len(ready), reason)
 
 
 def describe(plugins: Iterable[PluginHealth]) -> str:

@@ -294,7 +294,8 @@ def _service_rows(
     """Yield the rows of a service; those of a node begin with its name."""
     if not state.endpoints:
         start = () if mesh_node is None else (mesh_node,)
-        yield *start, state.service, *"-----", describe_unavailable(state)
+        note = "started on demand" if state.on_demand else describe_unavailable(state)
+        yield *start, state.service, *"-----", note
     for each in sorted(state.endpoints, key=lambda e: (e.priority, e.instance, e.address)):
         start = () if mesh_node is None else (each.node or mesh_node,)
         note = ", ".join(_describe_endpoint(each))

@@ -74,6 +74,8 @@ class LoadBalancer:
         self._is_on_demand = False
         """Whether that is to be called."""
         self._is_demand_reported = False
+        self._has_idle_nodes = False
+        """Whether another node is listed that starts its plugin for a call."""
         self._nursery = nursery
         self._rng = RNG
         self._outlier_detector: OutlierDetector | None = None
@@ -213,7 +215,10 @@ class LoadBalancer:
         self.state_changed.unpark_all()
 
     def _update_ready(self) -> None:
-        self._priority_policy.update_ready(self._endpoints.values())
+        endpoints: Iterable[ChannelEndpoint] = self._endpoints.values()
+        if self._has_idle_nodes:
+            endpoints = _without_needless_starts(self._endpoints.values())
+        self._priority_policy.update_ready(endpoints)
 
     # -- updates -----------------------------------------------------------------------------
 
@@ -280,6 +285,8 @@ class LoadBalancer:
 
     def update_endpoints(self, state: ServiceState) -> None:
         """Follow the endpoints and exit infos of a state of the service."""
+        if state.on_demand:
+            state = state.without_idle_nodes()  # The plugin of this mesh is started first.
         self._is_resolved = True
         self._is_managed = bool(state.endpoints) or not state.unmanaged
         self._is_on_demand = state.on_demand and not state.endpoints
@@ -305,6 +312,7 @@ class LoadBalancer:
             if known.update(listed[endpoint_id]):
                 self._trace_endpoint(known, "has another weight or priority")
         self._endpoints |= added
+        self._has_idle_nodes = any(each.is_idle_node for each in state.endpoints)
         if self._outlier_detector is not None:
             self._outlier_detector.update_endpoints(self._endpoints)
         for endpoint in added.values():
@@ -339,6 +347,15 @@ class LoadBalancer:
             endpoint.subchannel.abort_streams(owner, error)
             endpoint.remove(None)
         self._endpoints.clear()
+
+
+def _without_needless_starts(endpoints: Iterable[ChannelEndpoint]) -> list[ChannelEndpoint]:
+    """Leave out nodes that start their plugin for a call while other endpoints are being connected
+    to, such as all those of a channel that was just opened."""
+    others = [each for each in endpoints if not each.endpoint.is_idle_node]
+    subchannels = [each.subchannel for each in others]
+    is_connecting = any(each.connection is None and not each.connect_error for each in subchannels)
+    return others if is_connecting else [*endpoints]
 
 
 def _pick_with_stream_slot(endpoints: Iterable[ChannelEndpoint]) -> PickResult | None:

@@ -18,14 +18,30 @@ def make_own_entries(
 ) -> dict[str, EndpointEntry]:
     """Return the entries of this node's endpoints of a service, by key.
 
-    An instance and its successor have the same key; the later one has it.
+    An instance and its successor have the same key; the later one has it. A service whose plugin is
+    idle has an entry of the gateway, which starts the plugin for a call.
     """
     found = {}
     for endpoint in state.endpoints:
         entry = _make_entry(service, endpoint, config)
         if entry is not None:
             found[entry.make_key(config.prefix)] = entry
+    if not found and state.on_demand and config.advertise is not None:
+        entry = _make_idle_entry(service, config.advertise, config)
+        found[entry.make_key(config.prefix)] = entry
     return found
+
+
+def _make_idle_entry(service: str, gateway: str, config: DiscoveryConfig) -> EndpointEntry:
+    return EndpointEntry(
+        service,
+        str(Address.parse(gateway)),
+        config.node_name,
+        zone=config.zone,
+        plugin=service.removeprefix(_PLUGIN_PREFIX),
+        is_gateway=True,
+        is_idle=True,
+    )
 
 
 def _make_entry(service: str, endpoint: Endpoint, config: DiscoveryConfig) -> EndpointEntry | None:

@@ -194,6 +194,8 @@ class Topology:
             has_schedule = self._tasks[name].schedule is not None
             text = "has a schedule, and so never has completed; depend on a task without one"
             return text if has_schedule else ""
+        if self._plugins[name].start.is_on_demand:
+            return "is started on demand again whenever it has ended, and so never completes"
         is_restarted = self._plugins[name].restart is RestartPolicy.ALWAYS
         text = 'is always restarted, and so never completes; set its restart to "never" or'
         return f'{text} "on-failure"' if is_restarted else ""

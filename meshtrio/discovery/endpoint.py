@@ -22,6 +22,8 @@ never have existed. Source: gRPC's connection-backoff.md for multiplier, jitter 
 initial 20 ms find a server that has just been restarted."""
 LOCAL_PRIORITY, REMOTE_PRIORITY, OTHER_ZONE_PRIORITY = 0, 1, 2
 """Priorities of endpoints: the lower number is called while any endpoint of it is ready."""
+IDLE_PRIORITY_STEP = 2
+"""Added to the priority of another node whose plugin is idle, and is started by the first call."""
 
 
 class Endpoint(FrozenRecord):
@@ -66,6 +68,11 @@ class Endpoint(FrozenRecord):
         """Whether a program or the config has registered it, so that it may not exist: the mesh
         does not run it, and it is not an address that a channel was opened to."""
         return not self.pid and self.id != self.address
+
+    @property
+    def is_idle_node(self) -> bool:
+        """Whether it is the gateway of another node, which starts an idle plugin for a call."""
+        return bool(self.node) and self.priority >= REMOTE_PRIORITY + IDLE_PRIORITY_STEP
 
     @property
     def reconnect_backoff(self) -> Backoff:
@@ -134,6 +141,11 @@ class ServiceState(FrozenRecord):
     def without_other_nodes(self) -> ServiceState:
         """Return a copy with the endpoints of this mesh only."""
         return self.replace(endpoints=tuple(each for each in self.endpoints if not each.node))
+
+    def without_idle_nodes(self) -> ServiceState:
+        """Return a copy without other nodes that would start their plugin for a call."""
+        kept = tuple(each for each in self.endpoints if not each.is_idle_node)
+        return self.replace(endpoints=kept)
 
 
 @lru_cache(256)

@@ -50,6 +50,8 @@ class EndpointEntry(FrozenRecord):
     """The plugin, if it is an instance of one."""
     is_gateway: bool = False
     """Whether the address is that of the node's gateway, instead of its own."""
+    is_idle: bool = False
+    """Whether the plugin is idle, and started by the first call through the gateway."""
 
     def make_key(self, prefix: str) -> str:
         """Return the key of an endpoint of a node."""
@@ -66,6 +68,8 @@ class EndpointEntry(FrozenRecord):
             "plugin": self.plugin,
             "gateway": self.is_gateway,
         }
+        if self.is_idle:
+            metadata["idle"] = True
         return _encode_update(self.address, metadata)
 
 
@@ -135,6 +139,7 @@ def parse_entry(prefix: str, key: str, value: bytes) -> EndpointEntry | NodeEntr
         _get(metadata, "zone", ""),
         _get(metadata, "plugin", ""),
         metadata.get("gateway") is True,
+        metadata.get("idle") is True,
     )
     # A program may have metadata of its own with the same names.
     if not NODE_NAME.fullmatch(node) or entry.make_key(prefix) != key:

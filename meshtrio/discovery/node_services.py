@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from meshtrio.discovery.endpoint import OTHER_ZONE_PRIORITY, REMOTE_PRIORITY, Endpoint
+from meshtrio.discovery.endpoint import (
+    IDLE_PRIORITY_STEP,
+    OTHER_ZONE_PRIORITY,
+    REMOTE_PRIORITY,
+    Endpoint,
+)
 from meshtrio.discovery.etcd_entries import (
     EndpointEntry,
     EntryError,
@@ -146,12 +151,15 @@ class NodeServices:
 
     def _make(self, endpoint_id: str, members: list[_KnownEndpoint]) -> Endpoint:
         entry = members[0].entry
+        priority = REMOTE_PRIORITY if entry.zone == self._zone else OTHER_ZONE_PRIORITY
+        if entry.is_gateway and all(each.entry.is_idle for each in members):
+            priority += IDLE_PRIORITY_STEP
         return Endpoint(
             id=endpoint_id,
             address=entry.address,
             instance=0 if entry.is_gateway else entry.instance,
             weight=sum(each.entry.weight for each in members),
-            priority=REMOTE_PRIORITY if entry.zone == self._zone else OTHER_ZONE_PRIORITY,
+            priority=priority,
             tls=self._tls,
             node=entry.node or members[0].stored.key,
             is_gateway=entry.is_gateway,

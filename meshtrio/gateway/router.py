@@ -37,7 +37,8 @@ class Router:
 
     Its channels are open while `run` is running. A service is SERVING while one of its endpoints is
     ready. The mesh's own instances are registered only while they are ready; other endpoints are if
-    they accept a connection.
+    they accept a connection. One whose plugin is started by its first call is SERVING, too, or
+    clients that look at its health would never call it.
     """
 
     def __init__(
@@ -311,9 +312,10 @@ class Router:
     async def _is_ready(self, service: str) -> bool:
         if not self._registry.has_service(service):
             return False
-        endpoints = self._registry.resolve(service).endpoints
+        state = self._registry.resolve(service)
+        endpoints = state.endpoints
         if not endpoints or any(endpoint.pid for endpoint in endpoints):
-            return bool(endpoints)
+            return bool(endpoints) or state.on_demand
         # The service may be removed meanwhile.
         with suppress(purerpc.RpcFailedError), trio.move_on_after(_CONNECT_TIMEOUT):
             return await (await self.get_or_open_channel(service)).is_reachable()

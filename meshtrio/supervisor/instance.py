@@ -58,6 +58,9 @@ class Instance:
     """What waits for a connection while it is idle."""
     is_demanded: bool = False
     """Whether it is being started since a connection or a call needs it."""
+    is_demand_deferred: bool = False
+    """Whether calls do not wait for it before `start_at`: its last process has exited with status 0
+    before it was ready."""
     active_run: ProcessRun | None = None
     """The run that serves, or is to serve."""
     replacement_run: ProcessRun | None = None
@@ -166,6 +169,8 @@ class Instance:
     def awaits_demand(self) -> bool:
         """Whether calls are to wait for it, which are reported: it is idle, or being started
         because of one, and has not failed to."""
+        if self.is_demand_deferred:
+            return False
         if self.phase.is_idle:
             return True
         run = self.active_run
@@ -231,6 +236,8 @@ class Instance:
         if self.phase.is_waiting or self.phase.is_restarting:
             self.batch = batch
             self._cancel_replacement()
+        elif self.phase is InstancePhase.IDLING:
+            self.batch = batch
 
     def request_replacement(self, reason: str) -> Replacement:
         """Have the active run replaced; joins the replacement that is in progress, if any."""
@@ -336,10 +343,11 @@ class Instance:
         self._handle_active_exit(InstanceEvent.RETRY)
         self.history, self.start_at = history, start_at
 
-    def await_demand(self, history: RestartHistory, start_at: float) -> None:
+    def await_demand(self, history: RestartHistory, start_at: float, *, was_ready: bool) -> None:
         """Start it again on demand, at `start_at` (seconds, monotonic) at the earliest."""
         self._handle_active_exit(InstanceEvent.AWAIT_DEMAND)
         self.history, self.start_at = history, start_at
+        self.is_demand_deferred = not was_ready
 
     def finish(self, *, is_failure: bool) -> None:
         """Leave it down, as failed or with its work done."""

@@ -44,5 +44,7 @@ class InstanceTable:
         """Remove instances that have no process."""
         removed = set(instances)
         for instance in removed:
+            if instance.demand_watch is not None:
+                instance.demand_watch.cancel()
             instance.close_unused_sockets()
         self.instances = [instance for instance in self.instances if instance not in removed]

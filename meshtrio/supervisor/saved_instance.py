@@ -26,6 +26,7 @@ class SavedInstance:
     start_at: float
     batch: int = 0
     failed_starts: int = 0
+    is_demanded: bool = False
     last_exit: Exit | None = None
     exit_reason: str = ""
     unkillable: tuple[UnkillableProcess, ...] = ()
@@ -66,6 +67,7 @@ def save_instance(instance: Instance, effects: Effects) -> SavedInstance:
         start_at=to_monotonic(instance.start_at),
         batch=instance.batch,
         failed_starts=instance.failed_starts,
+        is_demanded=instance.is_demanded,
         last_exit=instance.last_exit,
         exit_reason=instance.exit_reason,
         unkillable=instance.unkillable,
@@ -84,6 +86,7 @@ def adopt_instance(instance: Instance, saved: SavedInstance) -> None:
     instance.next_replace_at = from_monotonic(saved.next_replace_at)
     instance.replace_failures = saved.replace_failures
     instance.failed_starts = saved.failed_starts
+    instance.is_demanded = saved.is_demanded
     instance.last_exit, instance.exit_reason = saved.last_exit, saved.exit_reason
     instance.unkillable = saved.unkillable
     instance.line_buffer.adopt(saved.lines, instance.config.output.kept)

@@ -108,7 +108,9 @@ class Supervisor:
             emit=self._emit,
             on_change=self._wake,
         )
-        self._demand = DemandController(self._table, registry, self._factory, self._wake)
+        self._demand = DemandController(
+            self._table, self._dependencies, registry, self._factory, self._wake
+        )
         registry.on_demand = self._demand.handle_call
         self._reconciler = self._make_reconciler()
         self.config = MeshConfig()
@@ -122,6 +124,7 @@ class Supervisor:
         self._reconciled = trio.lowlevel.ParkingLot()
         if adopted is not None:
             self._adopt(adopted)
+        self._demand.report()
         self.shutdown_started = trio.Event()
         """Set when the graceful shutdown of the mesh begins."""
 

@@ -18,6 +18,7 @@ from tests.support.mesh_processes import (
     plugin_table,
     run_meshtrio,
     serve_mesh,
+    wait_until,
 )
 
 STEADY = plugin_table("steady", "-I", "-S", "minimal.py", instances=2)
@@ -69,6 +70,22 @@ def test_all_that_is_to_run(short_dir: Path) -> None:
         run_command_ok(mesh, "stop", "unready")
         assert run_command_ok(mesh, "health") == "healthy: steady\n"
         assert json.loads(run_command_ok(mesh, "health", "--json"))["healthy"] is True
+
+
+def test_one_that_is_started_on_demand_is_healthy_while_it_starts(short_dir: Path) -> None:
+    """Calls wait for it; those of a container's check would otherwise find it unhealthy then."""
+    settings = {"ready_timeout": 600, "start": "on-demand", "listen_fds": True}
+    table = plugin_table("slow", "startup_faults.py", "never-bind", **settings)
+    with serve_mesh(short_dir, table) as mesh, socket.socket(socket.AF_UNIX) as client:
+        held = mesh.runtime_dir / "slow-0.held.sock"
+        wait_until(held.exists)
+        assert run_command_ok(mesh, "health") == "healthy: slow\n"
+        client.connect(str(held))
+        mesh.wait_for_log("started as pid")
+        assert [row["state"] for row in mesh.ps()] == ["starting"]
+        assert run_command_ok(mesh, "health") == "healthy: slow\n"
+        run_command_ok(mesh, "stop", "slow")
+        assert "slow is not ready (stopped" in run_failing_command(mesh, "health", "slow")
 
 
 def test_a_mesh_that_hangs_is_found_within_the_timeout(short_dir: Path) -> None:

@@ -10,6 +10,7 @@ from meshtrio.cluster.discovery_url import parse_discovery_url
 from meshtrio.cluster.own_endpoints import is_reachable, make_own_entries
 from meshtrio.config import DiscoveryConfig
 from meshtrio.discovery.endpoint import REMOTE_PRIORITY, Endpoint, ServiceState
+from meshtrio.discovery.etcd_entries import parse_entry
 from meshtrio.util.address import Address
 from meshtrio.util.errors import ConfigError
 from meshtrio.util.tls_config import ClientTlsConfig
@@ -82,6 +83,22 @@ def test_plugins_are_called_straight_if_they_can_be_else_by_the_gateway() -> Non
     assert entries(config, on_port.replace(tls=tls))["meshtrio/plugin.p/n/3"][1]
     without_gateway = DiscoveryConfig(etcd=["http://h"], node="n")
     assert entries(without_gateway, Endpoint("0", "unix:/p-0.sock", pid=8)) == {}
+
+
+def test_an_idle_plugin_is_published_as_the_gateway_that_starts_it() -> None:
+    config = DiscoveryConfig(etcd=["http://h"], node="n", advertise="tcp://10.0.0.5:7443")
+    idle = make_own_entries("plugin.p", ServiceState(on_demand=True), config)
+    assert list(idle) == ["meshtrio/plugin.p/n/0"]
+    (entry,) = idle.values()
+    assert (entry.address, entry.is_gateway, entry.is_idle) == ("tcp:10.0.0.5:7443", True, True)
+    assert parse_entry(config.prefix, *idle, entry.make_value()) == entry
+    # Another node that has it is no reason to leave it out, and an instance is one.
+    of_node = ServiceState((Endpoint("2", "tcp:10.0.0.9:1", node="other"),), on_demand=True)
+    assert make_own_entries("plugin.p", of_node, config) == idle
+    on_port = ServiceState((Endpoint("1", "tcp:10.0.0.5:80", instance=3, pid=9),), on_demand=True)
+    assert list(make_own_entries("plugin.p", on_port, config)) == ["meshtrio/plugin.p/n/3"]
+    without_gateway = DiscoveryConfig(etcd=["http://h"], node="n")
+    assert make_own_entries("plugin.p", ServiceState(on_demand=True), without_gateway) == {}
 
 
 def test_endpoints_of_others_are_not_published() -> None:

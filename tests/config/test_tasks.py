@@ -15,6 +15,7 @@ from meshtrio.config import (
     MeshConfig,
     PluginConfig,
     RestartPolicy,
+    StartMethod,
     TaskConfig,
     load,
 )
@@ -181,6 +182,14 @@ WRONG_TOGETHER: dict[str, tuple[list[PluginConfig], list[TaskConfig], str]] = {
         [plugin("p", depends_on={"q": "completed"}), plugin("q")],
         [],
         "'q' is always restarted, and so never completes",
+    ),
+    "a plugin that is started on demand": (
+        [
+            plugin("p", depends_on={"q": "completed"}),
+            plugin("q", start=StartMethod.ON_DEMAND, listen_fds=True, **NEVER),
+        ],
+        [],
+        "'q' is started on demand again whenever it has ended, and so never completes",
     ),
     "unknown": ([], [task("t", depends_on=["x"])], "'x' is no plugin, group or task"),
     "a cycle": (

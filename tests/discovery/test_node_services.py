@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from meshtrio.discovery.endpoint import OTHER_ZONE_PRIORITY, REMOTE_PRIORITY, Endpoint
+from meshtrio.discovery.endpoint import (
+    OTHER_ZONE_PRIORITY,
+    REMOTE_PRIORITY,
+    Endpoint,
+    ServiceState,
+)
 from meshtrio.discovery.etcd_entries import EndpointEntry, NodeEntry, make_node_key
 from meshtrio.discovery.node_services import NodeServices, StoredEntry
 from meshtrio.discovery.registry import Manager, Registry
+from meshtrio.discovery.registry_messages import state_from_message, state_to_message
 
 SERVICE = "plugin.echo"
 
@@ -70,6 +76,24 @@ def test_the_same_zone_comes_first() -> None:
     services.apply(map(put, [instance("a", 0), far]), [], is_snapshot=True)
     found = [each.priority for each in services.make_endpoints(SERVICE)]
     assert found == [REMOTE_PRIORITY, OTHER_ZONE_PRIORITY]
+
+
+def test_nodes_where_it_is_idle_come_last() -> None:
+    services = make_services()
+    gateway = {"is_gateway": True, "is_idle": True, "address": "tcp:10.0.0.9:7443"}
+    near, far = instance("a", 0, **gateway), instance("b", 0, zone="elsewhere", **gateway)
+    services.apply(map(put, [near, far]), [], is_snapshot=True)
+    found = services.make_endpoints(SERVICE)
+    assert [(each.priority, each.is_idle_node) for each in found] == [(3, True), (4, True)]
+    # An instance makes it another priority of the same endpoint.
+    services.apply([put(near.replace(is_idle=False))], [], is_snapshot=False)
+    after = services.make_endpoints(SERVICE)
+    assert {each.id for each in after} == {each.id for each in found}
+    assert sorted((each.priority, each.is_idle_node) for each in after) == [(1, False), (4, True)]
+    state = ServiceState(tuple(after), on_demand=True).without_idle_nodes()
+    assert [each.priority for each in state.endpoints] == [1]
+    # What a client is told by its mesh is the same.
+    assert state_from_message(state_to_message(SERVICE, state)) == state
 
 
 def test_entries_of_this_node_are_kept_apart() -> None:

@@ -135,3 +135,21 @@ async def test_a_file_that_is_gone_is_noticed(short_dir: Path) -> None:
         assert watched.watch.is_path_lost
         watched.watch.cancel()
     watched.watch.held.close()
+
+
+def test_a_group_restart_waits_for_an_idle_process_and_does_not_start_it_again() -> None:
+    instance: Any = Instance(PLUGIN, 0)
+    instance.phase = InstancePhase.IDLING
+    instance.request_restart(3)
+    assert (instance.phase, instance.batch) == (InstancePhase.IDLING, 3)
+
+
+def test_calls_do_not_wait_for_one_that_has_ended_before_it_was_ready() -> None:
+    instance: Any = Instance(PLUGIN, 0)
+    for was_ready in (False, True):
+        instance.phase = InstancePhase.RUNNING
+        instance.await_demand(instance.history, 5.0, was_ready=was_ready)
+        assert (instance.phase, instance.awaits_demand) == (InstancePhase.IDLE, was_ready)
+        # A connection waits in the backlog all the time.
+        instance.request_demand()
+        assert (instance.phase, instance.awaits_demand) == (InstancePhase.WAITING, was_ready)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
+from meshtrio.supervisor.policy.state import InstanceState
 from tests import ROOT
 from tests.support.monitored_mesh import (
     ALERTS_AFTER_RESTART,
@@ -60,6 +61,40 @@ def promtool(*arguments: str, text: str | None = None) -> None:
 def test_promtool_finds_nothing_wrong_with_the_files() -> None:
     promtool("check", "config", str(MONITORING / "prometheus.yml"))
     promtool("check", "rules", str(MONITORING / "alerts.yml"))
+
+
+STATE_ALERTS = ("MeshtrioPluginDown", "MeshtrioInstanceNotReady")
+
+
+@pytest.mark.parametrize(
+    ("state", "alerts"),
+    [("ready", ()), ("idle", ()), ("stopped", ()), ("backoff", STATE_ALERTS)],
+)
+def test_which_states_of_an_instance_are_alerts(
+    state: str, alerts: tuple[str, ...], tmp_path: Path
+) -> None:
+    labels = 'job="m",instance="h",plugin="p",plugin_instance="0"'
+    series = [
+        {
+            "series": f'mesh_instance_state{{{labels},state="{each.value}"}}',
+            "values": f"{int(each.value == state)}x30",
+        }
+        for each in InstanceState
+    ]
+    # None is expected, so that those that fire are reported.
+    none = [{"eval_time": "20m", "alertname": name, "exp_alerts": []} for name in STATE_ALERTS]
+    rules_test = {
+        "rule_files": [str(MONITORING / "alerts.yml")],
+        "evaluation_interval": "1m",
+        "tests": [{"interval": "1m", "input_series": series, "alert_rule_test": none}],
+    }
+    path = tmp_path / "test.yml"
+    path.write_text(json.dumps(rules_test))  # YAML includes JSON.
+    command = [find_debian_tool("promtool"), "test", "rules", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    output = done.stdout + done.stderr
+    assert tuple(name for name in STATE_ALERTS if f"alertname: {name}" in output) == alerts
+    assert done.returncode == bool(alerts), output
 
 
 def test_promtool_finds_nothing_wrong_with_the_exposition(monitored: MonitoringRun) -> None:

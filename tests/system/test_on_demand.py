@@ -19,9 +19,11 @@ from echo.v1.echo_pb2 import EchoRequest, SlowRequest
 
 from meshtrio import mesh
 from meshtrio.client.channel import Channel, connect_to
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.config import load
 from meshtrio.contract import TARGET_METADATA_KEY
 from meshtrio.errors import PluginFailedError
+from meshtrio.messages import health
 from meshtrio.supervisor import events
 from meshtrio.transport.dial import connect_socket
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
@@ -170,6 +172,7 @@ async def test_what_makes_no_call_does_not_start_it(short_dir: Path) -> None:
                 partial(run_meshtrio, "services", "--mesh-socket", str(watched.mesh.socket))
             )
             assert listed.returncode == 0, listed.stderr
+            assert "started on demand" in listed.stdout
             assert not await local.is_reachable()
             assert not await remote.is_reachable()
             assert states(watched) == ["idle"]
@@ -187,6 +190,26 @@ async def test_the_gateway_starts_it_for_the_services_of_its_config(short_dir: P
             await echo(channel)
             assert count_starts(watched) > number
             await wait_for_states(watched, "idle")
+
+
+async def test_its_health_is_serving_while_it_is_idle(short_dir: Path) -> None:
+    """Or clients that look at it, such as load balancers, would never call it."""
+    async with (
+        run_mesh(echo_table(), short_dir) as watched,
+        connect_to(f"unix:{watched.mesh.socket}") as channel,
+    ):
+        await wait_for_states(watched, "idle")
+        assert await check_health(channel, "plugin.echo") == "SERVING"
+        assert (states(watched), count_starts(watched)) == (["idle"], 0)
+        await watched.mesh.stop("echo")
+        assert await check_health(channel, "plugin.echo") == "NOT_SERVING"
+
+
+async def check_health(channel: Channel, service: str) -> str:
+    descriptor = health.DESCRIPTOR.services_by_name["Health"]
+    request = health.HealthCheckRequest(service=service)
+    reply = await DynamicStub(channel, descriptor).Check(request)
+    return str(health.HealthCheckResponse.ServingStatus.Name(reply.status))
 
 
 async def test_a_stream_keeps_it_running(short_dir: Path) -> None:
@@ -308,6 +331,22 @@ async def test_what_depends_on_it_is_started_while_it_is_idle(short_dir: Path) -
         await wait_for_states(watched, "idle", "ready")
 
 
+@pytest.mark.parametrize("connect", CONNECTORS[:2])
+async def test_calls_that_do_not_wait_fail_while_what_it_depends_on_is_stopped(
+    short_dir: Path, connect: Connector
+) -> None:
+    other = plugin_table("other", "sleeping_echo.py")
+    table = echo_table(depends_on=["other"]) + other
+    async with run_mesh(table, short_dir) as watched, connect(watched) as channel:
+        await watched.mesh.stop("other")
+        for _ in range(2):
+            with trio.fail_after(60), pytest.raises(purerpc.UnavailableError):
+                await echo(channel, wait_for_ready=False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(echo, channel)
+            await watched.mesh.start("other")
+
+
 # -- failures ---
 
 
@@ -346,6 +385,29 @@ async def test_clean_exits_leave_it_idle_and_do_not_spin(short_dir: Path) -> Non
         times = [event.time for event in watched.find_events(events.Starting)]
         assert times[1] - times[0] >= 0.2
         assert times[2] - times[1] >= 0.4
+
+
+@pytest.mark.parametrize("connect", CONNECTORS[:2])
+@pytest.mark.parametrize(("status", "restart"), [(0, "on-failure"), (3, "always")])
+async def test_calls_that_do_not_wait_fail_if_it_ends_before_it_is_ready(
+    short_dir: Path, connect: Connector, status: int, restart: str
+) -> None:
+    """And they fail with the reason. Others wait for the next start."""
+    table = plugin_table(
+        *("echo", "-c", f"raise SystemExit({status})"),
+        start="on-demand",
+        listen_fds=True,
+        restart=restart,
+        backoff={"initial": 1.0, "multiplier": 1.0, "jitter": 0.0},
+    )
+    async with run_mesh(table, short_dir) as watched, connect(watched) as channel:
+        with trio.fail_after(60), pytest.raises(purerpc.UnavailableError, match=f"status {status}"):
+            await echo(channel, wait_for_ready=False)
+        count = count_starts(watched)
+        with trio.move_on_after(3):
+            await echo(channel)
+            pytest.fail("it was answered")
+        assert count_starts(watched) > count
 
 
 async def test_a_failure_without_restart_is_final(short_dir: Path) -> None:

@@ -76,7 +76,9 @@ def plan(
     emptying = {
         entry.batch
         for entry in table
-        if entry.phase.is_restarting or (entry.phase.is_waiting and entry.is_running)
+        if entry.phase.is_restarting
+        or entry.phase is InstancePhase.IDLING
+        or (entry.phase.is_waiting and entry.is_running)
     } - {0}
     startable = [
         entry

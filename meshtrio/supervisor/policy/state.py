@@ -201,7 +201,6 @@ _PHASES: dict[InstancePhase, dict[InstanceEvent, InstancePhase]] = {
     _P.IDLING: {
         _E.START: _P.RESTARTING,
         _E.STOP: _P.STOPPING,
-        _E.RESTART: _P.RESTARTING,
         _E.DEMAND: _P.RESTARTING,
         _E.ALL_EXITED: _P.IDLE,
     },

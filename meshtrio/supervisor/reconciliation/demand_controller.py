@@ -12,6 +12,7 @@ from meshtrio.supervisor.demand import DemandWatch
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.instance_table import InstanceTable
 from meshtrio.supervisor.policy.state import InstancePhase
+from meshtrio.supervisor.reconciliation.dependency_tracker import DependencyTracker
 from meshtrio.supervisor.reconciliation.run_factory import RunFactory
 
 
@@ -21,6 +22,7 @@ class DemandController:
     def __init__(
         self,
         table: InstanceTable,
+        dependencies: DependencyTracker,
         registry: Registry,
         factory: RunFactory,
         on_demand: Callable[[], None],
@@ -29,11 +31,13 @@ class DemandController:
 
         Args:
             table: All instances.
+            dependencies: What they wait for.
             registry: Gets the services that calls start.
             factory: Makes the specs of their runs, with the addresses.
             on_demand: Called when an instance may be started, or is available.
         """
         self._table = table
+        self._dependencies = dependencies
         self._registry = registry
         self._factory = factory
         self._on_demand = on_demand
@@ -81,7 +85,9 @@ class DemandController:
             if instance.is_ready and not instance.phase.is_leaving:
                 instance.is_demanded = False
             if instance.config.start.is_on_demand and instance.config.has_service:
-                by_service[instance.config.service_name] |= instance.awaits_demand
+                is_hopeless = self._dependencies.waits_in_vain(instance)
+                awaits = instance.awaits_demand and not is_hopeless
+                by_service[instance.config.service_name] |= awaits
         for service, on_demand in by_service.items():
             self._registry.set_on_demand(service, on_demand=on_demand)
 
@@ -90,7 +96,8 @@ def take_idle_report(instance: Instance) -> bool:
     """Return whether the process of an instance has reported that it has no calls, once.
 
     It has to be one that is started again on demand, and to have been ready for its `idle_timeout`:
-    a call that it was started for may not have reached it before.
+    a call that it was started for may not have reached it before. What it has reported during an
+    upgrade may be out of date.
     """
     run, timeout = instance.active_run, instance.config.idle_timeout
     if run is None or not run.is_idle:
@@ -98,5 +105,6 @@ def take_idle_report(instance: Instance) -> bool:
     run.is_idle = False  # It is reported again.
     if timeout is None or run.ready_at is None or run.is_kill_requested:
         return False
-    was_ready_long = trio.current_time() - run.ready_at >= timeout
+    since = max(run.ready_at, run.supervised_since)
+    was_ready_long = trio.current_time() - since >= timeout
     return instance.phase is InstancePhase.RUNNING and run.is_ready and was_ready_long

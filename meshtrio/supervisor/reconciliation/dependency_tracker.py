@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from meshtrio.config.topology import Dependencies, Topology
+from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.instance_table import InstanceTable
-from meshtrio.supervisor.policy.plan import DependencyStatus
+from meshtrio.supervisor.policy.plan import DependencyStatus, find_unready_dependencies
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.reconciliation.waiting import DependencyExplainer
 from meshtrio.supervisor.tasks.runner import TaskRunner
@@ -40,6 +41,14 @@ class DependencyTracker:
             ready=frozenset(available),
             completed=self._tasks.completed | exited,
         )
+
+    def waits_in_vain(self, instance: Instance) -> bool:
+        """Whether an instance is not started, since what it needs was stopped or has failed."""
+        if not instance.phase.is_waiting or instance.is_running:
+            return False
+        needed = find_unready_dependencies(instance, self._table.instances, self.dependencies)
+        is_down = any(all(each.phase.is_final for each in of_plugin) for of_plugin in needed)
+        return is_down or bool(self.explain().explain_failure(instance.plugin))
 
     def explain(self) -> DependencyExplainer:
         """Return explanations of the dependencies that are not met."""

@@ -100,7 +100,8 @@ class ExitHandler:
                 if companions:
                     self._restart_together([instance, *self._table.select(companions)])
             case restart.AwaitDemand(delay=delay, history=history):
-                instance.await_demand(history, now + delay)
+                was_ready = run.ready_at is not None
+                instance.await_demand(history, now + delay, was_ready=was_ready)
             case restart.Finish(is_failure=is_failure, restarts=restarts):
                 instance.finish(is_failure=is_failure)
                 self._emit(instance, events.GaveUp, exit=process_exit, restarts=restarts)

@@ -67,6 +67,10 @@ class Reconciler:
             self._replace(instance, runs)
             self._stop_if_idle(instance)
             self.demand.watch(instance, runs)
+            if instance.is_demand_deferred:
+                instance.is_demand_deferred = trio.current_time() < instance.start_at
+            if instance.is_demand_deferred:
+                wake_at = min(wake_at, instance.start_at)
         self.demand.report()
         return min(wake_at, next_start)
 

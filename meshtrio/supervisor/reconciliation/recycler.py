@@ -59,7 +59,7 @@ async def _check(
         if (watch := instance.demand_watch) is not None and watch.is_path_lost:
             watch.cancel()
             on_request()
-    await _check_connections(with_process)
+    await check_connections(with_process)
     for instance in with_process:
         for run in instance.runs():
             run.check_socket()
@@ -79,12 +79,13 @@ async def _check_memory(runs: Iterable[ProcessRun | TaskRun], effects: Effects) 
             run.record_rss(rss_by_group.get(run.process.pid, 0))
 
 
-async def _check_connections(instances: Iterable[Instance]) -> None:
+async def check_connections(instances: Iterable[Instance]) -> None:
     """Find the runs to which there were no connections for their `idle_timeout`."""
     for instance in instances:
         run = instance.active_run
         if run is None or not run.is_ready or run.config.idle_timeout is None:
             continue
+        checks_ended = run.checks_ended
         try:
             count = await trio.to_thread.run_sync(
                 count_connections, run.spec.address, abandon_on_cancel=True
@@ -93,6 +94,8 @@ async def _check_connections(instances: Iterable[Instance]) -> None:
             _log.warning("cannot count the connections to %s: %s", instance.name, exc)
             continue
         now, ready_at = trio.current_time(), run.ready_at or math.inf
+        if count == 1 and run.checks_begun != checks_ended:
+            continue  # It may be that of a health check, all of which begin at such times.
         if count != 0:  # If it is not known, the plugin has to report that it is idle.
             run.last_connected_at = now
         elif now - max(run.last_connected_at, ready_at) >= run.config.idle_timeout:

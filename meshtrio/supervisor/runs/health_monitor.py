@@ -51,6 +51,10 @@ class HealthMonitor:
     """What its processes had done when it last failed a check; None if it answered the last one."""
     _unanswered_checks: int = attrs.field(default=0, init=False)
     """Number of checks in a row without an answer, whose connections may still be queued."""
+    checks_begun: int = attrs.field(default=0, init=False)
+    """Number of liveness checks so far."""
+    checks_ended: int = attrs.field(default=0, init=False)
+    """Number of those that are over; their connections are closed."""
 
     async def run(self) -> Exit:
         """Wait for readiness, then check liveness; return why the process has to be ended.
@@ -109,7 +113,9 @@ class HealthMonitor:
             await trio.sleep_forever()
         while True:
             await sleep_until_tick(config.interval * _INTERVAL_SLACK, min_delay=config.interval)
+            self.checks_begun += 1
             result = await liveness.check(config.timeout)
+            self.checks_ended += 1
             if result.is_alive:
                 self._last_sample, self._unanswered_checks = None, 0
             elif not result.is_wrong_server:

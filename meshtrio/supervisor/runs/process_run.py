@@ -71,6 +71,8 @@ class ProcessRun:
         """Whether it was found to have no calls; the supervisor acts on that, and resets it."""
         self.last_connected_at = self.availability.started_at
         """When there was last found to be a connection to its socket."""
+        self.supervised_since = self.availability.started_at
+        """When this program has begun to supervise it: an upgrade may be later than its start."""
         self.max_age_factor: float | None = None
         """The random factor of its config's `max_age`; None until it is drawn."""
         self.applied_log_level = config.output.log_level
@@ -174,6 +176,16 @@ class ProcessRun:
         """Have the supervisor stop it, if it is started again on demand: it has no calls."""
         self.is_idle = True
         self._on_change()
+
+    @property
+    def checks_begun(self) -> int:
+        """Number of liveness checks so far."""
+        return 0 if self.supervision is None else self.supervision.health.checks_begun
+
+    @property
+    def checks_ended(self) -> int:
+        """Number of those that are over."""
+        return 0 if self.supervision is None else self.supervision.health.checks_ended
 
     def check_socket(self) -> None:
         """Check its health at once if another file has taken the place of its socket."""

@@ -101,6 +101,16 @@ CASES = {
         {},
         "",
     ),
+    "a batch waits for one that is about to be idle": (
+        [up("a", P.IDLING, batch=1), Row("b", batch=1)],
+        {},
+        "",
+    ),
+    "a batch does not wait for one that is idle": (
+        [Row("a", P.IDLE, batch=1), Row("b", batch=1)],
+        {},
+        "+b",
+    ),
     "a batch does not wait for one that was stopped": (
         [up("a", P.STOPPING, batch=1), Row("b", batch=1)],
         {},

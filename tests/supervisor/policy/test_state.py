@@ -38,7 +38,7 @@ PHASES = {
     # phase            START            STOP         RESTART          REPLACE
     "waiting":        ("waiting",        "stopped",     "waiting",        ""),
     "idle":           ("waiting",        "stopped",     "idle",           ""),
-    "idling":         ("restarting",     "stopping",    "restarting",     ""),
+    "idling":         ("restarting",     "stopping",    "idling",         ""),
     "backoff":        ("backoff",        "stopped",     "backoff",        ""),
     "running":        ("running",        "stop queued", "restart queued", "replace queued"),
     "replace queued": ("replace queued", "stop queued", "restart queued", "replace queued"),

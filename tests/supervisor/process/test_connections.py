@@ -29,15 +29,18 @@ def test_accepted_connections_are_counted(family: socket.AddressFamily, short_di
             address = f"tcp:{host}:{listener.getsockname()[1]}"
         listener.listen()
         assert count_connections(address) == 0
-        accepted = []
+        accepted, clients = [], []
         for number in range(1, 4):
             client = stack.enter_context(socket.socket(family))
             client.connect(target)
+            clients.append(client)
             accepted.append(stack.enter_context(listener.accept()[0]))
             assert count_connections(address) == number
         for unrelated in socket.socketpair():
             stack.enter_context(unrelated)
         assert count_connections(address) == 3
+        clients.pop().close()
+        assert count_connections(address) == 2
         for each in accepted:
             each.close()
         assert count_connections(address) == 0
