@@ -132,11 +132,13 @@ class Registry:
         when it is declared again.
         """
         if service in self._services:
+            if manager is Manager.THIS_MESH:
+                self._update(service, on_demand=False)
             managers = self._managers.pop(service, set()) - {manager}
             if managers:
                 self._managers[service] = managers
                 return
-            self._update(service, unmanaged=True, on_demand=False)
+            self._update(service, unmanaged=True)
             if not self._services[service].value.endpoints:
                 self._removed.add(service)
                 self._mark_changed(service)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from echo.v1.echo_grpc import EchoServiceStub
@@ -112,6 +113,25 @@ async def test_a_mesh_starts_its_own_plugin_before_that_of_another_node(
             await b.mesh.stop("echo")
             await echo(beside)
             assert count_starts(a) == 1
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+async def test_a_plugin_whose_service_a_reload_removes_is_called_on_another_node(
+    short_dir: Path, etcd: EtcdCluster, is_removed: bool
+) -> None:
+    without_service = make_idle_plugin(service=False, ready="started")
+    async with (
+        run_node(short_dir, etcd, "a", make_idle_plugin()) as a,
+        run_node(short_dir, etcd, "b", make_idle_plugin()) as b,
+        b.mesh.connect(SERVICE) as channel,
+    ):
+        await wait_until(lambda: find_priorities(b) == [3])
+        await b.mesh.reload(
+            attrs.evolve(b.mesh.config, plugins=() if is_removed else [without_service])
+        )
+        with trio.fail_after(60):
+            await echo(channel)
+        assert count_starts(a) == 1
 
 
 async def test_a_node_where_it_is_ready_is_called_before_one_where_it_is_idle(
