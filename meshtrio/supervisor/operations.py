@@ -45,6 +45,17 @@ from meshtrio.util.concurrency import background_service, open_collapsing_nurser
 from meshtrio.util.errors import UnknownNameError, UsageError
 from meshtrio.util.log_level import LogLevel
 
+_FIXED_SETTINGS = (
+    "runtime_dir",
+    "cgroup",
+    "reap_orphans",
+    "gateway",
+    "dashboard",
+    "telemetry",
+    "log",
+)
+"""Settings that a reload cannot change."""
+
 
 @attrs.frozen
 class DrainResult:
@@ -340,7 +351,7 @@ class Operations:
             return await self._reload(await load())
 
     async def _reload(self, config: MeshConfig) -> ReloadResult:
-        for fixed in ("runtime_dir", "cgroup", "reap_orphans", "gateway", "telemetry", "log"):
+        for fixed in _FIXED_SETTINGS:
             if getattr(config, fixed) != getattr(self._supervisor.config, fixed):
                 raise UsageError(f"{fixed} cannot be changed while the mesh runs")
         directory.validate(config)

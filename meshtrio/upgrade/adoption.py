@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from contextlib import ExitStack
+from pathlib import Path
 
 import attrs
 
@@ -22,7 +23,11 @@ from meshtrio.util.errors import ConfigError, UsageError
 
 _log = logging.getLogger("meshtrio.mesh")
 
-_ADDRESS_KEYS = {"gateway": "[mesh.gateway] listen", "metrics": "[mesh.telemetry] metrics"}
+_ADDRESS_KEYS = {
+    "gateway": "[mesh.gateway] listen",
+    "metrics": "[mesh.telemetry] metrics",
+    "dashboard": "[mesh.dashboard] listen",
+}
 _FIXED = ("cgroup", "discovery")
 """Settings, apart from the runtime dir, that an upgrade cannot change."""
 
@@ -70,11 +75,9 @@ class Adoption:
                     except UsageError as exc:
                         raise UsageError(f"{_ADDRESS_KEYS[key]}: {exc}") from None
         if (tls := config.gateway.tls) is not None:
-            try:
-                make_server_ssl_context(tls.certificate, tls.key, tls.client_ca)
-            except OSError as exc:
-                text = f"mesh: gateway: tls: cannot be used: {exc.strerror or exc}"
-                raise ConfigError([text]) from None
+            _check_tls("gateway: tls", tls.certificate, tls.key, tls.client_ca)
+        if (certificate := config.dashboard.certificate) is not None:
+            _check_tls("dashboard: certificate", certificate, config.dashboard.key)
 
     def _check_passed_sockets(self, config: MeshConfig) -> None:
         before, after = _tcp_addresses(self.saved.supervisor.config), _tcp_addresses(config)
@@ -128,6 +131,16 @@ class Adoption:
         os.close(self._descriptor)
 
 
+def _check_tls(
+    where: str, certificate: Path, key: Path | None, client_ca: Path | None = None
+) -> None:
+    try:
+        make_server_ssl_context(certificate, key, client_ca)
+    except OSError as exc:
+        text = f"mesh: {where}: cannot be used: {exc.strerror or exc}"
+        raise ConfigError([text]) from None
+
+
 def _tcp_addresses(config: MeshConfig) -> dict[str, str]:
     """Return the addresses of the mesh's TCP ports, by their names in `_ADDRESS_KEYS`."""
     found = {}
@@ -135,4 +148,6 @@ def _tcp_addresses(config: MeshConfig) -> dict[str, str]:
         found["gateway"] = config.gateway.listen
     if config.telemetry.metrics is not None:
         found["metrics"] = f"tcp:{config.telemetry.metrics}"
+    if config.dashboard.listen is not None:
+        found["dashboard"] = f"tcp:{config.dashboard.listen}"
     return found
