@@ -61,7 +61,8 @@ def is_secret_name(name: str) -> bool:
     if not words or words[-1] in _FILE_WORDS:
         return False
     joined = "".join(words)
-    return not _SECRET_WORDS.isdisjoint(words) or any(part in joined for part in _SECRET_PARTS)
+    has_part = any(part in joined for part in _SECRET_PARTS)
+    return has_part or any(each in _SECRET_WORDS or each.endswith("pass") for each in words)
 
 
 def mask_url(text: str) -> str:
@@ -74,8 +75,8 @@ def mask_url(text: str) -> str:
 def _mask_url_word(word: str) -> str:
     before, at, rest = word.rpartition("@")
     scheme, slashes, _ = before.partition("//")
-    # A mail address has no password.
-    if at and (slashes or ":" in before):
+    # A mail address has no password, nor has a path.
+    if at and (slashes or (":" in before and not before.startswith("unix:/"))):
         word = f"{scheme}{slashes}{MASK}@{rest}" if slashes else f"{MASK}@{rest}"
     if "//" in word:
         word = _QUERY.sub(_mask_query, word, count=1)
