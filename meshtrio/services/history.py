@@ -328,7 +328,7 @@ class ProcessHistory:
                     yield control.HistoryUpdate(lives=[life], time=time.time(), missed=missed)
 
     def _refresh_states(self) -> None:
-        """Note what instances and tasks without a process wait for now, which need have no event."""
+        """Note what instances and tasks without a process wait for now: not all has events."""
         owners: list[Instance | Task] = [*self._supervisor.instances]
         owners += self._supervisor.tasks.tasks.values()
         found = {each.key: each for each in owners}
