@@ -56,6 +56,7 @@ _ANSWERS = (
 _CAUSES = {events.Restarting: "restart", events.Renewing: "renewal", events.TaskRetrying: "retry"}
 """What the next process is started for, by the event."""
 _IGNORED = frozenset({events.LineWritten, events.LinesDropped, events.TaskMissed})
+"""Events that are about no process, or too many to be kept."""
 
 
 @attrs.frozen(kw_only=True)
@@ -137,6 +138,10 @@ class ProcessHistory:
         for dropped in saved.dropped:
             track = store.get(dropped.key)
             track.dropped, track.dropped_until = dropped.count, dropped.until
+        for track in store.tracks.values():
+            last = track.last_ended
+            if last is not None and last.next_state == InstanceState.BACKOFF.value:
+                track.cause = "retry" if last.is_task else "restart"
         assert saved.since is not None
         store.since, store.last_id = saved.since, saved.last_id
 

@@ -556,6 +556,15 @@ def test_what_follows_an_end_before_the_upgrade_is_noted_after_it(clock: Clock) 
     assert kinds(life) == ["ready", "exited", "gave-up"]
 
 
+def test_a_restart_that_is_due_after_the_upgrade(clock: Clock) -> None:
+    mesh = FakeMesh(clock, "a")
+    mesh.start("a", 1)
+    mesh.fail("a", 1)
+    after = hand_over(mesh)
+    after.start("a", 2)
+    assert [life.follows for life in after.lives()] == ["start", "restart"]
+
+
 def test_processes_of_a_mesh_without_history_are_adopted(clock: Clock) -> None:
     mesh = FakeMesh(clock, "a", "b")
     mesh.instances[0].set_process(7, uptime=100.0)
