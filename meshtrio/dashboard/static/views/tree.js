@@ -1,0 +1,2 @@
+export const title = 'Tree';
+export default function Tree() { return null; }
