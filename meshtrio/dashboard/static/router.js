@@ -30,6 +30,8 @@ export function navigate(view, params) {
 /** Changes parameters of the current view in place, such as a filter that is typed. */
 export function setParams(changes) {
   const { view, params } = route.value;
-  history.replaceState(null, '', href(view, { ...params, ...changes }));
-  update();
+  const hash = href(view, { ...params, ...changes });
+  history.replaceState(null, '', hash);
+  // Browsers ignore what comes too often, so the address is not asked.
+  route.set(parseHash(hash));
 }

@@ -5,6 +5,9 @@ import { Store } from './store.js';
 /** The latest `mesh` message, null before the first. */
 export const mesh = new Store(null);
 
+/** Number of restarts of the mesh that the page has seen: ids of before mean nothing after one. */
+export const restarts = new Store(0);
+
 /** What has happened to the mesh under the open page: `{kind, text, reload}`, or null. */
 export const notice = new Store(null);
 
@@ -30,6 +33,7 @@ export function followMesh() {
     const before = mesh.value;
     const kind = compareMeshes(before, now);
     if (kind) notice.set({ kind, text: TEXTS[kind](now), reload: now.version !== before.version });
+    if (kind === 'restarted') restarts.set(restarts.value + 1);
     mesh.set(now);
   });
 }
