@@ -6,7 +6,8 @@ import { toneOf } from '../model/states.js';
 /** Foreign text, with hidden characters and escape sequences shown as escapes. */
 export const Text = memo(({ value }) => {
   const parts = splitHidden(value ?? '');
-  if (parts.every((part) => !part.hidden)) return html`<bdi>${String(value ?? '')}</bdi>`;
+  if (!parts.length) return null;
+  if (parts.every((part) => !part.hidden)) return html`<bdi>${String(value)}</bdi>`;
   return html`<bdi>${parts.map((part) => (part.hidden
     ? html`<span class="hidden-char" title="control character">${part.text}</span>` : part.text))}</bdi>`;
 });

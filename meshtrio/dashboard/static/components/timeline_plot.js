@@ -49,9 +49,9 @@ const PlotRow = memo(({ row, from, to, width, theme, selectedId }) => {
     if (inSight && theme && width) drawRow(canvas.current, row, { from, to, now, width }, theme, selectedId);
   }, [row, from, to, width, theme, selectedId, inSight]);
   return html`
-    <div class="plot-row" ref=${element} data-key=${row.key} style=${{ height: `${rowHeight(row)}px` }}>
+    <div class="plot-row" ref=${element} data-key=${row.key}>
       <a class="plot-name" tabindex="-1" href=${href('tree', { select: row.key })}><${Text} value=${row.key} /></a>
-      <canvas ref=${canvas} aria-hidden="true"></canvas>
+      <canvas ref=${canvas} aria-hidden="true" style=${{ height: `${rowHeight(row)}px` }}></canvas>
     </div>`;
 });
 

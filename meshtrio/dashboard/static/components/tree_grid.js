@@ -51,10 +51,10 @@ function shown({ restarts, inFlight, cpu, resident, proportional, uptime, ...res
 }
 
 const Row = memo((row) => html`
-  <div class=${`tree-row kind-${row.kind}${row.selected ? ' selected' : ''}`} role="row" id=${`row-${row.id}`} data-key=${row.id}
+  <div class=${`tree-row kind-${row.kind}${row.selected ? ' selected' : ''}`} role="row" id=${`row-${row.id}`} style=${{ '--level': row.level }} data-key=${row.id}
     aria-level=${row.level} aria-posinset=${row.position} aria-setsize=${row.size} aria-expanded=${row.expanded}
     aria-selected=${row.selected} tabindex=${row.tabStop ? 0 : -1}>
-    <span role="gridcell" class="cell-name" style=${{ '--level': row.level }}>
+    <span role="gridcell" class="cell-name">
       <span class=${row.expanded === undefined ? 'twist' : 'twist can'} aria-hidden="true">${row.expanded === undefined ? '' : row.expanded ? '▾' : '▸'}</span>
       <span class="row-name"><${Text} value=${row.label} /></span>
       ${row.kind === 'group' || row.kind === 'task' ? html`<span class="kind">${row.kind}</span>` : ''}
