@@ -3,6 +3,7 @@ import { getJson } from './api.js';
 import { useApi, useMessages, useTopics } from './data.js';
 import { useEffect, useRef, useState } from './lib.js';
 import { LifeStore } from './model/lives.js';
+import { MAX_SPAN } from './model/time_axis.js';
 import { restarts } from './session.js';
 import { useStore } from './store.js';
 
@@ -27,6 +28,7 @@ export function useLives(from) {
   useEffect(() => {
     if (!reply.data) return undefined;
     const controller = new AbortController();
+    store.prune(Date.now() / 1000 - MAX_SPAN);
     store.add(reply.data.lives);
     changed();
     addEarlier(store, reply.data, since.current, controller.signal).then(changed, () => {});

@@ -92,3 +92,13 @@ test('ticks are on round local times', () => {
   assert.match(tickLabel(1e9, 10), /^\d\d:\d\d:40$/);
   assert.match(tickLabel(1e9, 60), /^\d\d:\d\d$/);
 });
+
+test('a loop of crashes does not fill the store', () => {
+  const store = new LifeStore();
+  store.add(Array.from({ length: 100 }, (_, index) => life(index * 10, index * 10 + 5, { next_state: 'backoff' })));
+  assert.equal(store.rows(500)[0].lives.length, 51); // One more: its backoff lasted until then.
+  store.prune(990);
+  assert.deepEqual(store.rows().map(({ lives }) => lives.length), [2]);
+  store.prune(5000);
+  assert.deepEqual(store.rows(5000).map(({ lives }) => lives.length), [1]);
+});

@@ -18,29 +18,50 @@ export class LifeStore {
     this.#lives.clear();
   }
 
+  /** Forgets lives that ended before, so that a page that is open for days does not grow. */
+  prune(before) {
+    for (const lives of this.#byKey().values()) {
+      const kept = new Set(trim(lives, before));
+      for (const life of lives) if (!kept.has(life)) this.#lives.delete(life.id);
+    }
+  }
+
   /** Lives that lasted until `since`, by rows `{key, plugin, instance, task, lives}`; the lives by their starts. */
   rows(since = 0) {
+    const rows = [...this.#byKey()].map(([key, all]) => {
+      const lives = trim(all, since);
+      const before = this.#rows.get(key);
+      const same = before?.lives.length === lives.length && lives.every((life, index) => life === before.lives[index]);
+      if (!lives.length) return null;
+      if (same) return before;
+      const { plugin, instance, task } = lives[0];
+      return { key, plugin, instance, task, lives, lanes: assignLanes(lives) };
+    }).filter(Boolean);
+    this.#rows = new Map(rows.map((row) => [row.key, row]));
+    return rows.sort((a, b) => a.task - b.task || a.plugin.localeCompare(b.plugin, undefined, { numeric: true }) || a.instance - b.instance);
+  }
+
+  #byKey() {
     const byKey = new Map();
     for (const life of [...this.#lives.values()].sort((a, b) => a.started - b.started || a.id - b.id)) {
-      if (life.ended != null && life.ended < since && !life.next_state) continue;
       const key = `${life.plugin}/${life.instance}`;
       if (!byKey.has(key)) byKey.set(key, []);
       byKey.get(key).push(life);
     }
-    const rows = [...byKey].map(([key, lives]) => {
-      const before = this.#rows.get(key);
-      const same = before?.lives.length === lives.length && lives.every((life, index) => life === before.lives[index]);
-      if (same) return before;
-      const { plugin, instance, task } = lives[0];
-      return { key, plugin, instance, task, lives, lanes: assignLanes(lives) };
-    });
-    this.#rows = new Map(rows.map((row) => [row.key, row]));
-    return rows.sort((a, b) => a.task - b.task || a.plugin.localeCompare(b.plugin, undefined, { numeric: true }) || a.instance - b.instance);
+    return byKey;
   }
 }
 
 function progress({ moments, moments_dropped: dropped = 0, ended }) {
   return ended == null ? moments.length + dropped : Infinity;
+}
+
+// Those that lasted until then, and the one before if its instance may still have had no process then.
+function trim(lives, since) {
+  const first = lives.findIndex(({ ended }) => ended == null || ended >= since);
+  const before = lives.at(first < 0 ? -1 : first - 1);
+  if (first < 0) return before?.next_state ? [before] : [];
+  return first > 0 && before.next_state ? lives.slice(first - 1) : lives.slice(first);
 }
 
 /** The lane of each life, from 0: a successor that runs beside its predecessor has another one. */

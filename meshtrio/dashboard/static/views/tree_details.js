@@ -44,7 +44,7 @@ function InstanceDetails({ node, load, measured }) {
     ${instance.reason && html`
       <p class=${`reason tone-${toneOf(instance.state)}`}><${ToneMark} tone=${toneOf(instance.state)} /><${Text} value=${instance.reason} /></p>`}
     ${instance.status && html`<p class="reason tone-off"><${Text} value=${instance.status} /></p>`}
-    ${!isTask && html`<${PluginActions} node=${node} level=${levels.plugin} />`}
+    ${!isTask && html`<${Actions} node=${node} states=${[instance.state]} level=${levels.plugin} />`}
     <${Links} name=${node.name} />
     <${Meters} load=${load} measured=${measured} pid=${instance.pid} />
     <${Facts} facts=${[
@@ -87,9 +87,20 @@ function useLogLevels(node, enabled) {
   return { plugin: own?.level || plugin?.level, text: parts.join(', ') };
 }
 
-function PluginActions({ node, level }) {
-  const target = { kind: 'plugin', name: node.name, instances: node.total ?? node.children.length, level };
-  return html`<${ActionButtons} target=${target} actions=${['start', 'restart', 'drain', 'stop', 'scale', 'set-log-level']} />`;
+/** What can be done in the states that the instances are in. */
+function actionsFor(kind, states) {
+  const running = states.some((state) => !['stopped', 'failed', 'exited', 'idle'].includes(state));
+  const resting = states.some((state) => ['stopped', 'failed', 'exited', 'idle', 'backoff'].includes(state));
+  return [
+    ...(resting ? ['start'] : []), ...(running ? ['restart'] : []), ...(kind === 'group' ? [] : ['scale']), 'set-log-level',
+    ...(running ? ['drain', 'stop'] : []),
+  ];
+}
+
+function Actions({ node, states, level }) {
+  const kind = node.kind === 'group' ? 'group' : 'plugin';
+  const target = { kind, name: node.name, instances: node.total ?? states.length, level };
+  return html`<${ActionButtons} target=${target} actions=${actionsFor(kind, states)} />`;
 }
 
 function Links({ name }) {
@@ -135,14 +146,11 @@ function LastExit({ node }) {
 /** A plugin with several instances, or a group. */
 function OwnerDetails({ node, values, now }) {
   const leaves = leavesOf(node);
-  const states = countStates(leaves.map((leaf) => now.get(leaf.key)?.instance.state ?? leaf.instance.state));
+  const states = leaves.map((leaf) => now.get(leaf.key)?.instance.state ?? leaf.instance.state);
   const isGroup = node.kind === 'group';
-  const target = { kind: node.kind, name: node.name, instances: leaves.length };
   return html`
-    <p class="badges">${states.map(([state, number]) => html`<${StatusBadge} key=${state} state=${state} number=${number} />`)}</p>
-    ${isGroup
-      ? html`<${ActionButtons} target=${target} actions=${['start', 'restart', 'drain', 'stop', 'set-log-level']} />`
-      : html`<${PluginActions} node=${node} />`}
+    <p class="badges">${countStates(states).map(([state, number]) => html`<${StatusBadge} key=${state} state=${state} number=${number} />`)}</p>
+    <${Actions} node=${node} states=${states} />
     <${Links} name=${node.name} />
     <${Facts} facts=${[
       [isGroup ? 'Restart strategy' : 'Restart policy', node.policy],
