@@ -14,11 +14,11 @@ export const notice = new Store(null);
 /** What has happened between two `mesh` messages: `upgraded`, `restarted` or null. */
 export function compareMeshes(before, now) {
   if (!before) return null;
-  if (now.execution > before.execution && !startedAgain(before, now)) return 'upgraded';
+  if (now.execution > before.execution) return 'upgraded';
   return now.execution < before.execution || startedAgain(before, now) ? 'restarted' : null;
 }
 
-// An upgrade keeps the time of the start. Clocks that are set may move it a little.
+// Clocks that are set may move the time a little.
 function startedAgain(before, now) {
   return 'started' in now && 'started' in before && Math.abs(now.started - before.started) > 1;
 }

@@ -6,12 +6,18 @@ import { href } from '../router.js';
 import { Facts } from './layout.js';
 import { StatusBadge, Text, ToneMark } from './text.js';
 
-export function LifeDetails({ life, now, onClose }) {
+export function LifeDetails({ life, now, takeFocus, onClose }) {
   const panel = useRef(null);
   const state = stateOf(life, now);
   const ready = readyAt(life);
   useEffect(() => {
-    // By keyboard the focus stays in the plot, so that the arrow keys go on to the next process.
+    // It stays in the chart, so that the arrow keys go on to the next process.
+    if (!takeFocus) return undefined;
+    const before = document.activeElement;
+    panel.current.querySelector('h2').focus();
+    return () => document.activeElement === document.body && before?.isConnected && before.focus();
+  }, []);
+  useEffect(() => {
     const close = (event) => event.key === 'Escape' && panel.current.contains(document.activeElement) && onClose();
     addEventListener('keydown', close);
     return () => removeEventListener('keydown', close);
@@ -34,7 +40,7 @@ export function LifeDetails({ life, now, onClose }) {
         ['Because of', followsText(life)],
         ['Ready after', ready === null ? NONE : duration(ready - life.started)],
         ['Ended', life.ended == null ? null : dateTime(life.ended, 3)],
-        [life.ended == null ? 'Running for' : 'Lasted', duration((life.ended ?? now) - life.started)],
+        [life.ended == null ? 'Running for' : 'Lasted', duration(Math.max(0, (life.ended ?? now) - life.started))],
         ['Started by', life.start],
         ['Exit status', life.exit_status],
         ['Signal', life.signal],

@@ -141,7 +141,7 @@ export function describeLife(life, now) {
     `${life.follows === 'adopted' ? '' : 'started '}${time(life.started)} (${followsText(life)})`,
     ready === null ? '' : `ready after ${duration(ready - life.started)}`,
     life.ended == null
-      ? `${stateOf(life, now)} for ${duration(now - phasesOf(life, now).at(-1).from)}`
+      ? `${stateOf(life, now)} for ${duration(Math.max(0, now - phasesOf(life, now).at(-1).from))}`
       : `${life.outcome} ${time(life.ended)} after ${duration(life.ended - life.started)}${life.reason ? `: ${life.reason}` : ''}`,
     life.last_lines?.length ? plural(life.last_lines.length, 'last line') : '',
   ];

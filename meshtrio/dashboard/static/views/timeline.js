@@ -14,7 +14,7 @@ const RANGES = [[900, '15 min'], [3600, '1 h'], [21_600, '6 h'], [86_400, '24 h'
 export default function Timeline({ params }) {
   const [view, setView] = useView(params);
   // Nothing moves by less than a pixel: a day needs no clock that ticks each second.
-  const now = useNow(Math.max(1, view.span / 1200));
+  const now = useNow(Math.min(Math.max(1, view.span / 1200), 10));
   const { end, span } = view;
   const [to, from] = [end ?? now, (end ?? now) - span];
   const lives = useLives(from);
@@ -44,7 +44,7 @@ export default function Timeline({ params }) {
               ? html`<${LifeTable} rows=${rows} from=${from} to=${to} now=${now} selected=${selected} onSelect=${select} />`
               : html`<${TimelinePlot} rows=${rows} from=${from} to=${to} ...${controls} selected=${selected} onSelect=${select} />`)}
           </div>
-          ${selected && html`<${LifeDetails} key=${selected.id} life=${selected} now=${now} onClose=${() => select(null)} />`}
+          ${selected && html`<${LifeDetails} key=${selected.id} life=${selected} now=${now} takeFocus=${as === 'table'} onClose=${() => select(null)} />`}
         </div>`}<//>
     <//>`;
 }

@@ -60,7 +60,7 @@ function InstanceDetails({ node, load, measured }) {
       ...taskFacts(instance.task),
     ]} />
     ${instance.socket && html`<${Facts} facts=${[['Socket', path(instance.socket)]]} />`}
-    <${LastExit} node=${node} />
+    <${LastExit} node=${node} pid=${instance.pid} />
     <${EventList} name=${node.name} instance=${isTask ? undefined : instance.instance} />`;
 }
 
@@ -130,8 +130,13 @@ function Meters({ load, measured, pid }) {
 }
 
 /** How the instance's last process ended, with what it wrote last. */
-function LastExit({ node }) {
-  const { data } = useApi('history', { names: node.name }, { live: true });
+function LastExit({ node, pid }) {
+  const { data, refresh } = useApi('history', { names: node.name }, { live: true });
+  const first = useRef(pid);
+  useEffect(() => {
+    if (pid !== first.current) refresh();
+    first.current = pid;
+  }, [pid]);
   const own = data?.lives.filter((life) => life.instance === node.instance.instance && life.ended != null) ?? [];
   const last = own.reduce((latest, life) => (latest && latest.ended > life.ended ? latest : life), null);
   if (!last) return null;
