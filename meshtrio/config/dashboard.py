@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from enum import Enum
 from ipaddress import ip_address
-from pathlib import Path
 
 import attrs
 from attrs.validators import deep_iterable
@@ -13,6 +12,7 @@ from attrs.validators import deep_iterable
 from meshtrio.config.telemetry import parse_host_port
 from meshtrio.config.validators import parsed_by, require, to_strings
 from meshtrio.util.address import Address
+from meshtrio.util.tls_config import ServerTlsConfig
 
 _HOST_NAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
@@ -34,12 +34,12 @@ def is_ip_address(host: str) -> bool:
 
 
 class DashboardSecurity(Enum):
-    """Whether the dashboard is served with TLS."""
+    """How the connections of browsers are protected."""
 
     TLS = "tls"
     PLAINTEXT = "plaintext"
-    """No encryption: who reads the network between viewer and mesh gets the token, and with it all
-    that viewers may see and do."""
+    """Not at all: who reads the network's traffic gets the token, and with it all that viewers may
+    see and do."""
 
 
 @attrs.frozen
@@ -55,13 +55,12 @@ class DashboardConfig:
     control: bool = False
     """Whether viewers may start, stop, restart, drain and scale plugins, set log levels, and reload
     the config file. By default they may only look."""
-    certificate: Path | None = None
-    """The server's certificate chain for TLS, a PEM file. Required for addresses other than those
-    of loopback, unless `security` is `plaintext`."""
-    key: Path | None = None
-    """The private key of `certificate`, a PEM file."""
-    security: DashboardSecurity | None = None
-    """`tls` requires TLS on loopback as well; `plaintext` permits other addresses without it."""
+    tls: ServerTlsConfig | None = None
+    """Certificate and key of the server; with `client_ca`, browsers need a certificate as well.
+    Required for addresses that other hosts reach."""
+    security: DashboardSecurity = DashboardSecurity.TLS
+    """`plaintext` permits an address that other hosts reach without `tls`, as in a container whose
+    port is published on loopback only."""
     hosts: tuple[str, ...] = attrs.field(
         default=(), converter=to_strings, validator=deep_iterable(_is_host)
     )
@@ -77,22 +76,16 @@ class DashboardConfig:
 
     def validate(self) -> list[str]:
         """Return errors in the combination of fields, as "dashboard: reason"."""
-        has_tls = self.certificate is not None
-        if has_tls != (self.key is not None):
-            return ["dashboard: TLS requires both certificate and key"]
-        if has_tls and self.security is DashboardSecurity.PLAINTEXT:
-            text = 'certificate: is not used with security = "plaintext"; leave one of them out'
+        is_plaintext = self.security is DashboardSecurity.PLAINTEXT
+        if self.tls is not None and is_plaintext:
+            text = 'tls: is not used with security = "plaintext"; leave one of them out'
             return [f"dashboard: {text}"]
-        if has_tls or self.security is DashboardSecurity.PLAINTEXT:
+        address = self.address
+        if address is None or self.tls is not None or is_plaintext or _is_loopback(address.host):
             return []
-        if self.security is DashboardSecurity.TLS:
-            return ['dashboard: security = "tls" requires certificate and key']
-        if self.address is not None and not _is_loopback(self.address.host):
-            other = 'security = "plaintext" shows the token to who reads the network'
-            need = f"listen: {self.listen} can be reached from other hosts"
-            return [f"dashboard: {need}: TLS requires certificate and key; {other}"]
-        return []
+        other = 'security = "plaintext" does without, and shows the token to the network'
+        return [f"dashboard: listen: other hosts reach {self.listen}, which requires tls; {other}"]
 
 
 def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (is_ip_address(host) and ip_address(host).is_loopback)
+    return host.lower() == "localhost" or (is_ip_address(host) and ip_address(host).is_loopback)

@@ -12,7 +12,6 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import attrs
 
-from meshtrio.config.dashboard import DashboardConfig
 from meshtrio.config.dependency import Dependency, to_dependencies
 from meshtrio.config.mesh import ConfigSource, MeshConfig, find_duplicates
 from meshtrio.config.plugin import PluginConfig
@@ -37,7 +36,6 @@ _MAX_FILE_SIZE = 1024 * 1024
 """Maximum size of a config file, in bytes."""
 _PROGRAMS = (PluginConfig, TaskConfig)
 """Tables with a command and a working directory."""
-_WITH_PEM_FILES = (ClientTlsConfig, DashboardConfig, ServerTlsConfig)
 _MAX_ERRORS = 100
 """Number of errors after which the rest of a file is not read."""
 
@@ -149,7 +147,7 @@ class _MeshReader:
         """Read a table as an attrs class; None if it has errors."""
         before = len(self.errors)
         values = self._read_values(reader, cls)
-        if cls in _WITH_PEM_FILES:
+        if cls in (ClientTlsConfig, ServerTlsConfig):
             for key, file in values.items():
                 if isinstance(file, Path) and not file.is_file():
                     reader.add_error(key, f"there is no file {file}")

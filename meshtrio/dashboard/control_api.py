@@ -46,6 +46,8 @@ _READS = {
     "nodes": _Read("ListNodes"),
     "execution": _Read("GetExecution"),
     "log-levels": _Read("GetLogLevels", ("names",)),
+    "config": _Read("GetConfig", ("defaults",)),
+    "history": _Read("GetHistory", ("names", "since", "before")),
     "events": _Read("WatchEvents", ("names", "last"), "events"),
 }
 

@@ -83,7 +83,7 @@ class Gatekeeper:
     def _is_own_origin(self, origin: str, host: str) -> bool:
         scheme, _, rest = origin.partition("://")
         # Without TLS there may be a proxy with TLS in front.
-        schemes = ("http", "https") if self.config.certificate is None else ("https",)
+        schemes = ("http", "https") if self.config.tls is None else ("https",)
         return scheme in schemes and rest.lower() == host.lower()
 
     # -- viewers -----------------------------------------------------------------------------
@@ -103,7 +103,7 @@ class Gatekeeper:
             raise RefusedError(401, "UNAUTHENTICATED", "the token is wrong")
         session = secrets.token_hex(_SESSION_SIZE)
         flags = "; Path=/; HttpOnly; SameSite=Strict"
-        if self.config.certificate is not None:
+        if self.config.tls is not None:
             flags += "; Secure"
         return session, f"{self.cookie_name}={session}.{self._prove(session)}{flags}"
 

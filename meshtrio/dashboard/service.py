@@ -97,12 +97,13 @@ async def serve_dashboard(
 
 
 def _make_ssl_context(config: DashboardConfig) -> ssl.SSLContext | None:
-    if config.certificate is None:
+    tls = config.tls
+    if tls is None:
         return None
     try:
-        context = make_server_ssl_context(config.certificate, config.key, None)
+        context = make_server_ssl_context(tls.certificate, tls.key, tls.client_ca)
     except OSError as exc:
-        text = f"mesh: dashboard: certificate: cannot be used: {exc.strerror or exc}"
+        text = f"mesh: dashboard: tls: cannot be used: {exc.strerror or exc}"
         raise ConfigError([text]) from None
     context.set_alpn_protocols(["http/1.1"])
     return context

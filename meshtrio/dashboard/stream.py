@@ -72,20 +72,24 @@ def _select_feeds(values: dict[str, str]) -> Iterator[Feed]:
     if "events" in values:
         last = parse_number(values, "events", highest=_MAX_LAST)
         yield Feed("event", "WatchEvents", control.WatchEventsRequest(last=last, follow=True))
+    if is_set(values, "history"):
+        # Changes only: the page gets what has been from /api/history.
+        request = control.WatchHistoryRequest(since=time.time(), follow=True)
+        yield Feed("history", "WatchHistory", request)
     if "logs" in values:
         names = split_names(values["logs"])
         last = parse_number(values, "log_last", highest=_MAX_LAST)
         # 0 stands for all.
-        request = control.ReadLogsRequest(names=names, last=last or 1, follow=True)
-        yield Feed("log", "ReadLogs", request, _make_level_filter(values.get("log_level", "")))
+        wanted = control.ReadLogsRequest(names=names, last=last or 1, follow=True)
+        yield Feed("log", "ReadLogs", wanted, _make_level_filter(values.get("log_level", "")))
     if "tap" in values:
         calls = tap.WatchCallsRequest(
             method=values.get("tap_method", ""),
             failed=is_set(values, "tap_failed"),
             at_least=parse_float(values, "tap_at_least"),
         )
-        wanted = control.WatchCallsOfRequest(names=split_names(values["tap"]), calls=calls)
-        yield Feed("call", "WatchCalls", wanted)
+        names = split_names(values["tap"])
+        yield Feed("call", "WatchCalls", control.WatchCallsOfRequest(names=names, calls=calls))
 
 
 def is_set(values: Mapping[str, str], name: str) -> bool:

@@ -60,12 +60,12 @@ def make_url(config: DashboardConfig, token: str) -> str:
     address = config.address
     assert address is not None
     host = address.host
-    if config.hosts and (host in _WILDCARD_HOSTS or config.certificate is not None):
+    if config.hosts and (host in _WILDCARD_HOSTS or config.tls is not None):
         host = config.hosts[0]
     elif host in _WILDCARD_HOSTS:
         host = "localhost"
     shown = f"[{host}]" if ":" in host else host
-    scheme = "http" if config.certificate is None else "https"
+    scheme = "http" if config.tls is None else "https"
     return f"{scheme}://{shown}:{address.port}/?{urlencode({'token': token})}"
 
 

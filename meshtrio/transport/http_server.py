@@ -356,4 +356,4 @@ class _Connection:
 
 
 def _make_head(status: int, headers: HttpHeaders) -> h11.Response:
-    return h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase)
+    return h11.Response(status_code=status, headers=list(headers), reason=HTTPStatus(status).phrase)

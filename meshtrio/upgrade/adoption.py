@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 from contextlib import ExitStack
-from pathlib import Path
 
 import attrs
 
@@ -20,6 +19,7 @@ from meshtrio.upgrade.signal_hold import take_signals
 from meshtrio.upgrade.state import STATE_VARIABLE, read_state
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.errors import ConfigError, UsageError
+from meshtrio.util.tls_config import ServerTlsConfig
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -74,10 +74,8 @@ class Adoption:
                         stack.enter_context(tcp_listener(address))
                     except UsageError as exc:
                         raise UsageError(f"{_ADDRESS_KEYS[key]}: {exc}") from None
-        if (tls := config.gateway.tls) is not None:
-            _check_tls("gateway: tls", tls.certificate, tls.key, tls.client_ca)
-        if (certificate := config.dashboard.certificate) is not None:
-            _check_tls("dashboard: certificate", certificate, config.dashboard.key)
+        _check_tls("gateway", config.gateway.tls)
+        _check_tls("dashboard", config.dashboard.tls)
 
     def _check_passed_sockets(self, config: MeshConfig) -> None:
         before, after = _tcp_addresses(self.saved.supervisor.config), _tcp_addresses(config)
@@ -131,13 +129,14 @@ class Adoption:
         os.close(self._descriptor)
 
 
-def _check_tls(
-    where: str, certificate: Path, key: Path | None, client_ca: Path | None = None
-) -> None:
+def _check_tls(where: str, tls: ServerTlsConfig | None) -> None:
+    """Raise ConfigError if files of TLS cannot be used."""
+    if tls is None:
+        return
     try:
-        make_server_ssl_context(certificate, key, client_ca)
+        make_server_ssl_context(tls.certificate, tls.key, tls.client_ca)
     except OSError as exc:
-        text = f"mesh: {where}: cannot be used: {exc.strerror or exc}"
+        text = f"mesh: {where}: tls: cannot be used: {exc.strerror or exc}"
         raise ConfigError([text]) from None
 
 
