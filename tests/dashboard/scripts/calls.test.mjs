@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { makeCallRow, parseSeconds, shortMethod } from '../static/model/call_rows.js';
-import { CallHistory, seriesKey } from '../static/model/calls.js';
+import { CallHistory, reuse, seriesKey } from '../static/model/calls.js';
 import { STATUS_NAMES, statusName, toneOfStatus } from '../static/model/status.js';
 
 const row = (fields = {}) => ({
@@ -35,12 +35,31 @@ test('charts add series up, with zero for what was not called', () => {
   assert.deepEqual(both.times, [100, 101, 102]);
   assert.deepEqual(both.rate, [10, 11, 1].map((each, index) => (index ? each : null)));
   assert.deepEqual([...both.statuses.keys()], ['INTERNAL']);
-  assert.equal(both.p50, undefined);
+  assert.equal(both.exact, false);
+  near(both.p99[1], 0.003);
+  near(both.p99[2], 0.003);
   const one = calls.chart([seriesKey(row())], 60);
   assert.deepEqual(one.rate, [10, 10, 0]);
   assert.equal(one.p50[2], null);
   near(one.p50[0], 0.001);
   assert.deepEqual(calls.chart(['gone'], 60).rate, [0, 0, 0]);
+});
+
+test('quantiles are those of the sum if there is one, else of the slowest', () => {
+  const [slow, sums] = [row({ method: 'Slow', p99: 2 }), row({ service: '', method: '', p99: 1 })];
+  const calls = history([[row(), slow, sums]]);
+  const keys = [row(), slow].map(seriesKey);
+  assert.deepEqual([calls.chart(keys, 60).p99, calls.chart(keys, 60).exact], [[2], false]);
+  assert.deepEqual([calls.chart(keys, 60, seriesKey(sums)).p99, calls.chart(keys, 60, seriesKey(sums)).exact], [[1], true]);
+  assert.deepEqual(calls.table(60).map(({ method }) => method), ['Say', 'Slow']);
+});
+
+test('rows that are as before are the same objects', () => {
+  const calls = history([[row()], [row(), row({ method: 'B' })]]);
+  const first = calls.table(60);
+  const second = reuse(first, [{ ...first[0] }, { ...first[1], rate: 99 }]);
+  assert.equal(second[0], first[0]);
+  assert.notEqual(second[1], first[1]);
 });
 
 test('a ring keeps the latest samples', () => {

@@ -30,7 +30,7 @@ test('rows that come while it is paused wait', () => {
   add(feed, ...'def');
   assert.equal(texts(feed.rows), 'abc');
   assert.equal(feed.waiting, 3);
-  assert.equal(texts([...feed.latest()]), 'fedcba');
+  assert.equal(feed.last.text, 'f');
   feed.resume();
   assert.equal(texts(feed.rows), 'abcdef');
   assert.equal(feed.waiting, 0);
@@ -62,18 +62,40 @@ test('the last rows that match are shown', () => {
   assert.deepEqual(lastMatching(rows, () => false, 2), { shown: [], total: 0 });
 });
 
+test('what is missing is one row until another row comes', () => {
+  const feed = new Feed();
+  feed.addMissed(2, 'slow');
+  feed.addMissed(3, 'slow');
+  feed.addMissed(1, 'fast');
+  feed.add({ text: 'a' });
+  feed.addMissed(4, 'fast');
+  assert.deepEqual(feed.rows.map(({ marker, number, version }) => [marker, number, version]), [
+    ['slow', 5, 1], ['fast', 1, 0], [undefined, undefined, undefined], ['fast', 4, 0],
+  ]);
+});
+
 test('what a stream repeats is known, and a gap is told', () => {
   const replay = new Replay();
-  assert.equal(replay.has('a'), false);
-  assert.equal(replay.gap, false);
-  replay.begin(['a', 'b', 'c'], 2);
-  assert.deepEqual(['b', 'c', 'c'].map((key) => replay.has(key)), [true, true, false]);
-  replay.begin(['a', 'b', 'c'], 2);
-  assert.equal(replay.has('x'), false);
-  assert.equal(replay.gap, true);
-  assert.equal(replay.has('y'), false);
-  assert.equal(replay.gap, false);
-  replay.begin([], 2);
-  assert.equal(replay.has('z'), false);
-  assert.equal(replay.gap, false);
+  const check = (...rows) => rows.map(([source, order]) => replay.check(source, order));
+  replay.begin(2);
+  assert.deepEqual(check(['a', 1], ['b', 1], ['a', 2]), ['new', 'new', 'new']);
+  replay.begin(2);
+  assert.deepEqual(check(['b', 1], ['a', 2], ['a', 3]), ['known', 'known', 'new']);
+  replay.begin(2);
+  assert.deepEqual(check(['a', 4], ['b', 1], ['b', 2]), ['gap', 'known', 'new']);
+});
+
+test('a clock that is set back hides nothing', () => {
+  const replay = new Replay();
+  replay.begin(0);
+  assert.deepEqual([replay.check('a', 5), replay.check('a', 3)], ['new', 'new']);
+});
+
+test('another mesh begins anew', () => {
+  const replay = new Replay();
+  replay.begin(9);
+  replay.check('', 7);
+  replay.clear();
+  replay.begin(9);
+  assert.equal(replay.check('', 1), 'new');
 });

@@ -10,8 +10,17 @@ export const QUANTILES = ['p50', 'p95', 'p99'];
 
 const sum = (numbers) => numbers.reduce((total, each) => total + each, 0);
 
-/** What a row of the topic is about, as a key. */
-export const seriesKey = ({ via, plugin, service, method }) => JSON.stringify([via, plugin, service, method]);
+/** Rows with the objects of before where they are the same, so that they are not rendered again. */
+export function reuse(before, rows) {
+  const known = new Map(before.map((row) => [row.key, row]));
+  return rows.map((row) => {
+    const old = known.get(row.key);
+    return old && JSON.stringify(old) === JSON.stringify(row) ? old : row;
+  });
+}
+
+/** What a row of the topic is about, as a key. One without a method is the sum of a plugin or the gateway. */
+export const seriesKey = ({ via, plugin, target, service, method }) => JSON.stringify([via, plugin, target || '', service, method]);
 
 export class CallHistory {
   #kept;
@@ -75,29 +84,32 @@ export class CallHistory {
   /** Rows of the table, of the last `seconds`: what the latest sample has, and sums over all of them. */
   table(seconds) {
     const slots = this.#slots(seconds);
-    return [...this.#series.values()].map((series) => series.summary(slots, this.#interval));
+    return [...this.#series.values()].filter(({ method }) => method)
+      .map((series) => series.summary(slots, this.#interval));
   }
 
   /**
    * What charts show of the last `seconds`, summed over the series with these keys: `times`, `rate`, `errorRate`,
-   * and `statuses`, a Map of rates by status; of a single series also `p50`, `p95` and `p99`. Values are null in gaps.
+   * `inFlight`, and `statuses`, a Map of rates by status. Values are null in gaps.
+   *
+   * Quantiles cannot be summed: `p50`, `p95` and `p99` are those of `total`, the key of a series that is of the same
+   * calls, else of the slowest of the series at each time.
    */
-  chart(keys, seconds) {
+  chart(keys, seconds, total = null) {
     const slots = this.#slots(seconds);
     const series = keys.map((key) => this.#series.get(key)).filter(Boolean);
-    const add = (name) => slots.map((slot) => orNull(sum(series.map((each) => each.values[name][slot]))));
+    const measured = this.#series.has(total) ? [this.#series.get(total)] : series;
+    const line = (combine, values) => slots.map((slot) => orNull(combine(values.map((each) => each[slot]))));
+    const of = (name, from = series) => from.map((each) => each.values[name]);
     const statuses = [...new Set(series.flatMap((each) => [...each.statuses.keys()]))].sort();
-    const quantiles = series.length === 1
-      ? QUANTILES.map((name) => [name, slots.map((slot) => orNull(series[0].values[name][slot]))]) : [];
     return {
       times: slots.map((slot) => this.#times[slot]),
-      rate: add('rate'),
-      errorRate: add('errorRate'),
-      inFlight: add('inFlight'),
-      statuses: new Map(statuses.map((status) => [status, slots.map(
-        (slot) => orNull(sum(series.map((each) => each.statuses.get(status)?.[slot] ?? each.values.rate[slot] * 0))),
-      )])),
-      ...Object.fromEntries(quantiles),
+      rate: line(sum, of('rate')),
+      errorRate: line(sum, of('errorRate')),
+      inFlight: line(sum, of('inFlight')),
+      statuses: new Map(statuses.map((status) => [status, line(sum, series.map((each) => each.statuses.get(status) ?? each.noErrors()))])),
+      ...Object.fromEntries(QUANTILES.map((name) => [name, line(highest, of(name, measured))])),
+      exact: measured.length === 1,
     };
   }
 
@@ -114,14 +126,16 @@ export class CallHistory {
   }
 }
 
+const highest = (values) => values.reduce((high, each) => (each > high || Number.isNaN(high) ? each : high), NaN);
+
 const orNull = (value) => (Number.isNaN(value) ? null : value);
 
 class Series {
   called = 0;
   statuses = new Map();
 
-  constructor(key, { via, plugin, service, method }, kept) {
-    Object.assign(this, { key, via, plugin, service, method, kept });
+  constructor(key, { via, plugin, target = '', service, method }, kept) {
+    Object.assign(this, { key, via, plugin, target, service, method, kept });
     this.values = Object.fromEntries(VALUES.map((name) => [name, new Float32Array(kept).fill(NaN)]));
   }
 
@@ -139,10 +153,15 @@ class Series {
     this.values.errorRate[slot] = sum(errors.map(([, number]) => number)) / interval;
     for (const name of QUANTILES) this.values[name][slot] = row.count ? row[name] ?? NaN : NaN;
     for (const [status, number] of errors) {
-      if (!this.statuses.has(status)) this.statuses.set(status, new Float32Array(this.kept));
+      if (!this.statuses.has(status)) this.statuses.set(status, this.noErrors());
       this.statuses.get(status)[slot] = number / interval;
     }
     if (row.rate > 0 || row.in_flight > 0 || !this.called) this.called = time;
+  }
+
+  /** Values of a status that no call has ended with: zeros, except in gaps. */
+  noErrors() {
+    return this.values.rate.map((rate) => rate * 0);
   }
 
   summary(slots, interval) {
@@ -155,6 +174,7 @@ class Series {
       key: this.key,
       via: this.via,
       plugin: this.plugin,
+      target: this.target,
       service: this.service,
       method: this.method,
       rate: calls,

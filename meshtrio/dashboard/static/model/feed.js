@@ -12,8 +12,6 @@ const MAX_WEIGHT = 16_000_000; // Characters, so that few but long rows are boun
 export class Feed {
   rows = [];
   paused = false;
-  /** Number of rows that the mesh or the plugin has left out. */
-  missed = 0;
   /** Number of rows that came while it was paused and were more than are kept. */
   overflowed = 0;
   #waiting = [];
@@ -46,6 +44,13 @@ export class Feed {
     return row;
   }
 
+  /** Adds to a row of its own that tells how many rows are missing here, and why. */
+  addMissed(number, why) {
+    const { last } = this;
+    if (last?.marker !== why) this.add({ marker: why, number, version: 0 });
+    else Object.assign(last, { number: last.number + number, version: last.version + 1 });
+  }
+
   pause() {
     this.paused = true;
   }
@@ -64,15 +69,12 @@ export class Feed {
     this.#waiting = [];
     this.#weight = 0;
     this.#waitingWeight = 0;
-    this.missed = 0;
     this.overflowed = 0;
   }
 
-  /** All rows that are kept, those that wait included, the latest first. */
-  * latest() {
-    for (const rows of [this.#waiting, this.rows]) {
-      for (let index = rows.length - 1; index >= 0; index -= 1) yield rows[index];
-    }
+  /** The latest row, one that waits included; undefined if there is none. */
+  get last() {
+    return this.#waiting.at(-1) ?? this.rows.at(-1);
   }
 
   #trim() {
@@ -103,35 +105,35 @@ export function lastMatching(rows, matches, size) {
 /**
  * Tells what a stream that was opened again repeats from what is new.
  *
- * A stream begins with the last rows, which the page may have. `begin` is called when it is opened, with
- * the keys of the rows that the page has.
+ * A stream begins with the last rows, which the page may have. Rows of one source come in their order (a time or
+ * a number), so one that is not after the last is known. Only so many rows after the opening are compared, since
+ * clocks may be set back.
  */
 export class Replay {
-  #known = new Set();
+  #last = new Map();
   #left = 0;
   #had = false;
-  /** Whether rows may be missing between those of before and those of now. */
-  gap = false;
 
-  begin(keys, size) {
-    this.#known = new Set(keys);
-    this.#had = this.#known.size > 0;
+  /** The stream is opened, and begins with at most `size` rows of the past. */
+  begin(size) {
     this.#left = size;
-    this.gap = false;
+    this.#had = this.#last.size > 0;
   }
 
-  /** Whether the page has the row already. `gap` is set for a row that does not follow what it has. */
-  has(key) {
-    this.gap = false;
-    if (!this.#left) return false;
-    this.#left -= 1;
-    if (this.#known.has(key)) {
-      this.#had = false;
-      return true;
-    }
-    this.gap = this.#had;
+  /** What it knows is of another mesh, or of other filters. */
+  clear() {
+    this.#last.clear();
     this.#had = false;
-    if (!this.#left) this.#known = new Set();
-    return false;
+  }
+
+  /** Returns `known` if the page has the row, `gap` if rows before it may be missing, else `new`. */
+  check(source, order) {
+    const known = this.#left > 0 && order <= this.#last.get(source);
+    const gap = this.#had && !known;
+    this.#had = false; // The first row tells.
+    this.#left = Math.max(0, this.#left - 1);
+    if (known) return 'known';
+    this.#last.set(source, order);
+    return gap ? 'gap' : 'new';
   }
 }

@@ -6,8 +6,8 @@ const MAX_FOLDED = 500; // Lines of one row.
 const MAX_OPEN = 1000; // Rows that can take more lines, one of each source.
 const MAX_PAUSE = 2; // Seconds between lines that are of one traceback.
 
-/** What names a row's line, to find it again in a stream that repeats the last lines. */
-export const lineKey = ({ time, plugin, instance, stream, text }) => `${time} ${plugin}/${instance} ${stream} ${text}`;
+/** What writes lines in their order. */
+export const sourceOf = ({ plugin, instance, pid, stream }) => `${plugin}/${instance}/${pid}/${stream}`;
 
 // How tracebacks begin, of Python (also as an exception group) and Rust.
 const TRACEBACK = /^[\s+|]*(?:Exception Group )?Traceback \(most recent call last\):|^stack backtrace:/;
@@ -35,7 +35,7 @@ export class LogRows {
   #open = new Map(); // The row that a line may belong to, by where it comes from.
 
   add(line) {
-    const source = `${line.plugin}/${line.instance}/${line.pid}/${line.stream}`;
+    const source = sourceOf(line);
     const open = this.#open.get(source);
     if (open && line.message === undefined && line.time - open.last <= MAX_PAUSE && fold(open, line)) return null;
     const row = makeRow(line);
@@ -100,7 +100,6 @@ function makeRow(line) {
   const lines = text.split('\n');
   const exception = line.exception ? line.exception.replace(/\n+$/, '').split('\n') : [];
   return {
-    key: lineKey(line),
     time: line.time,
     plugin: line.plugin,
     instance: line.instance,
@@ -145,4 +144,9 @@ export function fieldsOf({ structured, raw, text }) {
   return Object.entries(object)
     .filter(([name, value]) => !(KNOWN.has(name) && (typeof value !== 'object' || value === null)) && value !== text)
     .map(([name, value]) => [name, typeof value === 'string' ? value : JSON.stringify(value)]);
+}
+
+/** Whether a level is at least the wanted one, "" for all. A level of a newer mesh is. */
+export function isAtLeast(level, wanted) {
+  return !LEVELS.includes(level) || LEVELS.indexOf(level) >= LEVELS.indexOf(wanted);
 }
