@@ -482,10 +482,11 @@ async def run_service(
 async def _serving(
     server: MeshServer, claim: ClaimedRuntimeDir, sockets: PassedSockets, saved: SavedMesh | None
 ) -> AsyncIterator[MeshServer]:
-    """Serve during the block, with the registrations that were handed over."""
+    """Serve during the block, with the registrations and the history that were handed over."""
     if saved is not None:
         server.registry_servicer.next_serial = saved.next_registration
         server.registry_servicer.kept.adopt(saved.registrations)
+        server.history.adopt(saved.history)
     async with server.running(claim, sockets.mesh, sockets.gateway):
         yield server
 
