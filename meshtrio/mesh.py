@@ -18,11 +18,12 @@ Clients in the mesh's process (`Mesh.connect`) watch the registry itself. Those 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import attrs
 import trio
@@ -65,6 +66,7 @@ from meshtrio.util.errors import MeshtrioError, UsageError
 from meshtrio.util.log_level import LogLevel
 from meshtrio.util.no_public_constructor import NoPublicConstructor, create
 from meshtrio.util.tls_config import ClientTlsConfig
+from meshtrio.util.version import VERSION
 
 if TYPE_CHECKING:
     from meshtrio.cluster.node import Node, SavedNode
@@ -462,6 +464,7 @@ async def run_service(
                     sockets,
                     saved,
                 ) as server,
+                _with_dashboard(supervisor, operations, sockets),
                 _joined_to_others(node),
                 open_collapsing_nursery() as nursery,
             ):
@@ -482,12 +485,47 @@ async def run_service(
 async def _serving(
     server: MeshServer, claim: ClaimedRuntimeDir, sockets: PassedSockets, saved: SavedMesh | None
 ) -> AsyncIterator[MeshServer]:
-    """Serve during the block, with the registrations that were handed over."""
+    """Serve during the block, with the registrations and the history that were handed over."""
     if saved is not None:
         server.registry_servicer.next_serial = saved.next_registration
         server.registry_servicer.kept.adopt(saved.registrations)
+        server.history.adopt(saved.history)
     async with server.running(claim, sockets.mesh, sockets.gateway):
         yield server
+
+
+@asynccontextmanager
+async def _with_dashboard(
+    supervisor: Supervisor, operations: Operations, sockets: PassedSockets
+) -> AsyncIterator[None]:
+    """Serve the dashboard during the block, if the config says so."""
+    config = supervisor.config.dashboard
+    if config.listen is None:
+        yield
+        return
+    # Most meshes need neither it nor h11.
+    from meshtrio.dashboard.server import serve_dashboard
+
+    started = time.time()
+
+    def describe() -> dict[str, Any]:
+        current = supervisor.config
+        return {
+            "name": current.runtime_dir.name if current.runtime_dir else "mesh",
+            "version": VERSION,
+            "execution": operations.execution.number,
+            "started": started,
+            "control": config.control,
+            "gateway": True,
+            "nodes": bool(current.discovery.etcd),
+        }
+
+    service = partial(serve_dashboard, config, supervisor.mesh_socket, describe)
+    try:
+        async with background_service(service):
+            yield
+    except UsageError as exc:
+        raise UsageError(f"[mesh.dashboard]: {exc}") from None
 
 
 async def _apply_config(operations: Operations, config: MeshConfig, initial: MeshConfig) -> None:

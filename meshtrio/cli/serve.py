@@ -59,6 +59,11 @@ read; an attempt takes about 15 ms, in a thread."""
     metavar="HOST:PORT",
     help="Serve Prometheus metrics there, at /metrics; overrides the config.",
 )
+@click.option(
+    "--dashboard",
+    metavar="HOST:PORT",
+    help="Serve a web page that shows the mesh there; overrides the config.",
+)
 @click.option("--check-upgrade", is_flag=True, hidden=True)
 @click.option(
     "--log-format",
@@ -75,6 +80,7 @@ def serve(
     runtime_dir: Path | None,
     reload: bool,
     metrics: str | None,
+    dashboard: str | None,
     check_upgrade: bool,
     log_format: str | None,
     log_level: str | None,
@@ -96,7 +102,7 @@ def serve(
         config = adoption.saved.supervisor.config
     else:
         with _fall_back_on_error(adoption, program, is_trial=check_upgrade):
-            config = _load_config(config_file, runtime_dir, metrics)
+            config = _load_config(config_file, runtime_dir, metrics, dashboard)
             if reload and importlib.util.find_spec("watchfiles") is None:
                 raise UsageError("--reload needs watchfiles: pip install 'meshtrio[reload]'")
             if adoption is not None:
@@ -119,14 +125,23 @@ def serve(
         trio.run(_serve, config, manager, reload, program, adoption)
 
 
-def _load_config(config_file: Path, runtime_dir: Path | None, metrics: str | None) -> MeshConfig:
+def _load_config(
+    config_file: Path, runtime_dir: Path | None, metrics: str | None, dashboard: str | None
+) -> MeshConfig:
     config = load_and_check(config_file, runtime_dir)
-    if metrics is None:
-        return config
-    try:
-        return attrs.evolve(config, telemetry=attrs.evolve(config.telemetry, metrics=metrics))
-    except ValueError as exc:
-        raise UsageError(f"--metrics: {exc}") from None
+    if metrics is not None:
+        try:
+            telemetry = attrs.evolve(config.telemetry, metrics=metrics)
+        except ValueError as exc:
+            raise UsageError(f"--metrics: {exc}") from None
+        config = attrs.evolve(config, telemetry=telemetry)
+    if dashboard is not None:
+        try:
+            page = attrs.evolve(config.dashboard, listen=dashboard)
+        except ValueError as exc:
+            raise UsageError(f"--dashboard: {exc}") from None
+        config = attrs.evolve(config, dashboard=page)
+    return config
 
 
 @contextmanager

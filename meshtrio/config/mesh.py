@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from meshtrio.config.access import Access, GatewayConfig
+from meshtrio.config.dashboard import DashboardConfig
 from meshtrio.config.discovery import DiscoveryConfig
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.static_service import DnsConfig, StaticServiceConfig
@@ -166,6 +167,9 @@ class MeshConfig:
     telemetry: TelemetryConfig = attrs.field(factory=TelemetryConfig)
     """Metrics, traces and binary logs."""
 
+    dashboard: DashboardConfig = attrs.field(factory=DashboardConfig)
+    """The web page that shows the mesh."""
+
     dns: DnsConfig = attrs.field(factory=DnsConfig)
     """How endpoints of services are looked up in DNS."""
 
@@ -186,6 +190,7 @@ class MeshConfig:
         problems += [f"mesh: {problem}" for problem in self.gateway.validate(self.access)]
         problems += [f"mesh: {problem}" for problem in self.discovery.validate(self.gateway)]
         problems += [f"mesh: {problem}" for problem in self.telemetry.validate()]
+        problems += [f"mesh: {problem}" for problem in self.dashboard.validate()]
         problems += [problem for plugin in self.plugins for problem in plugin.validate()]
         problems += [problem for task in self.tasks for problem in task.validate()]
         together = sum(plugin.instances for plugin in self.plugins)
@@ -193,12 +198,22 @@ class MeshConfig:
             text = f"mesh: the plugins have {together} instances together, more than "
             text += f"max_instances, {self.max_instances}; raise that in [mesh] if it is meant"
             problems.append(text)
-        problems += _validate_ports(self.plugins, self.telemetry, self.gateway)
+        problems += _validate_ports(self.plugins, self._own_ports())
         configs = Counter(table.name for table in self.services if table.config)
         twice = (name for name, count in configs.items() if count > 1)
         problems += [f"service: {name!r} has more than one config" for name in twice]
         if problems:
             raise ConfigError(problems)
+
+    def _own_ports(self) -> list[_PortRange]:
+        """Return the ports of the mesh itself."""
+        metrics, listen = self.telemetry.metrics, self.gateway.listen
+        found = {
+            "telemetry: metrics": None if metrics is None else parse_host_port(metrics),
+            "dashboard: listen": self.dashboard.address,
+            "gateway: listen": None if listen is None else Address.parse(listen),
+        }
+        return [_PortRange(f"mesh: {key}", each) for key, each in found.items() if each is not None]
 
     def topology(self) -> Topology:
         """Return the graph of plugins, groups and tasks."""
@@ -243,15 +258,9 @@ class _PortRange:
         return f"port {first}" if self.count == 1 else f"ports {first} to {self.last}"
 
 
-def _validate_ports(
-    plugins: Iterable[PluginConfig], telemetry: TelemetryConfig, gateway: GatewayConfig
-) -> list[str]:
+def _validate_ports(plugins: Iterable[PluginConfig], own_ports: Iterable[_PortRange]) -> list[str]:
     """Return conflicts between TCP ports, and ports above 65535, as "key: reason"."""
-    ranges = []
-    if telemetry.metrics is not None:
-        ranges.append(_PortRange("mesh: telemetry: metrics", parse_host_port(telemetry.metrics)))
-    if gateway.listen is not None:
-        ranges.append(_PortRange("mesh: gateway: listen", Address.parse(gateway.listen)))
+    ranges = [*own_ports]
     for plugin in plugins:
         # Each instance has one port, and its successor another, unless the mesh holds its socket.
         key, count = f"plugin {plugin.name!r}", 2 * plugin.instances

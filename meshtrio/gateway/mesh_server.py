@@ -32,6 +32,7 @@ from meshtrio.services.call_quota import CallQuota
 from meshtrio.services.control import ControlServicer, ErrorTranslator
 from meshtrio.services.event_log import EventLog
 from meshtrio.services.health import HealthServicer
+from meshtrio.services.history import ProcessHistory
 from meshtrio.services.load_reports import LoadReports
 from meshtrio.services.log_level_controller import LogLevelController
 from meshtrio.services.registry import RegistryServicer
@@ -100,9 +101,9 @@ class MeshServer:
             supervisor.config.gateway.max_busy_poll,
             supervisor.config.discovery.prefix,
         )
-        control = ControlServicer(
-            supervisor, registry, operations, event_log, self._load_reports, log_levels, node
-        )
+        self.history = ProcessHistory(supervisor)
+        parts = event_log, self._load_reports, log_levels, node, self.history
+        control = ControlServicer(supervisor, registry, operations, *parts)
         self.registry_servicer = RegistryServicer(registry, lambda: supervisor.config)
         self._servicers = control, self.registry_servicer
         self._call_quota = CallQuota(lambda: supervisor.config.limits.max_calls_per_user)

@@ -655,3 +655,127 @@ class AttachedProcess(_message.Message):
     group_id: int
     stop_timeout: float
     def __init__(self, variables: _Optional[_Iterable[bytes]] = ..., command: _Optional[_Iterable[bytes]] = ..., directory: _Optional[bytes] = ..., user_id: _Optional[int] = ..., group_id: _Optional[int] = ..., stop_timeout: _Optional[float] = ...) -> None: ...
+
+class GetHistoryRequest(_message.Message):
+    __slots__ = ("names", "since", "before")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    since: float
+    before: int
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., since: _Optional[float] = ..., before: _Optional[int] = ...) -> None: ...
+
+class GetHistoryResponse(_message.Message):
+    __slots__ = ("lives", "oldest", "dropped", "left_out", "time")
+    LIVES_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    lives: _containers.RepeatedCompositeFieldContainer[Life]
+    oldest: float
+    dropped: _containers.RepeatedCompositeFieldContainer[DroppedLives]
+    left_out: int
+    time: float
+    def __init__(self, lives: _Optional[_Iterable[_Union[Life, _Mapping]]] = ..., oldest: _Optional[float] = ..., dropped: _Optional[_Iterable[_Union[DroppedLives, _Mapping]]] = ..., left_out: _Optional[int] = ..., time: _Optional[float] = ...) -> None: ...
+
+class WatchHistoryRequest(_message.Message):
+    __slots__ = ("names", "since", "follow")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    since: float
+    follow: bool
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., since: _Optional[float] = ..., follow: bool = ...) -> None: ...
+
+class HistoryUpdate(_message.Message):
+    __slots__ = ("lives", "oldest", "dropped", "time", "missed")
+    LIVES_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    lives: _containers.RepeatedCompositeFieldContainer[Life]
+    oldest: float
+    dropped: _containers.RepeatedCompositeFieldContainer[DroppedLives]
+    time: float
+    missed: int
+    def __init__(self, lives: _Optional[_Iterable[_Union[Life, _Mapping]]] = ..., oldest: _Optional[float] = ..., dropped: _Optional[_Iterable[_Union[DroppedLives, _Mapping]]] = ..., time: _Optional[float] = ..., missed: _Optional[int] = ...) -> None: ...
+
+class Life(_message.Message):
+    __slots__ = ("id", "plugin", "instance", "task", "pid", "started", "ended", "start", "follows", "moments", "moments_dropped", "outcome", "reason", "exit_status", "signal", "last_lines", "next_state")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_FIELD_NUMBER: _ClassVar[int]
+    MOMENTS_FIELD_NUMBER: _ClassVar[int]
+    MOMENTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    EXIT_STATUS_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    LAST_LINES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_STATE_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    plugin: str
+    instance: int
+    task: bool
+    pid: int
+    started: float
+    ended: float
+    start: str
+    follows: str
+    moments: _containers.RepeatedCompositeFieldContainer[Moment]
+    moments_dropped: int
+    outcome: str
+    reason: str
+    exit_status: int
+    signal: int
+    last_lines: _containers.RepeatedScalarFieldContainer[str]
+    next_state: str
+    def __init__(self, id: _Optional[int] = ..., plugin: _Optional[str] = ..., instance: _Optional[int] = ..., task: bool = ..., pid: _Optional[int] = ..., started: _Optional[float] = ..., ended: _Optional[float] = ..., start: _Optional[str] = ..., follows: _Optional[str] = ..., moments: _Optional[_Iterable[_Union[Moment, _Mapping]]] = ..., moments_dropped: _Optional[int] = ..., outcome: _Optional[str] = ..., reason: _Optional[str] = ..., exit_status: _Optional[int] = ..., signal: _Optional[int] = ..., last_lines: _Optional[_Iterable[str]] = ..., next_state: _Optional[str] = ...) -> None: ...
+
+class Moment(_message.Message):
+    __slots__ = ("time", "kind", "text")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    time: float
+    kind: str
+    text: str
+    def __init__(self, time: _Optional[float] = ..., kind: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class DroppedLives(_message.Message):
+    __slots__ = ("plugin", "instance", "count", "until")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    instance: int
+    count: int
+    until: float
+    def __init__(self, plugin: _Optional[str] = ..., instance: _Optional[int] = ..., count: _Optional[int] = ..., until: _Optional[float] = ...) -> None: ...
+
+class GetConfigRequest(_message.Message):
+    __slots__ = ("defaults",)
+    DEFAULTS_FIELD_NUMBER: _ClassVar[int]
+    defaults: bool
+    def __init__(self, defaults: bool = ...) -> None: ...
+
+class GetConfigResponse(_message.Message):
+    __slots__ = ("toml", "source", "masked")
+    TOML_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
+    toml: str
+    source: str
+    masked: int
+    def __init__(self, toml: _Optional[str] = ..., source: _Optional[str] = ..., masked: _Optional[int] = ...) -> None: ...

@@ -16,6 +16,7 @@ import trio
 
 from meshtrio.config import ConfigSource, LogLevel, MeshConfig
 from meshtrio.config.async_loading import load_in_thread
+from meshtrio.config.toml_writer import write_config
 from meshtrio.discovery.registry import Registry
 from meshtrio.discovery.registry_messages import state_to_message
 from meshtrio.errors import PluginFailedError
@@ -25,6 +26,7 @@ from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.services import by_hand
 from meshtrio.services import control_messages as messages
 from meshtrio.services.event_log import EventLog, LoggedLine
+from meshtrio.services.history import ProcessHistory
 from meshtrio.services.load import parse_interval
 from meshtrio.services.load_reports import LoadReports
 from meshtrio.services.log_level_controller import LogLevelController
@@ -77,6 +79,7 @@ class ControlServicer:
     _log_levels: LogLevelController
     _node: Node | None
     """This mesh as one of several; None if it is none."""
+    _history: ProcessHistory
     _cached_usage: Mapping[int, ResourceUsage] = {}
     _usage_expires_at: float = -math.inf
     _cached_pss: Mapping[int, int] = {}
@@ -150,6 +153,19 @@ class ControlServicer:
                     async for _, each, missed in new_lines:
                         yield _make_log_line(each, epoch, missed)
 
+    # -- history -----------------------------------------------------------------------------
+
+    async def GetHistory(self, request: Any) -> Any:
+        is_wanted = self._history.make_filter(request.names, self._operations)
+        return await self._history.read(is_wanted, request.since, request.before)
+
+    async def WatchHistory(self, request: Any) -> AsyncIterator[Any]:
+        is_wanted = self._history.make_filter(request.names, self._operations)
+        updates = self._history.watch(is_wanted, request.since, follow=request.follow)
+        async with aclosing(updates) as found:
+            async for update in found:
+                yield update
+
     # -- statistics --------------------------------------------------------------------------
 
     async def GetStatistics(self, request: Any) -> Any:
@@ -222,6 +238,12 @@ class ControlServicer:
                 states.append(state_to_message(name, self._registry.resolve(name)))
             await trio.lowlevel.checkpoint()  # There may be thousands.
         return control.ListServiceStatesResponse(states=states)
+
+    async def GetConfig(self, request: Any) -> Any:
+        config = self._supervisor.config
+        written = write_config(config, with_defaults=request.defaults)
+        source = "" if config.source is None else replace_surrogates(str(config.source.path))
+        return control.GetConfigResponse(toml=written.toml, source=source, masked=written.masked)
 
     # -- nodes -------------------------------------------------------------------------------
 

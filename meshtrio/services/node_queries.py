@@ -31,7 +31,7 @@ _MAX_CONCURRENT_NODES = 100
 _MAX_NODE_REPLIES_SIZE = 8 * 1024 * 1024
 """Bytes of the replies of one node."""
 
-_READ_ONLY = ("ListInstances", "GetTree", "GetStatistics", "ListServiceStates")
+_READ_ONLY = ("ListInstances", "GetTree", "GetStatistics", "ListServiceStates", "GetHistory")
 _CONTROL = control.DESCRIPTOR.services_by_name["Control"]
 
 

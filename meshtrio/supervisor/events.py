@@ -52,6 +52,8 @@ class Starting(ProcessEvent):
 
     launch_id: str = ""
     """The id that the processes of this launch inherit (`MESH_LAUNCH_ID`)."""
+    start: StartMethod = StartMethod.EXEC
+    """How the process was started."""
 
 
 @attrs.frozen

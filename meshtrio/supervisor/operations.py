@@ -45,6 +45,11 @@ from meshtrio.util.concurrency import background_service, open_collapsing_nurser
 from meshtrio.util.errors import UnknownNameError, UsageError
 from meshtrio.util.log_level import LogLevel
 
+_FIXED_KEYS = (
+    *("runtime_dir", "cgroup", "reap_orphans", "gateway", "telemetry", "dashboard", "log"),
+)
+"""Keys of [mesh] that a reload cannot change."""
+
 
 @attrs.frozen
 class DrainResult:
@@ -340,7 +345,7 @@ class Operations:
             return await self._reload(await load())
 
     async def _reload(self, config: MeshConfig) -> ReloadResult:
-        for fixed in ("runtime_dir", "cgroup", "reap_orphans", "gateway", "telemetry", "log"):
+        for fixed in _FIXED_KEYS:
             if getattr(config, fixed) != getattr(self._supervisor.config, fixed):
                 raise UsageError(f"{fixed} cannot be changed while the mesh runs")
         directory.validate(config)

@@ -327,7 +327,8 @@ class ProcessRun:
         try:
             if not is_adopted:
                 self._effects.guard.watch(process.pid, process.pidfd)
-                self._emit_process_event(events.Starting, launch_id=self.launch_id)
+                start = process.start_method
+                self._emit_process_event(events.Starting, launch_id=self.launch_id, start=start)
             async with (
                 self.output_reader.reading(process) as output_ended,
                 self._receiving_notifications(owner),

@@ -59,6 +59,7 @@ class Handover:
             registrations=registry.kept.save(),
             next_registration=registry.next_serial,
             events=self.event_log.save(),
+            history=self.server.history.save(),
             node=None if self.node is None else self.node.save(),
         )
 

@@ -11,6 +11,7 @@ import attrs
 from meshtrio.cluster.node import SavedNode
 from meshtrio.config import MeshConfig
 from meshtrio.services.event_log import SavedEvents
+from meshtrio.services.history import SavedHistory
 from meshtrio.services.kept_registrations import SavedRegistration
 from meshtrio.supervisor.operations import Execution
 from meshtrio.supervisor.process.saved_processes import CLOSED, SavedProcess
@@ -59,6 +60,7 @@ class SavedMesh:
     registrations: tuple[SavedRegistration, ...] = ()
     next_registration: int = 1
     events: SavedEvents = attrs.field(factory=SavedEvents)
+    history: SavedHistory = attrs.field(factory=SavedHistory)
     node: SavedNode | None = None
     program: SavedProgram | None = None
 

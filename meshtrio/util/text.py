@@ -7,7 +7,7 @@ import re
 
 # Compiled by `re` when first needed, which takes 0.5 ms: few processes have such text.
 _SURROGATE = "[\ud800-\udfff]"
-_UNPRINTABLE = (
+UNPRINTABLE = (
     "["
     "\x00-\x08\x0a-\x1f\x7f-\x9f"  # C0 except the tab, and C1: they control terminals
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the direction of the text after them
@@ -16,6 +16,7 @@ _UNPRINTABLE = (
     "\ud800-\udfff"  # not encodable
     "]"
 )
+"""Matches a character that must not be shown to people."""
 
 
 def escape_unprintable(text: str) -> str:
@@ -26,7 +27,7 @@ def escape_unprintable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return re.sub(_UNPRINTABLE, lambda found: ascii(found[0])[1:-1], text)
+    return re.sub(UNPRINTABLE, lambda found: ascii(found[0])[1:-1], text)
 
 
 def escape_unprintable_lines(text: str) -> str:
@@ -39,7 +40,7 @@ def escape_unprintable_json(document: str) -> str:
 
     The escapes are those of JSON. Newlines are kept, since JSON strings contain none.
     """
-    return re.sub(_UNPRINTABLE, _json_escape, document)
+    return re.sub(UNPRINTABLE, _json_escape, document)
 
 
 def _json_escape(found: re.Match[str]) -> str:
