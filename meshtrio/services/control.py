@@ -16,7 +16,6 @@ import trio
 
 from meshtrio.config import ConfigSource, LogLevel, MeshConfig
 from meshtrio.config.async_loading import load_in_thread
-from meshtrio.config.toml_writer import write_config
 from meshtrio.discovery.registry import Registry
 from meshtrio.discovery.registry_messages import state_to_message
 from meshtrio.errors import PluginFailedError
@@ -240,6 +239,8 @@ class ControlServicer:
         return control.ListServiceStatesResponse(states=states)
 
     async def GetConfig(self, request: Any) -> Any:
+        from meshtrio.config.toml_writer import write_config  # Seldom needed.
+
         config = self._supervisor.config
         written = write_config(config, with_defaults=request.defaults)
         source = "" if config.source is None else replace_surrogates(str(config.source.path))
