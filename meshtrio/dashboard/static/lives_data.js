@@ -22,8 +22,9 @@ export function useLives(from) {
   useEffect(() => store.clear(), [restarted]);
   useTopics({ history: 1 });
   useMessages('history', (message) => {
-    store.add(message.lives ?? [message]);
+    store.add(message.lives);
     changed();
+    if (message.missed) reply.refresh();
   });
   useEffect(() => {
     if (!reply.data) return undefined;

@@ -15,7 +15,7 @@ export function rowHeight({ lanes }) {
 export function readTheme(element) {
   const style = getComputedStyle(element);
   const color = (name) => style.getPropertyValue(`--${name}`).trim();
-  const names = ['text', 'muted', 'line', 'surface', 'accent', 'good', 'busy', 'warn', 'bad', 'off', 'info', 'bad-soft'];
+  const names = ['text', 'muted', 'line', 'surface', 'accent', 'accent-soft', 'good', 'busy', 'warn', 'bad', 'off', 'info', 'bad-soft'];
   return { ...Object.fromEntries(names.map((name) => [name, color(name)])), font: `12px ${color('sans')}` };
 }
 
