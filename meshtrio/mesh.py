@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Unpack
@@ -39,6 +39,7 @@ from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.gateway.mesh_server import MeshServer
 from meshtrio.runtime_dir import directory
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir, claim_runtime_dir
+from meshtrio.runtime_dir.paths import dashboard_url_path
 from meshtrio.services.event_log import EventLog
 from meshtrio.services.log_level_controller import LogLevelController, PluginLevel
 from meshtrio.services.telemetry_setup import mesh_telemetry
@@ -55,6 +56,7 @@ from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.supervisor.tasks.task import TaskResult, TaskStatus
 from meshtrio.systemd.listen_fds import PassedSockets
 from meshtrio.telemetry.logs.event_logger import log_event
+from meshtrio.transport.listener import PassedListener
 from meshtrio.upgrade.handover import Handover
 from meshtrio.upgrade.program import Program
 from meshtrio.upgrade.upgrader import Upgrader
@@ -330,7 +332,7 @@ class Mesh(metaclass=NoPublicConstructor):
 
         async def load() -> MeshConfig:
             config = await load_in_thread(source.path, runtime_dir=source.runtime_dir)
-            return attrs.evolve(config, source=source)
+            return source.override(config)
 
         return await self._operations.load_and_reload(load)
 
@@ -462,6 +464,7 @@ async def run_service(
                     sockets,
                     saved,
                 ) as server,
+                _dashboard(supervisor, sockets.dashboard),
                 _joined_to_others(node),
                 open_collapsing_nursery() as nursery,
             ):
@@ -489,6 +492,21 @@ async def _serving(
         server.history.adopt(saved.history)
     async with server.running(claim, sockets.mesh, sockets.gateway):
         yield server
+
+
+@asynccontextmanager
+async def _dashboard(supervisor: Supervisor, passed: PassedListener | None) -> AsyncIterator[None]:
+    """Serve the dashboard during the block, if the config has one."""
+    if supervisor.config.dashboard.listen is None:
+        # Of a mesh that was killed, or before an upgrade.
+        with suppress(OSError):
+            dashboard_url_path(supervisor.mesh_socket.parent).unlink()
+        yield
+        return
+    from meshtrio.dashboard.service import serve_dashboard
+
+    async with background_service(serve_dashboard, supervisor, passed):
+        yield
 
 
 async def _apply_config(operations: Operations, config: MeshConfig, initial: MeshConfig) -> None:

@@ -27,6 +27,7 @@ GO_TOOLS = {
     "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
 }
 DEBIAN_PACKAGES = {
+    "chromium": "chromium",
     "curl": "curl",
     "etcd": "etcd-server",
     "dnsmasq": "dnsmasq-base",

@@ -55,10 +55,13 @@ _SECTIONS = {
         "health": "Check that the mesh and its plugins are ready.",
         "top": "Watch calls, latencies, CPU and memory.",
         "events": "Print lifecycle events of plugins.",
+        "history": "List the processes that plugins have had, and how they ended.",
         "logs": "Print the output of plugins.",
         "trace": "Print calls as they end.",
         "services": "List services and their endpoints.",
+        "dashboard": "Print the URL of the web dashboard.",
         "nodes": "List the nodes of etcd, and how this mesh follows it.",
+        "config": "Print the config in force, with secrets masked.",
     },
     "Control a running mesh": {
         "start": "Start the stopped instances of a plugin or group.",

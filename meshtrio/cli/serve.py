@@ -23,11 +23,13 @@ from meshtrio.cli.error_report import describe_error
 from meshtrio.cli.serve_log import log_to_descriptor
 from meshtrio.cli.serve_signals import ServeSignals
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
+from meshtrio.config.telemetry import parse_host_port
 from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
 from meshtrio.supervisor.process.cleanup.reparented import become_subreaper
 from meshtrio.supervisor.process.proc.resource_usage import read_own_rss
 from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY
 from meshtrio.systemd.service_manager import ServiceManager
+from meshtrio.telemetry.optional_dependencies import check_extras
 from meshtrio.upgrade.adoption import Adoption
 from meshtrio.upgrade.program import Program
 from meshtrio.upgrade.upgrader import Upgrader
@@ -59,6 +61,11 @@ read; an attempt takes about 15 ms, in a thread."""
     metavar="HOST:PORT",
     help="Serve Prometheus metrics there, at /metrics; overrides the config.",
 )
+@click.option(
+    "--dashboard",
+    metavar="HOST:PORT",
+    help="Serve the web dashboard there; overrides the config. The log has the URL.",
+)
 @click.option("--check-upgrade", is_flag=True, hidden=True)
 @click.option(
     "--log-format",
@@ -75,6 +82,7 @@ def serve(
     runtime_dir: Path | None,
     reload: bool,
     metrics: str | None,
+    dashboard: str | None,
     check_upgrade: bool,
     log_format: str | None,
     log_level: str | None,
@@ -96,7 +104,7 @@ def serve(
         config = adoption.saved.supervisor.config
     else:
         with _fall_back_on_error(adoption, program, is_trial=check_upgrade):
-            config = _load_config(config_file, runtime_dir, metrics)
+            config = _load_config(config_file, runtime_dir, metrics, dashboard)
             if reload and importlib.util.find_spec("watchfiles") is None:
                 raise UsageError("--reload needs watchfiles: pip install 'meshtrio[reload]'")
             if adoption is not None:
@@ -119,14 +127,20 @@ def serve(
         trio.run(_serve, config, manager, reload, program, adoption)
 
 
-def _load_config(config_file: Path, runtime_dir: Path | None, metrics: str | None) -> MeshConfig:
+def _load_config(
+    config_file: Path, runtime_dir: Path | None, metrics: str | None, dashboard: str | None
+) -> MeshConfig:
+    for option, address in (("--metrics", metrics), ("--dashboard", dashboard)):
+        try:
+            parse_host_port(address or "localhost:1")
+        except ValueError as exc:
+            raise UsageError(f"{option}: {exc}") from None
     config = load_and_check(config_file, runtime_dir)
-    if metrics is None:
-        return config
-    try:
-        return attrs.evolve(config, telemetry=attrs.evolve(config.telemetry, metrics=metrics))
-    except ValueError as exc:
-        raise UsageError(f"--metrics: {exc}") from None
+    assert config.source is not None
+    source = attrs.evolve(config.source, metrics=metrics, dashboard=dashboard)
+    config = source.override(config)
+    check_extras(config)
+    return config
 
 
 @contextmanager

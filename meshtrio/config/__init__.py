@@ -8,7 +8,8 @@ fields, or several plugins, is checked by `validate` methods, which return error
 raising; `MeshConfig` calls all of them and raises one ConfigError.
 
     mesh              MeshConfig, the root: plugins, groups, services, tasks, [mesh]; TCP ports
-    plugin, task, static_service, containment, access, discovery, telemetry
+    plugin, task, static_service, containment, access, discovery, telemetry,
+                      dashboard
                       its parts
     lifecycle, liveness, output
                       of a plugin: starts, replacements and restarts; health checks; its lines
@@ -38,6 +39,8 @@ from meshtrio.config.access import GatewaySecurity as GatewaySecurity
 from meshtrio.config.access import RegistryAccessRule as RegistryAccessRule
 from meshtrio.config.containment import Containment as Containment
 from meshtrio.config.containment import Rlimits as Rlimits
+from meshtrio.config.dashboard import DashboardConfig as DashboardConfig
+from meshtrio.config.dashboard import DashboardSecurity as DashboardSecurity
 from meshtrio.config.dependency import Dependency as Dependency
 from meshtrio.config.dependency import DependencyCondition as DependencyCondition
 from meshtrio.config.discovery import DiscoveryConfig as DiscoveryConfig

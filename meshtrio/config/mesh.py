@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from meshtrio.config.access import Access, GatewayConfig
+from meshtrio.config.dashboard import DashboardConfig
 from meshtrio.config.discovery import DiscoveryConfig
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.static_service import DnsConfig, StaticServiceConfig
@@ -103,12 +104,30 @@ class LogConfig:
 
 @attrs.frozen
 class ConfigSource:
-    """The file that a config was read from, and the runtime dir that overrides its own."""
+    """The file that a config was read from, and what overrides it whenever it is read."""
 
     path: Path
     """The file."""
     runtime_dir: Path | None = None
     """The runtime dir in force instead of the file's; None if that of the file is."""
+    metrics: str | None = None
+    """`metrics` of `[mesh.telemetry]` in force; None if that of the file is."""
+    dashboard: str | None = None
+    """`listen` of `[mesh.dashboard]` in force; None if that of the file is."""
+
+    def override(self, config: MeshConfig) -> MeshConfig:
+        """Return the config of a file as it is in force, apart from the runtime dir.
+
+        Raises:
+            ValueError: An address is malformed.
+            ConfigError: The overridden config is wrong.
+        """
+        telemetry, dashboard = config.telemetry, config.dashboard
+        if self.metrics is not None:
+            telemetry = attrs.evolve(telemetry, metrics=self.metrics)
+        if self.dashboard is not None:
+            dashboard = attrs.evolve(dashboard, listen=self.dashboard)
+        return attrs.evolve(config, telemetry=telemetry, dashboard=dashboard, source=self)
 
 
 @attrs.frozen
@@ -160,6 +179,9 @@ class MeshConfig:
     gateway: GatewayConfig = attrs.field(factory=GatewayConfig)
     """TCP port on which the mesh serves what it serves on the mesh socket."""
 
+    dashboard: DashboardConfig = attrs.field(factory=DashboardConfig)
+    """The web dashboard."""
+
     discovery: DiscoveryConfig = attrs.field(factory=DiscoveryConfig)
     """Registration in etcd, and services of other hosts."""
 
@@ -184,6 +206,7 @@ class MeshConfig:
         problems += find_duplicates("task", (task.name for task in self.tasks))
         problems += self.topology().validate()
         problems += [f"mesh: {problem}" for problem in self.gateway.validate(self.access)]
+        problems += [f"mesh: {problem}" for problem in self.dashboard.validate()]
         problems += [f"mesh: {problem}" for problem in self.discovery.validate(self.gateway)]
         problems += [f"mesh: {problem}" for problem in self.telemetry.validate()]
         problems += [problem for plugin in self.plugins for problem in plugin.validate()]
@@ -193,7 +216,7 @@ class MeshConfig:
             text = f"mesh: the plugins have {together} instances together, more than "
             text += f"max_instances, {self.max_instances}; raise that in [mesh] if it is meant"
             problems.append(text)
-        problems += _validate_ports(self.plugins, self.telemetry, self.gateway)
+        problems += _validate_ports(self)
         configs = Counter(table.name for table in self.services if table.config)
         twice = (name for name, count in configs.items() if count > 1)
         problems += [f"service: {name!r} has more than one config" for name in twice]
@@ -243,16 +266,16 @@ class _PortRange:
         return f"port {first}" if self.count == 1 else f"ports {first} to {self.last}"
 
 
-def _validate_ports(
-    plugins: Iterable[PluginConfig], telemetry: TelemetryConfig, gateway: GatewayConfig
-) -> list[str]:
+def _validate_ports(config: MeshConfig) -> list[str]:
     """Return conflicts between TCP ports, and ports above 65535, as "key: reason"."""
     ranges = []
-    if telemetry.metrics is not None:
-        ranges.append(_PortRange("mesh: telemetry: metrics", parse_host_port(telemetry.metrics)))
-    if gateway.listen is not None:
-        ranges.append(_PortRange("mesh: gateway: listen", Address.parse(gateway.listen)))
-    for plugin in plugins:
+    if (metrics := config.telemetry.metrics) is not None:
+        ranges.append(_PortRange("mesh: telemetry: metrics", parse_host_port(metrics)))
+    if (listen := config.gateway.listen) is not None:
+        ranges.append(_PortRange("mesh: gateway: listen", Address.parse(listen)))
+    if (address := config.dashboard.address) is not None:
+        ranges.append(_PortRange("mesh: dashboard: listen", address))
+    for plugin in config.plugins:
         # Each instance has one port, and its successor another, unless the mesh holds its socket.
         key, count = f"plugin {plugin.name!r}", 2 * plugin.instances
         if plugin.listen is not None:

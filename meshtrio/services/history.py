@@ -8,24 +8,17 @@ continue in the new program.
 
 from __future__ import annotations
 
-import base64
 import logging
 import time
-import zlib
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 
 import attrs
-from google.protobuf.message import DecodeError
 
 from meshtrio.messages import control
 from meshtrio.services.broadcast_log import BroadcastLog, ReaderThrottle
-from meshtrio.services.history_reader import (
-    get_all_lives,
-    iter_updates,
-    make_dropped,
-    read_lives,
-)
+from meshtrio.services.history_packing import pack_lives, unpack_lives
+from meshtrio.services.history_reader import iter_updates, read_lives
 from meshtrio.services.life import LifeRecord
 from meshtrio.services.life_store import Key, LifeStore, Track
 from meshtrio.supervisor import events
@@ -35,6 +28,7 @@ from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.policy.restart import Exit
 from meshtrio.supervisor.policy.state import InstancePhase, InstanceState
 from meshtrio.supervisor.supervisor import Supervisor
+from meshtrio.supervisor.tasks.task import Task
 from meshtrio.util.errors import UnknownNameError
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -62,6 +56,16 @@ _ANSWERS = (
 _CAUSES = {events.Restarting: "restart", events.Renewing: "renewal", events.TaskRetrying: "retry"}
 """What the next process is started for, by the event."""
 _IGNORED = frozenset({events.LineWritten, events.LinesDropped, events.TaskMissed})
+"""Events that are about no process, or too many to be kept."""
+
+
+@attrs.frozen(kw_only=True)
+class SavedDropped:
+    """The lives that a track has dropped."""
+
+    key: Key
+    count: int
+    until: float
 
 
 @attrs.frozen(kw_only=True)
@@ -71,8 +75,9 @@ class SavedHistory:
     since: float | None = None
     """Since when there is a history; None if the program before kept none."""
     last_id: int = 0
-    data: str = ""
-    """A GetHistoryResponse with all lives, compressed, in base64."""
+    lives: str = ""
+    """All lives, by their tracks; see `pack_lives`."""
+    dropped: tuple[SavedDropped, ...] = ()
 
 
 class ProcessHistory:
@@ -98,26 +103,22 @@ class ProcessHistory:
     def save(self) -> SavedHistory:
         """Return what an upgrade hands over."""
         tracks = self._store.tracks.values()
-        found = control.GetHistoryResponse(
-            lives=get_all_lives(tracks), dropped=map(make_dropped, tracks)
+        return SavedHistory(
+            since=self._store.since,
+            last_id=self._store.last_id,
+            lives=pack_lives(tracks),
+            dropped=tuple(
+                SavedDropped(key=each.key, count=each.dropped, until=each.dropped_until)
+                for each in tracks
+                if each.dropped
+            ),
         )
-        packed = zlib.compress(found.SerializeToString(), 1)
-        data = base64.b64encode(packed).decode("ascii")
-        return SavedHistory(since=self._store.since, last_id=self._store.last_id, data=data)
 
     def adopt(self, saved: SavedHistory) -> None:
         """Continue a history that was handed over, with the processes that were."""
-        store = self._store
+        now, store = time.time(), self._store
         if saved.since is not None:
-            try:
-                packed = base64.b64decode(saved.data)
-                found = control.GetHistoryResponse.FromString(zlib.decompress(packed))
-            except (ValueError, zlib.error, DecodeError) as exc:
-                _log.error("the history before the upgrade cannot be read: %s", exc)
-            else:
-                store.since, store.last_id = saved.since, saved.last_id
-                self._adopt_lives(found)
-        now = time.time()
+            self._adopt_lives(saved)
         for instance in self._supervisor.instances:
             run = instance.active_run
             if run is not None and run.process is not None:
@@ -126,22 +127,23 @@ class ProcessHistory:
             self._end_unknown(track, now)
             store.settle(track, now)
 
-    def _adopt_lives(self, found: control.GetHistoryResponse) -> None:
-        for dropped in found.dropped:
-            track = self._store.get((dropped.plugin, dropped.instance))
+    def _adopt_lives(self, saved: SavedHistory) -> None:
+        store = self._store
+        try:
+            unpack_lives(store, saved.lives)
+        except ValueError as exc:
+            _log.error("the history before the upgrade cannot be read: %s", exc)
+            store.tracks.clear()
+            return
+        for dropped in saved.dropped:
+            track = store.get(dropped.key)
             track.dropped, track.dropped_until = dropped.count, dropped.until
-        last: dict[Key, control.Life] = {}
-        for life in found.lives:
-            track = self._store.get((life.plugin, life.instance))
-            if not life.HasField("ended"):
-                track.current.append(LifeRecord.from_message(life))
-                continue
-            # They come by their ends; what the last one was followed by may not be known yet.
-            if track.key in last:
-                track.add_past(last[track.key])
-            last[track.key] = life
-        for key, life in last.items():
-            self._store.get(key).current.insert(0, LifeRecord.from_message(life))
+        for track in store.tracks.values():
+            last = track.last_ended
+            if last is not None and last.next_state == InstanceState.BACKOFF.value:
+                track.cause = "retry" if last.is_task else "restart"
+        assert saved.since is not None
+        store.since, store.last_id = saved.since, saved.last_id
 
     def _adopt_process(self, instance: Instance, pid: int, started: float, now: float) -> None:
         track = self._store.get(instance.key)
@@ -309,6 +311,7 @@ class ProcessHistory:
         self, is_wanted: Callable[[str], bool], since: float, before: int
     ) -> control.GetHistoryResponse:
         """Return lives of the wanted plugins and tasks; see GetHistory in control.proto."""
+        self._refresh_states()
         return await read_lives(self._store, is_wanted, since, before)
 
     async def watch(
@@ -317,6 +320,7 @@ class ProcessHistory:
         """Yield lives of the wanted plugins and tasks, with `follow` then those that change."""
         with self._throttle:
             position = self._changes.last_number
+            self._refresh_states()
             async with aclosing(iter_updates(self._store, is_wanted, since)) as past:
                 async for update in past:
                     yield update
@@ -327,3 +331,13 @@ class ProcessHistory:
                 async for _, (_, data), missed in new:
                     life = control.Life.FromString(data)
                     yield control.HistoryUpdate(lives=[life], time=time.time(), missed=missed)
+
+    def _refresh_states(self) -> None:
+        """Note what instances and tasks without a process wait for now: not all has events."""
+        owners: list[Instance | Task] = [*self._supervisor.instances]
+        owners += self._supervisor.tasks.tasks.values()
+        found = {each.key: each for each in owners}
+        for track in self._store.tracks.values():
+            life, owner = track.last_ended, found.get(track.key)
+            if life is not None and owner is not None and not owner.is_running:
+                life.next_state = owner.state.value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -57,15 +57,7 @@ async def iter_updates(
         update = control.HistoryUpdate(time=time.time())
 
 
-def get_all_lives(tracks: Iterable[Track]) -> Iterator[control.Life]:
-    """Yield all lives of some tracks, those that may change last of each."""
-    for track in tracks:
-        yield from map(parse_entry, track.past)
-        for life in track.current:
-            yield life.to_message()
-
-
-def make_dropped(track: Track) -> control.DroppedLives:
+def _make_dropped(track: Track) -> control.DroppedLives:
     """Return the message of the lives that a track does not have any more."""
     name, number = track.key
     return control.DroppedLives(
@@ -95,7 +87,7 @@ def _describe(store: LifeStore, is_wanted: Callable[[str], bool]) -> dict[str, A
     tracks = [each for each in store.tracks.values() if each.dropped and is_wanted(each.key[0])]
     return {
         "oldest": max((store.since, *(each.dropped_until for each in tracks))),
-        "dropped": map(make_dropped, tracks),
+        "dropped": map(_make_dropped, tracks),
         "time": time.time(),
     }
 

@@ -195,9 +195,14 @@ def entry_end(entry: bytes) -> float:
     return found
 
 
+def entry_life(entry: bytes) -> bytes:
+    """Return a past life, serialized."""
+    return entry[_HEADER.size :]
+
+
 def parse_entry(entry: bytes) -> control.Life:
     """Return the message of a past life."""
-    return control.Life.FromString(entry[_HEADER.size :])
+    return control.Life.FromString(entry_life(entry))
 
 
 def make_entry(life: control.Life) -> bytes:

@@ -19,7 +19,9 @@ from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.errors import UsageError
 
-_FIXED_SETTINGS = ("runtime_dir", "cgroup", "reap_orphans", "gateway", "telemetry", "log")
+_FIXED_SETTINGS = (
+    *("runtime_dir", "cgroup", "reap_orphans", "gateway", "dashboard", "telemetry", "log"),
+)
 """The settings of a mesh that cannot be changed while it runs."""
 
 
