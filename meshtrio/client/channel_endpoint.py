@@ -97,6 +97,7 @@ class ChannelEndpoint:
         "priority",
         "process_exited",
         "removed",
+        "retries",
         "stable_id",
         "subchannel",
         "weight",
@@ -124,6 +125,8 @@ class ChannelEndpoint:
         self._on_change = on_change
         self._on_connect_failure = on_connect_failure
         self.last_pick = 0
+        self.retries = 0
+        """Number of calls that it has refused and that the gateway has sent again."""
         self.is_ejected = False
         """Whether outlier detection has ejected it."""
         self.is_healthy = True

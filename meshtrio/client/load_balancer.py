@@ -36,7 +36,7 @@ from meshtrio.util.concurrency import start_soon_without_context
 from meshtrio.util.shared_rng import RNG
 
 if TYPE_CHECKING:
-    from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
+    from meshtrio.client.load_balancing.outlier_detection import EjectedHost, OutlierDetector
     from meshtrio.grpc.outlier_detection import Ejection
 
 
@@ -101,6 +101,28 @@ class LoadBalancer:
     def ready(self) -> Sequence[ChannelEndpoint]:
         """Ready endpoints of the best priority that has any."""
         return self._priority_policy.ready
+
+    # -- what is shown of it ------------------------------------------------------------------
+
+    @property
+    def policy_name(self) -> str:
+        """The name of the balancing policy."""
+        return self._config.load_balancing.policy.value.removesuffix("_experimental")
+
+    @property
+    def pending_count(self) -> int:
+        """Number of calls that wait for an endpoint."""
+        return self._circuit_breaker.pending_count
+
+    def find_ejection(self, endpoint: ChannelEndpoint) -> EjectedHost | None:
+        """Return when and why outlier detection has ejected an endpoint; None if it has not."""
+        detector = self._outlier_detector
+        return None if detector is None else detector.find_ejection(endpoint.endpoint.id)
+
+    def count_ejections(self, endpoint: ChannelEndpoint) -> int:
+        """Return how often outlier detection has ejected an endpoint."""
+        detector = self._outlier_detector
+        return 0 if detector is None else detector.count_ejections(endpoint.endpoint.id)
 
     # -- picking -----------------------------------------------------------------------------
 

@@ -135,6 +135,8 @@ class Subchannel:
         """Number of `streams` that watch its health, which are no load."""
         self.connect_error = ""
         """Why the last attempt to connect failed, "" after one that succeeded."""
+        self.failed_connects = 0
+        """Number of attempts to connect that have failed."""
         self.watchers: list[Callable[[], None]] = []
         self.trace_node = channelz_registry.TraceNode()
         channelz_registry.SUBCHANNELS[self.trace_node.channelz_id] = self
@@ -152,6 +154,13 @@ class Subchannel:
         """Time at which the current connection was established, None if it is not."""
         self.connections: set[ClientConnection] = set()
         """All connections, those included that only finish their calls."""
+
+    @property
+    def connectivity(self) -> str:
+        """The state of the connection, by the name that gRPC has for it, in lower case."""
+        if self.connection is not None:
+            return "ready"
+        return "transient-failure" if self.connect_error else "connecting"
 
     def _notify_watchers(self) -> None:
         for on_change in list(self.watchers):
@@ -294,6 +303,7 @@ class Subchannel:
 
     def _report_connect_error(self, error: str) -> None:
         """Log and trace why calls wait, once for each of equal reasons in a row."""
+        self.failed_connects += 1
         if error != self.connect_error:
             warning = channelz_registry.Severity.WARNING
             self.trace_node.add_event(f"connection failed: {error}", warning)

@@ -71,11 +71,12 @@ class Access:
     """Access rules of the parts of the mesh's API."""
 
     control: AccessRule = attrs.field(factory=AccessRule)
-    """Access to meshtrio.v1.Control: seeing all plugins with their output and the methods, peers
-    and statuses of their calls; stopping, restarting and scaling any of them; setting log levels;
-    and reloading the file that the mesh was started from. Reloading another file, which amounts to
-    running any program as the mesh's user, is restricted to the mesh's own user and root, as are
-    seeing the environment of plugins and running a process in the place of an instance."""
+    """Access to meshtrio.v1.Control: seeing all plugins with their output and history, the methods,
+    peers and statuses of their calls, and the config with secrets masked; stopping, restarting and
+    scaling any of them; setting log levels; and reloading the file that the mesh was started from.
+    Reloading another file, which amounts to running any program as the mesh's user, is restricted
+    to the mesh's own user and root, as are seeing the environment of plugins and running a process
+    in the place of an instance."""
     registry: RegistryAccessRule = attrs.field(factory=RegistryAccessRule)
     """Access to meshtrio.v1.Registry: seeing all services with the addresses of their endpoints and
     how these ended, the last lines of stderr included; and, for users of this machine, serving

@@ -17,7 +17,7 @@ _SECRET_WORDS = frozenset(
     (
         *("pass", "passcode", "pwd", "pw", "pin", "otp", "salt", "key", "keys", "dsn", "auth"),
         *("authorization", "bearer", "creds", "cookie", "cookies", "session", "sid", "sig"),
-        *("signature", "jwt", "license", "header", "headers"),
+        *("signature", "jwt", "license", "headers"),
     )
 )
 """Words of a name that say that what it names is secret."""
@@ -30,10 +30,14 @@ _FILE_WORDS = frozenset(("file", "path", "dir", "folder", "directory"))
 """Last words of the names of files with secrets, which are no secrets."""
 _NAME_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
-_VALUE_OPTIONS = frozenset(("-H", "-p", "-u", "-U", "-a", "--user", "--proxy-user"))
-"""Options whose values often are secret, or have a secret in them."""
-_PASSWORD_OPTION = re.compile(r"-p(?![0-9]+$)\S")
-"""The beginning of a password in the style of MySQL: `-phunter2`."""
+_VALUE_OPTIONS = frozenset(("-H", "--header", "-a"))
+"""Options whose values often are secret: header fields, and the password of redis-cli."""
+_USER_OPTIONS = frozenset(("-u", "-U", "--user", "--proxy-user"))
+"""Options whose values have a secret in them if they have a colon."""
+_JOINED_OPTION = re.compile(r"(?P<option>-p)(?![0-9]+$)\S|(?P<header>-H)\S|(?P<user>-[uU])\S*:")
+"""The beginning of an option with its value: `-phunter2` in the style of MySQL."""
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*=")
+"""The beginning of an environment variable, as for env(1)."""
 _OPTION_NAME = re.compile(r"-*[A-Za-z][A-Za-z0-9_.-]*")
 _ASSIGNMENT = re.compile(
     r"(?<![A-Za-z0-9_.-])(?P<name>[A-Za-z0-9_.-]++)[\"'\]]*+\s*+(?:=>|:=|\+=|=|:)\s*+(?=\S)"
@@ -42,13 +46,16 @@ _ASSIGNMENT = re.compile(
 _OPTION = re.compile(r"(?<!\S)(?P<name>--?[A-Za-z][A-Za-z0-9_.-]*+)\s++(?=\S)")
 """An option, and what is between it and the next word."""
 _QUERY = re.compile(r"(?<=[?#]).+")
-_QUERY_VALUE = re.compile(r"(?<==)[^&;#]+")
+_QUERY_PART = re.compile(r"(?P<name>[^&;#?=]*=)?[^&;#?]+")
 _TEXT_WORD = re.compile(r"\S+")
 _TOKEN = re.compile(r"[A-Za-z0-9_+/=~-]{16,}")
 _TOKEN_PREFIX = re.compile(
     r"(?:sk|pk|rk|gh[a-z]|xox[a-z]|glpat|hvs|npm|pypi)[_-]|eyJ|AKIA|ASIA|AIza"
 )
 _HEXADECIMAL = re.compile(r"[0-9a-fA-F-]{32,}")
+_NUMBER = re.compile(r"[0-9]+")
+_MIN_NUMBERS = 5
+"""Number of groups of digits from which on a long word looks random."""
 _MIN_TOKEN_LENGTH = 20
 _MIN_TOKEN_LENGTH_WITH_SLASH = 40
 """Characters of a word of digits and letters of both cases from which on it looks random; those
@@ -84,8 +91,7 @@ def _mask_url_word(word: str) -> str:
 
 
 def _mask_query(found: re.Match[str]) -> str:
-    query = found[0]
-    return _QUERY_VALUE.sub(MASK, query) if "=" in query else MASK
+    return _QUERY_PART.sub(lambda part: f"{part['name'] or ''}{MASK}", found[0])
 
 
 def mask_text(text: str) -> str:
@@ -109,24 +115,44 @@ def _looks_random(word: str) -> bool:
     if _TOKEN_PREFIX.match(word) or _HEXADECIMAL.fullmatch(word):
         return True
     has_slash = "/" in word
-    if has_slash and word.startswith("/"):
+    if word.startswith("/"):
         return any(map(_looks_random, word.split("/")))
-    least = _MIN_TOKEN_LENGTH_WITH_SLASH if has_slash else _MIN_TOKEN_LENGTH
+    if len(word) < (_MIN_TOKEN_LENGTH_WITH_SLASH if has_slash else _MIN_TOKEN_LENGTH):
+        return False
     kinds = (str.isdigit, str.isupper, str.islower)
-    return len(word) >= least and all(any(map(kind, word)) for kind in kinds)
+    has_all_kinds = all(any(map(kind, word)) for kind in kinds)
+    return has_all_kinds or len(_NUMBER.findall(word)) >= _MIN_NUMBERS
 
 
 def mask_words(words: Iterable[str]) -> list[str]:
     """Mask what may be secret in the words of a command."""
     masked: list[str] = []
-    is_value = False
+    option = ""  # The word before, if it is an option, or may be the name of a secret.
     for position, word in enumerate(words):
-        if is_value:
+        if option and _is_secret_value(option, word):
             masked.append(MASK)
-        elif _PASSWORD_OPTION.match(word):
-            masked.append(f"-p{MASK}")
-        else:
-            masked.append(mask_text(word))
-        is_name = position > 0 and not is_value and _OPTION_NAME.fullmatch(word) is not None
-        is_value = is_name and (word in _VALUE_OPTIONS or is_secret_name(word))
+            option = ""
+            continue
+        masked.append(_mask_word(word))
+        option = word if position > 0 and _OPTION_NAME.fullmatch(word) else ""
     return masked
+
+
+def _is_secret_value(option: str, value: str) -> bool:
+    """Whether a word is a secret by the one before it."""
+    if option == "-p":
+        return not value.isdecimal()
+    if option in _USER_OPTIONS:
+        return ":" in value
+    return option in _VALUE_OPTIONS or is_secret_name(option)
+
+
+def _mask_word(word: str) -> str:
+    name, sign, value = word.partition("=")
+    if sign and _is_secret_value(name, value):
+        return f"{name}={MASK}"
+    if found := _VARIABLE.match(word):
+        return f"{found[0]}{MASK}"
+    if found := _JOINED_OPTION.match(word):
+        return f"{next(filter(None, found.groups()))}{MASK}"
+    return mask_text(word)

@@ -17,17 +17,17 @@ from meshtrio.client.channel import Channel
 from meshtrio.client.channel_endpoint import PickResult
 from meshtrio.client.retry.policy import RetryState
 from meshtrio.errors import CallRefusedError
+from meshtrio.gateway.call_watch import CallObserver
 from meshtrio.gateway.route import Route
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.rpc.connection import Connection
-from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
 
 
 class ChannelProvider(Protocol):
     """What a proxied call needs of the router."""
 
-    call_metrics: GatewayMetrics | None
-    """The metrics of proxied calls; None if they are off."""
+    call_observer: CallObserver | None
+    """Measures proxied calls; None if metrics are off and no client watches the calls."""
     current_time: Callable[[], float]
     """`trio.current_time`, or what it calls, which costs half as much."""
 

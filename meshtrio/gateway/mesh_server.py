@@ -10,19 +10,21 @@ import math
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from meshtrio.config import GatewayConfig, GatewaySecurity
 from meshtrio.discovery.registry import Registry
+from meshtrio.gateway.balancing_state import list_balancing
 from meshtrio.gateway.configured_services import ConfiguredServices
 from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
+from meshtrio.rpc.method_load import MethodTracker
 from meshtrio.rpc.peer_accounts import BudgetSetting, BudgetSettings
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
@@ -35,6 +37,7 @@ from meshtrio.services.health import HealthServicer
 from meshtrio.services.history import ProcessHistory
 from meshtrio.services.load_reports import LoadReports
 from meshtrio.services.log_level_controller import LogLevelController
+from meshtrio.services.method_statistics import GatewayKey
 from meshtrio.services.registry import RegistryServicer
 from meshtrio.services.standard import add_standard_services
 from meshtrio.supervisor.operations import Operations
@@ -102,12 +105,24 @@ class MeshServer:
             supervisor.config.discovery.prefix,
         )
         self.history = ProcessHistory(supervisor)
-        parts = event_log, self._load_reports, log_levels, node, self.history
+        parts = event_log, self._load_reports, log_levels, node, self.history, self
         control = ControlServicer(supervisor, registry, operations, *parts)
         self.registry_servicer = RegistryServicer(registry, lambda: supervisor.config)
         self._servicers = control, self.registry_servicer
         self._call_quota = CallQuota(lambda: supervisor.config.limits.max_calls_per_user)
         self._servers: list[Server] = []
+
+    # -- for `ControlServicer` ---------------------------------------------------------------
+
+    def watch_calls(self) -> AbstractContextManager[MethodTracker[GatewayKey]]:
+        """Count the gateway's calls by method during the block, those under way included."""
+        connections = (each for server in self._servers for each in server.connections)
+        streams = [stream for each in connections for stream in each.streams.values()]
+        return self._router.watch_calls(streams)
+
+    def list_balancing(self, services: Sequence[str]) -> list[Any]:
+        """Return the ServiceBalancing messages of the services that have been called."""
+        return list_balancing(self._router, services)
 
     async def release_connections(self) -> None:
         """Have all clients connect again; see `Server.release_connections`."""

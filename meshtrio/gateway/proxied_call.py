@@ -124,6 +124,8 @@ class ProxiedCall(ProxiedRequest):
         if not opening.plan_retry(self._channel, error):
             self.end_with_error(error)
             return
+        if self._pick_result is not None:
+            self._pick_result.channel_endpoint.retries += 1
         self._end_attempt(success=None)
         connection = self.connection
         if self._state is _COMMITTED:
@@ -227,9 +229,9 @@ class ProxiedCall(ProxiedRequest):
             self._end_attempt(success=success)
 
     def _record_outcome(self, code: int, succeeded: bool) -> None:
-        calls, router = self._service_metrics, self._router
-        if calls is None and router.call_metrics is not None:
-            calls = router.call_metrics.start_call(None)
+        calls, router = self._outcome_recorder, self._router
+        if calls is None and router.call_observer is not None:
+            calls = router.call_observer.start_call(None, self.request.path)
         if calls is not None:
             calls.record(code, router.current_time() - self._started_at)
         counters, channel = self.connection.counters, self._channel

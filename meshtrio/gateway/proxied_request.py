@@ -13,6 +13,7 @@ from meshtrio.client.channel_endpoint import DEFAULT_PICK_ARGS, PickResult
 from meshtrio.gateway import call_state
 from meshtrio.gateway.call_opening import CallOpening, ChannelProvider
 from meshtrio.gateway.call_state import CallEvent, CallState
+from meshtrio.gateway.call_watch import CallWatch, OutcomeRecorder
 from meshtrio.gateway.downstream_stream import DownstreamStream
 from meshtrio.gateway.proxied_streams import MAX_SMALL_CHUNK
 from meshtrio.gateway.route import Route
@@ -21,7 +22,6 @@ from meshtrio.grpc import status
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.rpc.write_buffer import HIGH_WATER
-from meshtrio.telemetry.metrics.call_recorder import CallRecorder
 
 # Globals, as attribute access on an enum class takes 0.2 us in Python 3.11.
 _PICKING, _REPLAYABLE = CallState.PICKING, CallState.REPLAYABLE
@@ -37,8 +37,8 @@ class ProxiedRequest(DownstreamStream, ResponseReceiver):
     """The scope of the task that waits, which is cancelled if the client ends the call."""
     _state = _PICKING
     _channel: Channel | None = None
-    _service_metrics: CallRecorder | None = None
-    """The metrics of the channel's service; None if there is no channel, or metrics are off."""
+    _outcome_recorder: OutcomeRecorder | None = None
+    """Records the end of the call; None if there is no channel, or nothing is measured."""
     _pick_result: PickResult | None = None
     _upstream: UpstreamStream | None = None
     _opening: CallOpening | None = None
@@ -111,9 +111,15 @@ class ProxiedRequest(DownstreamStream, ResponseReceiver):
         """Count the call for its first channel, to an endpoint of which it is sent."""
         if self._channel is None:
             channel.call_counters.started += 1
-            if (metrics := self._router.call_metrics) is not None:
-                self._service_metrics = metrics.start_call(channel.name)
+            if (observer := self._router.call_observer) is not None:
+                self._outcome_recorder = observer.start_call(channel.name, self.request.path)
         self._channel = channel
+
+    def watch(self, watch: CallWatch) -> None:
+        """Have the end of the call recorded for those who watch, though it has started before."""
+        if self._channel is not None and self._state < _FLUSHING:
+            args = self._outcome_recorder, self._channel.name, self.request.path
+            self._outcome_recorder = watch.adopt_call(*args)
 
     def open_upstream(self, channel: Channel, pick_result: PickResult) -> bool:
         """Send the call on a connection unless it is over; return False if there is no room."""

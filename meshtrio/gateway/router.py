@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from functools import partial
 from urllib.parse import unquote
 
@@ -14,12 +14,15 @@ import trio
 
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.discovery.registry import Registry, watch_own_endpoints, watch_service
+from meshtrio.gateway.call_watch import CallObserver, CallWatch
 from meshtrio.gateway.proxied_call import ProxiedCall
 from meshtrio.gateway.route import MAX_GATEWAYS, Destination, Route
 from meshtrio.gateway.service_index import ServiceIndex
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.service_config import ServiceConfig
+from meshtrio.rpc.method_load import MethodTracker
 from meshtrio.rpc.server_connection import ServerConnection
+from meshtrio.services.method_statistics import GatewayKey
 from meshtrio.telemetry.metrics.call_metrics import GatewayMetrics
 from meshtrio.util.concurrency import sleep_until_tick
 
@@ -56,6 +59,8 @@ class Router:
         """
         self._etcd_prefix = etcd_prefix
         self.call_metrics = call_metrics
+        self.call_observer: CallObserver | None = call_metrics
+        self._call_watch = CallWatch(call_metrics)
         self.current_time: Callable[[], float] = trio.current_time
         self._registry = registry
         self._max_busy_poll = max_busy_poll
@@ -122,6 +127,37 @@ class Router:
         connection.streams[stream_id] = call
         call.start()
         return call
+
+    def count_rejected(self, headers: RequestHeaders, code: int, has_handler: bool) -> None:
+        """Count a call that the server has rejected, for those who watch."""
+        if self.call_observer is not self._call_watch or not headers.is_grpc:
+            return
+        route = self._get_route(headers)
+        service = route.explicit_target or self.service_index.lookup(route.grpc_service)
+        if has_handler and route.explicit_target is None:
+            return  # It was for the mesh itself.
+        if service is not None and not self._registry.has_service(service):
+            service = None
+        self._call_watch.count_rejected(service, headers.path, code)
+
+    @contextmanager
+    def watch_calls(self, running: Iterable[object]) -> Iterator[MethodTracker[GatewayKey]]:
+        """Count calls by method during the block.
+
+        `running` are the streams of clients that are open; the calls among them are counted as
+        calls in flight, and when they end.
+        """
+        watch = self._call_watch
+        with watch.add_tracker() as tracker:
+            self.call_observer = watch
+            for stream in running:
+                if isinstance(stream, ProxiedCall):
+                    stream.watch(watch)
+            try:
+                yield tracker
+            finally:
+                if watch.tracker_count == 1:
+                    self.call_observer = self.call_metrics
 
     def _get_route(self, headers: RequestHeaders) -> Route:
         """Return the route of a call; those with a timeout share it, as their headers differ."""

@@ -193,26 +193,65 @@ class GetStatisticsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WatchStatisticsRequest(_message.Message):
-    __slots__ = ("interval",)
+    __slots__ = ("interval", "by_method")
     INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    BY_METHOD_FIELD_NUMBER: _ClassVar[int]
     interval: float
-    def __init__(self, interval: _Optional[float] = ...) -> None: ...
+    by_method: bool
+    def __init__(self, interval: _Optional[float] = ..., by_method: bool = ...) -> None: ...
 
 class Statistics(_message.Message):
-    __slots__ = ("time", "uptime", "plugins", "groups", "total", "instances")
+    __slots__ = ("time", "uptime", "plugins", "groups", "total", "instances", "methods", "gateway", "interval")
     TIME_FIELD_NUMBER: _ClassVar[int]
     UPTIME_FIELD_NUMBER: _ClassVar[int]
     PLUGINS_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
     time: float
     uptime: float
     plugins: _containers.RepeatedCompositeFieldContainer[PluginStatistics]
     groups: _containers.RepeatedCompositeFieldContainer[PluginStatistics]
     total: PluginStatistics
     instances: _containers.RepeatedCompositeFieldContainer[InstanceStatistics]
-    def __init__(self, time: _Optional[float] = ..., uptime: _Optional[float] = ..., plugins: _Optional[_Iterable[_Union[PluginStatistics, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[PluginStatistics, _Mapping]]] = ..., total: _Optional[_Union[PluginStatistics, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatistics, _Mapping]]] = ...) -> None: ...
+    methods: _containers.RepeatedCompositeFieldContainer[MethodStatistics]
+    gateway: _containers.RepeatedCompositeFieldContainer[MethodStatistics]
+    interval: float
+    def __init__(self, time: _Optional[float] = ..., uptime: _Optional[float] = ..., plugins: _Optional[_Iterable[_Union[PluginStatistics, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[PluginStatistics, _Mapping]]] = ..., total: _Optional[_Union[PluginStatistics, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatistics, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[MethodStatistics, _Mapping]]] = ..., gateway: _Optional[_Iterable[_Union[MethodStatistics, _Mapping]]] = ..., interval: _Optional[float] = ...) -> None: ...
+
+class MethodStatistics(_message.Message):
+    __slots__ = ("plugin", "target", "service", "method", "started", "in_flight", "ended", "p50", "p95", "p99")
+    class EndedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    P50_FIELD_NUMBER: _ClassVar[int]
+    P95_FIELD_NUMBER: _ClassVar[int]
+    P99_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    target: str
+    service: str
+    method: str
+    started: int
+    in_flight: int
+    ended: _containers.ScalarMap[str, int]
+    p50: float
+    p95: float
+    p99: float
+    def __init__(self, plugin: _Optional[str] = ..., target: _Optional[str] = ..., service: _Optional[str] = ..., method: _Optional[str] = ..., started: _Optional[int] = ..., in_flight: _Optional[int] = ..., ended: _Optional[_Mapping[str, int]] = ..., p50: _Optional[float] = ..., p95: _Optional[float] = ..., p99: _Optional[float] = ...) -> None: ...
 
 class PluginStatistics(_message.Message):
     __slots__ = ("name", "instances", "states", "counts", "slowest_check")
@@ -496,10 +535,66 @@ class ListServiceStatesRequest(_message.Message):
     def __init__(self, services: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListServiceStatesResponse(_message.Message):
-    __slots__ = ("states",)
+    __slots__ = ("states", "balancing")
     STATES_FIELD_NUMBER: _ClassVar[int]
+    BALANCING_FIELD_NUMBER: _ClassVar[int]
     states: _containers.RepeatedCompositeFieldContainer[_registry_pb2.ServiceState]
-    def __init__(self, states: _Optional[_Iterable[_Union[_registry_pb2.ServiceState, _Mapping]]] = ...) -> None: ...
+    balancing: _containers.RepeatedCompositeFieldContainer[ServiceBalancing]
+    def __init__(self, states: _Optional[_Iterable[_Union[_registry_pb2.ServiceState, _Mapping]]] = ..., balancing: _Optional[_Iterable[_Union[ServiceBalancing, _Mapping]]] = ...) -> None: ...
+
+class ServiceBalancing(_message.Message):
+    __slots__ = ("service", "own_endpoints_only", "policy", "waiting", "endpoints")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    OWN_ENDPOINTS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    own_endpoints_only: bool
+    policy: str
+    waiting: int
+    endpoints: _containers.RepeatedCompositeFieldContainer[EndpointBalancing]
+    def __init__(self, service: _Optional[str] = ..., own_endpoints_only: bool = ..., policy: _Optional[str] = ..., waiting: _Optional[int] = ..., endpoints: _Optional[_Iterable[_Union[EndpointBalancing, _Mapping]]] = ...) -> None: ...
+
+class EndpointBalancing(_message.Message):
+    __slots__ = ("endpoint_id", "address", "connectivity", "available", "in_flight", "weight", "priority", "ejection", "healthy", "failed_connects", "connect_error", "retries", "ejections")
+    ENDPOINT_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIVITY_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    EJECTION_FIELD_NUMBER: _ClassVar[int]
+    HEALTHY_FIELD_NUMBER: _ClassVar[int]
+    FAILED_CONNECTS_FIELD_NUMBER: _ClassVar[int]
+    CONNECT_ERROR_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
+    EJECTIONS_FIELD_NUMBER: _ClassVar[int]
+    endpoint_id: str
+    address: str
+    connectivity: str
+    available: bool
+    in_flight: int
+    weight: int
+    priority: int
+    ejection: EndpointEjection
+    healthy: bool
+    failed_connects: int
+    connect_error: str
+    retries: int
+    ejections: int
+    def __init__(self, endpoint_id: _Optional[str] = ..., address: _Optional[str] = ..., connectivity: _Optional[str] = ..., available: bool = ..., in_flight: _Optional[int] = ..., weight: _Optional[int] = ..., priority: _Optional[int] = ..., ejection: _Optional[_Union[EndpointEjection, _Mapping]] = ..., healthy: bool = ..., failed_connects: _Optional[int] = ..., connect_error: _Optional[str] = ..., retries: _Optional[int] = ..., ejections: _Optional[int] = ...) -> None: ...
+
+class EndpointEjection(_message.Message):
+    __slots__ = ("since", "until", "rule")
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    since: float
+    until: float
+    rule: str
+    def __init__(self, since: _Optional[float] = ..., until: _Optional[float] = ..., rule: _Optional[str] = ...) -> None: ...
 
 class ListNodesRequest(_message.Message):
     __slots__ = ()

@@ -21,6 +21,7 @@ from meshtrio.rpc.purerpc_compat import HandlerTable
 from meshtrio.rpc.server_call import ServerInterceptor
 from meshtrio.rpc.server_connection import AccessCheck, ServerConnection
 from meshtrio.rpc.stats import CallCounters, LoadRecorder
+from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import CHECK_INTERVAL, Timeouts
 from meshtrio.rpc.tracer import ServerTracer, current_tracers
 from meshtrio.transport.acceptor import Acceptor
@@ -86,7 +87,7 @@ class Server:
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
         self._max_busy_poll = resolve_max_busy_poll(max_busy_poll)
-        self.load_recorder = LoadRecorder()
+        self.load_recorder = LoadRecorder(self._list_running)
         self.trace_node = channelz_registry.TraceNode()
         self.listen_socket: channelz_registry.ListenSocket | None = None
         self.past_counters = CallCounters()
@@ -116,6 +117,11 @@ class Server:
         self._ssl_context: ssl.SSLContext | None = None
         self._acceptor = Acceptor(self._on_accept)
         self._serve_scope = trio.CancelScope()
+
+    def _list_running(self) -> list[str]:
+        """Return the paths of the calls that have a handler and whose stream is open."""
+        streams = (each for connection in self.connections for each in connection.streams.values())
+        return [stream.path for stream in streams if isinstance(stream, Stream)]
 
     @contextmanager
     def add_tracer(self, tracer: ServerTracer) -> Iterator[None]:

@@ -118,7 +118,8 @@ class ServerCall:
         """Seconds until the caller's deadline; None if it has none."""
         self._is_complete = False
         server = connection.server
-        self._started_at = server.load_recorder.start_call() if handler.is_counted else 0.0
+        recorder = server.load_recorder
+        self._started_at = recorder.start_call(headers.path) if handler.is_counted else 0.0
         self._tracer: ServerCallTracer | None = None
         if (tracer := server.tracer) is not None:
             try:
@@ -193,7 +194,7 @@ class ServerCall:
         self._stream.reset(_NO_ERROR)
         if self._handler.is_counted:
             recorder = self._connection.server.load_recorder
-            recorder.end_call(self._started_at, failed=status is not None)
+            recorder.end_call(self._started_at, self.path, status)
         self._connection.running_handlers -= 1
         if self._tracer is not None:
             self._notify_tracer(self._tracer.call_ended, status or STATUS_OK)

@@ -72,6 +72,9 @@ if TYPE_CHECKING:  # Making a Protocol would delay the start of plugins.
                 The stream of the call, which is in `connection.streams` until the call ends.
             """
 
+        def count_rejected(self, headers: RequestHeaders, code: int, has_handler: bool) -> None:
+            """Count a call that the server has rejected, which may have been one to be proxied."""
+
     class ConnectionOwner(CallServer, Protocol):
         """The part of a server that its connections use."""
 
@@ -412,6 +415,12 @@ class ServerConnection(CallOwner):
         if status is not None:
             max_size = self.peer_settings.max_header_list_size
             self._reject(stream_id, rejection.encode_trailers_only(max_size, *status))
+            has_handler = isinstance(handler, Handler)
+            self.server.load_recorder.count_rejected(
+                headers.path, status[0], has_handler=has_handler
+            )
+            if self.server.forwarder is not None:
+                self.server.forwarder.count_rejected(headers, status[0], has_handler)
             if (tracer := self.server.tracer) is not None:
                 notify_tracer_in_read_loop(headers.path, tracer.call_rejected, headers, status[:2])
             return

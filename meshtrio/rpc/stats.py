@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from meshtrio.grpc.status import CallStatus
+
+if TYPE_CHECKING:
+    from meshtrio.rpc.method_load import MethodTracker
 
 _MAX_SAMPLES = 10_000
 
@@ -90,40 +96,87 @@ class ConnectionStatistics:
 class LoadRecorder:
     """Counts the load of a server: calls of its own services, without those of health and so on.
 
-    Durations are recorded only within `record_durations`.
+    Durations are recorded only within `record_durations`, and methods within `watch_methods`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, list_running: Callable[[], Iterable[str]] = tuple) -> None:
+        """`list_running` returns the paths of the calls that are running."""
         self.started = self.ended = self.failed = 0
         self._samples: list[list[float]] = []
+        self._list_running = list_running
+        self._trackers: list[tuple[float, MethodTracker[str]]] = []
+        """By path, with the time since when they count."""
+        self._is_watched = False
+        """Whether there are samples or trackers, for which calls are timed."""
 
     @staticmethod
     def is_counted(service: str) -> bool:
         """Return whether calls of a service count as load."""
         return not service.startswith(("grpc.", "meshtrio."))
 
-    def start_call(self) -> float:
+    def start_call(self, path: str) -> float:
         """Count the start of a call; return the value to pass to `end_call`."""
         self.started += 1
-        return time.perf_counter() if self._samples else 0.0
+        return self._start_watched(path) if self._is_watched else 0.0
 
-    def end_call(self, started_at: float, *, failed: bool) -> None:
-        """Count the end of a call."""
+    def _start_watched(self, path: str) -> float:
+        for _, tracker in self._trackers:
+            tracker.start_call(path, is_known=True)
+        return time.perf_counter()
+
+    def end_call(self, started_at: float, path: str, status: CallStatus | None) -> None:
+        """Count the end of a call; `status` is None if it is OK."""
         self.ended += 1
-        self.failed += failed
-        if started_at and self._samples:
-            seconds = time.perf_counter() - started_at
+        self.failed += status is not None
+        if self._is_watched:
+            self._end_watched(started_at, path, 0 if status is None else status[0])
+
+    def _end_watched(self, started_at: float, path: str, code: int) -> None:
+        seconds = time.perf_counter() - started_at
+        for since, tracker in self._trackers:
+            load = tracker.get(path, is_known=True)
+            if started_at >= since:
+                load.record(code, seconds)
+            else:
+                load.record_earlier(code)
+        if started_at:
             for samples in self._samples:
                 if len(samples) < _MAX_SAMPLES:
                     samples.append(seconds)
+
+    def count_rejected(self, path: str, code: int, *, has_handler: bool) -> None:
+        """Count a call that was rejected before its handler started, for those who watch."""
+        if self._trackers and self.is_counted(path[1:]):
+            for _, tracker in self._trackers:
+                tracker.count_rejected(path if has_handler else tracker.other, code)
 
     @contextmanager
     def record_durations(self) -> Iterator[list[float]]:
         """Append the duration of each call, in seconds, to a list that the caller empties."""
         samples: list[float] = []
         self._samples.append(samples)
+        self._is_watched = True
         try:
             yield samples
         finally:
             # By identity, because two lists may be equal.
             self._samples = [each for each in self._samples if each is not samples]
+            self._is_watched = bool(self._samples or self._trackers)
+
+    @contextmanager
+    def watch_methods(self) -> Iterator[MethodTracker[str]]:
+        """Count calls by path during the block, those included that are running already."""
+        from meshtrio.rpc.method_load import OTHER_METHOD, MethodTracker  # Few are watched.
+
+        tracker = MethodTracker(OTHER_METHOD)
+        for path in self._list_running():
+            if self.is_counted(path[1:]):
+                tracker.get(path, is_known=True).earlier += 1
+        entry = time.perf_counter(), tracker
+        self._trackers.append(entry)
+        self._is_watched = True
+        try:
+            yield tracker
+        finally:
+            self._trackers = [each for each in self._trackers if each is not entry]
+            self._is_watched = bool(self._samples or self._trackers)

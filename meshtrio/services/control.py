@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,7 +16,6 @@ import trio
 
 from meshtrio.config import ConfigSource, LogLevel, MeshConfig
 from meshtrio.config.async_loading import load_in_thread
-from meshtrio.config.toml_writer import write_config
 from meshtrio.discovery.registry import Registry
 from meshtrio.discovery.registry_messages import state_to_message
 from meshtrio.errors import PluginFailedError
@@ -30,6 +29,7 @@ from meshtrio.services.history import ProcessHistory
 from meshtrio.services.load import parse_interval
 from meshtrio.services.load_reports import LoadReports
 from meshtrio.services.log_level_controller import LogLevelController
+from meshtrio.services.method_watch import GatewayState, watch_methods
 from meshtrio.services.node_listing import make_node_list, require_node
 from meshtrio.services.node_queries import query_nodes
 from meshtrio.services.tap_client import tap_instances
@@ -80,6 +80,7 @@ class ControlServicer:
     _node: Node | None
     """This mesh as one of several; None if it is none."""
     _history: ProcessHistory
+    _gateway: GatewayState
     _cached_usage: Mapping[int, ResourceUsage] = {}
     _usage_expires_at: float = -math.inf
     _cached_pss: Mapping[int, int] = {}
@@ -175,10 +176,18 @@ class ControlServicer:
 
     async def WatchStatistics(self, request: Any) -> AsyncIterator[Any]:
         interval = parse_interval(request)
-        with self._load_reports.subscribe():
+        with ExitStack() as stack:
+            calls = None
+            if request.by_method:
+                calls = stack.enter_context(watch_methods(self._load_reports, self._gateway))
+            else:
+                stack.enter_context(self._load_reports.subscribe())
             await self._load_reports.wait_complete()
             while True:
-                yield await self._collect_statistics()
+                statistics = await self._collect_statistics()
+                if calls is not None:
+                    calls.add_to(statistics)
+                yield statistics
                 await trio.sleep(interval)
 
     async def WatchCalls(self, request: Any) -> AsyncIterator[Any]:
@@ -237,9 +246,12 @@ class ControlServicer:
             if request.services or self._registry.has_service(name):
                 states.append(state_to_message(name, self._registry.resolve(name)))
             await trio.lowlevel.checkpoint()  # There may be thousands.
-        return control.ListServiceStatesResponse(states=states)
+        balancing = self._gateway.list_balancing([state.service for state in states])
+        return control.ListServiceStatesResponse(states=states, balancing=balancing)
 
     async def GetConfig(self, request: Any) -> Any:
+        from meshtrio.config.toml_writer import write_config  # Seldom needed.
+
         config = self._supervisor.config
         written = write_config(config, with_defaults=request.defaults)
         source = "" if config.source is None else replace_surrogates(str(config.source.path))
@@ -320,7 +332,7 @@ class ControlServicer:
 
         async def load() -> MeshConfig:
             config = await load_in_thread(path or before.path, runtime_dir=before.runtime_dir)
-            return attrs.evolve(config, source=source)
+            return attrs.evolve(before.override(config), source=source)
 
         found = await self._operations.load_and_reload(load)
         return control.ReloadResponse(**attrs.asdict(found))

@@ -56,6 +56,7 @@ _ANSWERS = (
 _CAUSES = {events.Restarting: "restart", events.Renewing: "renewal", events.TaskRetrying: "retry"}
 """What the next process is started for, by the event."""
 _IGNORED = frozenset({events.LineWritten, events.LinesDropped, events.TaskMissed})
+"""Events that are about no process, or too many to be kept."""
 
 
 @attrs.frozen(kw_only=True)
@@ -137,6 +138,10 @@ class ProcessHistory:
         for dropped in saved.dropped:
             track = store.get(dropped.key)
             track.dropped, track.dropped_until = dropped.count, dropped.until
+        for track in store.tracks.values():
+            last = track.last_ended
+            if last is not None and last.next_state == InstanceState.BACKOFF.value:
+                track.cause = "retry" if last.is_task else "restart"
         assert saved.since is not None
         store.since, store.last_id = saved.since, saved.last_id
 
@@ -328,7 +333,7 @@ class ProcessHistory:
                     yield control.HistoryUpdate(lives=[life], time=time.time(), missed=missed)
 
     def _refresh_states(self) -> None:
-        """Note what instances and tasks without a process wait for now, which need have no event."""
+        """Note what instances and tasks without a process wait for now: not all has events."""
         owners: list[Instance | Task] = [*self._supervisor.instances]
         owners += self._supervisor.tasks.tasks.values()
         found = {each.key: each for each in owners}

@@ -11,7 +11,7 @@ from meshtrio.messages import control
 from meshtrio.supervisor.policy.restart import Exit
 from meshtrio.util.text import replace_surrogates
 
-_MAX_FIRST_MOMENTS = 10
+_FIRST_MOMENTS = 10
 _MAX_MOMENTS = 50
 """Number of moments of one life: the first, such as when it was ready, and the last of a process
 that reports NOT_SERVING again and again."""
@@ -55,7 +55,7 @@ class LifeRecord:
         """Add what happened; the moments in the middle are dropped if there are too many."""
         self._append((time, sys.intern(kind), truncate(text)))
         while len(self.moments) > _MAX_MOMENTS:
-            _, _, dropped = self.moments.pop(_MAX_FIRST_MOMENTS)
+            _, _, dropped = self.moments.pop(_FIRST_MOMENTS)
             self.size -= _MOMENT_SIZE + sys.getsizeof(dropped)
             self.moments_dropped += 1
 

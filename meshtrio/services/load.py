@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import purerpc
 import trio
@@ -12,6 +13,9 @@ import trio
 from meshtrio.messages import load
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.stats import LoadRecorder
+
+if TYPE_CHECKING:
+    from meshtrio.rpc.method_load import MethodTracker
 
 _MIN_INTERVAL = 0.1
 """Minimum seconds between two reports."""
@@ -36,7 +40,9 @@ class LoadServicer:
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802 - the method's name
         interval, recorder = parse_interval(request), self._load_recorder
-        with recorder.record_durations() as samples:
+        with ExitStack() as stack:
+            samples = stack.enter_context(recorder.record_durations())
+            tracker = stack.enter_context(recorder.watch_methods()) if request.by_method else None
             while not self._shutdown_started.is_set():
                 durations = sorted(samples)
                 samples.clear()
@@ -47,7 +53,22 @@ class LoadServicer:
                     in_flight=recorder.started - recorder.ended,
                     median=durations[len(durations) // 2] if durations else None,
                     p99=durations[len(durations) * 99 // 100] if durations else None,
+                    methods=() if tracker is None else _make_methods(tracker),
                 )
                 with trio.move_on_after(interval):
                     await self._shutdown_started.wait()
         raise purerpc.UnavailableError("the server is shutting down")
+
+
+def _make_methods(tracker: MethodTracker[str]) -> list[load.MethodLoad]:
+    return [
+        load.MethodLoad(
+            method=path.removeprefix("/"),
+            started=taken.started,
+            in_flight=taken.in_flight + taken.earlier,
+            ended=taken.ended,
+            latency=taken.list_latency(),
+        )
+        for path, taken in tracker.take()
+        if not taken.is_idle
+    ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import trio
@@ -15,6 +14,7 @@ from meshtrio.discovery.registry import Registry
 from meshtrio.messages import load
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.services import instances
+from meshtrio.services.method_statistics import MethodCollector, sanitize_methods
 from meshtrio.util.concurrency import open_collapsing_nursery
 
 _WATCH_METHOD = method_from_descriptor(load.DESCRIPTOR.services_by_name["Load"].methods[0])
@@ -22,6 +22,8 @@ _REPORT_INTERVAL = 0.5
 """Requested seconds between two reports of an instance."""
 _MIN_REPORT_INTERVAL = 0.2
 """Minimum seconds between two reports of an instance that does not keep to the interval."""
+_MAX_METHODS_SIZE = 256 * 1024
+"""Maximum bytes of a report with methods: about 600 for each that has calls of all durations."""
 _FIRST_REPORT_TIMEOUT = 1.0
 """Timeout for an instance's first report, in seconds."""
 
@@ -32,20 +34,28 @@ class LoadReports:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._subscriber_count = 0
+        self._collectors: list[MethodCollector] = []
+        """Those of subscribers that have asked for methods."""
         self._changed = trio.lowlevel.ParkingLot()
         """Unparked when the number of subscribers changes, and when an instance has responded."""
         self._reports: dict[str, Any] = {}
-        """The last `LoadReport` by endpoint id; None for an instance that gave none."""
+        """The last `LoadReport`, without its methods, by endpoint id; None for an instance that
+        gave none."""
+        self._in_flight: dict[str, Mapping[str, int]] = {}
+        """Calls in flight by method, by endpoint id, as last reported."""
 
     @contextmanager
-    def subscribe(self) -> Iterator[None]:
-        """Read the reports during the block."""
+    def subscribe(self, collector: MethodCollector | None = None) -> Iterator[None]:
+        """Read the reports during the block; `collector` is given the methods, if any."""
         self._subscriber_count += 1
+        if collector is not None:
+            self._collectors.append(collector)
         self._changed.unpark_all()
         try:
             yield
         finally:
             self._subscriber_count -= 1
+            self._collectors = [each for each in self._collectors if each is not collector]
             self._changed.unpark_all()
 
     async def wait_complete(self) -> None:
@@ -61,35 +71,57 @@ class LoadReports:
         self._reports = {key: self._reports[key] for key in self._reports.keys() & ids}
         return {key: self._reports.get(endpoint.id) for key, endpoint in ready.items()}
 
+    def get_in_flight(self) -> dict[instances.InstanceKey, Mapping[str, int]]:
+        """Return the calls in flight of each instance by method, as last reported."""
+        ready = self._get_endpoints()
+        ids = {each.id for each in ready.values()}
+        self._in_flight = {key: self._in_flight[key] for key in self._in_flight.keys() & ids}
+        return {key: self._in_flight.get(endpoint.id, {}) for key, endpoint in ready.items()}
+
     def _get_endpoints(self) -> dict[instances.InstanceKey, Endpoint]:
         return instances.get_ready_endpoints(self._registry)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read the reports whenever there is a subscriber, until cancelled."""
-        read_reports = partial(
-            instances.read_from_each_instance,
-            self._registry,
-            _WATCH_METHOD,
-            load.WatchLoadRequest(interval=_REPORT_INTERVAL),
-            self._set_report,
-            min_interval=_MIN_REPORT_INTERVAL,
-            retry_delay=_REPORT_INTERVAL,
-            max_message_size=instances.MAX_SMALL_RESPONSE_SIZE,
-        )
         task_status.started()
         while True:
             while not self._subscriber_count:
                 await self._changed.park()
+            by_method = bool(self._collectors)
             async with open_collapsing_nursery() as nursery:
-                nursery.start_soon(read_reports)
-                while self._subscriber_count:
+                nursery.start_soon(self._read, by_method)
+                while self._subscriber_count and bool(self._collectors) is by_method:
                     await self._changed.park()
                 nursery.cancel_scope.cancel()
-            self._reports.clear()
+            self._in_flight.clear()
+            if not self._subscriber_count:
+                self._reports.clear()
 
-    async def _set_report(self, _: instances.InstanceKey, endpoint: Endpoint, report: Any) -> None:
+    async def _read(self, by_method: bool) -> None:
+        """Read the reports of each instance until cancelled."""
+        await instances.read_from_each_instance(
+            self._registry,
+            _WATCH_METHOD,
+            load.WatchLoadRequest(interval=_REPORT_INTERVAL, by_method=by_method),
+            self._set_report,
+            min_interval=_MIN_REPORT_INTERVAL,
+            retry_delay=_REPORT_INTERVAL,
+            max_message_size=_MAX_METHODS_SIZE if by_method else instances.MAX_SMALL_RESPONSE_SIZE,
+        )
+
+    async def _set_report(
+        self, key: instances.InstanceKey, endpoint: Endpoint, report: Any
+    ) -> None:
         is_first = endpoint.id not in self._reports
         is_report = not isinstance(report, instances.FailureKind)
+        self._in_flight.pop(endpoint.id, None)
+        if is_report and self._collectors:
+            methods = sanitize_methods(report.methods)
+            for collector in self._collectors:
+                collector.add(key[0], methods)
+            self._in_flight[endpoint.id] = {m.method: m.in_flight for m in methods if m.in_flight}
+        if is_report:
+            report.ClearField("methods")
         self._reports[endpoint.id] = _sanitize_report(report) if is_report else None
         if is_first:
             self._changed.unpark_all()

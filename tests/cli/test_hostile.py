@@ -51,6 +51,7 @@ SILENT = (
     "drain",
     "gen",
     "call of what is registered",
+    "config",
 )
 """Commands that show no text of the plugin while all is well, and are tried all the same."""
 IN_PART = (
@@ -68,6 +69,8 @@ IN_PART = (
 COMMANDS = {
     "logs": ["logs", "hostile", "--since", "1h"],
     "events": ["events"],
+    "history": ["history"],
+    "config": ["config"],
     "ps": ["ps"],
     "nodes": ["nodes"],  # Names of nodes are in tests/cluster/test_node_commands.py.
     "tree": ["tree"],
@@ -104,7 +107,7 @@ COMMANDS = {
     "usage": [TERMINAL_ESCAPES],
 }
 REGISTERED = f"/nowhere/{TERMINAL_ESCAPES[:60]}"
-JSON = ("logs", "events", "ps", "tree", "services", "call", "top")
+JSON = ("logs", "events", "history", "config", "ps", "tree", "services", "call", "top")
 
 
 @pytest.fixture(scope="module")

@@ -463,6 +463,21 @@ async def test_a_slow_viewer_learns_how_many_changes_it_has_missed(
     await updates.aclose()
 
 
+async def test_the_size_of_changes_is_bounded(
+    clock: Clock, autojump_clock: trio.testing.MockClock
+) -> None:
+    mesh = FakeMesh(clock, "a")
+    updates = mesh.history.watch(lambda _: True, 0, follow=True)
+    await anext(updates)
+    mesh.start("a", 1)
+    for number in range(900):
+        mesh.emit(events.Unready, "a", pid=1, reason=f"{number}" * 200)
+    kept, _ = mesh.history._changes.read_after(0)
+    assert sum(len(data) for _, (_, data) in kept) <= 2 * MIB
+    assert (await anext(updates)).missed == 902 - len(kept) > 0
+    await updates.aclose()
+
+
 def test_changes_are_not_serialized_without_viewers(clock: Clock) -> None:
     mesh = FakeMesh(clock, "a")
     mesh.start("a", 1)
@@ -539,6 +554,15 @@ def test_what_follows_an_end_before_the_upgrade_is_noted_after_it(clock: Clock) 
     after.emit(events.GaveUp, "a", exit=FAILED)
     (life,) = after.lives()
     assert kinds(life) == ["ready", "exited", "gave-up"]
+
+
+def test_a_restart_that_is_due_after_the_upgrade(clock: Clock) -> None:
+    mesh = FakeMesh(clock, "a")
+    mesh.start("a", 1)
+    mesh.fail("a", 1)
+    after = hand_over(mesh)
+    after.start("a", 2)
+    assert [life.follows for life in after.lives()] == ["start", "restart"]
 
 
 def test_processes_of_a_mesh_without_history_are_adopted(clock: Clock) -> None:

@@ -6,6 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from meshtrio.grpc.status import StatusCode
 from meshtrio.rpc.stats import LoadRecorder
 from meshtrio.services.idleness import report_idleness
 
@@ -38,12 +39,12 @@ async def test_calls_and_streams_are_waited_for(
     )
     for _ in range(10):
         await trio.sleep(5)
-        recorder.end_call(recorder.start_call(), failed=False)
+        recorder.end_call(recorder.start_call("/a.B/C"), "/a.B/C", None)
     assert reports == []
-    started = recorder.start_call()
+    started = recorder.start_call("/a.B/C")
     await trio.sleep(100)
     assert reports == []
-    recorder.end_call(started, failed=True)
+    recorder.end_call(started, "/a.B/C", (StatusCode.INTERNAL, ""))
     await trio.sleep(10)
     (report,) = reports
     assert 158 <= report <= 160

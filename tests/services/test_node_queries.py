@@ -43,11 +43,12 @@ def make_query(*methods: str, request: bytes = b"", nodes: tuple[str, ...] = ())
     [
         (make_query("Stop"), "'Stop' cannot be called at other nodes; choose from ListInstances"),
         (make_query("QueryNodes"), "'QueryNodes' cannot be called"),
+        (make_query("GetConfig"), "'GetConfig' cannot be called"),
         (make_query("GetTree", "x" * 5000), "'xxx"),
         (make_query("ListInstances", request=b"\xff"), "the request of ListInstances is malformed"),
         (make_query(*["GetTree"] * 101), "101 calls to each node, more than 100"),
     ],
-    ids=["changes", "recursive", "unknown", "malformed", "too many"],
+    ids=["changes", "recursive", "config", "unknown", "malformed", "too many"],
 )
 async def test_what_is_not_called(
     short_dir: Path, etcd: EtcdCluster, query: Any, reason: str
@@ -118,8 +119,10 @@ async def test_a_node_whose_replies_are_too_large_is_reported(
         control_of(a) as stub,
     ):
         await wait_until_known(stub, "b")
-        (one,) = (await stub.QueryNodes(make_query("GetTree"))).results
+        (one,) = (await stub.QueryNodes(make_query("GetTree", "GetHistory"))).results
         assert one.problem == ""
+        history = control.GetHistoryResponse.FromString(one.replies[1].reply)
+        assert 0 < history.oldest <= history.time
         assert control.Node.FromString(one.replies[0].reply).kind == control.Node.MESH
         (many,) = (await stub.QueryNodes(make_query(*["GetTree"] * 20))).results
         assert (many.problem, list(many.replies)) == ("its replies exceed 500 bytes", [])

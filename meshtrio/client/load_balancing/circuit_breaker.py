@@ -31,6 +31,11 @@ class CircuitBreaker:
     def release_slot(self) -> None:
         self._in_flight -= 1
 
+    @property
+    def pending_count(self) -> int:
+        """Number of calls that wait for an endpoint."""
+        return self._pending
+
     def acquire_pending(self) -> None:
         """Count an attempt that waits for an endpoint.
 

@@ -28,6 +28,8 @@ class _Host:
     consecutive_failures: int = 0
     ejected_at: float | None = None
     ejection_time_multiplier: int = 0
+    ejected_by: DetectionMethod | None = None
+    ejections: int = 0
 
     @property
     def request_volume(self) -> int:
@@ -36,6 +38,17 @@ class _Host:
     @property
     def success_rate(self) -> float:
         return self.succeeded / self.request_volume
+
+
+@attrs.frozen
+class EjectedHost:
+    """Why an endpoint is ejected, and how long; times are those of `record`."""
+
+    since: float
+    until: float
+    """From when on it may be readmitted, at the end of an interval."""
+    rule: DetectionMethod
+    """The algorithm that has found it."""
 
 
 class OutlierDetector:
@@ -54,6 +67,18 @@ class OutlierDetector:
     def ejected(self) -> frozenset[str]:
         """Ids of the endpoints that are ejected now."""
         return frozenset(n for n, host in self._hosts.items() if host.ejected_at is not None)
+
+    def find_ejection(self, name: str) -> EjectedHost | None:
+        """Return the ejection of an endpoint; None if it is not ejected."""
+        host = self._hosts.get(name)
+        if host is None or host.ejected_at is None or host.ejected_by is None:
+            return None
+        return EjectedHost(host.ejected_at, self._get_ejection_end(host), host.ejected_by)
+
+    def count_ejections(self, name: str) -> int:
+        """Return how often an endpoint was ejected."""
+        host = self._hosts.get(name)
+        return 0 if host is None else host.ejections
 
     def update_endpoints(self, names: Iterable[str]) -> None:
         """Set the listed endpoints; the results of others are dropped."""
@@ -75,7 +100,7 @@ class OutlierDetector:
             return False
         # A longer row of failures is reported once.
         is_first = host.consecutive_failures == limit
-        ejected = self._eject(host, now)
+        ejected = self._eject(host, DetectionMethod.CONSECUTIVE_FAILURES, now)
         if ejected or is_first:
             overflow = None if ejected else UnenforcedReason.MAX_EJECTION_OVERFLOW
             self._on_ejection((DetectionMethod.CONSECUTIVE_FAILURES, overflow))
@@ -122,16 +147,17 @@ class OutlierDetector:
         unenforced = None
         if self._rng.random() * 100 >= percentage:
             unenforced = UnenforcedReason.ENFORCEMENT_PERCENTAGE
-        elif not self._eject(host, now):
+        elif not self._eject(host, method, now):
             unenforced = UnenforcedReason.MAX_EJECTION_OVERFLOW
         self._on_ejection((method, unenforced))
 
-    def _eject(self, host: _Host, now: float) -> bool:
+    def _eject(self, host: _Host, method: DetectionMethod, now: float) -> bool:
         count = len(self._hosts)
         allowed = min(max(count * self.config.max_ejection_percent // 100, 1), count - 1)
         if len(self.ejected) >= allowed:
             return False
-        host.ejected_at = now
+        host.ejected_at, host.ejected_by = now, method
+        host.ejections += 1
         host.ejection_time_multiplier += 1
         host.consecutive_failures = 0
         return True
@@ -140,8 +166,11 @@ class OutlierDetector:
         if host.ejected_at is None:
             host.ejection_time_multiplier = max(host.ejection_time_multiplier - 1, 0)
             return
-        config = self.config
-        base = config.base_ejection_time
-        longest = max(base, config.max_ejection_time)
-        if now > host.ejected_at + min(base * host.ejection_time_multiplier, longest):
+        if now > self._get_ejection_end(host):
             host.ejected_at = None
+
+    def _get_ejection_end(self, host: _Host) -> float:
+        assert host.ejected_at is not None
+        base = self.config.base_ejection_time
+        longest = max(base, self.config.max_ejection_time)
+        return host.ejected_at + min(base * host.ejection_time_multiplier, longest)

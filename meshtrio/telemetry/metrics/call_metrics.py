@@ -229,8 +229,8 @@ class GatewayMetrics:
         self._services: dict[str | None, CallRecorder] = {}
         """By service; None for all others."""
 
-    def start_call(self, service: str | None) -> CallRecorder:
-        """Count the start of a call; `service` is None if unknown.
+    def start_call(self, service: str | None, path: str = "") -> CallRecorder:
+        """Count the start of a call; `service` is None if unknown, and `path` is not measured.
 
         Returns the recorder of its end: of its status, and its duration in seconds.
         """
