@@ -18,12 +18,11 @@ Clients in the mesh's process (`Mesh.connect`) watch the registry itself. Those 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import attrs
 import trio
@@ -40,6 +39,7 @@ from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.gateway.mesh_server import MeshServer
 from meshtrio.runtime_dir import directory
 from meshtrio.runtime_dir.claim import ClaimedRuntimeDir, claim_runtime_dir
+from meshtrio.runtime_dir.paths import dashboard_url_path
 from meshtrio.services.event_log import EventLog
 from meshtrio.services.log_level_controller import LogLevelController, PluginLevel
 from meshtrio.services.telemetry_setup import mesh_telemetry
@@ -56,6 +56,7 @@ from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.supervisor.tasks.task import TaskResult, TaskStatus
 from meshtrio.systemd.listen_fds import PassedSockets
 from meshtrio.telemetry.logs.event_logger import log_event
+from meshtrio.transport.listener import PassedListener
 from meshtrio.upgrade.handover import Handover
 from meshtrio.upgrade.program import Program
 from meshtrio.upgrade.upgrader import Upgrader
@@ -66,7 +67,6 @@ from meshtrio.util.errors import MeshtrioError, UsageError
 from meshtrio.util.log_level import LogLevel
 from meshtrio.util.no_public_constructor import NoPublicConstructor, create
 from meshtrio.util.tls_config import ClientTlsConfig
-from meshtrio.util.version import VERSION
 
 if TYPE_CHECKING:
     from meshtrio.cluster.node import Node, SavedNode
@@ -332,7 +332,7 @@ class Mesh(metaclass=NoPublicConstructor):
 
         async def load() -> MeshConfig:
             config = await load_in_thread(source.path, runtime_dir=source.runtime_dir)
-            return attrs.evolve(config, source=source)
+            return source.override(config)
 
         return await self._operations.load_and_reload(load)
 
@@ -464,7 +464,7 @@ async def run_service(
                     sockets,
                     saved,
                 ) as server,
-                _with_dashboard(supervisor, operations, sockets),
+                _dashboard(supervisor, sockets.dashboard),
                 _joined_to_others(node),
                 open_collapsing_nursery() as nursery,
             ):
@@ -495,37 +495,18 @@ async def _serving(
 
 
 @asynccontextmanager
-async def _with_dashboard(
-    supervisor: Supervisor, operations: Operations, sockets: PassedSockets
-) -> AsyncIterator[None]:
-    """Serve the dashboard during the block, if the config says so."""
-    config = supervisor.config.dashboard
-    if config.listen is None:
+async def _dashboard(supervisor: Supervisor, passed: PassedListener | None) -> AsyncIterator[None]:
+    """Serve the dashboard during the block, if the config has one."""
+    if supervisor.config.dashboard.listen is None:
+        # Of a mesh that was killed, or before an upgrade.
+        with suppress(OSError):
+            dashboard_url_path(supervisor.mesh_socket.parent).unlink()
         yield
         return
-    # Most meshes need neither it nor h11.
-    from meshtrio.dashboard.server import serve_dashboard
+    from meshtrio.dashboard.service import serve_dashboard
 
-    started = time.time()
-
-    def describe() -> dict[str, Any]:
-        current = supervisor.config
-        return {
-            "name": current.runtime_dir.name if current.runtime_dir else "mesh",
-            "version": VERSION,
-            "execution": operations.execution.number,
-            "started": started,
-            "control": config.control,
-            "gateway": True,
-            "nodes": bool(current.discovery.etcd),
-        }
-
-    service = partial(serve_dashboard, config, supervisor.mesh_socket, describe)
-    try:
-        async with background_service(service):
-            yield
-    except UsageError as exc:
-        raise UsageError(f"[mesh.dashboard]: {exc}") from None
+    async with background_service(serve_dashboard, supervisor, passed):
+        yield
 
 
 async def _apply_config(operations: Operations, config: MeshConfig, initial: MeshConfig) -> None:

@@ -59,6 +59,7 @@ _SECTIONS = {
         "logs": "Print the output of plugins.",
         "trace": "Print calls as they end.",
         "services": "List services and their endpoints.",
+        "dashboard": "Print the URL of the web dashboard.",
         "nodes": "List the nodes of etcd, and how this mesh follows it.",
         "config": "Print the config in force, with secrets masked.",
     },

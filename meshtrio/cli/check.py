@@ -33,7 +33,7 @@ def load_and_check(config_file: Path, folder: Path | None) -> MeshConfig:
     for check in (
         directory.validate,
         check_dns_installed,
-        lambda config: check_extras(config.telemetry),
+        check_extras,
     ):
         try:
             check(config)

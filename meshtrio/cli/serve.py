@@ -23,11 +23,13 @@ from meshtrio.cli.error_report import describe_error
 from meshtrio.cli.serve_log import log_to_descriptor
 from meshtrio.cli.serve_signals import ServeSignals
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
+from meshtrio.config.telemetry import parse_host_port
 from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
 from meshtrio.supervisor.process.cleanup.reparented import become_subreaper
 from meshtrio.supervisor.process.proc.resource_usage import read_own_rss
 from meshtrio.supervisor.process.spawn.child_process import CHILD_REGISTRY
 from meshtrio.systemd.service_manager import ServiceManager
+from meshtrio.telemetry.optional_dependencies import check_extras
 from meshtrio.upgrade.adoption import Adoption
 from meshtrio.upgrade.program import Program
 from meshtrio.upgrade.upgrader import Upgrader
@@ -62,7 +64,7 @@ read; an attempt takes about 15 ms, in a thread."""
 @click.option(
     "--dashboard",
     metavar="HOST:PORT",
-    help="Serve a web page that shows the mesh there; overrides the config.",
+    help="Serve the web dashboard there; overrides the config. The log has the URL.",
 )
 @click.option("--check-upgrade", is_flag=True, hidden=True)
 @click.option(
@@ -128,19 +130,16 @@ def serve(
 def _load_config(
     config_file: Path, runtime_dir: Path | None, metrics: str | None, dashboard: str | None
 ) -> MeshConfig:
+    for option, address in (("--metrics", metrics), ("--dashboard", dashboard)):
+        try:
+            parse_host_port(address or "localhost:1")
+        except ValueError as exc:
+            raise UsageError(f"{option}: {exc}") from None
     config = load_and_check(config_file, runtime_dir)
-    if metrics is not None:
-        try:
-            telemetry = attrs.evolve(config.telemetry, metrics=metrics)
-        except ValueError as exc:
-            raise UsageError(f"--metrics: {exc}") from None
-        config = attrs.evolve(config, telemetry=telemetry)
-    if dashboard is not None:
-        try:
-            page = attrs.evolve(config.dashboard, listen=dashboard)
-        except ValueError as exc:
-            raise UsageError(f"--dashboard: {exc}") from None
-        config = attrs.evolve(config, dashboard=page)
+    assert config.source is not None
+    source = attrs.evolve(config.source, metrics=metrics, dashboard=dashboard)
+    config = source.override(config)
+    check_extras(config)
     return config
 
 

@@ -8,7 +8,8 @@ fields, or several plugins, is checked by `validate` methods, which return error
 raising; `MeshConfig` calls all of them and raises one ConfigError.
 
     mesh              MeshConfig, the root: plugins, groups, services, tasks, [mesh]; TCP ports
-    plugin, task, static_service, containment, access, dashboard, discovery, telemetry
+    plugin, task, static_service, containment, access, discovery, telemetry,
+                      dashboard
                       its parts
     program           what plugins and tasks have in common: the command
     dependency        what plugins, groups and tasks wait for

@@ -104,12 +104,30 @@ class LogConfig:
 
 @attrs.frozen
 class ConfigSource:
-    """The file that a config was read from, and the runtime dir that overrides its own."""
+    """The file that a config was read from, and what overrides it whenever it is read."""
 
     path: Path
     """The file."""
     runtime_dir: Path | None = None
     """The runtime dir in force instead of the file's; None if that of the file is."""
+    metrics: str | None = None
+    """`metrics` of `[mesh.telemetry]` in force; None if that of the file is."""
+    dashboard: str | None = None
+    """`listen` of `[mesh.dashboard]` in force; None if that of the file is."""
+
+    def override(self, config: MeshConfig) -> MeshConfig:
+        """Return the config of a file as it is in force, apart from the runtime dir.
+
+        Raises:
+            ValueError: An address is malformed.
+            ConfigError: The overridden config is wrong.
+        """
+        telemetry, dashboard = config.telemetry, config.dashboard
+        if self.metrics is not None:
+            telemetry = attrs.evolve(telemetry, metrics=self.metrics)
+        if self.dashboard is not None:
+            dashboard = attrs.evolve(dashboard, listen=self.dashboard)
+        return attrs.evolve(config, telemetry=telemetry, dashboard=dashboard, source=self)
 
 
 @attrs.frozen
@@ -161,14 +179,14 @@ class MeshConfig:
     gateway: GatewayConfig = attrs.field(factory=GatewayConfig)
     """TCP port on which the mesh serves what it serves on the mesh socket."""
 
+    dashboard: DashboardConfig = attrs.field(factory=DashboardConfig)
+    """The web dashboard."""
+
     discovery: DiscoveryConfig = attrs.field(factory=DiscoveryConfig)
     """Registration in etcd, and services of other hosts."""
 
     telemetry: TelemetryConfig = attrs.field(factory=TelemetryConfig)
     """Metrics, traces and binary logs."""
-
-    dashboard: DashboardConfig = attrs.field(factory=DashboardConfig)
-    """The web page that shows the mesh."""
 
     dns: DnsConfig = attrs.field(factory=DnsConfig)
     """How endpoints of services are looked up in DNS."""
@@ -188,9 +206,9 @@ class MeshConfig:
         problems += find_duplicates("task", (task.name for task in self.tasks))
         problems += self.topology().validate()
         problems += [f"mesh: {problem}" for problem in self.gateway.validate(self.access)]
+        problems += [f"mesh: {problem}" for problem in self.dashboard.validate()]
         problems += [f"mesh: {problem}" for problem in self.discovery.validate(self.gateway)]
         problems += [f"mesh: {problem}" for problem in self.telemetry.validate()]
-        problems += [f"mesh: {problem}" for problem in self.dashboard.validate()]
         problems += [problem for plugin in self.plugins for problem in plugin.validate()]
         problems += [problem for task in self.tasks for problem in task.validate()]
         together = sum(plugin.instances for plugin in self.plugins)
@@ -198,22 +216,12 @@ class MeshConfig:
             text = f"mesh: the plugins have {together} instances together, more than "
             text += f"max_instances, {self.max_instances}; raise that in [mesh] if it is meant"
             problems.append(text)
-        problems += _validate_ports(self.plugins, self._own_ports())
+        problems += _validate_ports(self)
         configs = Counter(table.name for table in self.services if table.config)
         twice = (name for name, count in configs.items() if count > 1)
         problems += [f"service: {name!r} has more than one config" for name in twice]
         if problems:
             raise ConfigError(problems)
-
-    def _own_ports(self) -> list[_PortRange]:
-        """Return the ports of the mesh itself."""
-        metrics, listen = self.telemetry.metrics, self.gateway.listen
-        found = {
-            "telemetry: metrics": None if metrics is None else parse_host_port(metrics),
-            "dashboard: listen": self.dashboard.address,
-            "gateway: listen": None if listen is None else Address.parse(listen),
-        }
-        return [_PortRange(f"mesh: {key}", each) for key, each in found.items() if each is not None]
 
     def topology(self) -> Topology:
         """Return the graph of plugins, groups and tasks."""
@@ -258,10 +266,16 @@ class _PortRange:
         return f"port {first}" if self.count == 1 else f"ports {first} to {self.last}"
 
 
-def _validate_ports(plugins: Iterable[PluginConfig], own_ports: Iterable[_PortRange]) -> list[str]:
+def _validate_ports(config: MeshConfig) -> list[str]:
     """Return conflicts between TCP ports, and ports above 65535, as "key: reason"."""
-    ranges = [*own_ports]
-    for plugin in plugins:
+    ranges = []
+    if (metrics := config.telemetry.metrics) is not None:
+        ranges.append(_PortRange("mesh: telemetry: metrics", parse_host_port(metrics)))
+    if (listen := config.gateway.listen) is not None:
+        ranges.append(_PortRange("mesh: gateway: listen", Address.parse(listen)))
+    if (address := config.dashboard.address) is not None:
+        ranges.append(_PortRange("mesh: dashboard: listen", address))
+    for plugin in config.plugins:
         # Each instance has one port, and its successor another, unless the mesh holds its socket.
         key, count = f"plugin {plugin.name!r}", 2 * plugin.instances
         if plugin.listen is not None:

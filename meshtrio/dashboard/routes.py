@@ -1,102 +1,126 @@
-"""Which request gets which response."""
+"""From a request to a response."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+import html
+import logging
+from collections.abc import Mapping
 
-import purerpc
-import trio
+import attrs
 
-from meshtrio.dashboard import control_client
-from meshtrio.dashboard.actions import act
-from meshtrio.dashboard.guard import Guard
-from meshtrio.dashboard.requests import (
-    EVENT_STREAM,
-    HttpError,
-    Request,
-    Response,
-    json_response,
+from meshtrio.dashboard.actions import MAX_BODY_SIZE, Actions
+from meshtrio.dashboard.author import describe_author
+from meshtrio.dashboard.control_api import ControlApi
+from meshtrio.dashboard.json_messages import to_json
+from meshtrio.dashboard.query import parse_query
+from meshtrio.dashboard.requests_check import Gatekeeper, RefusedError
+from meshtrio.dashboard.static_files import StaticFiles
+from meshtrio.dashboard.stream import StreamServer
+from meshtrio.transport.http_server import HttpRequest, HttpResponse
+
+_log = logging.getLogger("meshtrio.dashboard")
+
+SECURITY_HEADERS = (
+    (
+        "content-security-policy",
+        (
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        ),
+    ),
+    ("cross-origin-embedder-policy", "require-corp"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("permissions-policy", "camera=(), geolocation=(), microphone=()"),
+    ("referrer-policy", "no-referrer"),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
 )
-from meshtrio.dashboard.static_files import get_file
-from meshtrio.dashboard.topics import make_topics
-from meshtrio.dashboard.viewer_stream import check_query, run_stream
+_NO_STORE = ("cache-control", "no-store")
+_JSON = (("content-type", "application/json"), _NO_STORE)
+_HTML = (("content-type", "text/html; charset=utf-8"), _NO_STORE)
+_EVENTS = (("content-type", "text/event-stream"), _NO_STORE, ("x-accel-buffering", "no"))
+_API, _ACTIONS, _ASSETS = "/api/", "/api/actions/", "/assets/"
 
-_NO_STORE = (("cache-control", "no-store"),)
 
-
+@attrs.frozen
 class Routes:
-    """Answers the requests of all connections."""
+    """Makes the response to each request."""
 
-    def __init__(
-        self,
-        guard: Guard,
-        stub: Any,
-        nursery: trio.Nursery,
-        describe_mesh: Callable[[], Mapping[str, Any]],
-        *,
-        control: bool,
-    ) -> None:
-        """Initialize it.
+    gatekeeper: Gatekeeper
+    files: StaticFiles
+    api: ControlApi
+    stream: StreamServer
+    actions: Actions
 
-        Args:
-            guard: Decides which requests are answered.
-            stub: A stub of Control.
-            nursery: For what is collected for several viewers.
-            describe_mesh: Returns what the first message of each stream says of the mesh.
-            control: Whether viewers may act.
-        """
-        self._guard = guard
-        self._stub = stub
-        self._nursery = nursery
-        self._describe_mesh = describe_mesh
-        self._control = control
-        self._topics = make_topics()
-
-    async def handle(self, request: Request) -> Response:
-        """Return the response to a request. Raises HttpError."""
-        admitted = self._guard.admit(request)
-        if isinstance(admitted, Response):
-            return admitted
-        path = admitted.path
-        if path.startswith("/api/actions/"):
-            _require_method(admitted, "POST")
-            return await self._act(path.removeprefix("/api/actions/"), admitted)
-        _require_method(admitted, "GET", "HEAD")
-        if path == "/":
-            return get_file("index.html", admitted)
-        if path.startswith("/assets/"):
-            return get_file(path.removeprefix("/assets/"), admitted)
-        if path == "/api/stream":
-            return self._open_stream(admitted)
-        if path.startswith("/api/"):
-            return await self._read(path.removeprefix("/api/"), admitted)
-        raise HttpError(404, "NOT_FOUND", f"there is nothing at {path[:100]!r}")
-
-    async def _act(self, name: str, request: Request) -> Response:
-        if not self._control:
-            text = "viewers may not act on this mesh: set control = true in [mesh.dashboard]"
-            raise HttpError(403, "PERMISSION_DENIED", text)
-        return await act(self._stub, name, request)
-
-    async def _read(self, name: str, request: Request) -> Response:
+    async def respond(self, request: HttpRequest) -> HttpResponse:
+        """Return the response to a request."""
         try:
-            value = await control_client.read(self._stub, name, request.query)
-        except purerpc.RpcFailedError as exc:
-            raise control_client.to_http_error(exc) from None
-        response = json_response(value)
-        return Response(200, response.content_type, response.body, _NO_STORE)
+            return await self._respond(request)
+        except RefusedError as exc:
+            if request.path.startswith(_API):
+                body = to_json({"code": exc.code, "text": str(exc)})
+                return HttpResponse(exc.status, _JSON, body)
+            return HttpResponse(exc.status, _HTML, _make_page(exc, request.headers))
 
-    def _open_stream(self, request: Request) -> Response:
-        check_query(request.query)
-        mesh = self._describe_mesh()
-        parts = self._stub, self._topics, self._nursery, mesh, request.query
-        stream = partial(run_stream, *parts)
-        return Response(200, EVENT_STREAM, headers=_NO_STORE, stream=stream)
+    async def _respond(self, request: HttpRequest) -> HttpResponse:
+        path, headers = request.path, request.headers
+        self.gatekeeper.check_site(headers, request.local[0], is_page=path == "/")
+        if path == "/" and (query := parse_query(request.query)).keys() >= {"token"}:
+            return await self._log_in(request, query["token"])
+        session = self.gatekeeper.find_session(headers)
+        if path.startswith(_ACTIONS):
+            _require_method(request, "POST")
+            self.gatekeeper.check_action(headers)
+            body = await request.read_body(MAX_BODY_SIZE)
+            author = await describe_author(session, request.peer, request.local)
+            try:
+                reply = await self.actions.act(path.removeprefix(_ACTIONS), body, author)
+            finally:
+                self.api.forget()
+            return HttpResponse(200, _JSON, reply)
+        _require_method(request, "GET", "HEAD")
+        if path == f"{_API}stream":
+            send = await self.stream.open(parse_query(request.query))
+            return HttpResponse(200, _EVENTS, stream=send)
+        if path.startswith(_API):
+            return HttpResponse(
+                200, _JSON, await self.api.read(path.removeprefix(_API), request.query)
+            )
+        return await self._get_file(path, headers)
+
+    async def _log_in(self, request: HttpRequest, token: str) -> HttpResponse:
+        _require_method(request, "GET")
+        session, cookie = self.gatekeeper.log_in(token)
+        _log.info("%s signed in", await describe_author(session, request.peer, request.local))
+        return HttpResponse(303, [("location", "/"), ("set-cookie", cookie), _NO_STORE])
+
+    async def _get_file(self, path: str, headers: Mapping[str, str]) -> HttpResponse:
+        name = "index.html" if path == "/" else path.removeprefix(_ASSETS)
+        if path == "/" or path.startswith(_ASSETS):
+            etag = headers.get("if-none-match", "")
+            use_gzip = "gzip" in headers.get("accept-encoding", "")
+            found = await self.files.get(name, etag=etag, use_gzip=use_gzip)
+            if found is not None:
+                return found
+        raise RefusedError(404, "NOT_FOUND", "there is no such page")
 
 
-def _require_method(request: Request, *methods: str) -> None:
+def _require_method(request: HttpRequest, *methods: str) -> None:
     if request.method not in methods:
-        text = f"{request.path[:100]} takes {' and '.join(methods)}, not {request.method[:20]}"
-        raise HttpError(405, "INVALID_ARGUMENT", text)
+        raise RefusedError(405, "UNIMPLEMENTED", f"use {' or '.join(methods)}")
+
+
+def _make_page(refusal: RefusedError, headers: Mapping[str, str]) -> bytes:
+    """Return a page for people that says why they do not get the one that they want."""
+    hint, head = "", ""
+    if refusal.status == 401:
+        hint = "<p>Open the URL that <code>meshtrio dashboard</code> prints on the mesh's machine."
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            # By a link of another site: the browser keeps the cookie back, but not of a reload.
+            head = '<meta http-equiv="refresh" content="0; url=/">'
+    text = html.escape(str(refusal))
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>meshtrio</title>{head}'
+        f"</head><body><h1>meshtrio</h1><p>{text}</p>{hint}</body></html>\n"
+    ).encode()

@@ -1,70 +1,75 @@
-"""The files of the page, which are a part of the package."""
+"""The page, its scripts and styles: files of the package, read once."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
+from pathlib import Path
 
 import attrs
+import trio
 
-from meshtrio.dashboard.requests import HTML, HttpError, Request, Response
+from meshtrio.transport.http_server import HttpResponse
 
-_CONTENT_TYPES = {
-    "css": "text/css; charset=utf-8",
-    "html": HTML,
-    "js": "text/javascript; charset=utf-8",
-    "svg": "image/svg+xml",
-    "png": "image/png",
+_DIRECTORY = Path(__file__).parent / "static"
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
 }
-"""By the ends of names; other files are not served."""
+"""Kinds of files that are served; others, such as licences, are not."""
+_MIN_COMPRESSED_SIZE = 1024
 
 
 @attrs.frozen
-class StaticFile:
-    """A file in memory."""
-
-    body: bytes
+class _File:
     content_type: str
     etag: str
+    plain: bytes
+    compressed: bytes
 
 
-def get_file(name: str, request: Request) -> Response:
-    """Return a file of the page.
+class StaticFiles:
+    """The files below `static`, by their names there."""
 
-    Args:
-        name: Its path below `static`, as "views/tree.js".
-        request: The request, which may have the file's ETag.
+    def __init__(self, directory: Path = _DIRECTORY) -> None:
+        self._directory = directory
+        self._files: dict[str, _File] | None = None
+        self._lock = trio.Lock()
 
-    Raises:
-        HttpError: There is no such file.
-    """
-    found = _load_files().get(name)
-    if found is None:
-        raise HttpError(404, "NOT_FOUND", f"the dashboard has no file {name[:100]!r}")
-    # Checked each time: after an upgrade of the mesh they may be others.
-    headers = (("cache-control", "no-cache"), ("etag", found.etag))
-    if request.headers.get("if-none-match") == found.etag:
-        return Response(304, found.content_type, headers=headers)
-    return Response(200, found.content_type, found.body, headers)
+    async def get(self, name: str, *, etag: str, use_gzip: bool) -> HttpResponse | None:
+        """Return the response for a file; None if there is no such file.
+
+        `etag`: what the client has, as in If-None-Match. Names are looked up in a table, so that
+        none leads out of the directory.
+        """
+        async with self._lock:
+            if self._files is None:
+                self._files = await trio.to_thread.run_sync(_read_files, self._directory)
+        found = self._files.get(name)
+        if found is None:
+            return None
+        # Revalidated each time: an upgraded mesh has other files.
+        headers = [("cache-control", "private, no-cache"), ("etag", found.etag)]
+        if etag == found.etag:
+            return HttpResponse(304, headers)
+        headers.append(("content-type", found.content_type))
+        headers.append(("vary", "accept-encoding"))
+        if use_gzip and found.compressed:
+            headers.append(("content-encoding", "gzip"))
+            return HttpResponse(200, headers, found.compressed)
+        return HttpResponse(200, headers, found.plain)
 
 
-@cache
-def _load_files() -> dict[str, StaticFile]:
-    """Read all files, about 200 KB, so that none is missing if the package is upgraded."""
-    found: dict[str, StaticFile] = {}
-    _add_files(found, files(__package__) / "static", "")
+def _read_files(directory: Path) -> dict[str, _File]:
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        if path.suffix in _TYPES and path.is_file():
+            plain = path.read_bytes()
+            etag = f'"{hashlib.sha256(plain).hexdigest()[:32]}"'
+            packed = gzip.compress(plain, 6, mtime=0) if len(plain) > _MIN_COMPRESSED_SIZE else b""
+            name = path.relative_to(directory).as_posix()
+            found[name] = _File(_TYPES[path.suffix], etag, plain, packed)
     return found
-
-
-def _add_files(found: dict[str, StaticFile], folder: Traversable, prefix: str) -> None:
-    for each in folder.iterdir():
-        if each.is_dir():
-            _add_files(found, each, f"{prefix}{each.name}/")
-            continue
-        content_type = _CONTENT_TYPES.get(each.name.rpartition(".")[2])
-        if content_type is not None:
-            body = each.read_bytes()
-            etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-            found[f"{prefix}{each.name}"] = StaticFile(body, content_type, etag)

@@ -75,7 +75,16 @@ def _compute_quantile(latency: Mapping[int, int], rank: float) -> float:
 class MethodLoad:
     """The calls of one method since they were last taken."""
 
-    __slots__ = ("earlier", "ended", "in_flight", "is_known", "last_active", "latency", "started")
+    __slots__ = (
+        "earlier",
+        "ended",
+        "in_flight",
+        "is_known",
+        "last_active",
+        "latency",
+        "started",
+        "was_taken",
+    )
 
     def __init__(self, *, is_known: bool = False) -> None:
         self.started = 0
@@ -90,6 +99,8 @@ class MethodLoad:
         """Number of these by latency bucket."""
         self.is_known = is_known
         """Whether the method is known to exist."""
+        self.was_taken = False
+        """Whether it had calls under way the last time, and was not known yet."""
         self.last_active = 0.0
         """When there was a call last, as of the last time that they were taken."""
 
@@ -207,13 +218,17 @@ class MethodTracker(Generic[K]):
     def take(self) -> list[tuple[K, MethodLoad]]:
         """Return the counts since the last time, by method, those of others last.
 
-        Methods without calls are among them until they are dropped.
+        Methods without calls are among them until they are dropped. A method that is not known to
+        exist is left out until its first call has ended, or has been under way for this long.
         """
         taken, now = [], self._now()
         for key, load in list(self._methods.items()):
-            if not load.is_known and not load.in_flight and not load.earlier:
+            if not load.is_known and not load.in_flight:
                 self._other.add(load.started, load.ended, load.latency)
                 del self._methods[key]
+                continue
+            if not load.is_known and not load.was_taken:
+                load.was_taken = True
                 continue
             if not load.is_idle:
                 load.last_active = now

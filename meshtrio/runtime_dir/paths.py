@@ -12,6 +12,16 @@ def default_runtime_dir() -> Path:
     return Path(base) / "meshtrio" if base else Path(f"/tmp/meshtrio-{os.getuid()}")  # noqa: S108
 
 
+def dashboard_url_path(runtime_dir: Path) -> Path:
+    """Return the path of the file with the URL of the dashboard, which is there while one runs."""
+    return runtime_dir / "dashboard.url"
+
+
+def dashboard_token_path(runtime_dir: Path) -> Path:
+    """Return the path of the file with the dashboard's token, which outlives a mesh."""
+    return runtime_dir / "dashboard.token"
+
+
 def mesh_socket_path(runtime_dir: Path) -> Path:
     """Return the path of the mesh socket."""
     return runtime_dir / "mesh.sock"

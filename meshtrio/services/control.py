@@ -332,7 +332,7 @@ class ControlServicer:
 
         async def load() -> MeshConfig:
             config = await load_in_thread(path or before.path, runtime_dir=before.runtime_dir)
-            return attrs.evolve(config, source=source)
+            return attrs.evolve(before.override(config), source=source)
 
         found = await self._operations.load_and_reload(load)
         return control.ReloadResponse(**attrs.asdict(found))

@@ -45,8 +45,8 @@ async def mesh_telemetry(
         ConfigError: An extra that the config needs is not installed.
         UsageError: The metrics' address cannot be bound, or a variable of OpenTelemetry is wrong.
     """
+    check_extras(supervisor.config)
     config = supervisor.config.telemetry
-    check_extras(config)
     async with AsyncExitStack() as stack:
         telemetry = Telemetry(stack)
         if (otlp_endpoint := config.otlp_endpoint) is not None:

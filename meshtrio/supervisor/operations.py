@@ -45,10 +45,16 @@ from meshtrio.util.concurrency import background_service, open_collapsing_nurser
 from meshtrio.util.errors import UnknownNameError, UsageError
 from meshtrio.util.log_level import LogLevel
 
-_FIXED_KEYS = (
-    *("runtime_dir", "cgroup", "reap_orphans", "gateway", "telemetry", "dashboard", "log"),
+_FIXED_SETTINGS = (
+    "runtime_dir",
+    "cgroup",
+    "reap_orphans",
+    "gateway",
+    "dashboard",
+    "telemetry",
+    "log",
 )
-"""Keys of [mesh] that a reload cannot change."""
+"""Settings that a reload cannot change."""
 
 
 @attrs.frozen
@@ -345,7 +351,7 @@ class Operations:
             return await self._reload(await load())
 
     async def _reload(self, config: MeshConfig) -> ReloadResult:
-        for fixed in _FIXED_KEYS:
+        for fixed in _FIXED_SETTINGS:
             if getattr(config, fixed) != getattr(self._supervisor.config, fixed):
                 raise UsageError(f"{fixed} cannot be changed while the mesh runs")
         directory.validate(config)

@@ -1,8 +1,8 @@
 """The listening sockets that systemd passes, sd_listen_fds(3): by FileDescriptorName=.
 
-`mesh` is the mesh socket, which has to be bound in the runtime dir; `gateway` and `metrics` are TCP
-sockets, with the ports that the config has for them. A socket that the mesh does not know or cannot
-use is an error: its clients would wait for ever.
+`mesh` is the mesh socket, which has to be bound in the runtime dir; `gateway`, `metrics` and
+`dashboard` are TCP sockets, with the ports that the config has for them. A socket that the mesh
+does not know or cannot use is an error: its clients would wait for ever.
 """
 
 from __future__ import annotations
@@ -29,13 +29,10 @@ from meshtrio.util.text import escape_unprintable
 _log = logging.getLogger("meshtrio.mesh")
 
 _FIRST_FD = 3
-_NAMES = ("mesh", "gateway", "metrics")
-_KINDS = {"mesh": "a Unix stream socket", "gateway": "a TCP socket", "metrics": "a TCP socket"}
-_FAMILIES = {
-    "mesh": (socket.AF_UNIX,),
-    "gateway": (socket.AF_INET, socket.AF_INET6),
-    "metrics": (socket.AF_INET, socket.AF_INET6),
-}
+_NAMES = ("mesh", "gateway", "metrics", "dashboard")
+_UNIX, _TCP = (socket.AF_UNIX,), (socket.AF_INET, socket.AF_INET6)
+_KINDS = {_UNIX: "a Unix stream socket", _TCP: "a TCP socket"}
+_FAMILIES = {name: _UNIX if name == "mesh" else _TCP for name in _NAMES}
 
 
 @attrs.define
@@ -48,6 +45,8 @@ class PassedSockets:
     """The gateway's port."""
     metrics: PassedListener | None = None
     """The port of the metrics."""
+    dashboard: PassedListener | None = None
+    """The port of the dashboard."""
 
     @classmethod
     def adopt(cls, descriptors: Mapping[str, int]) -> PassedSockets:
@@ -86,6 +85,9 @@ class PassedSockets:
             metrics = config.telemetry.metrics
             address = None if metrics is None else parse_host_port(metrics)
             _check_port("metrics", self.metrics, "metrics in [mesh.telemetry]", address)
+        if self.dashboard is not None:
+            address = config.dashboard.address
+            _check_port("dashboard", self.dashboard, "listen in [mesh.dashboard]", address)
 
 
 LOST_SOCKET_TEXT = (
@@ -145,7 +147,7 @@ def _check_socket(fd: int, name: str) -> PassedListener:
     found = PassedListener(fileno=fd)
     is_stream = found.type == socket.SOCK_STREAM
     if found.family not in _FAMILIES[name] or not is_stream:
-        problem = f"is not {_KINDS[name]}; use ListenStream="
+        problem = f"is not {_KINDS[_FAMILIES[name]]}; use ListenStream="
     elif not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         problem = "does not listen; Accept= has to be no"
     else:

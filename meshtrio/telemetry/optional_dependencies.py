@@ -1,14 +1,15 @@
-"""Checks whether telemetry's optional dependencies are installed, and names the extra if not."""
+"""Checks whether optional dependencies are installed, and names the extra if not."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
-from meshtrio.config import TelemetryConfig
+from meshtrio.config import MeshConfig
 from meshtrio.util.errors import ConfigError, UsageError
 
 _EXTRAS = {
     "metrics": ("prometheus_client", "h11"),
+    "dashboard": ("h11",),
     "tracing": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
 }
 
@@ -35,13 +36,17 @@ def require_extra(extra: str, feature: str) -> None:
         raise UsageError(problem)
 
 
-def check_extras(config: TelemetryConfig) -> None:
-    """Raise ConfigError if a mesh's telemetry needs modules that are not installed."""
-    settings = {"tracing": ("traces", config.traces), "metrics": ("metrics", config.metrics)}
+def check_extras(config: MeshConfig) -> None:
+    """Raise ConfigError if a mesh's telemetry or dashboard needs modules that are not installed."""
+    settings = {
+        "tracing": ("[mesh.telemetry] traces", config.telemetry.traces),
+        "metrics": ("[mesh.telemetry] metrics", config.telemetry.metrics),
+        "dashboard": ("[mesh.dashboard] listen", config.dashboard.listen),
+    }
     problems = [
         problem
         for extra, (key, value) in settings.items()
-        if value is not None and (problem := _describe_missing(extra, f"[mesh.telemetry] {key}"))
+        if value is not None and (problem := _describe_missing(extra, key))
     ]
     if problems:
         raise ConfigError(problems)

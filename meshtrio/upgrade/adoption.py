@@ -19,10 +19,15 @@ from meshtrio.upgrade.signal_hold import take_signals
 from meshtrio.upgrade.state import STATE_VARIABLE, read_state
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.errors import ConfigError, UsageError
+from meshtrio.util.tls_config import ServerTlsConfig
 
 _log = logging.getLogger("meshtrio.mesh")
 
-_ADDRESS_KEYS = {"gateway": "[mesh.gateway] listen", "metrics": "[mesh.telemetry] metrics"}
+_ADDRESS_KEYS = {
+    "gateway": "[mesh.gateway] listen",
+    "metrics": "[mesh.telemetry] metrics",
+    "dashboard": "[mesh.dashboard] listen",
+}
 _FIXED = ("cgroup", "discovery")
 """Settings, apart from the runtime dir, that an upgrade cannot change."""
 
@@ -69,12 +74,8 @@ class Adoption:
                         stack.enter_context(tcp_listener(address))
                     except UsageError as exc:
                         raise UsageError(f"{_ADDRESS_KEYS[key]}: {exc}") from None
-        if (tls := config.gateway.tls) is not None:
-            try:
-                make_server_ssl_context(tls.certificate, tls.key, tls.client_ca)
-            except OSError as exc:
-                text = f"mesh: gateway: tls: cannot be used: {exc.strerror or exc}"
-                raise ConfigError([text]) from None
+        _check_tls("gateway", config.gateway.tls)
+        _check_tls("dashboard", config.dashboard.tls)
 
     def _check_passed_sockets(self, config: MeshConfig) -> None:
         before, after = _tcp_addresses(self.saved.supervisor.config), _tcp_addresses(config)
@@ -128,6 +129,17 @@ class Adoption:
         os.close(self._descriptor)
 
 
+def _check_tls(where: str, tls: ServerTlsConfig | None) -> None:
+    """Raise ConfigError if files of TLS cannot be used."""
+    if tls is None:
+        return
+    try:
+        make_server_ssl_context(tls.certificate, tls.key, tls.client_ca)
+    except OSError as exc:
+        text = f"mesh: {where}: tls: cannot be used: {exc.strerror or exc}"
+        raise ConfigError([text]) from None
+
+
 def _tcp_addresses(config: MeshConfig) -> dict[str, str]:
     """Return the addresses of the mesh's TCP ports, by their names in `_ADDRESS_KEYS`."""
     found = {}
@@ -135,4 +147,6 @@ def _tcp_addresses(config: MeshConfig) -> dict[str, str]:
         found["gateway"] = config.gateway.listen
     if config.telemetry.metrics is not None:
         found["metrics"] = f"tcp:{config.telemetry.metrics}"
+    if config.dashboard.listen is not None:
+        found["dashboard"] = f"tcp:{config.dashboard.listen}"
     return found

@@ -1,8 +1,8 @@
 """HTTP server for Prometheus: GET /metrics, in the text format or OpenMetrics (extra `metrics`).
 
-h11 parses HTTP, prometheus_client writes the text; a connection serves one request. Families are
-collected for each scrape, but only once for scrapes that wait while another one is in progress, and
-encoded in a thread.
+prometheus_client writes the text; a connection serves one request. Families are collected for each
+scrape, but only once for scrapes that wait while another one is in progress, and encoded in a
+thread.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import h11
 import trio
 from prometheus_client.exposition import choose_encoder
 
 from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.telemetry.metrics.prometheus import PrometheusCollector
-from meshtrio.transport.acceptor import Acceptor
+from meshtrio.transport.http_server import (
+    TEXT_HEADERS,
+    HttpLimits,
+    HttpRequest,
+    HttpResponse,
+    HttpServer,
+)
 from meshtrio.transport.listener import tcp_listener
 from meshtrio.util.worker_threads import GilYielder, run_computation
 
@@ -32,20 +37,14 @@ _IDLE_TIMEOUT = 10.0
 """Seconds to receive a request, and to send each chunk of its response."""
 _SEND_TIMEOUT = 60.0
 """Seconds to send a whole response."""
-_CHUNK_SIZE = 64 * 1024
 _MAX_CONNECTIONS = 16
-_READ_SIZE = 16 * 1024
 _OPENMETRICS_EOF = b"# EOF\n"
 """The last line of an OpenMetrics exposition."""
 
-_TEXT_HEADERS: HttpHeaders = [("content-type", "text/plain; charset=utf-8")]
-_SCRAPE_TIMEOUT_HEADER = b"x-prometheus-scrape-timeout-seconds"
+_SCRAPE_TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
 
 CollectFamilies = Callable[[float | None], Awaitable[Sequence[MetricFamily]]]
 """Collects families; the argument is the scraper's timeout in seconds, None if unknown."""
-HttpHeaders = list[tuple[str, str]]
-HttpResponse = tuple[int, HttpHeaders, bytes]
-"""Status, headers and body."""
 
 
 async def serve_metrics(
@@ -62,86 +61,32 @@ async def serve_metrics(
     A client is disconnected that sends no request, or reads nothing of the response, for ten
     seconds, or has not read the whole response within a minute.
     """
-    limiter, scrapes = trio.CapacityLimiter(_MAX_CONNECTIONS), ScrapeCoalescer(collect_families)
+    scrapes = ScrapeCoalescer(collect_families)
+    limits = HttpLimits(
+        max_connections=_MAX_CONNECTIONS, idle_timeout=_IDLE_TIMEOUT, send_timeout=_SEND_TIMEOUT
+    )
+    server = HttpServer(partial(_make_response, scrapes), limits, _log)
     with tcp_listener(listen) if listener is None else listener as sock:
-
-        async def answer(stream: trio.SocketStream) -> None:
-            async with stream:
-                if limiter.available_tokens:
-                    async with limiter:
-                        await _answer_request(stream, scrapes)
-
-        def take(accepted: socket.socket, exhausted: bool) -> None:
-            if exhausted:
-                accepted.close()  # A response needs more descriptors than this one.
-                return
-            accepted.setblocking(False)
-            stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
-            nursery.start_soon(answer, stream)
-
-        async with trio.open_nursery() as nursery:
-            acceptor = Acceptor(take)
-            acceptor.listen(sock)
-            task_status.started()
-            await acceptor.run()
+        await server.serve(sock, task_status=task_status)
 
 
-async def _answer_request(stream: trio.SocketStream, scrapes: ScrapeCoalescer) -> None:
-    """Answer the request of one connection."""
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_READ_SIZE)
-    method = b""
-    response: HttpResponse
+async def _make_response(scrapes: ScrapeCoalescer, request: HttpRequest) -> HttpResponse:
+    if request.path != "/metrics":
+        return HttpResponse(404, TEXT_HEADERS, b"Metrics are at /metrics.\n")
+    if request.method not in ("GET", "HEAD"):
+        return HttpResponse(405, [*TEXT_HEADERS, ("allow", "GET, HEAD")], b"Use GET.\n")
+    use_gzip = "gzip" in request.headers.get("accept-encoding", "")
+    seconds = _parse_timeout(request.headers.get(_SCRAPE_TIMEOUT_HEADER))
     try:
-        try:
-            request = await _read_request(stream, connection)
-        except h11.RemoteProtocolError as exc:
-            _log.debug("malformed scrape request: %s", exc)
-            response = exc.error_status_hint, _TEXT_HEADERS, b"Expected an HTTP/1.1 request.\n"
-        else:
-            method, response = request.method, await _make_response(request, scrapes)
-        status, headers, body = response
-        headers = [*headers, ("content-length", str(len(body))), ("connection", "close")]
-        head = connection.send(h11.Response(status_code=status, headers=headers)) or b""
-        data = memoryview(head if method == b"HEAD" else head + body)
-        with trio.fail_after(_SEND_TIMEOUT):
-            for start in range(0, len(data), _CHUNK_SIZE):
-                with trio.fail_after(_IDLE_TIMEOUT):
-                    await stream.send_all(data[start : start + _CHUNK_SIZE])
-        await stream.send_eof()
-    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as exc:
-        _log.debug("scrape aborted: %r", exc)
-
-
-async def _read_request(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request:
-    with trio.move_on_after(_IDLE_TIMEOUT):
-        while True:
-            event: Any = connection.next_event()
-            if isinstance(event, h11.Request):
-                return event
-            data = await stream.receive_some(_READ_SIZE)
-            connection.receive_data(data)
-            if not data:
-                raise h11.RemoteProtocolError("the peer closed the connection")
-    raise trio.BrokenResourceError(f"no request within {_IDLE_TIMEOUT:g} s")
-
-
-async def _make_response(request: h11.Request, scrapes: ScrapeCoalescer) -> HttpResponse:
-    if request.target.partition(b"?")[0] != b"/metrics":
-        return 404, _TEXT_HEADERS, b"Metrics are at /metrics.\n"
-    if request.method not in (b"GET", b"HEAD"):
-        return 405, [*_TEXT_HEADERS, ("allow", "GET, HEAD")], b"Use GET.\n"
-    fields = {name: value.decode("latin-1") for name, value in request.headers}
-    use_gzip = "gzip" in fields.get(b"accept-encoding", "")
-    seconds = _parse_timeout(fields.get(_SCRAPE_TIMEOUT_HEADER))
-    try:
-        accept = fields.get(b"accept", "")
+        accept = request.headers.get("accept", "")
         kind, body = await scrapes.scrape(seconds, accept, use_gzip=use_gzip)
     except Exception:
         # A bug here or in a source: this scrape fails, the server goes on.
         _log.exception("collecting metrics failed")
-        return 500, _TEXT_HEADERS, b"Collecting metrics failed; see the log.\n"
+        text = b"Collecting metrics failed; see the log.\n"
+        return HttpResponse(500, TEXT_HEADERS, text)
     encoding = [("content-encoding", "gzip")] if use_gzip else []
-    return 200, [("content-type", kind), *encoding], body
+    return HttpResponse(200, [("content-type", kind), *encoding], body)
 
 
 def _parse_timeout(text: str | None) -> float | None:

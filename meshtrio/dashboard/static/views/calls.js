@@ -1,8 +1,8 @@
 // Calls by plugin and method: how many, how long they take, and how they fail.
-import { followCalls, history, samples } from '../calls_data.js';
+import { followCalls, history, problem, samples } from '../calls_data.js';
 import { CallCharts } from '../components/call_charts.js';
 import { NameFilter } from '../components/filters.js';
-import { Empty, Page, SearchField, Segmented } from '../components/layout.js';
+import { Empty, ErrorNote, Page, SearchField, Segmented } from '../components/layout.js';
 import { Sparkline } from '../components/sparkline.js';
 import { Table } from '../components/table.js';
 import { Text, plain } from '../components/text.js';
@@ -54,6 +54,7 @@ export default function Calls({ params }) {
   const via = params.via === 'gateway' ? 'gateway' : 'plugin';
   const span = SPANS.some(([value]) => value === params.span) ? params.span : '300';
   const sample = useStore(samples);
+  const trouble = useStore(problem);
   const gateway = useStore(mesh, (now) => Boolean(now?.gateway));
   useEffect(followCalls, []);
 
@@ -80,6 +81,7 @@ export default function Calls({ params }) {
           onChange=${(value) => setParams({ via: value, method: '', plugin: '' })} />`}
         ${via === 'plugin' && html`<${NameFilter} value=${names} onChange=${(value) => setParams({ names: value, method: '', plugin: '' })} />`}
       </div>
+      ${trouble && html`<${ErrorNote} error=${trouble} what="Calls are not counted:" />`}
       <${Scope} chosen=${chosen} shown=${shown} via=${via} />
       <${CallCharts} history=${history} sample=${sample} span=${Number(span)} keys=${wanted.map(({ key }) => key)} total=${totalOf(via, wanted, chosen)} />
       ${shown.length
