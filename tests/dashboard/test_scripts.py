@@ -77,7 +77,9 @@ def test_the_page_has_nothing_inline() -> None:
 
 @pytest.mark.parametrize("script", _OWN_SCRIPTS, ids=lambda path: path.name)
 def test_text_never_becomes_markup(script: Path) -> None:
-    forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|dangerouslySet|style=\"|DOMParser"
+    forbidden = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|dangerouslySet|style=\"|DOMParser"
+    )
     assert not re.search(forbidden, script.read_text())
 
 
