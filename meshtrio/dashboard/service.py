@@ -21,7 +21,7 @@ from meshtrio.dashboard.requests_check import Gatekeeper
 from meshtrio.dashboard.routes import SECURITY_HEADERS, Routes
 from meshtrio.dashboard.static_files import StaticFiles
 from meshtrio.dashboard.stream import StreamServer
-from meshtrio.dashboard.topics import make_topics
+from meshtrio.dashboard.topics import make_sources
 from meshtrio.dashboard.url import load_token, make_url, published_url
 from meshtrio.http2.limits import UNLIMITED
 from meshtrio.supervisor.supervisor import Supervisor
@@ -85,7 +85,7 @@ async def serve_dashboard(
                 Gatekeeper(config, token),
                 StaticFiles(),
                 ControlApi(client),
-                StreamServer(client, make_topics(client, nursery), lambda: _describe(supervisor)),
+                StreamServer(client, make_sources(client, nursery), lambda: _describe(supervisor)),
                 Actions(client, allowed=config.control),
             )
             server = HttpServer(
@@ -116,6 +116,6 @@ def _describe(supervisor: Supervisor) -> dict[str, Any]:
         "name": config.discovery.node or socket.gethostname(),
         "started": time.time() - supervisor.statistics().uptime,
         "control": config.dashboard.control,
-        "gateway": config.gateway.listen is not None,
+        "gateway": True,  # By the mesh socket at least.
         "nodes": bool(config.discovery.etcd),
     }

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -22,7 +21,7 @@ from meshtrio.dashboard.control_client import ControlClient, to_refusal
 from meshtrio.dashboard.json_messages import message_to_plain, to_json
 from meshtrio.dashboard.query import invalid, parse_float, parse_number, split_names
 from meshtrio.dashboard.requests_check import RefusedError
-from meshtrio.dashboard.topics import Topic
+from meshtrio.dashboard.topics import Source, subscribed
 from meshtrio.dashboard.viewer import Viewer, make_event
 from meshtrio.messages import control, tap
 from meshtrio.transport.http_server import SendChunk
@@ -35,17 +34,19 @@ MAX_VIEWERS = 100
 _KEEP_ALIVE_INTERVAL = 15.0
 _SEND_INTERVAL = 0.1
 """Seconds between two writes to a viewer; what happens meanwhile is sent together."""
-_MAX_RATE, _BURST = 500.0, 1500.0
+_MAX_RATE, _BURST = 500.0, 2500.0
 """Messages per second of one viewer, and at once. A page cannot show more."""
-_TOTAL_RATE, _TOTAL_BURST = 1500.0, 6000.0
+_TOTAL_RATE, _TOTAL_BURST = 2500.0, 10000.0
 """Messages per second of all viewers. Each takes about 0.1 ms of CPU time."""
 _RATE_CHECK_INTERVAL = 0.05
 _MAX_LAST = 2000
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
+_TOPICS = ("statistics", "calls", "services", "nodes")
 PARAMETERS = (
-    *("statistics", "services", "nodes", "calls", "events", "history"),
-    *("logs", "log_level", "log_last", "tap", "tap_method", "tap_failed", "tap_at_least"),
+    *_TOPICS,
+    *("events", "history", "logs", "log_level", "log_last"),
+    *("tap", "tap_method", "tap_failed", "tap_at_least"),
 )
 
 
@@ -113,12 +114,12 @@ class StreamServer:
     def __init__(
         self,
         client: ControlClient,
-        topics: Mapping[str, Topic],
+        sources: Collection[Source],
         describe_mesh: Callable[[], dict[str, Any]],
     ) -> None:
         """Initialize; `describe_mesh` returns what the first message has, but for `Execution`."""
         self._client = client
-        self._topics = topics
+        self._sources = sources
         self._describe_mesh = describe_mesh
         self._viewers = 0
         self._rate = TokenBucket(_TOTAL_BURST, _TOTAL_RATE)
@@ -126,7 +127,7 @@ class StreamServer:
     async def open(self, values: Mapping[str, str]) -> Callable[[SendChunk], Any]:
         """Return what sends the stream that a query selects. Raises RefusedError."""
         feeds = select_feeds(values)
-        topics = [topic for name, topic in self._topics.items() if is_set(values, name)]
+        topics = [name for name in _TOPICS if is_set(values, name)]
         if self._viewers >= MAX_VIEWERS:
             text = f"{MAX_VIEWERS} viewers have a stream open, the maximum"
             raise RefusedError(503, "RESOURCE_EXHAUSTED", text)
@@ -148,12 +149,10 @@ class StreamServer:
 
         return send
 
-    async def _send(self, send_chunk: SendChunk, feeds: list[Feed], topics: list[Topic]) -> None:
+    async def _send(self, send_chunk: SendChunk, feeds: list[Feed], topics: list[str]) -> None:
         viewer, rate = Viewer(), TokenBucket(_BURST, _MAX_RATE)
         rate.parent = self._rate
-        with ExitStack() as stack:
-            for topic in topics:
-                stack.enter_context(topic.subscribed(viewer))
+        with subscribed(self._sources, viewer, topics):
             async with open_collapsing_nursery() as nursery:
                 for feed in feeds:
                     nursery.start_soon(self._run_feed, feed, viewer, rate)
@@ -184,7 +183,7 @@ class StreamServer:
 
 
 async def _send_message(feed: Feed, message: Any, viewer: Viewer) -> None:
-    if message.missed:
-        await viewer.put("lost", {"stream": feed.name, "missed": message.missed})
     if feed.is_wanted(message):
         await viewer.put(feed.name, message_to_plain(message))
+    elif message.missed:
+        await viewer.put("lost", {"stream": feed.name, "missed": message.missed})

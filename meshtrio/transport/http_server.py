@@ -29,6 +29,9 @@ from meshtrio.util.concurrency import open_collapsing_nursery
 _READ_SIZE = 16 * 1024
 """Size in bytes of a read, and maximum size of a request's head."""
 _CHUNK_SIZE = 64 * 1024
+_LINGER_TIMEOUT = 1.0
+"""Seconds for which requests are read that are not answered."""
+_MAX_LINGER_READS = 64
 
 TEXT_HEADERS: HttpHeaders = (("content-type", "text/plain; charset=utf-8"),)
 
@@ -347,12 +350,21 @@ class _Connection:
         return self._limits.keep_alive
 
     async def close(self) -> None:
-        """Announce the end; the caller closes the socket."""
+        """Announce the end; the caller closes the socket.
+
+        What the client still sends is read for a moment: a socket that is closed with unread data
+        resets the connection, and the client may lose the response.
+        """
+        self.is_idle = True
         with trio.fail_after(self._limits.idle_timeout):
-            if isinstance(self._stream, trio.SocketStream):
-                await self._stream.send_eof()
-            else:
+            if not isinstance(self._stream, trio.SocketStream):
                 await self._stream.aclose()
+                return
+            await self._stream.send_eof()
+        with trio.move_on_after(_LINGER_TIMEOUT):
+            for _ in range(_MAX_LINGER_READS):
+                if not await self._stream.receive_some(_READ_SIZE):
+                    return
 
 
 def _make_head(status: int, headers: HttpHeaders) -> h11.Response:

@@ -85,6 +85,14 @@ test('what a stream repeats is known, and a gap is told', () => {
   assert.deepEqual(check(['a', 4], ['b', 1], ['b', 2]), ['gap', 'known', 'new']);
 });
 
+test('rows of the same time are all there', () => {
+  const replay = new Replay();
+  replay.begin(9);
+  assert.deepEqual([replay.check('a', 5), replay.check('a', 5), replay.check('a', 5)], ['new', 'new', 'new']);
+  replay.begin(9);
+  assert.deepEqual([replay.check('a', 5), replay.check('a', 5), replay.check('a', 6), replay.check('a', 6)], ['known', 'known', 'new', 'new']);
+});
+
 test('a clock that is set back hides nothing', () => {
   const replay = new Replay();
   replay.begin(0);

@@ -65,7 +65,7 @@ export default function Calls({ params }) {
   }, [sample, span]);
   const query = useMemo(() => parseQuery(search), [search]);
   const members = useMembers(names);
-  const shown = useMemo(() => rows.filter((row) => row.via === via && (via === 'gateway' || !members || members.has(row.plugin))
+  const shown = useMemo(() => rows.filter((row) => row.via === via && (!members || members.has(row.plugin))
     && isFound(`${row.plugin} ${methodOf(row)}`.toLowerCase(), query)), [rows, via, members, query]);
   const chosen = shown.filter((row) => methodOf(row) === method && (!params.plugin || row.plugin === params.plugin));
   const selected = chosen.length === 1 ? chosen[0] : null;
@@ -79,7 +79,7 @@ export default function Calls({ params }) {
         <${SearchField} label="Search methods" value=${search} onInput=${(text) => setParams({ search: text })} />
         ${(gateway || via === 'gateway') && html`<${Segmented} label="Counted where" options=${VIAS} value=${via}
           onChange=${(value) => setParams({ via: value, method: '', plugin: '' })} />`}
-        ${via === 'plugin' && html`<${NameFilter} value=${names} onChange=${(value) => setParams({ names: value, method: '', plugin: '' })} />`}
+        <${NameFilter} value=${names} onChange=${(value) => setParams({ names: value, method: '', plugin: '' })} />
       </div>
       ${trouble && html`<${ErrorNote} error=${trouble} what="Calls are not counted:" />`}
       <${Scope} chosen=${chosen} shown=${shown} via=${via} />

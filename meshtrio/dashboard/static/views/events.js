@@ -56,7 +56,7 @@ const EventRow = memo(({ row, words, today }) => {
     <tr class=${`tone-${tone}`} data-row>
       <td class="cell-time"><time title=${dateTime(row.time, 3)}>${timeOrDate(row.time, Date.parse(today) / 1000)}</time></td>
       <td class="cell-kind"><span class="event-kind"><${ToneMark} tone=${tone} /><span class="visually-hidden">${row.level} </span><${Text} value=${row.kind} /></span></td>
-      <td class="cell-name"><a href=${href('tree', { select: instance })} title=${plain(row.pid ? `pid ${row.pid}` : '')}><${Text} value=${instance} /></a></td>
+      <td class="cell-instance"><a href=${href('tree', { select: instance })} title=${plain(row.pid ? `pid ${row.pid}` : '')}><${Text} value=${instance} /></a></td>
       <td class="cell-text"><${Marked} value=${row.text} words=${words} /></td>
     </tr>`;
 });

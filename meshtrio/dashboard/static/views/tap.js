@@ -40,7 +40,7 @@ export default function Tap({ params: { names = '', method = '', failed = '', sl
           <table class="feed-table calls">
             <caption class="visually-hidden">Calls, the latest last</caption>
             <thead><tr>
-              <th scope="col">Time</th><th scope="col" class="cell-name">Instance</th><th scope="col">Method</th><th scope="col">Status</th>
+              <th scope="col">Time</th><th scope="col" class="cell-instance">Instance</th><th scope="col">Method</th><th scope="col">Status</th>
               <th scope="col" class="numeric">Took</th><th scope="col" class="cell-caller">Caller</th><th scope="col" class="numeric cell-bytes">In / out</th>
             </tr></thead>
             <tbody>${shown.map((row) => (row.marker
