@@ -93,15 +93,6 @@ def serve_dashboard(folder: Path, config: str, *, min_ready: int = 0) -> Iterato
 def find_dashboard(mesh: MeshProcess) -> Dashboard:
     """Find the dashboard of a mesh as a user does."""
     done = mesh.run_command("dashboard", "--json")
-    if done.returncode == 2:  # TEMPORARY
-        import re
-
-        token = (mesh.runtime_dir / "dashboard-token").read_text().strip()
-        config = (mesh.runtime_dir.parent / "mesh.toml").read_text()
-        return Dashboard(
-            mesh,
-            f"http://{re.search(r'dashboard.*?listen = .(.*?:[0-9]+)', config, re.DOTALL)[1]}/?token={token}",
-        )
     assert done.returncode == 0, f"{done.stderr}\n{mesh.log}"
     return Dashboard(mesh, json.loads(done.stdout)["url"])
 
