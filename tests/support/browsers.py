@@ -19,6 +19,7 @@ from playwright.sync_api import (
     BrowserContext,
     ConsoleMessage,
     Page,
+    Playwright,
     expect,
     sync_playwright,
 )
@@ -63,19 +64,25 @@ _SET_VISIBILITY = """(state) => {
 
 
 @contextmanager
-def run_chromium(*arguments: str) -> Iterator[Browser]:
+def run_chromium() -> Iterator[Browser]:
+    """Run Chromium for the block, outside of tests."""
+    with sync_playwright() as playwright, launch(playwright) as browser:
+        yield browser
+
+
+@contextmanager
+def launch(playwright: Playwright, *arguments: str) -> Iterator[Browser]:
     """Run Chromium for the block. Skips the test if it is missing, or fails it in CI."""
     executable = find_debian_tool("chromium")
     # As root it refuses to run otherwise; nothing but our own pages is loaded.
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=executable, args=[*sandbox, "--disable-dev-shm-usage", *arguments]
-        )
-        try:
-            yield browser
-        finally:
-            browser.close()
+    browser = playwright.chromium.launch(
+        executable_path=executable, args=[*sandbox, "--disable-dev-shm-usage", *arguments]
+    )
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 @contextmanager
@@ -90,7 +97,8 @@ def open_context(browser: Browser, **options: Any) -> Iterator[BrowserContext]:
         context.close()
 
 
-@attrs.define
+# Playwright keeps attributes of its own in the object that handles its events.
+@attrs.define(slots=False, eq=False)
 class Viewer:
     """A page with the dashboard, and all that must not happen in it."""
 

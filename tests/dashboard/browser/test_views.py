@@ -24,7 +24,7 @@ SHOWN = {
     "events": ["catalog", "SIGKILL", "NOT_SERVING", "mailer"],
     "logs": ["connecting to smtp.shop.example", "packing"],
     "calls": ["plugin.catalog", "echo.v1.EchoService/Repeat", "UNAVAILABLE", "gateway"],
-    "tap": ["echo.v1.EchoService", "Slow", "Echo"],
+    "tap": ["EchoService/Slow", "EchoService/Repeat", "FAILED_PRECONDITION", "catalog/0"],
     "services": ["plugin.catalog", "billing", "plugin.payments"],
     "config": ["DATABASE_PASSWORD", "REGION", "smtp.shop.example"],
 }
