@@ -26,7 +26,7 @@ from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.policy.restart import Exit
 from meshtrio.supervisor.policy.state import InstancePhase, InstanceState
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
-from meshtrio.supervisor.process_run import ProcessRun
+from meshtrio.supervisor.runs.process_run import ProcessRun
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.supervisor.tasks.task import Task
 from meshtrio.util.errors import UnknownNameError
