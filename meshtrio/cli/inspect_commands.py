@@ -17,10 +17,19 @@ from meshtrio.cli.all_nodes import (
     exit_with_problems,
     to_plain_answers,
 )
+from meshtrio.cli.balancing import (
+    Balancing,
+    describe_balancing,
+    group_by_service,
+    read_balancing,
+    to_plain_state,
+)
 from meshtrio.cli.json_output import print_json, to_plain
-from meshtrio.cli.mesh_client import run_with_control, run_with_registry
+from meshtrio.cli.mesh_client import run_with_channel, run_with_control
 from meshtrio.cli.options import mesh_options, names_argument, services_argument
 from meshtrio.cli.text_table import print_table
+from meshtrio.client.channel import Channel
+from meshtrio.client.multicallable import DynamicStub
 from meshtrio.messages import control, registry
 from meshtrio.util.text import escape_unprintable
 
@@ -221,24 +230,27 @@ def _print_tree(
 
 @click.command()
 @services_argument
-@mesh_options("Print the registry's state of each service, as a JSON list.", all_nodes_option)
+@mesh_options("Print the state of each service, as a JSON list.", all_nodes_option)
 def services(
     services: tuple[str, ...], as_json: bool, all_nodes: bool, mesh_socket: Path | None
 ) -> None:
     """List all services, or those named, with their endpoints.
 
     Endpoints of the lowest PRIORITY are called as long as one of them is ready, in proportion to
-    their WEIGHT. For a service without endpoints, the reason is shown. With --all-nodes each node
-    lists its own endpoints, and this mesh those of nodes that cannot be asked.
+    their WEIGHT. NOTE says if the gateway cannot connect to an endpoint, or outlier detection has
+    ejected it; --json has all that the gateway's channels know of endpoints. For a service without
+    endpoints, the reason is shown. With --all-nodes each node lists its own endpoints, and this
+    mesh those of nodes that cannot be asked.
     """
     if all_nodes:
         _print_services_of_nodes(services, as_json, mesh_socket)
         return
-    found = run_with_registry(partial(_resolve, services), mesh_socket)
+    found, balancing = run_with_channel(partial(_resolve, services), mesh_socket)
     if as_json:
-        print_json(found)
+        print_json([to_plain_state(state, balancing) for state in found])
     else:
-        print_table(_SERVICE_COLUMNS, (row for state in found for row in _service_rows(state)))
+        rows = (row for state in found for row in _service_rows(state, balancing=balancing))
+        print_table(_SERVICE_COLUMNS, rows)
 
 
 def _print_services_of_nodes(
@@ -252,7 +264,7 @@ def _print_services_of_nodes(
     answers = ask_all_nodes(mesh_socket, *calls)
     answered = {each.node for each in answers if not each.problem}
     found = [
-        (each.node, shown)
+        (each.node, shown, group_by_service(reply.balancing))
         for each in answers
         for reply in each.replies
         if reply is not None
@@ -260,9 +272,10 @@ def _print_services_of_nodes(
         for shown in _leave_out_others(state, answered if each.is_this_mesh else None)
     ]
     if as_json:
-        print_json(to_plain_answers(answers, found))
+        plain = [(node, to_plain_state(state, channels)) for node, state, channels in found]
+        print_json(to_plain_answers(answers, plain))
     else:
-        rows = (row for node, state in found for row in _service_rows(state, node))
+        rows = (row for each in found for row in _service_rows(each[1], each[0], each[2]))
         print_table(("NODE", *_SERVICE_COLUMNS), rows)
     exit_with_problems(answers)
 
@@ -289,7 +302,7 @@ def _leave_out_others(
 
 
 def _service_rows(
-    state: registry.ServiceState, mesh_node: str | None = None
+    state: registry.ServiceState, mesh_node: str | None = None, balancing: Balancing | None = None
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of a service; those of a node begin with its name."""
     if not state.endpoints:
@@ -297,7 +310,8 @@ def _service_rows(
         yield *start, state.service, *"-----", describe_unavailable(state)
     for each in sorted(state.endpoints, key=lambda e: (e.priority, e.instance, e.address)):
         start = () if mesh_node is None else (each.node or mesh_node,)
-        note = ", ".join(_describe_endpoint(each))
+        channels = [] if balancing is None else balancing.get(state.service, [])
+        note = ", ".join((*_describe_endpoint(each), *describe_balancing(each, channels)))
         numbers = each.instance, each.pid or "-", each.weight, each.priority
         yield *start, state.service, each.address, *numbers, note
 
@@ -309,10 +323,14 @@ def _describe_endpoint(endpoint: registry.Endpoint) -> Iterator[str]:
         yield f"gateway of {endpoint.node}" if endpoint.gateway else f"of {endpoint.node}"
 
 
-async def _resolve(names: Sequence[str], stub: Any) -> list[registry.ServiceState]:
+async def _resolve(
+    names: Sequence[str], channel: Channel
+) -> tuple[list[registry.ServiceState], Balancing]:
+    stub = DynamicStub(channel, registry.DESCRIPTOR.services_by_name["Registry"])
     if not names:
         names = (await stub.ListServices(registry.ListServicesRequest())).services
-    return [await stub.Resolve(registry.ResolveRequest(service=name)) for name in names]
+    found = [await stub.Resolve(registry.ResolveRequest(service=name)) for name in names]
+    return found, await read_balancing(channel, names) if names else {}
 
 
 def describe_unavailable(state: registry.ServiceState) -> str:

@@ -19,7 +19,8 @@ STATE_STYLES = {
 """Styles of the states of instances, by rich's names."""
 NUMERIC_COLUMNS = frozenset(
     (
-        *("INSTANCE", "PID", "RESTARTS", "UPTIME", "CALLS/S", "FAILED/S", "MEDIAN", "P99"),
+        *("INSTANCE", "PID", "RESTARTS", "UPTIME", "CALLS/S", "FAILED/S", "MEDIAN"),
+        *("P50", "P95", "P99"),
         *("IN FLIGHT", "CPU %", "MEMORY", "WEIGHT", "PRIORITY", "ENDPOINTS"),
     )
 )

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from meshtrio.cli import rich_output
-from meshtrio.cli.top_table import SortOrder, make_fitting_statistics_table
+from meshtrio.cli.top_table import INSTANCE_VIEW, SortOrder, View, make_fitting_statistics_table
 from meshtrio.messages import control
 from meshtrio.util.concurrency import open_collapsing_nursery
 
@@ -31,7 +31,7 @@ _KEYS = {
 }
 
 
-async def run_screen(reports: Any) -> None:
+async def run_screen(reports: Any, view: View = INSTANCE_VIEW) -> None:
     """Show reports as they arrive, until q, Ctrl-C or SIGTERM, and restore the terminal."""
     now = await anext(reports)
     console = rich_output.make_console(live=True)
@@ -40,7 +40,7 @@ async def run_screen(reports: Any) -> None:
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGWINCH) as signals,
     ):
         async with open_collapsing_nursery() as nursery:
-            shown = _TopScreen(live, now)
+            shown = _TopScreen(live, now, view)
             nursery.start_soon(shown.show_reports, reports)
             nursery.start_soon(_handle_keys, shown)
             nursery.start_soon(shown.handle_signals, signals)
@@ -53,13 +53,13 @@ async def run_screen(reports: Any) -> None:
 class _TopScreen:
     """The table on the screen, its sort order, and its reaction to keys."""
 
-    def __init__(self, live: Live, now: control.Statistics) -> None:
+    def __init__(self, live: Live, now: control.Statistics, view: View) -> None:
         self.quit_requested = trio.Event()
         self.exit_status = 0
         self._live = live
         self._before: control.Statistics | None = None
         self._now = now
-        self._order = SortOrder()
+        self._order = SortOrder(view)
         self.draw()
 
     def draw(self) -> None:

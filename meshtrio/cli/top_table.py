@@ -1,4 +1,4 @@
-"""The table of `meshtrio top`: its columns, and the order of its rows."""
+"""The tables of `meshtrio top`: their columns, and the order of their rows."""
 
 from __future__ import annotations
 
@@ -21,9 +21,27 @@ _UNBOUNDED_WIDTH = 1000
 
 
 Row = dict[str, Any]
-"""An instance, or the mesh as a whole: values by the titles of columns. None is unknown."""
+"""An instance, a method or the mesh: values by the titles of columns. None is unknown."""
+Formats = dict[str, Callable[[Any], str | Text]]
+"""The columns of a table, and how values that are known are shown."""
 
-_FORMATS: dict[str, Callable[[Any], str | Text]] = {
+
+@attrs.frozen
+class View:
+    """What a table shows."""
+
+    formats: Formats
+    smallest_first: frozenset[str]
+    """Columns by which rows are sorted in ascending order, unless it is reversed."""
+    hideable: tuple[str, ...]
+    """Columns that are hidden on a narrow screen, in this order."""
+    make_rows: Callable[[control.Statistics | None, control.Statistics], list[Row]]
+    """Makes the rows from two successive reports."""
+    make_total_row: Callable[[control.Statistics, Sequence[Row]], Row] | None = None
+    """Makes the first row, from the latest report and the other rows; None for no such row."""
+
+
+_FORMATS: Formats = {
     "NAME": str,
     "STATE": rich_output.make_state_text,
     "PID": str,
@@ -37,14 +55,10 @@ _FORMATS: dict[str, Callable[[Any], str | Text]] = {
     "RESTARTS": str,
     "UPTIME": formatting.format_duration,
 }
-"""The columns, and how values that are known are shown."""
-_TITLES = tuple(_FORMATS)
 _SMALLEST_FIRST = frozenset({"NAME", "STATE", "PID"})
-"""Columns by which rows are sorted in ascending order, unless it is reversed."""
 _HIDEABLE_COLUMNS = (
     *("RESTARTS", "UPTIME", "MEDIAN", "PID", "FAILED/S", "IN FLIGHT", "MEMORY", "STATE", "P99"),
 )
-"""Columns that are hidden on a narrow screen, in this order."""
 
 
 def make_rows(before: control.Statistics | None, now: control.Statistics) -> list[Row]:
@@ -53,29 +67,30 @@ def make_rows(before: control.Statistics | None, now: control.Statistics) -> lis
         {
             "NAME": f"{each.instance.name}/{each.instance.instance}",
             "STATE": each.instance.state,
-            "PID": _get_optional(each.instance, "pid"),
+            "PID": get_optional(each.instance, "pid"),
             "CALLS/S": rates.calls,
             "FAILED/S": rates.failed,
-            "MEDIAN": _get_optional(each.load, "median"),
-            "P99": _get_optional(each.load, "p99"),
+            "MEDIAN": get_optional(each.load, "median"),
+            "P99": get_optional(each.load, "p99"),
             "IN FLIGHT": each.load.in_flight if each.HasField("load") else None,
             "CPU %": rates.cpu,
-            "MEMORY": _get_optional(each, "resident"),
+            "MEMORY": get_optional(each, "resident"),
             "RESTARTS": each.instance.restarts,
-            "UPTIME": _get_optional(each.instance, "uptime"),
+            "UPTIME": get_optional(each.instance, "uptime"),
         }
         for each, rates in zip(now.instances, compute_rates(before, now), strict=True)
     ]
 
 
-def _get_optional(message: Any, name: str) -> Any:
+def get_optional(message: Any, name: str) -> Any:
+    """Return a field of a message; None if it is not set."""
     return getattr(message, name) if message.HasField(name) else None
 
 
 def make_total_row(now: control.Statistics, rows: Sequence[Row]) -> Row:
     """Make the row of the mesh. Percentiles of instances cannot be merged, and are left out."""
     total: Row = {
-        **dict.fromkeys(_TITLES),
+        **dict.fromkeys(_FORMATS),
         "NAME": "mesh",
         "STATE": f"{sum(row['STATE'] == 'ready' for row in rows)}/{len(rows)} ready",
         "RESTARTS": now.total.counts.restarts,
@@ -87,15 +102,20 @@ def make_total_row(now: control.Statistics, rows: Sequence[Row]) -> Row:
     return total
 
 
+INSTANCE_VIEW = View(_FORMATS, _SMALLEST_FIRST, _HIDEABLE_COLUMNS, make_rows, make_total_row)
+"""A row for each instance, and one for the mesh."""
+
+
 @attrs.define
 class SortOrder:
     """The column that rows are sorted by, and whether the order is reversed."""
 
+    view: View = INSTANCE_VIEW
     column: int = 0
     reversed: bool = False
 
     def move_column(self, by: int) -> None:
-        self.column = (self.column + by) % len(_TITLES)
+        self.column = (self.column + by) % len(self.view.formats)
         self.reversed = False
 
     def reverse(self) -> None:
@@ -103,11 +123,11 @@ class SortOrder:
 
     @property
     def title(self) -> str:
-        return _TITLES[self.column]
+        return tuple(self.view.formats)[self.column]
 
     @property
     def is_largest_first(self) -> bool:
-        return (self.title in _SMALLEST_FIRST) is self.reversed
+        return (self.title in self.view.smallest_first) is self.reversed
 
     def sort(self, unsorted: list[Row]) -> list[Row]:
         """Sort the rows, with unknown values last."""
@@ -131,12 +151,14 @@ def make_statistics_table(
     max_rows: int | None = None,
     hidden_columns: Container[str] = (),
 ) -> Table:
-    """Make a table with a row for the mesh and one for each instance, `max_rows` at most."""
-    formats = {title: _FORMATS[title] for title in _TITLES if title not in hidden_columns}
+    """Make the table of the view that is sorted, with `max_rows` at most and one for the mesh."""
+    view = order.view
+    formats = {title: show for title, show in view.formats.items() if title not in hidden_columns}
     table = rich_output.make_table(_make_title(title, order) for title in formats)
-    found = make_rows(before, now)
-    for row in (make_total_row(now, found), *order.sort(found)[:max_rows]):
-        style = "bold" if row["NAME"] == "mesh" else None
+    found = view.make_rows(before, now)
+    totals = [] if view.make_total_row is None else [view.make_total_row(now, found)]
+    for number, row in enumerate((*totals, *order.sort(found)[:max_rows])):
+        style = "bold" if number < len(totals) else None
         values = ((show, row[title]) for title, show in formats.items())
         table.add_row(*("-" if v is None else show(v) for show, v in values), style=style)
     if max_rows is not None and len(found) > max_rows:
@@ -149,7 +171,7 @@ def make_fitting_statistics_table(
 ) -> Table:
     """Make a table that fits the console; the column that it is sorted by is never hidden."""
     max_rows = max(console.size.height - _RESERVED_LINES, 1)
-    hideable = [name for name in _HIDEABLE_COLUMNS if name != order.title]
+    hideable = [name for name in order.view.hideable if name != order.title]
     unbounded = console.options.update(width=_UNBOUNDED_WIDTH)
     for count in range(len(hideable) + 1):
         table = make_statistics_table(
