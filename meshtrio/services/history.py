@@ -13,20 +13,20 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 
-import attrs
-
 from meshtrio.messages import control
 from meshtrio.services.broadcast_log import BroadcastLog, ReaderThrottle
-from meshtrio.services.history_packing import pack_lives, unpack_lives
 from meshtrio.services.history_reader import iter_updates, read_lives
 from meshtrio.services.life import LifeRecord
-from meshtrio.services.life_store import Key, LifeStore, Track
+from meshtrio.services.life_store import LifeStore, Track
+from meshtrio.services.saved_history import SavedHistory, adopt_history, save_history
 from meshtrio.supervisor import events
 from meshtrio.supervisor.event_text import describe_event, event_name
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.policy.restart import Exit
 from meshtrio.supervisor.policy.state import InstancePhase, InstanceState
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
+from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.supervisor.tasks.task import Task
 from meshtrio.util.errors import UnknownNameError
@@ -59,27 +59,6 @@ _IGNORED = frozenset({events.LineWritten, events.LinesDropped, events.TaskMissed
 """Events that are about no process, or too many to be kept."""
 
 
-@attrs.frozen(kw_only=True)
-class SavedDropped:
-    """The lives that a track has dropped."""
-
-    key: Key
-    count: int
-    until: float
-
-
-@attrs.frozen(kw_only=True)
-class SavedHistory:
-    """What an upgrade hands over."""
-
-    since: float | None = None
-    """Since when there is a history; None if the program before kept none."""
-    last_id: int = 0
-    lives: str = ""
-    """All lives, by their tracks; see `pack_lives`."""
-    dropped: tuple[SavedDropped, ...] = ()
-
-
 class ProcessHistory:
     """Records the lives of a supervisor's processes."""
 
@@ -102,56 +81,37 @@ class ProcessHistory:
 
     def save(self) -> SavedHistory:
         """Return what an upgrade hands over."""
-        tracks = self._store.tracks.values()
-        return SavedHistory(
-            since=self._store.since,
-            last_id=self._store.last_id,
-            lives=pack_lives(tracks),
-            dropped=tuple(
-                SavedDropped(key=each.key, count=each.dropped, until=each.dropped_until)
-                for each in tracks
-                if each.dropped
-            ),
-        )
+        return save_history(self._store)
 
     def adopt(self, saved: SavedHistory) -> None:
         """Continue a history that was handed over, with the processes that were."""
         now, store = time.time(), self._store
-        if saved.since is not None:
-            self._adopt_lives(saved)
+        try:
+            adopt_history(store, saved)
+        except ValueError as exc:
+            _log.error("the history before the upgrade cannot be read: %s", exc)
+            store.tracks.clear()
         for instance in self._supervisor.instances:
             run = instance.active_run
             if run is not None and run.process is not None:
-                self._adopt_process(instance, run.process.pid, now - run.uptime, now)
+                self._adopt_process(self._store.get(instance.key), run, run.process, now)
         for track in [*store.tracks.values()]:
             self._end_unknown(track, now)
             store.settle(track, now)
 
-    def _adopt_lives(self, saved: SavedHistory) -> None:
-        store = self._store
-        try:
-            unpack_lives(store, saved.lives)
-        except ValueError as exc:
-            _log.error("the history before the upgrade cannot be read: %s", exc)
-            store.tracks.clear()
-            return
-        for dropped in saved.dropped:
-            track = store.get(dropped.key)
-            track.dropped, track.dropped_until = dropped.count, dropped.until
-        for track in store.tracks.values():
-            last = track.last_ended
-            if last is not None and last.next_state == InstanceState.BACKOFF.value:
-                track.cause = "retry" if last.is_task else "restart"
-        assert saved.since is not None
-        store.since, store.last_id = saved.since, saved.last_id
-
-    def _adopt_process(self, instance: Instance, pid: int, started: float, now: float) -> None:
-        track = self._store.get(instance.key)
-        life = track.find_open(pid)
+    def _adopt_process(
+        self, track: Track, run: ProcessRun, process: PluginProcess, now: float
+    ) -> None:
+        life = track.find_open(process.pid)
         if life is None:
-            life = self._begin(track, pid, started, "adopted")
-            assert instance.process is not None
-            life.start = instance.process.start_method.value
+            started = now - run.uptime
+            life = self._begin(track, process.pid, started, "adopted")
+            life.start = process.start_method.value
+            if run.ready_after is not None:
+                text = f"ready after {run.ready_after:.2f} s (pid {process.pid})"
+                life.add_moment(started + run.ready_after, "ready", text)
+                if not run.is_ready:
+                    life.add_moment(now, "unready", f"pid {process.pid} is not ready")
         life.add_moment(now, "adopted", "the mesh has executed its new code")
 
     def _end_unknown(self, track: Track, now: float) -> None:

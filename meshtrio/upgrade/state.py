@@ -11,8 +11,8 @@ import attrs
 from meshtrio.cluster.node import SavedNode
 from meshtrio.config import MeshConfig
 from meshtrio.services.event_log import SavedEvents
-from meshtrio.services.history import SavedHistory
 from meshtrio.services.kept_registrations import SavedRegistration
+from meshtrio.services.saved_history import SavedHistory
 from meshtrio.supervisor.operations import Execution
 from meshtrio.supervisor.process.saved_processes import CLOSED, SavedProcess
 from meshtrio.supervisor.saved_state import SavedSupervisor

@@ -16,7 +16,8 @@ from meshtrio.config import StartMethod
 from meshtrio.messages import control
 from meshtrio.services import history as history_module
 from meshtrio.services import life_store
-from meshtrio.services.history import ProcessHistory, SavedHistory
+from meshtrio.services.history import ProcessHistory
+from meshtrio.services.saved_history import SavedHistory
 from meshtrio.supervisor import events
 from meshtrio.supervisor.policy.restart import Exit
 from meshtrio.supervisor.policy.state import InstancePhase, InstanceState
@@ -61,9 +62,13 @@ class FakeInstance:
     process: Any = None
     active_run: Any = None
 
-    def set_process(self, pid: int, uptime: float) -> None:
+    def set_process(
+        self, pid: int, uptime: float, ready_after: float | None = None, *, is_ready: bool = False
+    ) -> None:
         self.process = SimpleNamespace(pid=pid, start_method=StartMethod.FORK)
-        self.active_run = SimpleNamespace(process=self.process, uptime=uptime)
+        self.active_run = SimpleNamespace(
+            process=self.process, uptime=uptime, ready_after=ready_after, is_ready=is_ready
+        )
 
 
 class FakeMesh:
@@ -321,23 +326,28 @@ def measure_growth(function: Callable[[], object]) -> int:
 PLUGINS = [f"plugin-{n}" for n in range(100)]
 
 
-@pytest.mark.parametrize("text", ["x" * 190, "\U0001f4a5" * 190, "é" * 190])
-def test_100_plugins_that_crash_in_a_loop_take_30_mb(clock: Clock, text: str) -> None:
-    """The history is full after some hundred lives of each."""
+@pytest.mark.timeout(300)
+def test_100_plugins_that_crash_in_a_loop_take_30_mb(clock: Clock) -> None:
+    """With lines that take most, so that the history is full soon."""
     mesh = FakeMesh(clock, *PLUGINS)
-    used = measure_growth(lambda: crash_in_a_loop(mesh, PLUGINS, 120, (text,) * 10))
+    tail = ("\U0001f4a5" * 190,) * 10
+    used = measure_growth(lambda: crash_in_a_loop(mesh, PLUGINS, 35, tail))
     assert any(track.dropped for track in mesh.history._store.tracks.values())
     assert 10_000_000 < used < 30_000_000
     assert abs(used - mesh.history.size) < 0.35 * used
 
 
-def test_so_do_short_lives(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("tail", [(), ("x" * 190,) * 10], ids=["short", "lines"])
+def test_so_do_other_lives(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, tail: tuple[str, ...]
+) -> None:
     """With a tenth of the memory, since a day of them takes minutes."""
     monkeypatch.setattr(life_store, "_MAX_SIZE", 2 * MIB)
     mesh = FakeMesh(clock, *PLUGINS)
-    used = measure_growth(lambda: crash_in_a_loop(mesh, PLUGINS, 120, ()))
+    used = measure_growth(lambda: crash_in_a_loop(mesh, PLUGINS, 15 if tail else 80, tail))
     assert any(track.dropped for track in mesh.history._store.tracks.values())
-    assert used < 3 * MIB
+    assert used < 3_000_000
 
 
 def test_so_do_100_plugins_whose_health_changes_all_the_time(clock: Clock) -> None:
@@ -566,12 +576,19 @@ def test_a_restart_that_is_due_after_the_upgrade(clock: Clock) -> None:
 
 
 def test_processes_of_a_mesh_without_history_are_adopted(clock: Clock) -> None:
-    mesh = FakeMesh(clock, "a", "b")
+    mesh = FakeMesh(clock, "a", "b", "c", "idle")
     mesh.instances[0].set_process(7, uptime=100.0)
+    mesh.instances[1].set_process(8, uptime=100.0, ready_after=3.0, is_ready=True)
+    mesh.instances[2].set_process(9, uptime=100.0, ready_after=3.0)
     mesh.history.adopt(from_plain(SavedHistory, {}))
-    (life,) = mesh.lives()
-    assert (life.pid, life.follows, life.start, kinds(life)) == (7, "adopted", "fork", ["adopted"])
-    assert life.started == clock.now - 100
+    first, second, third = mesh.lives()
+    assert (first.pid, first.follows, first.start, kinds(first)) == (
+        7, "adopted", "fork", ["adopted"],
+    )  # fmt: skip
+    assert first.started == clock.now - 100
+    assert kinds(second) == ["ready", "adopted"]
+    assert second.moments[0].time == second.started + 3
+    assert kinds(third) == ["ready", "unready", "adopted"]
 
 
 def test_processes_that_were_not_handed_over_have_ended(clock: Clock) -> None:

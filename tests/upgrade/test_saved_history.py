@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from meshtrio.services.history import SavedHistory
+from meshtrio.services.saved_history import SavedHistory
 from meshtrio.supervisor import events
 from meshtrio.supervisor.operations import Execution
 from meshtrio.upgrade.state import read_state, write_state
