@@ -1,4 +1,4 @@
-"""What is collected once for all viewers, while there is one: statistics, calls, services, nodes."""
+"""What is collected once for all viewers while there is one: statistics, calls, services, nodes."""
 
 from __future__ import annotations
 

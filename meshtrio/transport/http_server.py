@@ -205,8 +205,7 @@ class HttpServer:
                 response = await self._make_response(request)
             except h11.RemoteProtocolError as exc:
                 self._log.debug("malformed request: %s", exc)
-                text = b"Expected an HTTP/1.1 request.\n"
-                response = HttpResponse(exc.error_status_hint, TEXT_HEADERS, text)
+                response = _make_error(exc.error_status_hint, "Expected an HTTP/1.1 request.")
             headers = [*response.headers, *self._headers]
             await connection.send_response(attrs.evolve(response, headers=headers))
             if not connection.start_next_cycle():
@@ -217,7 +216,7 @@ class HttpServer:
         try:
             return await self._handle(request)
         except HttpError as exc:
-            return HttpResponse(exc.status, TEXT_HEADERS, f"{exc}\n".encode())
+            return _make_error(exc.status, str(exc))
         except (h11.RemoteProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
             raise
         except Exception:
@@ -261,6 +260,8 @@ class _Connection:
             event = await self._read_event()
             if not isinstance(event, h11.Request):
                 return None
+            if not event.http_version.startswith(b"1."):
+                raise h11.RemoteProtocolError("not HTTP/1", error_status_hint=505)
             self._method = event.method
             return HttpRequest(self, event)
         return None
@@ -365,6 +366,11 @@ class _Connection:
             for _ in range(_MAX_LINGER_READS):
                 if not await self._stream.receive_some(_READ_SIZE):
                     return
+
+
+def _make_error(status: int, text: str) -> HttpResponse:
+    """Return a response after which the connection is closed."""
+    return HttpResponse(status, [*TEXT_HEADERS, ("connection", "close")], f"{text}\n".encode())
 
 
 def _make_head(status: int, headers: HttpHeaders) -> h11.Response:

@@ -162,7 +162,7 @@ export class Stream {
         return;
       }
       // That it cannot be reached is said anyway.
-      if (error.code !== 'NETWORK') text = error.text ?? String(error);
+      text = error.code === 'NETWORK' ? '' : error.text ?? String(error);
     }
     if (source !== this.#source) return; // Hidden, or opened again by the user, meanwhile.
     this.status.set({ phase: 'away', retryAt: Date.now() + delay, text });

@@ -44,6 +44,8 @@ test('more than are kept while it is paused are counted', () => {
   assert.ok(feed.waiting <= 9);
   feed.resume();
   assert.equal(texts(feed.rows).at(-1), 't');
+  assert.equal(feed.overflowed, 0);
+  assert.deepEqual(feed.rows.map(({ id }) => id), feed.rows.map((_, index) => 21 - feed.rows.length + index));
   feed.clear();
   assert.deepEqual([feed.rows, feed.waiting, feed.overflowed], [[], 0, 0]);
 });

@@ -8,7 +8,7 @@ const HEIGHT = 20;
 export const Sparkline = memo(({ values = [], max = 0, label }) => html`
   <svg class="sparkline" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role=${label ? 'img' : undefined} aria-label=${label}
     aria-hidden=${label ? undefined : 'true'} preserveAspectRatio="none">
-    ${values.length > 1 && html`<path d=${linePath(values, max)} vector-effect="non-scaling-stroke" />`}
+    ${values.length > 3 && html`<path d=${linePath(values, max)} vector-effect="non-scaling-stroke" />`}
   </svg>`);
 
 // Much faster than toFixed, for hundreds of lines a second.

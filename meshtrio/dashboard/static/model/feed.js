@@ -57,6 +57,8 @@ export class Feed {
 
   resume() {
     this.paused = false;
+    // What is kept has no gap then: it is what has waited.
+    this.overflowed = 0;
     for (const row of this.#waiting) this.rows.push(row);
     this.#weight += this.#waitingWeight;
     this.#waiting = [];

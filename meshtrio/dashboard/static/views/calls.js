@@ -24,7 +24,7 @@ const methodOf = ({ service, method }) => `${service}/${method}`;
 const METHOD = {
   key: 'method', title: 'Method', className: 'cell-method', sort: methodOf,
   render: ({ service, method }) => html`
-    <span class="method-name"><${Text} value=${method} /></span> <span class="method-service"><${Text} value=${service} /></span>`,
+    <span class="method-service"><${Text} value=${service} />/</span><wbr /><span class="method-name"><${Text} value=${method} /></span>`,
 };
 const PLUGIN = { key: 'plugin', title: 'Plugin', sort: ({ plugin }) => plugin, render: ({ plugin }) => html`<${Text} value=${plugin} />` };
 const NUMBERS = [

@@ -4,6 +4,7 @@ import { LifeDetails } from '../components/life_details.js';
 import { LifeTable } from '../components/life_table.js';
 import { TimelinePlot } from '../components/timeline_plot.js';
 import { useNow } from '../data.js';
+import { dateTime } from '../format.js';
 import { html, useEffect, useMemo, useRef, useState } from '../lib.js';
 import { useLives } from '../lives_data.js';
 import { clampSpan, pan, zoom } from '../model/time_axis.js';
@@ -104,5 +105,5 @@ function ViewButtons({ view, setView, now }) {
 
 function KnownSince({ oldest, from }) {
   if (!oldest || oldest <= from + 1) return null;
-  return html`<p class="muted known-since">The history is known since ${new Date(oldest * 1000).toLocaleString()}.</p>`;
+  return html`<p class="muted known-since">The history is known since ${dateTime(oldest)}.</p>`;
 }
