@@ -19,10 +19,12 @@ from playwright.sync_api import (
     BrowserContext,
     ConsoleMessage,
     Page,
+    Playwright,
     expect,
     sync_playwright,
 )
 
+from tests.support import mesh_processes
 from tests.support.dashboards import Dashboard
 from tests.tools import find_debian_tool
 
@@ -61,21 +63,31 @@ _SET_VISIBILITY = """(state) => {
     document.dispatchEvent(new Event("visibilitychange", { bubbles: true }));
 }"""
 
+_FIND_WIDE = """() => [...document.querySelectorAll("body *")]
+    .filter((each) => each.getBoundingClientRect().right > innerWidth + 1)
+    .map((each) => `${each.tagName}.${each.className}`).slice(0, 20)"""
+
 
 @contextmanager
-def run_chromium(*arguments: str) -> Iterator[Browser]:
+def run_chromium() -> Iterator[Browser]:
+    """Run Chromium for the block, outside of tests."""
+    with sync_playwright() as playwright, launch(playwright) as browser:
+        yield browser
+
+
+@contextmanager
+def launch(playwright: Playwright, *arguments: str) -> Iterator[Browser]:
     """Run Chromium for the block. Skips the test if it is missing, or fails it in CI."""
     executable = find_debian_tool("chromium")
     # As root it refuses to run otherwise; nothing but our own pages is loaded.
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=executable, args=[*sandbox, "--disable-dev-shm-usage", *arguments]
-        )
-        try:
-            yield browser
-        finally:
-            browser.close()
+    browser = playwright.chromium.launch(
+        executable_path=executable, args=[*sandbox, "--disable-dev-shm-usage", *arguments]
+    )
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 @contextmanager
@@ -90,7 +102,8 @@ def open_context(browser: Browser, **options: Any) -> Iterator[BrowserContext]:
         context.close()
 
 
-@attrs.define
+# Playwright keeps attributes of its own in the object that handles its events.
+@attrs.define(slots=False, eq=False)
 class Viewer:
     """A page with the dashboard, and all that must not happen in it."""
 
@@ -178,6 +191,23 @@ def viewing(
         viewer.open(*view)
         yield viewer
         viewer.check()
+
+
+def wait_until(page: Page, condition: str, argument: Any = None) -> None:
+    """Wait until a function of JavaScript is true.
+
+    Page.wait_for_function would evaluate it within the page, whose policy forbids that.
+    """
+    mesh_processes.wait_until(lambda: page.evaluate(condition, argument), TIMEOUT)
+
+
+def assert_fits(page: Page) -> None:
+    """Fail if the page is wider than the window, and so has to be scrolled sideways."""
+    try:
+        wait_until(page, "() => document.documentElement.scrollWidth <= innerWidth")
+    except AssertionError:
+        found = page.evaluate(_FIND_WIDE)
+        raise AssertionError(f"wider than the window: {found}") from None
 
 
 def find_browser_pids(browser: Browser) -> Sequence[int]:

@@ -53,7 +53,7 @@ function Brand() {
 // The hash is the route, so the link must not set it.
 function skipToMain(event) {
   event.preventDefault();
-  document.querySelector('main h1, main')?.focus();
+  (document.querySelector('main h1') ?? document.querySelector('main')).focus();
 }
 
 let firstView = true;

@@ -9,9 +9,8 @@ const MAX_INTERVAL = 1000;
 const MAX_SHARE = 0.2; // Of the time for rendering, however fast rows come.
 
 /** What is missing, by why, as `addMissed` has it. */
-export const MISSED = {
-  page: 'the page could not keep up',
-  source: 'written too fast, or read too slowly',
+const MISSED = {
+  lost: 'more than could be sent or shown', // By the plugin's limit, the mesh, or the connection.
   gap: 'there may be others before this that are not shown',
   restarted: 'the mesh was restarted',
 };
@@ -20,10 +19,10 @@ export const MISSED = {
  * A feed of the messages of a type.
  *
  * `topics` are wanted of the stream; if they change, the feed begins anew. `read(message, feed)` adds rows to the
- * feed. `past` is the number of past messages that the topics ask for; `source(message)` and `order(message)` tell
+ * feed; what it leaves out is not its concern, since the stream tells of that by itself. `past` is the number of past messages that the topics ask for; `source(message)` and `order(message)` tell
  * which of them are known when the stream is opened again.
  *
- * Returns `{feed, render, pause, resume, clear}`. The component is rendered for new rows at most each 100 ms, less
+ * Returns `{feed, problem, pause, resume, clear}`; `problem` is why the mesh does not send any, null if it does. The component is rendered for new rows at most each 100 ms, less
  * often if that takes long.
  */
 export function useFeed({ type, topics, past = 0, source, order, read, limit, weigh }) {
@@ -34,6 +33,7 @@ export function useFeed({ type, topics, past = 0, source, order, read, limit, we
   const render = useRenderSoon();
   const key = JSON.stringify(topics);
   const opened = useRef({ key, restarts: restarts.value });
+  const [problem, setProblem] = useState(null);
 
   useTopics(topics);
   // The first message of each opening.
@@ -49,6 +49,7 @@ export function useFeed({ type, topics, past = 0, source, order, read, limit, we
       if (feed.current.last) feed.current.addMissed(0, MISSED.restarted);
     }
     replay.current.begin(past);
+    setProblem(null);
     render();
   });
   useMessages(type, (message) => {
@@ -60,15 +61,16 @@ export function useFeed({ type, topics, past = 0, source, order, read, limit, we
   });
   useMessages('lost', ({ stream, missed }) => {
     if (stream !== type) return;
-    feed.current.addMissed(missed, MISSED.page);
+    feed.current.addMissed(missed, MISSED.lost);
     render();
   });
+  useMessages('problem', (told) => told.stream === type && setProblem(told));
 
   const change = (action) => useCallback(() => {
     feed.current[action]();
     render();
   }, []);
-  return { feed: feed.current, render, pause: change('pause'), resume: change('resume'), clear: change('clear') };
+  return { feed: feed.current, problem, pause: change('pause'), resume: change('resume'), clear: change('clear') };
 }
 
 /** A function that has the component rendered soon: many calls, one rendering. */

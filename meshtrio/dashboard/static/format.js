@@ -59,9 +59,10 @@ export function rate(value) {
   return known(value) ? `${value >= 1000 ? count(value) : significant(value)}/s` : NONE;
 }
 
-/** A share of 1 in percent. */
+/** A share of 1 in percent; less than a ten-thousandth is 0. */
 export function percent(share) {
-  return known(share) ? `${significant(share * 100)} %` : NONE;
+  if (!known(share)) return NONE;
+  return `${significant(Math.abs(share) < 1e-4 ? 0 : share * 100)} %`;
 }
 
 const two = (value) => String(value).padStart(2, '0');

@@ -7,15 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
-from tests.support.browsers import run_chromium
+from tests.support.browsers import launch
+from tests.tools import find_debian_tool
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """The browser, for the tests of one file; see tests/support/browsers.py."""
-    with run_chromium() as browser:
+def playwright() -> Iterator[Playwright]:
+    """Playwright, for the tests of one file; see tests/support/browsers.py."""
+    find_debian_tool("chromium")
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def chromium(playwright: Playwright) -> Iterator[Browser]:
+    """The browser."""
+    with launch(playwright) as browser:
         yield browser
 
 

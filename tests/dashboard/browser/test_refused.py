@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Playwright
 
-from tests.support.browsers import open_context, run_chromium
+from tests.support.browsers import launch, open_context
 from tests.support.dashboards import Dashboard, EventStream, dashboard_table, serve_dashboard
 from tests.support.mesh_processes import echo_plugin_table
 
@@ -169,9 +169,11 @@ def test_a_page_of_another_port_gets_and_does_nothing(
     assert row["restarts"] == 0
 
 
-def test_a_name_that_an_attacker_resolves_to_the_dashboard_is_refused(dashboard: Dashboard) -> None:
+def test_a_name_that_an_attacker_resolves_to_the_dashboard_is_refused(
+    playwright: Playwright, dashboard: Dashboard
+) -> None:
     rule = "--host-resolver-rules=MAP rebound.test 127.0.0.1"
-    with run_chromium(rule) as browser, open_context(browser) as context:
+    with launch(playwright, rule) as browser, open_context(browser) as context:
         page = context.new_page()
         url = dashboard.url.replace("127.0.0.1", "rebound.test")
         response = page.goto(url)

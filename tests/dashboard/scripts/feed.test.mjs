@@ -44,6 +44,8 @@ test('more than are kept while it is paused are counted', () => {
   assert.ok(feed.waiting <= 9);
   feed.resume();
   assert.equal(texts(feed.rows).at(-1), 't');
+  assert.equal(feed.overflowed, 0);
+  assert.deepEqual(feed.rows.map(({ id }) => id), feed.rows.map((_, index) => 21 - feed.rows.length + index));
   feed.clear();
   assert.deepEqual([feed.rows, feed.waiting, feed.overflowed], [[], 0, 0]);
 });
@@ -83,6 +85,14 @@ test('what a stream repeats is known, and a gap is told', () => {
   assert.deepEqual(check(['b', 1], ['a', 2], ['a', 3]), ['known', 'known', 'new']);
   replay.begin(2);
   assert.deepEqual(check(['a', 4], ['b', 1], ['b', 2]), ['gap', 'known', 'new']);
+});
+
+test('rows of the same time are all there', () => {
+  const replay = new Replay();
+  replay.begin(9);
+  assert.deepEqual([replay.check('a', 5), replay.check('a', 5), replay.check('a', 5)], ['new', 'new', 'new']);
+  replay.begin(9);
+  assert.deepEqual([replay.check('a', 5), replay.check('a', 5), replay.check('a', 6), replay.check('a', 6)], ['known', 'known', 'new', 'new']);
 });
 
 test('a clock that is set back hides nothing', () => {

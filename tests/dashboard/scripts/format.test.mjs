@@ -18,7 +18,7 @@ table('bytes', bytes, [
 ]);
 table('count', count, [[0, '0'], [999, '999'], [1000, '1\u2009000'], [1_234_567, '1\u2009234\u2009567'], [undefined, NONE]]);
 table('rate', rate, [[0, '0/s'], [1.234, '1.23/s'], [12_345, '12\u2009345/s'], [undefined, NONE]]);
-table('percent', percent, [[0, '0 %'], [0.1234, '12.3 %'], [1, '100 %'], [undefined, NONE]]);
+table('percent', percent, [[0, '0 %'], [0.1234, '12.3 %'], [1, '100 %'], [3e-7, '0 %'], [undefined, NONE]]);
 
 test('plural', () => {
   assert.equal(plural(1, 'instance'), '1 instance');

@@ -4,14 +4,18 @@ import { html, useMemo } from '../lib.js';
 import { Chart } from './chart.js';
 
 const ERROR_COLORS = ['bad', 'warn', 'info', 'busy', 'off'];
+const MIN_SPAN = 60; // Seconds.
+
 const RATE = [{ label: 'All', color: 'accent', fill: 'accent-soft' }, { label: 'Failed', color: 'bad', fill: 'bad-soft' }];
-const LATENCY = [{ label: 'p50', color: 'good' }, { label: 'p95', color: 'busy' }, { label: 'p99', color: 'info' }];
+const LATENCY = [{ label: 'p50', color: 'good' }, { label: 'p95', color: 'busy' }, { label: 'p99', color: 'warn' }];
 
 export function CallCharts({ history, sample, span, keys, total }) {
   const chart = useMemo(() => history.chart(keys, span, total), [history, sample, span, keys.join('\n'), total]);
   const errors = useMemo(() => mostErrors(chart.statuses), [chart]);
   const to = history.latest;
-  const shared = { times: chart.times, from: to - span, to, sync: 'calls' };
+  // While there is little history yet, it is shown large.
+  const from = Math.max(to - span, Math.min(chart.times[0] ?? to, to - MIN_SPAN));
+  const shared = { times: chart.times, from, to, sync: 'calls' };
   const rates = useMemo(() => [chart.rate, chart.errorRate], [chart]);
   const latencies = useMemo(() => [chart.p50, chart.p95, chart.p99], [chart]);
   return html`

@@ -17,7 +17,7 @@ export const CallRow = memo(({ row, words }) => {
         <td class="cell-time"><button type="button" class="row-toggle" tabindex="-1" aria-expanded=${open}
           aria-label=${plain(`Details of ${time(row.time)} ${row.method}`)} onClick=${() => setOpen(!open)}>${open ? '▾' : '▸'}</button>
           <time title=${dateTime(row.time, 3)}>${time(row.time, 3)}</time></td>
-        <td class="cell-name"><${Marked} value=${instance} words=${words} /></td>
+        <td class="cell-instance"><${Marked} value=${instance} words=${words} /></td>
         <td class="cell-method"><span title=${plain(row.method)}><${Marked} value=${shortMethod(row.method)} words=${words} /></span></td>
         <td class="cell-status"><span class="call-status"><${ToneMark} tone=${tone} />${row.status}</span></td>
         <td class="numeric">${duration(row.seconds)}</td>

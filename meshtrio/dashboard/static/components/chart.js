@@ -43,7 +43,7 @@ export function Chart({ title, note, times, series, values, format, sync, from, 
     <figure class="chart card">
       <figcaption class="chart-head"><h2>${title}</h2><span class="muted">${index === null || at < 0 ? note : time(times[at])}</span></figcaption>
       <div class="chart-plot" ref=${box} role="img" aria-label=${describe(title, series, values, format)}></div>
-      <ul class="legend">${series.map(({ label, color }, number) => html`
+      <ul class="chart-legend">${series.map(({ label, color }, number) => html`
         <li key=${label}><span class=${`swatch swatch-${color}`}></span><${Text} value=${label} /> <strong>${format(values[number]?.[at] ?? NaN)}</strong></li>`)}</ul>
       <${Values} title=${title} times=${times} series=${series} values=${values} format=${format} />
     </figure>`;
@@ -77,19 +77,22 @@ function describe(title, series, values, format) {
   return `${title}: ${parts.join('; ') || 'no values'}`;
 }
 
+// Whole minutes need no seconds.
+const timeLabel = (when) => (when % 60 ? time(when) : time(when).slice(0, 5));
+
 function options(series, theme, sync, latest, width) {
   const axis = { stroke: theme.muted, font: theme.font, ticks: { show: false }, grid: { stroke: theme.line, width: 1 } };
   const texts = (_, splits) => splits.map((value) => latest.current.format(value));
   return {
     width,
     height: HEIGHT,
-    padding: [10, 8, 0, 0],
+    padding: [10, 22, 0, 0],
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, sync: { key: sync }, points: { size: 7 } },
     scales: { x: { time: true, auto: false }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
     axes: [
-      { ...axis, grid: { show: false }, space: 70, values: (_, splits) => splits.map((each) => time(each)) },
-      { ...axis, size: 66, space: 34, values: texts },
+      { ...axis, grid: { show: false }, size: 26, space: 76, gap: 6, values: (_, splits) => splits.map(timeLabel) },
+      { ...axis, size: 60, gap: 6, space: 34, values: texts },
     ],
     series: [{}, ...series.map(({ label, color, fill, dash }) => ({
       label,

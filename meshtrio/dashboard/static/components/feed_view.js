@@ -2,6 +2,7 @@
 import { count, plural } from '../format.js';
 import { html, useId, useLayoutEffect, useRef, useState } from '../lib.js';
 import { lastMatching } from '../model/feed.js';
+import { ErrorNote } from './layout.js';
 
 const SHOWN = 250; // Rows that are elements of the page; more by the button.
 const NEAR = 30; // Pixels from the end that count as at the end.
@@ -12,7 +13,7 @@ const NEAR = 30; // Pixels from the end that count as at the end.
  * `row-toggle`, which arrow keys move between.
  */
 export function FeedView({ label, noun, live, matches, empty, children }) {
-  const { feed, pause, resume, clear } = live;
+  const { feed, problem, pause, resume, clear } = live;
   const [size, setSize] = useState(SHOWN);
   const box = useRef(null);
   const help = useId();
@@ -45,6 +46,7 @@ export function FeedView({ label, noun, live, matches, empty, children }) {
     setSize((before) => before + SHOWN);
   };
   return html`
+    ${problem && html`<${ErrorNote} error=${problem} what=${`No ${noun}s are sent:`} />`}
     <div class="feed">
       <div class="feed-box" ref=${box} role="region" aria-label=${label} aria-describedby=${help} tabindex="0"
         onScroll=${onScroll(box, feed, scrolled, hold, follow)} onClick=${(event) => onClick(event, () => hold(false))}

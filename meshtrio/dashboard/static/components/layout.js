@@ -54,11 +54,12 @@ export function Reply({ of: { data, error, refresh }, what, children }) {
     ${children(data)}`;
 }
 
-/** Names and values. `facts` are pairs; those with an undefined, null or empty value are left out. */
-export function Facts({ facts }) {
+/** Names and values. `facts` are pairs; those with an undefined, null or empty value are left out.
+ *  `wide`: one below the other, for long values. */
+export function Facts({ facts, wide }) {
   const known = facts.filter(([, value]) => value != null && value !== '');
   return html`
-    <dl class="facts">
+    <dl class=${wide ? 'facts facts-wide' : 'facts'}>
       ${known.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}
     </dl>`;
 }

@@ -32,9 +32,9 @@ export const LogRow = memo(({ row, words }) => {
       <div class="log-text">
         <span class="log-message"><${Marked} value=${shown} words=${words} /></span>
         ${!open && fields.slice(0, INLINE_FIELDS).map(([name, value]) => html`
-          <span class="log-field" key=${name}><${Text} value=${name} />=<${Marked} value=${value.slice(0, 200)} words=${words} /></span>`)}
+          <span class="log-field" key=${name}>${'  '}<${Text} value=${name} />=<${Marked} value=${value.slice(0, 200)} words=${words} /></span>`)}
         ${!open && row.folded.length > 0 && html`
-          <span class="log-fold"> ${row.summary && html`<span class="log-summary"><${Marked} value=${row.summary} words=${words} /></span>`}
+          <span class="log-fold">${'  '}${row.summary && html`<span class="log-summary"><${Marked} value=${row.summary} words=${words} />${'  '}</span>`}
             <span class="log-more">${plural(row.folded.length, 'more line')}</span></span>`}
         ${open && html`<${Details} row=${row} fields=${fields} words=${words} />`}
       </div>

@@ -8,14 +8,18 @@ const HEIGHT = 20;
 export const Sparkline = memo(({ values = [], max = 0, label }) => html`
   <svg class="sparkline" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role=${label ? 'img' : undefined} aria-label=${label}
     aria-hidden=${label ? undefined : 'true'} preserveAspectRatio="none">
-    ${values.length > 1 && html`<path d=${linePath(values, max)} vector-effect="non-scaling-stroke" />`}
+    ${values.length > 3 && html`<path d=${linePath(values, max)} vector-effect="non-scaling-stroke" />`}
   </svg>`);
 
+// Much faster than toFixed, for hundreds of lines a second.
+const round = (value) => Math.round(value * 10) / 10;
+
 /** The path through values that are one step apart, the latest at the right edge. */
-export function linePath(values, max = 0, kept = 60) {
+export function linePath(values, max = 0) {
   const top = Math.max(max, ...values) || 1;
-  const step = WIDTH / (kept - 1);
-  const x = (index) => WIDTH - (values.length - 1 - index) * step;
-  const y = (value) => HEIGHT - 1 - (value / top) * (HEIGHT - 2);
-  return values.map((value, index) => `${index ? 'L' : 'M'}${x(index).toFixed(1)} ${y(value).toFixed(1)}`).join('');
+  // The first few do not fill it: two values are no history.
+  const step = WIDTH / Math.max(values.length - 1, 19);
+  const x = (index) => round(WIDTH - (values.length - 1 - index) * step);
+  const y = (value) => round(HEIGHT - 1 - (value / top) * (HEIGHT - 2));
+  return values.reduce((path, value, index) => `${path}${index ? 'L' : 'M'}${x(index)} ${y(value)}`, '');
 }

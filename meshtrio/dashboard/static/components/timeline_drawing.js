@@ -5,6 +5,7 @@ import { tickLabel, ticks } from '../model/time_axis.js';
 export const AXIS_HEIGHT = 26;
 const LANE = 14;
 const PADDING = 7;
+const READY_OPACITY = 0.5; // As in timeline.css.
 
 /** The height of a row in pixels. */
 export function rowHeight({ lanes }) {
@@ -15,7 +16,7 @@ export function rowHeight({ lanes }) {
 export function readTheme(element) {
   const style = getComputedStyle(element);
   const color = (name) => style.getPropertyValue(`--${name}`).trim();
-  const names = ['text', 'muted', 'line', 'surface', 'accent', 'accent-soft', 'good', 'busy', 'warn', 'bad', 'off', 'info', 'bad-soft'];
+  const names = ['bg', 'text', 'muted', 'line', 'surface', 'accent', 'accent-soft', 'good', 'busy', 'warn', 'bad', 'off', 'info'];
   return { ...Object.fromEntries(names.map((name) => [name, color(name)])), font: `12px ${color('sans')}` };
 }
 
@@ -33,11 +34,12 @@ export function prepare(canvas, width, height) {
 const PHASE_COLORS = { starting: 'busy', running: 'busy', ready: 'good', unready: 'warn', draining: 'info' };
 const GAP_COLORS = { backoff: 'warn', failed: 'bad', pending: 'busy' };
 
-/** `view` is `{from, to, now, width}`. */
+/** `view` is `{from, to, now, width, oldest}`; before `oldest` nothing is known. */
 export function drawRow(canvas, row, view, theme, selectedId) {
   const height = rowHeight(row);
   const context = prepare(canvas, view.width, height);
   const x = (when) => ((when - view.from) / (view.to - view.from)) * view.width;
+  if (view.oldest > view.from) drawUnknown(context, x(view.oldest), height, theme);
   drawGrid(context, view, theme, x, height);
   for (const gap of gapsOf(row, view.now)) drawGap(context, gap, row, view, theme, x);
   row.lives.forEach((life, index) => {
@@ -47,6 +49,12 @@ export function drawRow(canvas, row, view, theme, selectedId) {
 }
 
 const laneTop = (lane) => PADDING + Math.min(lane, 3) * LANE;
+
+// The time before the history begins.
+function drawUnknown(context, right, height, theme) {
+  context.fillStyle = theme.bg;
+  context.fillRect(0, 0, right, height);
+}
 
 function drawGrid(context, view, theme, x, height) {
   context.fillStyle = theme.line;
@@ -73,8 +81,11 @@ function drawLife(context, life, top, view, theme, x, selected) {
   for (const { phase, from, to } of phasesOf(life, view.now)) {
     const left = Math.max(x(from), -2);
     const width = Math.max(Math.min(x(to), view.width + 2) - left, 2); // Even the shortest is seen.
+    // What is as it should be is pale, so that trouble stands out.
+    context.fillStyle = theme.surface;
+    context.fillRect(left, top, width, bar);
     context.fillStyle = theme[PHASE_COLORS[phase]];
-    context.globalAlpha = phase === 'ready' ? 0.78 : 0.92;
+    context.globalAlpha = phase === 'ready' ? READY_OPACITY : 0.92;
     context.fillRect(left, top, width, bar);
     context.globalAlpha = 1;
     if (phase !== 'ready') drawTexture(context, phase, left, top, width, bar, theme);

@@ -7,7 +7,7 @@ import { TimelineLegend } from './timeline_legend.js';
 import { plain, Text } from './text.js';
 import { drawAxis, drawRow, lifeAt, readTheme, rowHeight } from './timeline_drawing.js';
 
-export function TimelinePlot({ rows, from, to, now, view, setView, selected, onSelect }) {
+export function TimelinePlot({ rows, from, to, now, oldest, view, setView, selected, onSelect }) {
   const plot = useRef(null);
   const help = useId();
   const width = useWidth(plot);
@@ -22,7 +22,7 @@ export function TimelinePlot({ rows, from, to, now, view, setView, selected, onS
         tabindex="0" onKeyDown=${handlers.current.keyDown} onWheel=${handlers.current.wheel} onPointerDown=${handlers.current.pointerDown}>
         <div class="plot-axis"><span class="plot-name"></span><${Axis} from=${from} to=${to} width=${width} theme=${theme} /></div>
         ${rows.map((row) => html`
-          <${PlotRow} key=${row.key} row=${row} from=${from} to=${to} width=${width} theme=${theme}
+          <${PlotRow} key=${row.key} row=${row} from=${from} to=${to} oldest=${oldest} width=${width} theme=${theme}
             selectedId=${selected && row.lives.includes(selected) ? selected.id : null} />`)}
       </div>
       <p class="plot-help muted" id=${help}>Arrow keys move between processes and instances, + and − zoom, Shift with the arrow keys moves in
@@ -40,17 +40,17 @@ const Axis = memo(({ from, to, width, theme }) => {
   return html`<canvas ref=${canvas} class="axis" aria-hidden="true"></canvas>`;
 });
 
-const PlotRow = memo(({ row, from, to, width, theme, selectedId }) => {
+const PlotRow = memo(({ row, from, to, oldest, width, theme, selectedId }) => {
   const element = useRef(null);
   const canvas = useRef(null);
   const inSight = useInSight(element);
   useLayoutEffect(() => {
     const now = Date.now() / 1000;
-    if (inSight && theme && width) drawRow(canvas.current, row, { from, to, now, width }, theme, selectedId);
-  }, [row, from, to, width, theme, selectedId, inSight]);
+    if (inSight && theme && width) drawRow(canvas.current, row, { from, to, now, oldest, width }, theme, selectedId);
+  }, [row, from, to, oldest, width, theme, selectedId, inSight]);
   return html`
     <div class="plot-row" ref=${element} data-key=${row.key}>
-      <a class="plot-name" tabindex="-1" href=${href('tree', { select: row.key })}><${Text} value=${row.key} /></a>
+      <a class="plot-name" tabindex="-1" title=${plain(row.key)} href=${href('tree', { select: row.key })}><${Text} value=${row.key} /></a>
       <canvas ref=${canvas} aria-hidden="true" style=${{ height: `${rowHeight(row)}px` }}></canvas>
     </div>`;
 });

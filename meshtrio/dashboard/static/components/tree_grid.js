@@ -1,9 +1,9 @@
 // The tree as an ARIA treegrid: rows take the focus one at a time, arrow keys move, open and close.
-import { age, bytes, count, NONE, percent } from '../format.js';
+import { age, bytes, count, percent } from '../format.js';
 import { html, memo, useRef, useState } from '../lib.js';
 import { rowValues } from '../model/tree.js';
 import { Sparkline } from './sparkline.js';
-import { StatusBadge, Text } from './text.js';
+import { plain, StatusBadge, Text } from './text.js';
 
 const COLUMNS = [
   ['name', 'Name'], ['state', 'State'], ['restarts', 'Restarts'], ['calls', 'In flight'], ['cpu', 'CPU'],
@@ -41,14 +41,17 @@ function labelOf({ kind, key, name, total }) {
 function shown({ restarts, inFlight, cpu, resident, proportional, uptime, ...rest }) {
   return {
     ...rest,
-    restarts: restarts ? count(restarts) : NONE,
-    inFlight: count(inFlight),
-    cpu: percent(cpu),
-    resident: bytes(resident),
-    proportional: bytes(proportional),
-    uptime: age(uptime),
+    restarts: restarts ? count(restarts) : '',
+    inFlight: orNothing(count, inFlight),
+    cpu: orNothing(percent, cpu),
+    resident: orNothing(bytes, resident),
+    proportional: orNothing(bytes, proportional),
+    uptime: orNothing(age, uptime),
   };
 }
+
+// Most rows lack something: dashes would be most of what is seen.
+const orNothing = (format, value) => (value == null ? '' : format(value));
 
 const Row = memo((row) => html`
   <div class=${`tree-row kind-${row.kind}${row.selected ? ' selected' : ''}`} role="row" id=${`row-${row.id}`} style=${{ '--level': row.level }} data-key=${row.id}
@@ -62,11 +65,11 @@ const Row = memo((row) => html`
     <span role="gridcell" class="cell-state">${row.states ? html`<${States} states=${row.states} />` : html`<${StatusBadge} state=${row.state} />`}</span>
     <span role="gridcell" class="cell-restarts" data-label="Restarts">${row.restarts}</span>
     <span role="gridcell" class="cell-calls" data-label="In flight">${row.inFlight}</span>
-    <span role="gridcell" class="cell-cpu" data-label="CPU"><${Sparkline} values=${row.cpuHistory} max=${0.05} /><span>${row.cpu}</span></span>
+    <span role="gridcell" class="cell-cpu" data-label="CPU">${row.cpu && html`<${Sparkline} values=${row.cpuHistory} max=${0.05} /><span>${row.cpu}</span>`}</span>
     <span role="gridcell" class="cell-memory" data-label="Memory">${row.resident}</span>
     <span role="gridcell" class="cell-shared" data-label="PSS">${row.proportional}</span>
     <span role="gridcell" class="cell-uptime" data-label="Uptime">${row.uptime}</span>
-    <span role="gridcell" class=${row.failing ? 'cell-note failing' : 'cell-note'}><${Text} value=${row.note} /></span>
+    <span role="gridcell" class=${row.failing ? 'cell-note failing' : 'cell-note'} title=${row.note ? plain(row.note) : undefined}><${Text} value=${row.note} /></span>
   </div>`);
 
 const States = memo(({ states }) => JSON.parse(states).map(([state, number]) => html`

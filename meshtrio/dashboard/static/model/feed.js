@@ -57,6 +57,8 @@ export class Feed {
 
   resume() {
     this.paused = false;
+    // What is kept has no gap then: it is what has waited.
+    this.overflowed = 0;
     for (const row of this.#waiting) this.rows.push(row);
     this.#weight += this.#waitingWeight;
     this.#waiting = [];
@@ -111,24 +113,27 @@ export function lastMatching(rows, matches, size) {
  */
 export class Replay {
   #last = new Map();
+  #before = new Map(); // What was the last when the stream was opened: rows may have the same time.
   #left = 0;
   #had = false;
 
   /** The stream is opened, and begins with at most `size` rows of the past. */
   begin(size) {
     this.#left = size;
+    this.#before = new Map(this.#last);
     this.#had = this.#last.size > 0;
   }
 
   /** What it knows is of another mesh, or of other filters. */
   clear() {
     this.#last.clear();
+    this.#before.clear();
     this.#had = false;
   }
 
   /** Returns `known` if the page has the row, `gap` if rows before it may be missing, else `new`. */
   check(source, order) {
-    const known = this.#left > 0 && order <= this.#last.get(source);
+    const known = this.#left > 0 && order <= this.#before.get(source);
     const gap = this.#had && !known;
     this.#had = false; // The first row tells.
     this.#left = Math.max(0, this.#left - 1);

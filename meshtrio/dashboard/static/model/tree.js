@@ -52,7 +52,7 @@ export function rowValues(node, loads, memory) {
     cpu: sum(leaves, 'cpu'),
     resident: sum(leaves, 'resident'),
     proportional: sum(leaves, 'proportional'),
-    note: node.policy,
+    note: node.kind === 'group' ? node.policy : '',
   };
 }
 

@@ -1,8 +1,8 @@
 // Calls by plugin and method: how many, how long they take, and how they fail.
-import { followCalls, history, samples } from '../calls_data.js';
+import { followCalls, history, problem, samples } from '../calls_data.js';
 import { CallCharts } from '../components/call_charts.js';
 import { NameFilter } from '../components/filters.js';
-import { Empty, Page, SearchField, Segmented } from '../components/layout.js';
+import { Empty, ErrorNote, Page, SearchField, Segmented } from '../components/layout.js';
 import { Sparkline } from '../components/sparkline.js';
 import { Table } from '../components/table.js';
 import { Text, plain } from '../components/text.js';
@@ -24,7 +24,7 @@ const methodOf = ({ service, method }) => `${service}/${method}`;
 const METHOD = {
   key: 'method', title: 'Method', className: 'cell-method', sort: methodOf,
   render: ({ service, method }) => html`
-    <span class="method-name"><${Text} value=${method} /></span> <span class="method-service"><${Text} value=${service} /></span>`,
+    <span class="method-service"><${Text} value=${service} />/</span><wbr /><span class="method-name"><${Text} value=${method} /></span>`,
 };
 const PLUGIN = { key: 'plugin', title: 'Plugin', sort: ({ plugin }) => plugin, render: ({ plugin }) => html`<${Text} value=${plugin} />` };
 const NUMBERS = [
@@ -54,6 +54,7 @@ export default function Calls({ params }) {
   const via = params.via === 'gateway' ? 'gateway' : 'plugin';
   const span = SPANS.some(([value]) => value === params.span) ? params.span : '300';
   const sample = useStore(samples);
+  const trouble = useStore(problem);
   const gateway = useStore(mesh, (now) => Boolean(now?.gateway));
   useEffect(followCalls, []);
 
@@ -64,7 +65,7 @@ export default function Calls({ params }) {
   }, [sample, span]);
   const query = useMemo(() => parseQuery(search), [search]);
   const members = useMembers(names);
-  const shown = useMemo(() => rows.filter((row) => row.via === via && (via === 'gateway' || !members || members.has(row.plugin))
+  const shown = useMemo(() => rows.filter((row) => row.via === via && (!members || members.has(row.plugin))
     && isFound(`${row.plugin} ${methodOf(row)}`.toLowerCase(), query)), [rows, via, members, query]);
   const chosen = shown.filter((row) => methodOf(row) === method && (!params.plugin || row.plugin === params.plugin));
   const selected = chosen.length === 1 ? chosen[0] : null;
@@ -78,8 +79,9 @@ export default function Calls({ params }) {
         <${SearchField} label="Search methods" value=${search} onInput=${(text) => setParams({ search: text })} />
         ${(gateway || via === 'gateway') && html`<${Segmented} label="Counted where" options=${VIAS} value=${via}
           onChange=${(value) => setParams({ via: value, method: '', plugin: '' })} />`}
-        ${via === 'plugin' && html`<${NameFilter} value=${names} onChange=${(value) => setParams({ names: value, method: '', plugin: '' })} />`}
+        <${NameFilter} value=${names} onChange=${(value) => setParams({ names: value, method: '', plugin: '' })} />
       </div>
+      ${trouble && html`<${ErrorNote} error=${trouble} what="Calls are not counted:" />`}
       <${Scope} chosen=${chosen} shown=${shown} via=${via} />
       <${CallCharts} history=${history} sample=${sample} span=${Number(span)} keys=${wanted.map(({ key }) => key)} total=${totalOf(via, wanted, chosen)} />
       ${shown.length

@@ -4,11 +4,11 @@ import { NameFilter } from '../components/filters.js';
 import { Page, SearchField, Select } from '../components/layout.js';
 import { Marked } from '../components/marked.js';
 import { Text, ToneMark, plain } from '../components/text.js';
-import { MISSED, useFeed } from '../feed_data.js';
+import { useFeed } from '../feed_data.js';
 import { dateTime, timeOrDate } from '../format.js';
 import { html, memo, useMemo } from '../lib.js';
 import { useMembers } from '../members.js';
-import { toneOfLevel } from '../model/states.js';
+import { toneOfEvent } from '../model/states.js';
 import { isFound, parseQuery } from '../model/search.js';
 import { isAtLeast } from '../model/log_rows.js';
 import { href, setParams } from '../router.js';
@@ -44,7 +44,6 @@ export default function Events({ params: { names = '', level = '', search = '' }
 }
 
 function read(event, feed) {
-  if (event.missed) feed.addMissed(event.missed, MISSED.source);
   const search = `${event.plugin}/${event.instance}\n${event.kind}\n${event.text}`.toLowerCase();
   feed.add({ ...event, search, version: 0 });
 }
@@ -52,12 +51,12 @@ function read(event, feed) {
 const EventRow = memo(({ row, words, today }) => {
   if (row.marker) return html`<tr class="marker-row"><td colspan="4"><${Marker} row=${row} noun="event" /></td></tr>`;
   const instance = `${row.plugin}/${row.instance}`;
-  const tone = toneOfLevel(row.level);
+  const tone = toneOfEvent(row);
   return html`
     <tr class=${`tone-${tone}`} data-row>
       <td class="cell-time"><time title=${dateTime(row.time, 3)}>${timeOrDate(row.time, Date.parse(today) / 1000)}</time></td>
       <td class="cell-kind"><span class="event-kind"><${ToneMark} tone=${tone} /><span class="visually-hidden">${row.level} </span><${Text} value=${row.kind} /></span></td>
-      <td class="cell-name"><a href=${href('tree', { select: instance })} title=${plain(row.pid ? `pid ${row.pid}` : '')}><${Text} value=${instance} /></a></td>
+      <td class="cell-instance"><a href=${href('tree', { select: instance })} title=${plain(row.pid ? `pid ${row.pid}` : '')}><${Text} value=${instance} /></a></td>
       <td class="cell-text"><${Marked} value=${row.text} words=${words} /></td>
     </tr>`;
 });

@@ -3,7 +3,7 @@ import { FeedView, Marker } from '../components/feed_view.js';
 import { NameFilter } from '../components/filters.js';
 import { Page, SearchField, Select } from '../components/layout.js';
 import { LogRow } from '../components/log_row.js';
-import { MISSED, useFeed } from '../feed_data.js';
+import { useFeed } from '../feed_data.js';
 import { html, useMemo, useRef } from '../lib.js';
 import { LEVELS, LogRows, sourceOf } from '../model/log_rows.js';
 import { isFound, parseQuery } from '../model/search.js';
@@ -44,10 +44,7 @@ export default function Logs({ params: { names = '', level = '', search = '' } }
 }
 
 function read(line, feed, rows) {
-  if (line.missed) {
-    feed.addMissed(line.missed, MISSED.source);
-    rows.reset();
-  }
+  if (line.missed) rows.reset();
   // A line without a level only tells of missed ones.
   if (!line.level && !line.text) return;
   const row = rows.add(line);

@@ -20,10 +20,10 @@ const COLUMNS = [
   },
   { key: 'endpoints', title: 'Endpoints', numeric: true, sort: (row) => row.endpoints.length, render: (row) => some(row.endpoints.length) },
   { key: 'inFlight', title: 'In flight', numeric: true, sort: (row) => row.inFlight, render: (row) => some(row.inFlight) },
-  { key: 'waiting', title: 'Waiting', numeric: true, sort: (row) => row.waiting, render: (row) => some(row.waiting) },
+  { key: 'waiting', title: 'Waiting', numeric: true, className: 'cell-extra', sort: (row) => row.waiting, render: (row) => some(row.waiting) },
   { key: 'ejected', title: 'Ejected', numeric: true, sort: (row) => row.ejected, render: (row) => some(row.ejected) },
   { key: 'retries', title: 'Retries', numeric: true, sort: (row) => row.retries, render: (row) => some(row.retries) },
-  { key: 'policy', title: 'Policy', className: 'nowrap', sort: (row) => row.policy || undefined, render: (row) => html`<${Text} value=${row.policy || NONE} />` },
+  { key: 'policy', title: 'Policy', className: 'nowrap cell-extra', sort: (row) => row.policy || undefined, render: (row) => html`<${Text} value=${row.policy || NONE} />` },
 ];
 
 const SHOWN = [['', 'All'], ['trouble', 'Trouble']];

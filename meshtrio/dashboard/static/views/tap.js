@@ -3,7 +3,7 @@ import { Check, NameFilter, SettledField } from '../components/filters.js';
 import { FeedView, Marker } from '../components/feed_view.js';
 import { Page, SearchField } from '../components/layout.js';
 import { CallRow } from '../components/call_row.js';
-import { MISSED, useFeed } from '../feed_data.js';
+import { useFeed } from '../feed_data.js';
 import { plural } from '../format.js';
 import { html, useMemo, useRef } from '../lib.js';
 import { makeCallRow, parseSeconds } from '../model/call_rows.js';
@@ -40,7 +40,7 @@ export default function Tap({ params: { names = '', method = '', failed = '', sl
           <table class="feed-table calls">
             <caption class="visually-hidden">Calls, the latest last</caption>
             <thead><tr>
-              <th scope="col">Time</th><th scope="col" class="cell-name">Instance</th><th scope="col">Method</th><th scope="col">Status</th>
+              <th scope="col">Time</th><th scope="col" class="cell-instance">Instance</th><th scope="col">Method</th><th scope="col">Status</th>
               <th scope="col" class="numeric">Took</th><th scope="col" class="cell-caller">Caller</th><th scope="col" class="numeric cell-bytes">In / out</th>
             </tr></thead>
             <tbody>${shown.map((row) => (row.marker
@@ -51,7 +51,6 @@ export default function Tap({ params: { names = '', method = '', failed = '', sl
 }
 
 function read(message, feed, silent) {
-  if (message.missed) feed.addMissed(message.missed, MISSED.source);
   if (message.silent) silent.set(message.plugin, true);
   if (message.call) feed.add(makeCallRow(message));
 }

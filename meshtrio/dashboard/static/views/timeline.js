@@ -4,7 +4,8 @@ import { LifeDetails } from '../components/life_details.js';
 import { LifeTable } from '../components/life_table.js';
 import { TimelinePlot } from '../components/timeline_plot.js';
 import { useNow } from '../data.js';
-import { html, useEffect, useMemo, useState } from '../lib.js';
+import { dateTime } from '../format.js';
+import { html, useEffect, useMemo, useRef, useState } from '../lib.js';
 import { useLives } from '../lives_data.js';
 import { clampSpan, pan, zoom } from '../model/time_axis.js';
 import { setParams } from '../router.js';
@@ -12,12 +13,13 @@ import { setParams } from '../router.js';
 const RANGES = [[900, '15 min'], [3600, '1 h'], [21_600, '6 h'], [86_400, '24 h']];
 
 export default function Timeline({ params }) {
-  const [view, setView] = useView(params);
+  const [view, setView, fitView] = useView(params);
   // Nothing moves by less than a pixel: a day needs no clock that ticks each second.
   const now = useNow(Math.min(Math.max(1, view.span / 1200), 10));
   const { end, span } = view;
   const [to, from] = [end ?? now, (end ?? now) - span];
   const lives = useLives(from);
+  useEffect(() => fitView(now - lives.oldest), [lives.oldest]);
   const { q = params.names ?? '', as = 'chart', life: selectedId } = params;
   const rows = useMemo(
     () => lives.store.rows(from).filter((row) => !q || row.key.toLowerCase().includes(q.toLowerCase())),
@@ -42,27 +44,47 @@ export default function Timeline({ params }) {
             ${rows.length === 0 && html`<${Empty} title="No processes">No process ran in this range${q ? ' whose name matches' : ''}.<//>`}
             ${rows.length > 0 && (as === 'table'
               ? html`<${LifeTable} rows=${rows} from=${from} to=${to} now=${now} selected=${selected} onSelect=${select} />`
-              : html`<${TimelinePlot} rows=${rows} from=${from} to=${to} ...${controls} selected=${selected} onSelect=${select} />`)}
+              : html`<${TimelinePlot} rows=${rows} from=${from} to=${to} oldest=${lives.oldest} ...${controls} selected=${selected} onSelect=${select} />`)}
           </div>
           ${selected && html`<${LifeDetails} key=${selected.id} life=${selected} now=${now} takeFocus=${as === 'table'} onClose=${() => select(null)} />`}
         </div>`}<//>
     <//>`;
 }
 
-/** The window of time, kept in the address so that a link shows the same. */
+/**
+ * The window of time, kept in the address so that a link shows the same; a function that sets it; and
+ * one that makes it short if only a short history is known, and the address does not say otherwise.
+ */
 function useView(params) {
+  const usual = useRef(3600);
   const [view, setView] = useState(() => ({
-    span: clampSpan(Number(params.span) || 3600),
+    span: clampSpan(Number(params.span) || usual.current),
     end: Number(params.end) || null,
   }));
+  const written = useRef(params);
+  useEffect(() => {
+    if (params.span === written.current.span && params.end === written.current.end) return;
+    written.current = params; // By a link.
+    setView({ span: clampSpan(Number(params.span) || usual.current), end: Number(params.end) || null });
+  }, [params.span, params.end]);
   useEffect(() => {
     // Browsers limit how often an address may change.
-    const timer = setTimeout(() => setParams({
-      span: view.span === 3600 ? null : Math.round(view.span), end: view.end && Math.round(view.end),
-    }), 400);
+    const timer = setTimeout(() => {
+      const changes = {
+        span: view.span === usual.current ? undefined : String(Math.round(view.span)), end: view.end ? String(Math.round(view.end)) : undefined,
+      };
+      written.current = changes;
+      setParams(changes);
+    }, 400);
     return () => clearTimeout(timer);
   }, [view.span, view.end]);
-  return [view, setView];
+  const fit = (known) => {
+    const [[shortest]] = RANGES;
+    if (params.span || params.end || !(known < shortest) || view.span !== usual.current) return;
+    usual.current = shortest;
+    setView({ span: shortest, end: null });
+  };
+  return [view, setView, fit];
 }
 
 function ViewButtons({ view, setView, now }) {
@@ -83,5 +105,5 @@ function ViewButtons({ view, setView, now }) {
 
 function KnownSince({ oldest, from }) {
   if (!oldest || oldest <= from + 1) return null;
-  return html`<p class="muted known-since">The history is known since ${new Date(oldest * 1000).toLocaleString()}.</p>`;
+  return html`<p class="muted known-since">The history is known since ${dateTime(oldest)}.</p>`;
 }

@@ -59,7 +59,7 @@ function InstanceDetails({ node, load, measured }) {
       ['Log level', levels.text],
       ...taskFacts(instance.task),
     ]} />
-    ${instance.socket && html`<${Facts} facts=${[['Socket', path(instance.socket)]]} />`}
+    ${instance.socket && html`<${Facts} wide facts=${[['Socket', path(instance.socket)]]} />`}
     <${LastExit} node=${node} pid=${instance.pid} />
     <${EventList} name=${node.name} instance=${isTask ? undefined : instance.instance} />`;
 }
