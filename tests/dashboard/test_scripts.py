@@ -1,4 +1,4 @@
-"""The dashboard's scripts: their pure parts by node's own test runner, and what its files refer to."""
+"""The dashboard's scripts: their pure parts by node's test runner, and what its files refer to."""
 
 from __future__ import annotations
 
