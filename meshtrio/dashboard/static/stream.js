@@ -161,7 +161,8 @@ export class Stream {
         this.status.set({ phase: 'expired', text: error.text });
         return;
       }
-      text = error.text ?? String(error);
+      // That it cannot be reached is said anyway.
+      text = error.code === 'NETWORK' ? '' : error.text ?? String(error);
     }
     if (source !== this.#source) return; // Hidden, or opened again by the user, meanwhile.
     this.status.set({ phase: 'away', retryAt: Date.now() + delay, text });
