@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from meshtrio.config import Access as Access
     from meshtrio.config import AccessRule as AccessRule
     from meshtrio.config import Containment as Containment
+    from meshtrio.config import DashboardConfig as DashboardConfig
     from meshtrio.config import Dependency as Dependency
     from meshtrio.config import DiscoveryConfig as DiscoveryConfig
     from meshtrio.config import DnsConfig as DnsConfig
@@ -93,8 +94,8 @@ if TYPE_CHECKING:
     from meshtrio.util.version import VERSION as __version__  # noqa: F401, N811
 
 _CONFIG_CLASSES = (
-    "Access AccessRule Containment Dependency DiscoveryConfig DnsConfig GatewayConfig GroupConfig"
-    " Liveness LogConfig"
+    "Access AccessRule Containment DashboardConfig Dependency DiscoveryConfig DnsConfig"
+    " GatewayConfig GroupConfig Liveness LogConfig"
     " MeshConfig MeshLimits OutputConfig PluginConfig RegistryAccessRule Rlimits"
     " StaticServiceConfig TaskConfig TelemetryConfig"
 )

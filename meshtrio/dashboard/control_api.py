@@ -69,8 +69,11 @@ class ControlApi:
         request = self._client.make_request(read.method, dict(values), read.fields)
 
         async def make() -> bytes:
-            async with self._limiter:
-                return await self._call(read, request)
+            with trio.move_on_after(_REPLY_TIMEOUT):
+                async with self._limiter:
+                    return await self._call(read, request)
+            text = f"the mesh did not answer within {_REPLY_TIMEOUT:g} s"
+            raise RefusedError(504, "DEADLINE_EXCEEDED", text)
 
         now = trio.current_time()
         self._replies = {
@@ -86,17 +89,13 @@ class ControlApi:
         self._replies = {}
 
     async def _call(self, read: _Read, request: object) -> bytes:
-        with trio.move_on_after(_REPLY_TIMEOUT):
-            if not read.items:
-                return to_json(message_to_plain(await self._client.call(read.method, request)))
-            try:
-                async with self._client.open_stream(read.method, request) as call:
-                    found = [message_to_plain(each) async for each in call]
-                    return to_json({read.items: found})
-            except purerpc.RpcFailedError as exc:
-                raise to_refusal(exc) from None
-        text = f"the mesh did not answer within {_REPLY_TIMEOUT:g} s"
-        raise RefusedError(504, "DEADLINE_EXCEEDED", text)
+        if not read.items:
+            return to_json(message_to_plain(await self._client.call(read.method, request)))
+        try:
+            async with self._client.open_stream(read.method, request) as call:
+                return to_json({read.items: [message_to_plain(each) async for each in call]})
+        except purerpc.RpcFailedError as exc:
+            raise to_refusal(exc) from None
 
 
 class _SharedReply:

@@ -38,10 +38,13 @@ _IDLE_TIMEOUT = 20.0
 """Seconds to receive a request, and to send each chunk of its response."""
 _SEND_TIMEOUT = 120.0
 """Seconds to send a whole response."""
+_STREAM_TIMEOUT = 60.0
+"""Seconds to send each part of a stream: a browser may sleep for a moment."""
 _LIMITS = HttpLimits(
     max_connections=_MAX_CONNECTIONS,
     idle_timeout=_IDLE_TIMEOUT,
     send_timeout=_SEND_TIMEOUT,
+    stream_timeout=_STREAM_TIMEOUT,
     keep_alive=True,
 )
 

@@ -12,6 +12,7 @@ with status 500 if nothing was sent yet, and ends its connection.
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -49,8 +50,8 @@ class HttpLimits:
     """To receive a request, and to send each chunk of its response."""
     send_timeout: float
     """To send a whole response, unless it is a stream."""
-    stream_timeout: float = 60.0
-    """To send each chunk of a stream: a viewer may sleep for a moment."""
+    stream_timeout: float = math.inf
+    """To send each chunk of a stream."""
     keep_alive: bool = False
     """Whether a connection may serve more than one request."""
 

@@ -315,6 +315,25 @@ async def test_a_reply_is_shared_by_all_who_ask_at_the_same_time(short_dir: Path
             assert calls == 2
 
 
+async def test_a_reply_has_a_time_limit(short_dir: Path) -> None:
+    async def hang(servicer: ControlServicer, request: Any) -> Any:
+        await trio.sleep_forever()
+
+    with (
+        patch.object(ControlServicer, "GetTree", hang),
+        patch.object(control_api, "_REPLY_TIMEOUT", 0.3),
+        patch.object(control_api, "_MAX_CALLS", 1),
+    ):
+        async with run_mesh(dashboard_table() + P, short_dir) as mesh:
+            viewer = await log_in(mesh)
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(viewer.request, "GET", "/api/tree")
+                reply = await viewer.request("GET", "/api/tree")
+            assert (reply.status, reply.json()["code"]) == (504, "DEADLINE_EXCEEDED")
+            assert (await viewer.request("GET", "/api/execution")).status == 200
+
+
 async def test_there_is_a_maximum_of_viewers(short_dir: Path) -> None:
     async with run_mesh(dashboard_table() + P, short_dir) as mesh:
         viewer = await log_in(mesh)
@@ -328,6 +347,22 @@ async def test_there_is_a_maximum_of_viewers(short_dir: Path) -> None:
             with trio.fail_after(60):
                 while (await viewer.request("GET", "/api/execution")).status != 200:
                     pass
+
+
+async def test_the_rate_of_a_viewer_is_limited(short_dir: Path) -> None:
+    """A plugin writes as fast as it can; viewers get what they can show, and what they missed."""
+    writer = plugin_table("w", "-c", "while True: print('x')", ready="started")
+    with patch.multiple(stream, _MAX_RATE=50.0, _BURST=50.0):
+        async with run_mesh(dashboard_table() + writer, short_dir) as mesh:
+            await mesh.wait_for_event(events.Ready)
+            viewer = await log_in(mesh)
+            async with viewer.stream("logs=w") as client:
+                began, missed = trio.current_time(), 0
+                for _ in range(200):
+                    missed += (await client.read_event_of("log"))["missed"]
+                assert trio.current_time() - began > 2.5
+                while not missed:
+                    missed += (await client.read_event_of("log"))["missed"]
 
 
 async def test_streams_end_with_the_mesh(short_dir: Path) -> None:

@@ -211,6 +211,23 @@ async def test_a_stream_is_cancelled_when_its_client_goes_away() -> None:
             await ended.wait()
 
 
+async def test_a_client_that_reads_no_response_is_disconnected() -> None:
+    size = 64 * 2**20
+
+    async def answer(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(200, body=bytes(size))
+
+    for limits in (
+        HttpLimits(max_connections=3, idle_timeout=0.3, send_timeout=60),
+        HttpLimits(max_connections=3, idle_timeout=60, send_timeout=0.3),
+    ):
+        async with serving(answer, limits) as port, http_connection(port) as client:
+            await client.send(GET)
+            await client.read_until(b"\r\n\r\n")
+            await trio.sleep(1)
+            assert len(await client.read_rest()) < size
+
+
 async def test_a_client_that_reads_no_stream_is_disconnected() -> None:
     failed = trio.Event()
 
