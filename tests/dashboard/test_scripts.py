@@ -1,4 +1,4 @@
-"""The dashboard's scripts: their pure parts by node's own test runner, and what its files refer to."""
+"""The scripts of the dashboard: their pure parts by node, and what its files refer to."""
 
 from __future__ import annotations
 
