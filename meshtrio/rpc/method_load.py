@@ -41,7 +41,7 @@ def find_bucket(seconds: float) -> int:
         return 0
     # Less a trifle, so that the bounds themselves are not rounded up.
     exact = math.log(seconds / _FIRST_BOUND) / _LOG_STEP
-    return min(math.ceil(exact - 1e-9), BUCKET_COUNT - 1)
+    return math.ceil(exact - 1e-9) if exact < BUCKET_COUNT else BUCKET_COUNT - 1
 
 
 def compute_quantiles(latency: Mapping[int, int], quantiles: Sequence[float]) -> list[float | None]:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ LOOKS = (
     "tree",
     "tree --json",
     "top --once --interval 0.1 --json",
+    "top --methods --once --interval 0.1 --json",
     "events bad",
     "events --json bad",
     "events --json -n 1 bad",
@@ -184,6 +186,40 @@ def test_top_once_as_json_is_one_document(outputs: Outputs) -> None:
     assert found["total"]["counts"]["starts"] == 4
 
 
+def test_top_of_methods_as_json(mesh: MeshProcess, outputs: Outputs) -> None:
+    once = parse_json_output(outputs["top --methods --once --interval 0.1 --json"])
+    assert once["interval"] > 0.05
+    with start_command(mesh, "top", "--methods", "--json", "--interval", "0.2") as top:
+        top.read_json()
+        run_command_ok(mesh, "call", "plugin.echo", ECHO_METHOD)
+        found: dict[str, Any] = {"methods": [], "gateway": []}
+        ended: Counter[str] = Counter()
+        while ended.total() < 2:
+            found = top.read_json()
+            for via in ("methods", "gateway"):
+                for row in found[via]:
+                    if row["target"] == "plugin.echo" and row["ended"]:
+                        assert (row["service"], row["method"]) == ("echo.v1.EchoService", "Echo")
+                        assert row["p50"] > 0
+                        assert row["rates"]["failed"] == 0
+                        ended[via] += row["ended"]["OK"]
+        assert ended == {"methods": 1, "gateway": 1}
+        assert top.interrupt() == 130
+
+
+def test_top_of_methods_is_a_table(mesh: MeshProcess) -> None:
+    with start_command(
+        mesh, "call", "plugin.wordy", SLOW_METHOD, '{"seconds": 60}', "--timeout", "60"
+    ):
+        rows: list[list[str]] = []
+        while not any(row[:2] == ["wordy", SLOW_METHOD] for row in rows):
+            shown = run_command_ok(mesh, "top", "--methods", "--interval", "0.2")
+            titles, *rows = split_cells(shown)
+    assert " ".join(titles) == ("NAME▲ METHOD CALLS/S FAILED/S P50 P95 P99 IN FLIGHT FAILURES")
+    (row,) = (row for row in rows if row[:2] == ["wordy", SLOW_METHOD])
+    assert row[4:] == ["-", "-", "-", "1", "-"]
+
+
 def test_events_tell_what_happened(outputs: Outputs) -> None:
     lines = outputs["events bad"].stdout.splitlines()
     assert [re.sub(r"^[\d:.]+ |pid \d+", "", line) for line in lines] == [
@@ -307,6 +343,7 @@ def test_services_as_json(mesh: MeshProcess, outputs: Outputs) -> None:
     assert {each["pid"] for each in echoes["endpoints"]} < set(mesh.plugin_pids())
     assert outside["endpoints"][0]["weight"] == 3
     assert outside["endpoints"][0]["tls"] is None
+    assert outside["balancing"] == []
     unknown = outputs["services plugin.wrdy"]
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "plugin.wordy" in unknown.stderr

@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
+from meshtrio.client.load_balancing.outlier_detection import EjectedHost, OutlierDetector
 from meshtrio.grpc.outlier_detection import (
     DetectionMethod,
     Ejection,
@@ -223,3 +223,24 @@ def test_a_row_of_failures_is_one_verdict_however_long_it_is() -> None:
         (found, None),
         (found, UnenforcedReason.MAX_EJECTION_OVERFLOW),
     ]
+
+
+def test_it_says_why_and_how_long_an_endpoint_is_ejected() -> None:
+    made = outliers(OutlierDetection(consecutive_failures=1, max_ejection_time=40.0))
+    assert (made.find_ejection("0"), made.count_ejections("0")) == (None, 0)
+    record(made, "0", good=0, bad=1, now=5.0)
+    found = made.find_ejection("0")
+    assert found == EjectedHost(5.0, 35.0, DetectionMethod.CONSECUTIVE_FAILURES)
+    made.end_interval(35.1)
+    assert made.find_ejection("0") is None
+    record(made, "0", good=0, bad=1, now=50.0)
+    found = made.find_ejection("0")
+    assert found == EjectedHost(50.0, 90.0, DetectionMethod.CONSECUTIVE_FAILURES)
+    assert made.count_ejections("0") == 2
+    assert (made.find_ejection("unknown"), made.count_ejections("unknown")) == (None, 0)
+    made = outliers(HALF)
+    record(made, "0", good=0, bad=100)
+    made.end_interval(10.0)
+    found = made.find_ejection("0")
+    assert found is not None
+    assert found.rule is DetectionMethod.FAILURE_PERCENTAGE

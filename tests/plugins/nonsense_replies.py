@@ -29,6 +29,23 @@ def ended(**fields: object) -> bytes:
     return bytes(found.SerializeToString())
 
 
+def methods() -> bytes:
+    """More methods than there may be, with all that may be wrong with them."""
+    names = ("\x1b[2J", "x" * 1000, "", *(f"a.B/M{number}" for number in range(200)))
+    most = 2**64 - 1
+    found = [
+        load.MethodLoad(
+            method=name,
+            started=most if number % 2 else 1,
+            in_flight=most if number % 3 == 0 else 2**40,
+            ended={number: most if number % 5 == 0 else 1, 2**32 - 1: 1},
+            latency=[2**32 - 1] * (number % 200),
+        )
+        for number, name in enumerate(names)
+    ]
+    return bytes(load.LoadReport(methods=found).SerializeToString())
+
+
 ANSWERS: dict[str, dict[str, Iterable[bytes]]] = {
     "nan": {
         LOAD: [report(nan, inf)],
@@ -52,6 +69,7 @@ ANSWERS: dict[str, dict[str, Iterable[bytes]]] = {
         TAP: [b"\x7a\x80\x80\xc0\x01" + b"x" * (3 * 2**20)],
         LEVEL: [logging.GetLevelResponse(level="x" * 10_000).SerializeToString()],
     },
+    "methods": {LOAD: [methods()], TAP: [b""], LEVEL: [b""]},
     "nothing": {LOAD: [], TAP: [], LEVEL: []},
     "twice": {LOAD: [b"", b""], TAP: [b"", b""], LEVEL: [b"", b""]},
 }

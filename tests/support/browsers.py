@@ -24,6 +24,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from tests.support import mesh_processes
 from tests.support.dashboards import Dashboard
 from tests.tools import find_debian_tool
 
@@ -61,6 +62,10 @@ _SET_VISIBILITY = """(state) => {
     window.emulatedVisibility = state;
     document.dispatchEvent(new Event("visibilitychange", { bubbles: true }));
 }"""
+
+_FIND_WIDE = """() => [...document.querySelectorAll("body *")]
+    .filter((each) => each.getBoundingClientRect().right > innerWidth + 1)
+    .map((each) => `${each.tagName}.${each.className}`).slice(0, 20)"""
 
 
 @contextmanager
@@ -186,6 +191,23 @@ def viewing(
         viewer.open(*view)
         yield viewer
         viewer.check()
+
+
+def wait_until(page: Page, condition: str, argument: Any = None) -> None:
+    """Wait until a function of JavaScript is true.
+
+    Page.wait_for_function would evaluate it within the page, whose policy forbids that.
+    """
+    mesh_processes.wait_until(lambda: page.evaluate(condition, argument), TIMEOUT)
+
+
+def assert_fits(page: Page) -> None:
+    """Fail if the page is wider than the window, and so has to be scrolled sideways."""
+    try:
+        wait_until(page, "() => document.documentElement.scrollWidth <= innerWidth")
+    except AssertionError:
+        found = page.evaluate(_FIND_WIDE)
+        raise AssertionError(f"wider than the window: {found}") from None
 
 
 def find_browser_pids(browser: Browser) -> Sequence[int]:

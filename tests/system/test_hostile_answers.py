@@ -15,6 +15,7 @@ from echo.v1.echo_pb2 import EchoRequest
 from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.client.multicallable import DynamicStub
 from meshtrio.messages import control, tap
+from meshtrio.rpc.method_load import MAX_METHODS
 from meshtrio.services import log_level_controller
 from meshtrio.supervisor import events
 from tests.plugins.nonsense_replies import ANSWERS, EMPTY_MESSAGES, HEALTHS
@@ -40,6 +41,15 @@ async def check_statistics(stub: Any) -> None:
     for name in ("median", "p99"):
         assert not bad.HasField("load") or 0 <= getattr(bad.load, name) < math.inf
     assert found.ByteSize() < 10_000
+
+
+async def check_methods(stub: Any) -> None:
+    request = control.WatchStatisticsRequest(interval=0.1, by_method=True)
+    async with stub.WatchStatistics(request) as reports:
+        for _ in range(10):
+            found = await anext(reports)
+            assert len(found.methods) <= MAX_METHODS + 1
+            assert found.ByteSize() < 100_000
 
 
 async def check_log_levels(stub: Any) -> None:
@@ -92,6 +102,7 @@ async def test_answers_that_make_no_sense(short_dir: Path, kind: str) -> None:
             stub = DynamicStub(channel, CONTROL)
             with trio.fail_after(240):
                 await check_statistics(stub)
+                await check_methods(stub)
                 await check_log_levels(stub)
                 await check_watched_calls(watched, stub)
                 await check_statistics(stub)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +149,7 @@ def test_an_action_is_confirmed_or_cancelled_and_logged(
     expect(page.get_by_text("Restarted echo")).to_be_visible()
     expect(dialog).to_be_hidden()
     assert not {row["pid"] for row in mesh.ps()} & set(before)
-    lines = [line for line in mesh.log.splitlines() if "dashboard" in line and "restart" in line]
-    assert len(lines) >= 2, mesh.log
-    assert "127.0.0.1" in lines[0]
+    # With who has done it, before and after.
+    author = r"viewer [0-9a-f]+ at 127\.0\.0\.1\S*"
+    assert re.search(author + ".*: restart echo$", mesh.log, re.MULTILINE), mesh.log
+    assert re.search(author + ".*: restart echo: done$", mesh.log, re.MULTILINE), mesh.log

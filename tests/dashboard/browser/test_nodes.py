@@ -7,7 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, expect
 
 from tests.support.accessibility import find_faults
-from tests.support.browsers import PHONE, screenshot, viewing
+from tests.support.browsers import PHONE, assert_fits, screenshot, viewing
 from tests.support.dashboards import dashboard_table, serve_dashboard
 from tests.support.etcd_server import run_etcd
 from tests.support.mesh_processes import echo_plugin_table, serve_mesh
@@ -33,8 +33,6 @@ def test_the_nodes_are_shown_as_they_come_and_go(
                         assert not find_faults(viewer.page), scheme
                     screenshot(viewer.page, screenshots, "nodes-dark")
                     viewer.page.set_viewport_size(PHONE)
-                    viewer.page.wait_for_function(
-                        "document.documentElement.scrollWidth <= innerWidth"
-                    )
+                    assert_fits(viewer.page)
                     screenshot(viewer.page, screenshots, "nodes-phone")
                 expect(main.get_by_text("far", exact=True)).to_have_count(0)

@@ -10,7 +10,15 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.accessibility import find_faults
-from tests.support.browsers import DESKTOP, PHONE, VIEWS, Viewer, screenshot, viewing
+from tests.support.browsers import (
+    DESKTOP,
+    PHONE,
+    VIEWS,
+    Viewer,
+    assert_fits,
+    screenshot,
+    viewing,
+)
 from tests.support.dashboards import Dashboard
 from tests.support.troubled_mesh import serve_troubled_mesh
 
@@ -23,7 +31,7 @@ SHOWN = {
     "timeline": ["catalog/0", "mailer/0", "search/0", "stock/0"],
     "events": ["catalog", "SIGKILL", "NOT_SERVING", "mailer"],
     "logs": ["connecting to smtp.shop.example", "packing"],
-    "calls": ["plugin.catalog", "echo.v1.EchoService/Repeat", "UNAVAILABLE", "gateway"],
+    "calls": ["catalog", "Repeat", "Slow", "FAILED_PRECONDITION"],
     "tap": ["EchoService/Slow", "EchoService/Repeat", "FAILED_PRECONDITION", "catalog/0"],
     "services": ["plugin.catalog", "billing", "plugin.payments"],
     "config": ["DATABASE_PASSWORD", "REGION", "smtp.shop.example"],
@@ -82,8 +90,37 @@ def test_a_phone_shows_a_view_without_scrolling_sideways(
     viewer.page.set_viewport_size(PHONE)
     viewer.show(view)
     expect(viewer.page.get_by_role("main")).to_be_visible()
-    viewer.page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+    assert_fits(viewer.page)
     screenshot(viewer.page, screenshots, f"{view}-phone")
+    assert not find_faults(viewer.page)
+
+
+def test_errors_of_calls_through_the_gateway_are_shown(viewer: Viewer, screenshots: Path) -> None:
+    viewer.show("calls")
+    viewer.page.get_by_role("button", name="Through the gateway").click()
+    table = viewer.page.get_by_role("region", name="Calls by method")
+    for name in ("billing", "mailer"):
+        row = table.get_by_role("row").filter(has_text=name)
+        expect(row.filter(has_text="DEADLINE_EXCEEDED").first).to_be_visible()
+    expect(table.get_by_role("row").filter(has_text="payments").first).to_be_visible()
+    screenshot(viewer.page, screenshots, "calls-gateway")
+
+
+def test_an_ejected_endpoint_is_shown(viewer: Viewer, screenshots: Path) -> None:
+    viewer.show("services", "?name=plugin.payments")
+    expect(viewer.page.get_by_role("main").get_by_text("ejected").first).to_be_visible()
+    screenshot(viewer.page, screenshots, "services-ejected")
+
+
+def test_how_a_process_ended_is_shown_with_its_last_lines(
+    viewer: Viewer, screenshots: Path
+) -> None:
+    viewer.show("tree", "?select=mailer/0")
+    details = viewer.page.get_by_role("complementary")
+    expect(details.get_by_text("nobody listens at smtp.shop.example").first).to_be_visible()
+    screenshot(viewer.page, screenshots, "tree-details")
+    viewer.show("timeline", "?as=table")
+    screenshot(viewer.page, screenshots, "timeline-table")
     assert not find_faults(viewer.page)
 
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { LoadHistory } from '../static/model/load.js';
-import { countStates, isTrouble, toneOf } from '../static/model/states.js';
+import { countStates, isTrouble, toneOf, toneOfEvent } from '../static/model/states.js';
 import { buildModel, findNode, leavesOf, ownerKeys, rowValues, visibleRows } from '../static/model/tree.js';
 
 const instance = (name, number, fields = {}) => ({ name, instance: number, pid: 100 + number, state: 'ready', restarts: 1, uptime: 5, reason: '', status: '', ...fields });
@@ -65,4 +65,9 @@ test('states that are not known are shown, too', () => {
   assert.equal(toneOf('reticulating'), 'info');
   assert.equal(isTrouble('reticulating'), false);
   assert.deepEqual(countStates(['ready', 'new', 'failed', 'ready']), [['failed', 1], ['ready', 2], ['new', 1]]);
+});
+
+test('events that are as they should be do not stand out', () => {
+  const cases = [['INFO', 'starting', 'off'], ['INFO', 'ready', 'good'], ['WARNING', 'exited', 'warn'], ['ERROR', 'gave-up', 'bad']];
+  for (const [level, kind, tone] of cases) assert.equal(toneOfEvent({ level, kind }), tone, kind);
 });

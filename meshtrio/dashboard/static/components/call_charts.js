@@ -7,7 +7,7 @@ const ERROR_COLORS = ['bad', 'warn', 'info', 'busy', 'off'];
 const MIN_SPAN = 60; // Seconds.
 
 const RATE = [{ label: 'All', color: 'accent', fill: 'accent-soft' }, { label: 'Failed', color: 'bad', fill: 'bad-soft' }];
-const LATENCY = [{ label: 'p50', color: 'good' }, { label: 'p95', color: 'busy' }, { label: 'p99', color: 'info' }];
+const LATENCY = [{ label: 'p50', color: 'good' }, { label: 'p95', color: 'busy' }, { label: 'p99', color: 'warn' }];
 
 export function CallCharts({ history, sample, span, keys, total }) {
   const chart = useMemo(() => history.chart(keys, span, total), [history, sample, span, keys.join('\n'), total]);

@@ -51,3 +51,9 @@ export function sortStates(pairs) {
 export function toneOfLevel(level) {
   return { DEBUG: 'off', INFO: 'info', WARNING: 'warn', ERROR: 'bad', CRITICAL: 'bad' }[level] ?? 'off';
 }
+
+/** Tone of an event: what is as it should be does not stand out. */
+export function toneOfEvent({ level, kind }) {
+  if (level !== 'INFO') return toneOfLevel(level);
+  return kind === 'ready' || kind === 'task-completed' ? 'good' : 'off';
+}

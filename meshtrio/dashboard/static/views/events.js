@@ -8,7 +8,7 @@ import { useFeed } from '../feed_data.js';
 import { dateTime, timeOrDate } from '../format.js';
 import { html, memo, useMemo } from '../lib.js';
 import { useMembers } from '../members.js';
-import { toneOfLevel } from '../model/states.js';
+import { toneOfEvent } from '../model/states.js';
 import { isFound, parseQuery } from '../model/search.js';
 import { isAtLeast } from '../model/log_rows.js';
 import { href, setParams } from '../router.js';
@@ -51,7 +51,7 @@ function read(event, feed) {
 const EventRow = memo(({ row, words, today }) => {
   if (row.marker) return html`<tr class="marker-row"><td colspan="4"><${Marker} row=${row} noun="event" /></td></tr>`;
   const instance = `${row.plugin}/${row.instance}`;
-  const tone = toneOfLevel(row.level);
+  const tone = toneOfEvent(row);
   return html`
     <tr class=${`tone-${tone}`} data-row>
       <td class="cell-time"><time title=${dateTime(row.time, 3)}>${timeOrDate(row.time, Date.parse(today) / 1000)}</time></td>
