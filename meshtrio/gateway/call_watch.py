@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from meshtrio.rpc.method_load import MAX_METHOD_LENGTH, OTHER_METHOD, MethodLoad, MethodTracker
+from meshtrio.rpc.stats import LoadRecorder
 from meshtrio.services.method_statistics import (
     MAX_GATEWAY_METHODS,
     GatewayKey,
@@ -50,7 +51,10 @@ class _WatchedCall:
 
 
 class CallWatch(CallObserver):
-    """Counts calls for the clients that watch them, and for the metrics."""
+    """Counts calls for the clients that watch them, and for the metrics.
+
+    Those of reflection, health and so on are left out, as in the load of servers.
+    """
 
     def __init__(self, metrics: CallObserver | None) -> None:
         """`metrics` is None if metrics are off."""
@@ -72,8 +76,9 @@ class CallWatch(CallObserver):
             self._trackers.remove(tracker)
 
     def start_call(self, service: str | None, path: str, /) -> _WatchedCall:
-        key = _make_key(service, path)
-        loads = {each: each.start_call(key) for each in self._trackers}
+        loads, key = _Loads(), _make_key(service, path)
+        if LoadRecorder.is_counted(path[1:]):
+            loads = {each: each.start_call(key) for each in self._trackers}
         metrics = None if self._metrics is None else self._metrics.start_call(service, path)
         return _WatchedCall(metrics, loads)
 
@@ -84,7 +89,7 @@ class CallWatch(CallObserver):
         counted = _Loads()
         if isinstance(recorder, _WatchedCall):
             metrics, counted = recorder.metrics, recorder.loads
-        for tracker in self._trackers:
+        for tracker in self._trackers if LoadRecorder.is_counted(path[1:]) else ():
             load = counted.get(tracker)
             if load is None:
                 load = tracker.get(key)
@@ -99,7 +104,7 @@ class CallWatch(CallObserver):
         may be anything.
         """
         key = _make_key(service, path)
-        for tracker in self._trackers:
+        for tracker in self._trackers if LoadRecorder.is_counted(path[1:]) else ():
             is_crowded = key not in tracker and len(tracker) >= MAX_GATEWAY_METHODS // 2
             tracker.count_rejected(tracker.other if is_crowded else key, code)
 

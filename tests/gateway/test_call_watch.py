@@ -11,6 +11,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.multicallable import make_multicallable
+from meshtrio.contract import TARGET_METADATA_KEY
 from meshtrio.gateway.call_watch import CallWatch
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.method_load import MethodTracker
@@ -52,6 +53,21 @@ async def test_nothing_observes_calls_without_metrics_and_watchers(short_dir: Pa
         assert taken(first) == {("a", METHOD): (2, 0, {0: 2})}
         assert taken(second) == {("a", METHOD): (1, 0, {0: 1})}
         await behind.assert_nothing_left()
+
+
+async def test_calls_of_reflection_and_the_like_are_not_counted(short_dir: Path) -> None:
+    async with run_gateway(
+        short_dir, ECHO, a=server_with_reflection(servicer_named("a"))
+    ) as behind:
+        method = Method.from_path(
+            "/grpc.channelz.v1.Channelz/GetServers", (EchoRequest, EchoReply), False, False
+        )
+        with behind.gateway.watch_calls(streams(behind)) as tracker:
+            call = make_multicallable(behind.channel, method)
+            with pytest.raises(purerpc.InternalError, match="cannot be parsed"):
+                await call(EchoRequest(), metadata=[(TARGET_METADATA_KEY, "a")])
+            await behind.channel.stub(EchoServiceStub).Echo(echo_request("?"))
+            assert taken(tracker) == {("a", METHOD): (1, 0, {0: 1})}
 
 
 async def test_a_long_call_is_in_the_counts_of_each_watcher(short_dir: Path) -> None:
