@@ -19,6 +19,7 @@ import trio
 
 from meshtrio.dashboard.control_client import ControlClient, to_refusal
 from meshtrio.dashboard.json_messages import message_to_plain, to_json
+from meshtrio.dashboard.pace import Pace, TotalPace
 from meshtrio.dashboard.query import invalid, parse_float, parse_number, split_names
 from meshtrio.dashboard.requests_check import RefusedError
 from meshtrio.dashboard.topics import Source, subscribed
@@ -26,7 +27,6 @@ from meshtrio.dashboard.viewer import Viewer, make_event
 from meshtrio.messages import control, tap
 from meshtrio.transport.http_server import SendChunk
 from meshtrio.util.concurrency import open_collapsing_nursery
-from meshtrio.util.token_bucket import TokenBucket
 
 _log = logging.getLogger("meshtrio.dashboard")
 
@@ -34,11 +34,6 @@ MAX_VIEWERS = 100
 _KEEP_ALIVE_INTERVAL = 15.0
 _SEND_INTERVAL = 0.1
 """Seconds between two writes to a viewer; what happens meanwhile is sent together."""
-_MAX_RATE, _BURST = 500.0, 2500.0
-"""Messages per second of one viewer, and at once. A page cannot show more."""
-_TOTAL_RATE, _TOTAL_BURST = 2500.0, 10000.0
-"""Messages per second of all viewers. Each takes about 0.1 ms of CPU time."""
-_RATE_CHECK_INTERVAL = 0.05
 _MAX_LAST = 2000
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -58,6 +53,8 @@ class Feed:
     """Name of its events."""
     method: str
     request: Any
+    is_frequent: bool = False
+    """Whether there may be thousands of messages per second."""
     is_wanted: Callable[[Any], bool] = lambda message: True
 
 
@@ -82,7 +79,7 @@ def _select_feeds(values: dict[str, str]) -> Iterator[Feed]:
         last = parse_number(values, "log_last", highest=_MAX_LAST)
         # 0 stands for all.
         wanted = control.ReadLogsRequest(names=names, last=last or 1, follow=True)
-        yield Feed("log", "ReadLogs", wanted, _make_level_filter(values.get("log_level", "")))
+        yield Feed("log", "ReadLogs", wanted, True, _make_level_filter(values.get("log_level", "")))
     if "tap" in values:
         calls = tap.WatchCallsRequest(
             method=values.get("tap_method", ""),
@@ -90,7 +87,9 @@ def _select_feeds(values: dict[str, str]) -> Iterator[Feed]:
             at_least=parse_float(values, "tap_at_least"),
         )
         names = split_names(values["tap"])
-        yield Feed("call", "WatchCalls", control.WatchCallsOfRequest(names=names, calls=calls))
+        yield Feed(
+            "call", "WatchCalls", control.WatchCallsOfRequest(names=names, calls=calls), True
+        )
 
 
 def is_set(values: Mapping[str, str], name: str) -> bool:
@@ -122,7 +121,7 @@ class StreamServer:
         self._sources = sources
         self._describe_mesh = describe_mesh
         self._viewers = 0
-        self._rate = TokenBucket(_TOTAL_BURST, _TOTAL_RATE)
+        self._total_pace = TotalPace()
 
     async def open(self, values: Mapping[str, str]) -> Callable[[SendChunk], Any]:
         """Return what sends the stream that a query selects. Raises RefusedError."""
@@ -150,25 +149,24 @@ class StreamServer:
         return send
 
     async def _send(self, send_chunk: SendChunk, feeds: list[Feed], topics: list[str]) -> None:
-        viewer, rate = Viewer(), TokenBucket(_BURST, _MAX_RATE)
-        rate.parent = self._rate
+        viewer = Viewer()
         with subscribed(self._sources, viewer, topics):
             async with open_collapsing_nursery() as nursery:
                 for feed in feeds:
-                    nursery.start_soon(self._run_feed, feed, viewer, rate)
+                    nursery.start_soon(self._run_feed, feed, viewer)
                 while not viewer.has_ended:
                     data = await viewer.take(_KEEP_ALIVE_INTERVAL)
                     await send_chunk(data or b":\n\n")
                     await trio.sleep(_SEND_INTERVAL)
                 nursery.cancel_scope.cancel()
 
-    async def _run_feed(self, feed: Feed, viewer: Viewer, rate: TokenBucket) -> None:
+    async def _run_feed(self, feed: Feed, viewer: Viewer) -> None:
         """Send a stream of Control to a viewer until it ends."""
+        pace = Pace(self._total_pace if feed.is_frequent else None)
         try:
             async with self._client.open_stream(feed.method, feed.request) as call:
                 async for message in call:
-                    while not rate.try_acquire(trio.current_time()):  # noqa: ASYNC110
-                        await trio.sleep(_RATE_CHECK_INTERVAL)
+                    await pace.wait()
                     await _send_message(feed, message, viewer)
             viewer.end()
         except purerpc.UnavailableError:

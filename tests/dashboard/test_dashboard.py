@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 import trio
 
-from meshtrio.dashboard import actions, control_api, stream, topics
+from meshtrio.dashboard import actions, control_api, pace, stream, topics
 from meshtrio.dashboard.routes import SECURITY_HEADERS
 from meshtrio.dashboard.static_files import StaticFiles
 from meshtrio.services.control import ControlServicer
@@ -352,7 +352,7 @@ async def test_there_is_a_maximum_of_viewers(short_dir: Path) -> None:
 async def test_the_rate_of_a_viewer_is_limited(short_dir: Path) -> None:
     """A plugin writes as fast as it can; viewers get what they can show, and what they missed."""
     writer = plugin_table("w", "-c", "while True: print('x')", ready="started")
-    with patch.multiple(stream, _MAX_RATE=50.0, _BURST=50.0):
+    with patch.multiple(pace, _MAX_RATE=50.0, _BURST=50.0):
         async with run_mesh(dashboard_table() + writer, short_dir) as mesh:
             await mesh.wait_for_event(events.Ready)
             viewer = await log_in(mesh)

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from meshtrio.dashboard.author import describe_author, find_uid
+from meshtrio.dashboard.pace import Pace, TotalPace
 from meshtrio.dashboard.topics import Publish, Source
 from meshtrio.dashboard.viewer import Viewer
 
@@ -154,3 +155,32 @@ async def test_the_author_on_this_machine_has_a_user(family: int) -> None:
     assert (
         await describe_author("s1", ("192.0.2.1", 5), ("192.0.2.2", 6)) == "viewer s1 at 192.0.2.1"
     )
+
+
+async def test_viewers_share_the_total_rate_in_turns(autojump_clock: None) -> None:
+    """Of 20 viewers with more than they get, each gets as much; what is rare does not wait."""
+    total, counts, rare = TotalPace(), [0] * 20, 0
+
+    async def read(number: int) -> None:
+        pace = Pace(total)
+        while True:
+            await pace.wait()
+            counts[number] += 1
+            await trio.lowlevel.checkpoint()
+
+    async def read_rare() -> None:
+        nonlocal rare
+        pace = Pace(None)
+        while True:
+            await trio.sleep(0.1)
+            await pace.wait()
+            rare += 1
+
+    with trio.move_on_after(30):
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(read, number)
+            nursery.start_soon(read_rare)
+    assert 0.8 * 85_000 < sum(counts) < 1.2 * 85_000
+    assert min(counts) > 0.8 * max(counts)
+    assert rare > 280
