@@ -87,7 +87,9 @@ def _select_feeds(values: dict[str, str]) -> Iterator[Feed]:
             at_least=parse_float(values, "tap_at_least"),
         )
         names = split_names(values["tap"])
-        yield Feed("call", "WatchCalls", control.WatchCallsOfRequest(names=names, calls=calls), True)
+        yield Feed(
+            "call", "WatchCalls", control.WatchCallsOfRequest(names=names, calls=calls), True
+        )
 
 
 def is_set(values: Mapping[str, str], name: str) -> bool:
