@@ -104,6 +104,8 @@ class EventStream:
         self._connection = http.client.HTTPConnection("127.0.0.1", dashboard.port, timeout=60)
         headers = {"Cookie": cookie, "Accept": "text/event-stream"}
         self._connection.request("GET", f"/api/stream?{query}", headers=headers)
+        # The connection forgets it once it has handed it to the response.
+        self._socket: socket.socket = self._connection.sock
         self._response = self._connection.getresponse()
         self.status = self._response.status
 
@@ -117,13 +119,14 @@ class EventStream:
 
     def drain(self) -> None:
         """Read all that comes, until `interrupt` is called by another thread."""
-        while self._response.read1(1 << 16):
-            pass
+        with suppress(http.client.IncompleteRead):
+            while self._response.read1(1 << 16):
+                pass
 
     def interrupt(self) -> None:
         """End the connection, and so `drain`."""
         with suppress(OSError):
-            self._connection.sock.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._response.close()

@@ -19,7 +19,7 @@ const MISSED = {
  * A feed of the messages of a type.
  *
  * `topics` are wanted of the stream; if they change, the feed begins anew. `read(message, feed)` adds rows to the
- * feed; what it leaves out is not its concern, since the stream tells of that by itself. `past` is the number of past messages that the topics ask for; `source(message)` and `order(message)` tell
+ * feed; how many the message says are missing before it is added already. `past` is the number of past messages that the topics ask for; `source(message)` and `order(message)` tell
  * which of them are known when the stream is opened again.
  *
  * Returns `{feed, problem, pause, resume, clear}`; `problem` is why the mesh does not send any, null if it does. The component is rendered for new rows at most each 100 ms, less
@@ -56,6 +56,7 @@ export function useFeed({ type, topics, past = 0, source, order, read, limit, we
     const found = past ? replay.current.check(source(message), order(message)) : 'new';
     if (found === 'known') return;
     if (found === 'gap') feed.current.addMissed(0, MISSED.gap);
+    if (message.missed) feed.current.addMissed(message.missed, MISSED.lost);
     read(message, feed.current);
     render();
   });

@@ -24,14 +24,17 @@ try:
 except ValueError:
     traceback.print_exc()
 while not Path(sys.argv[1]).exists():
-    print("tick", flush=True)
-    time.sleep(0.5)
-for number in range(20_000):
+    time.sleep(0.05)
+for number in range(2000): # Fewer than the mesh drops.
     print("fast", number)
-sys.stdout.flush()
-time.sleep(3) # The mesh lets lines through again.
 print("done", flush=True)
 time.sleep(600)
+"""
+TICKER = """
+import time
+while True:
+    print("tick", flush=True)
+    time.sleep(0.2)
 """
 MAX_ROWS = 300
 """More than are elements of the page at a time."""
@@ -48,11 +51,12 @@ def dashboard(folder: Path) -> Iterator[Dashboard]:
     config = [
         dashboard_table(),
         plugin_table("writer", "-c", WRITER, str(folder / "fast"), ready="started", service=False),
+        plugin_table("ticker", "-c", TICKER, ready="started", service=False),
         echo_plugin_table("catalog"),
         plugin_table("payments", "shop_payments.py"),
         plugin_table("customer", "shop_customer.py"),
     ]
-    with serve_dashboard(folder, "\n".join(config), min_ready=4) as dashboard:
+    with serve_dashboard(folder, "\n".join(config), min_ready=5) as dashboard:
         yield dashboard
 
 
@@ -97,7 +101,7 @@ def test_a_traceback_is_folded_and_opens(viewer: Viewer, page: Page) -> None:
 
 
 def test_pause_keeps_what_is_shown_and_follow_goes_on(viewer: Viewer, page: Page) -> None:
-    viewer.show("logs", "?names=writer")
+    viewer.show("logs", "?names=ticker")
     expect(rows(page).filter(has_text="tick").first).to_be_visible()
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text("Paused")).to_be_visible()
@@ -110,7 +114,7 @@ def test_pause_keeps_what_is_shown_and_follow_goes_on(viewer: Viewer, page: Page
 
 
 def test_keys_choose_and_open_a_line(viewer: Viewer, page: Page) -> None:
-    viewer.show("logs", "?names=writer")
+    viewer.show("logs", "?names=ticker")
     expect(rows(page).filter(has_text="tick").first).to_be_visible()
     page.get_by_role("region", name="Log lines").focus()
     page.keyboard.press("ArrowUp")
@@ -123,13 +127,14 @@ def test_keys_choose_and_open_a_line(viewer: Viewer, page: Page) -> None:
 
 def test_search_and_level_filter_lines(viewer: Viewer, page: Page) -> None:
     viewer.show("logs", "?names=writer")
-    page.get_by_role("searchbox").fill('"order" -tick')
+    page.get_by_role("searchbox").fill('"order" -alert')
     expect(rows(page)).to_have_count(1)
     assert "search=" in page.url
     page.get_by_role("searchbox").fill("")
+    expect(rows(page)).to_have_count(3)
     page.get_by_label("Level").select_option("WARNING")
-    expect(rows(page).filter(has_text="slow query")).to_have_count(1)
-    expect(rows(page).filter(has_text="tick")).to_have_count(0)
+    expect(rows(page)).to_have_count(1)
+    expect(rows(page)).to_contain_text("slow query")
 
 
 def test_names_that_the_mesh_does_not_have_are_told(viewer: Viewer, page: Page) -> None:
@@ -175,7 +180,6 @@ def test_a_fast_log_leaves_the_page_usable(viewer: Viewer, page: Page, folder: P
     viewer.show("logs", "?names=writer")
     (folder / "fast").touch()
     expect(rows(page).filter(has_text="done")).to_have_count(1)
-    expect(page.get_by_text("lines not shown").first).to_be_visible()
     assert rows(page).count() <= MAX_ROWS
     page.get_by_role("button", name="Show earlier lines").click()
     expect(page.get_by_text("Paused")).to_be_visible()
