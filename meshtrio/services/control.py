@@ -181,7 +181,7 @@ class ControlServicer:
             if request.by_method:
                 calls = stack.enter_context(watch_methods(self._load_reports, self._gateway))
             else:
-                stack.enter_context(self._load_reports.subscribe())
+                stack.enter_context(self._load_reports.subscribe(interval=interval))
             await self._load_reports.wait_complete()
             while True:
                 statistics = await self._collect_statistics()

@@ -44,6 +44,7 @@ SILENT = (
     "upgrade",
     "ps",
     "nodes",
+    "dashboard",
     "tree",
     "log-level",
     "health",
@@ -70,6 +71,7 @@ COMMANDS = {
     "logs": ["logs", "hostile", "--since", "1h"],
     "events": ["events"],
     "history": ["history"],
+    "dashboard": ["dashboard"],  # This mesh has none.
     "config": ["config"],
     "ps": ["ps"],
     "nodes": ["nodes"],  # Names of nodes are in tests/cluster/test_node_commands.py.

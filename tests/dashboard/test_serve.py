@@ -26,7 +26,13 @@ from tests.support.service_managers import listen_tcp, serve_mesh_with_sockets
 from tests.support.upgrades import connecting_all_the_time, upgrade
 
 P = plugin_table("p", *MINIMAL_COMMAND)
-WRITER = plugin_table("w", "-c", "while True: print('x' * 1000)", ready="started")
+WRITER_CODE = """
+import time
+while True:
+    print("x" * 4000, flush=True)
+    time.sleep(0.002)
+"""
+WRITER = plugin_table("w", "-c", WRITER_CODE, ready="started")
 
 
 def test_the_command_and_the_log_have_the_url(short_dir: Path) -> None:
@@ -171,7 +177,7 @@ def _get_status(port: int) -> int:
 
 
 def test_viewers_who_do_not_read_hold_up_nothing(short_dir: Path) -> None:
-    """A plugin writes as fast as it can, and viewers of all of it sleep."""
+    """A plugin writes much, and viewers of all of it sleep."""
     with serve_dashboard(short_dir, dashboard_table() + P + WRITER, min_ready=2) as dashboard:
         cookie, mesh = dashboard.log_in(), dashboard.mesh
         with ExitStack() as stack:

@@ -100,7 +100,7 @@ function options(series, theme, sync, latest, width) {
       fill: fill && theme[fill],
       dash,
       width: 1.6,
-      points: { show: false },
+      points: { show: ({ data }) => data[0].length < 3, size: 5 }, // A line needs more than one.
       spanGaps: false,
     }))],
     hooks: { setCursor: [({ cursor }) => latest.current.setIndex(cursor.idx ?? null)] },
