@@ -78,11 +78,15 @@ def viewer(chromium: Browser, dashboard: Dashboard) -> Iterator[Viewer]:
 @pytest.mark.parametrize("view", VIEWS)
 def test_markup_is_text_in_every_view(viewer: Viewer, view: str, screenshots: Path) -> None:
     viewer.show(view)
-    call(viewer.dashboard.mesh, "/echo.v1.EchoService/Echo")
-    call(viewer.dashboard.mesh, "/evil.v1.Evil/" + MARKUP.replace("/", ":"))
     main = viewer.page.get_by_role("main")
-    for text in SHOWN[view]:
-        expect(main.get_by_text(text).first).to_be_attached()
+
+    def is_shown() -> bool:
+        # Again and again, since the page may not watch calls yet.
+        call(viewer.dashboard.mesh, "/echo.v1.EchoService/Echo")
+        call(viewer.dashboard.mesh, "/evil.v1.Evil/" + MARKUP.replace("/", ":"))
+        return all(main.get_by_text(text).count() for text in SHOWN[view])
+
+    wait_until(is_shown)
     # Details have texts, too.
     main.get_by_role("button", expanded=False).evaluate_all(
         "buttons => buttons.slice(0, 20).forEach((button) => button.click())"

@@ -30,7 +30,7 @@ SHOWN = {
     ],
     "timeline": ["catalog/0", "mailer/0", "search/0", "stock/0"],
     "events": ["catalog", "SIGKILL", "NOT_SERVING", "mailer"],
-    "logs": ["connecting to smtp.shop.example", "packing"],
+    "logs": ["packing", "was declined"],
     "calls": ["catalog", "Repeat", "Slow", "FAILED_PRECONDITION"],
     "tap": ["EchoService/Slow", "EchoService/Repeat", "FAILED_PRECONDITION", "catalog/0"],
     "services": ["plugin.catalog", "billing", "plugin.payments"],
@@ -93,6 +93,13 @@ def test_a_phone_shows_a_view_without_scrolling_sideways(
     assert_fits(viewer.page)
     screenshot(viewer.page, screenshots, f"{view}-phone")
     assert not find_faults(viewer.page)
+
+
+def test_the_output_of_a_plugin_that_has_given_up_is_shown(viewer: Viewer) -> None:
+    viewer.show("logs", "?names=mailer")
+    main = viewer.page.get_by_role("main")
+    expect(main.get_by_text("connecting to smtp.shop.example").first).to_be_visible()
+    expect(main.get_by_text("packing")).to_have_count(0)
 
 
 def test_errors_of_calls_through_the_gateway_are_shown(viewer: Viewer, screenshots: Path) -> None:
