@@ -39,6 +39,7 @@ EXTERNAL_NAMES = frozenset(
             "RestartPreventExitStatus",
             "LimitNOFILE",
             "DelegateSubgroup",
+            "RuntimeDirectoryPreserve",
         ),
         *("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"),
         *(
@@ -52,6 +53,7 @@ EXTERNAL_NAMES = frozenset(
         *("client_golang", "target_info", "a_b", "hits_total"),  # Prometheus, and examples
         *("otel_scope_name", "otel_scope_version", "otel_scope_schema_url", "_message_size"),
         "sched_yield",
+        "MESHTRIO_SCREENSHOTS",  # of the tests
         *("callId", "sequenceIdWithinCall", "payloadTruncated"),  # GrpcLogEntry as JSON
         *("SetSink", "NewTempFileSink", "decode_raw", "OTEL_PROPAGATORS"),
     }
