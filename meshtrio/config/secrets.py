@@ -49,6 +49,8 @@ _QUERY = re.compile(r"(?<=[?#]).+")
 _QUERY_PART = re.compile(r"(?P<name>[^&;#?=]*=)?[^&;#?]+")
 _TEXT_WORD = re.compile(r"\S+")
 _TOKEN = re.compile(r"[A-Za-z0-9_+/=~-]{16,}")
+_PATH = re.compile(r"(?<![^\s=:\"'(,])(?:~|\.{1,2})?/[^\s\"']*")
+"""A path, also as the value of an option, or as what follows the scheme of a URL."""
 _TOKEN_PREFIX = re.compile(
     r"(?:sk|pk|rk|gh[a-z]|xox[a-z]|glpat|hvs|npm|pypi)[_-]|eyJ|AKIA|ASIA|AIza"
 )
@@ -108,7 +110,21 @@ def mask_text(text: str) -> str:
     ]
     if ends:
         text = f"{text[: min(ends)]}{MASK}"
-    return _TOKEN.sub(lambda found: MASK if _looks_random(found[0]) else found[0], mask_url(text))
+    return _mask_random(mask_url(text))
+
+
+def _mask_random(text: str) -> str:
+    masked, start = [], 0
+    for path in _PATH.finditer(text):
+        masked.append(_mask_tokens(text[start : path.start()]))
+        # One by one: together, the names of folders such as those of mktemp(1) look random.
+        masked.append("/".join(map(_mask_tokens, path[0].split("/"))))
+        start = path.end()
+    return "".join((*masked, _mask_tokens(text[start:])))
+
+
+def _mask_tokens(text: str) -> str:
+    return _TOKEN.sub(lambda found: MASK if _looks_random(found[0]) else found[0], text)
 
 
 def _looks_random(word: str) -> bool:

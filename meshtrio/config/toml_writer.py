@@ -22,14 +22,14 @@ PLAIN_FIELDS = frozenset(
     (
         *("name", "members", "depends_on", "services", "subjects", "users", "groups", "user"),
         *("group", "sha256", "script_sha256", "preload", "inherit_env", "schedule", "timezone"),
-        *("prefix", "node", "zone", "server_name", "binary_log"),
+        *("prefix", "node", "zone", "server_name", "binary_log", "hosts"),
     )
 )
 """Fields with names and patterns, which are no secrets."""
 ADDRESS_FIELDS = frozenset(
     (
         *("listen", "advertise", "endpoints", "metrics", "servers", "ready", "check", "etcd"),
-        "traces",
+        *("traces", "dashboard"),
     )
 )
 """Fields with addresses and URLs, of which a part may be secret. In all others, and in those that
