@@ -33,6 +33,7 @@ class Viewer:
         self._size = 0
         self._wake = trio.Event()
         self._room = trio.Event()
+        self._turn = trio.Lock()
 
     def put_snapshot(self, topic: str, event: bytes) -> None:
         """Send an event in place of an earlier one of its topic that was not sent yet."""
@@ -40,14 +41,15 @@ class Viewer:
         self._wake.set()
 
     async def put(self, name: str, value: object) -> None:
-        """Send an event with a value of JSON types; waits for room."""
-        while len(self._items) >= _MAX_ITEMS or self._size > _MAX_SIZE:
-            self._room = trio.Event()
-            await self._room.wait()
-        event = make_event(name, to_json(value))
-        self._items.append(event)
-        self._size += len(event)
-        self._wake.set()
+        """Send an event with a value of JSON types; waits for room, in turns with others."""
+        async with self._turn:
+            while len(self._items) >= _MAX_ITEMS or self._size > _MAX_SIZE:
+                self._room = trio.Event()
+                await self._room.wait()
+            event = make_event(name, to_json(value))
+            self._items.append(event)
+            self._size += len(event)
+            self._wake.set()
 
     def end(self) -> None:
         """End the stream after what is queued."""

@@ -56,6 +56,26 @@ async def test_the_queue_of_a_viewer_is_bounded(size: int, autojump_clock: None)
         nursery.cancel_scope.cancel()
 
 
+async def test_all_that_wait_for_room_have_their_turns(autojump_clock: None) -> None:
+    viewer, counts = Viewer(), [0, 0, 0]
+
+    async def write(number: int) -> None:
+        while True:
+            await viewer.put("log", "x" * 1000)
+            counts[number] += 1
+
+    async with trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(write, number)
+        for _ in range(5):
+            before = [*counts]
+            await trio.testing.wait_all_tasks_blocked()
+            await viewer.take(60)
+            await trio.testing.wait_all_tasks_blocked()
+            assert all(now >= old + 50 for now, old in zip(counts, before, strict=True))
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_stream_ends_after_what_is_queued() -> None:
     viewer = Viewer()
     await viewer.put("event", 1)
